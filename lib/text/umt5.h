@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef IMAGINE_TEXT_UMT5_H
+#define IMAGINE_TEXT_UMT5_H
+
+#include "model/model.h"
+
+/* The umT5 encoder of transformers' UMT5EncoderModel: relative position bias in every layer, unscaled QK, gated gelu_new
+ * FFN. Immutable once loaded; any number of threads. */
+typedef struct imagine__umt5 imagine__umt5;
+
+/* Loads text_encoder/ : config.json and model.safetensors or its shards. `config_only` checks config.json alone, for
+ * imagine_model_open, with *umt5 then NULL and *dim the model's width. */
+imagine_status imagine__umt5_load(imagine__umt5 **umt5, imagine_context *context, const char *folder,
+                                  const imagine__weights *weights, const imagine_cancel *cancel, imagine_error *error);
+imagine_status imagine__umt5_check(imagine_context *context, const char *folder, int32_t *dim, imagine_error *error);
+void imagine__umt5_free(imagine__umt5 *umt5);
+int32_t imagine__umt5_dim(const imagine__umt5 *umt5);
+int32_t imagine__umt5_vocabulary(const imagine__umt5 *umt5);
+
+/* embeds [count, dim] = last hidden state of `count` ids, each below the vocabulary. */
+imagine_status imagine__umt5_forward(const imagine__umt5 *umt5, imagine__work *work, const int32_t *ids, int32_t count,
+                                     float *embeds, imagine_error *error);
+
+#endif

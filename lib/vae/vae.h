@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef IMAGINE_VAE_VAE_H
+#define IMAGINE_VAE_VAE_H
+
+#include "model/model.h"
+
+/* The causal 3-D convolutional VAE: diffusers' AutoencoderKLWan, z16 kind. Weights are immutable once loaded and shared; a coder
+ * holds one clip's feature cache. */
+typedef struct imagine__vae_model imagine__vae_model;
+typedef struct imagine__vae_coder imagine__vae_coder;
+
+typedef struct imagine__vae_config {
+    int32_t base_dim, decoder_base_dim, z_dim, levels, dim_mult[8], res_blocks;
+    int32_t temporal_down[8]; /* one less than levels */
+    int32_t spatial_factor, temporal_factor;
+    float mean[128], std[128]; /* of the latents, per channel */
+} imagine__vae_config;
+
+imagine_status imagine__vae_read_config(imagine__vae_config *config, imagine_context *context, const char *folder,
+                                        imagine_error *error);
+imagine_status imagine__vae_load(imagine__vae_model **vae, imagine_context *context, const char *folder,
+                                 const imagine__weights *weights, const imagine_cancel *cancel, imagine_error *error);
+void imagine__vae_free(imagine__vae_model *vae);
+const imagine__vae_config *imagine__vae_get_config(const imagine__vae_model *vae);
+
+/* Coding frame by frame. All arrays are f32; sizes are fixed from the first call until reset. */
+imagine_status imagine__vae_coder_create(imagine__vae_coder **coder, const imagine__vae_model *vae, imagine__work *work,
+                                         imagine_error *error);
+void imagine__vae_coder_free(imagine__vae_coder *coder);
+void imagine__vae_coder_reset(imagine__vae_coder *coder);
+/* One latent frame [z, height, width] (normalised; sizes in latents) to frames [count, 3, ...] written as
+ * out[frame][y][x][channel] (channels-last, not clamped): 1 frame for the first latent frame, then temporal_factor each. */
+imagine_status imagine__vae_decode_latent(imagine__vae_coder *coder, const float *latent, int32_t height, int32_t width,
+                                          float *out, int32_t *count, imagine_error *error);
+/* 1 frame for the first call, then temporal_factor each: in[frame][y][x][channel] in [-1, 1] (sizes in pixels) to one normalised latent
+ * frame [z, height/8, width/8]. */
+imagine_status imagine__vae_encode_frames(imagine__vae_coder *coder, const float *in, int32_t height, int32_t width,
+                                          float *latent, imagine_error *error);
+
+#endif

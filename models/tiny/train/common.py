@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: MIT
+"""What the training stages share: state folder, optimiser, schedule, running average, checkpoints."""
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+import torch
+
+THREADS = 2
+
+
+def arguments(description):
+    """The options that every stage has."""
+    default = os.environ.get("IMAGINE_TRAIN_STATE", Path(__file__).resolve().parents[4] / "train-state")
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--state", type=Path, default=Path(default),
+                        help="folder for checkpoints, latents and sheets (default: %(default)s)")
+    parser.add_argument("--smoke", action="store_true", help="a few steps of everything, to test the scripts")
+    return parser
+
+
+def prepare(args):
+    torch.set_num_threads(THREADS)
+    args.state.mkdir(parents=True, exist_ok=True)
+
+
+def autocast():
+    return torch.autocast("cpu", torch.bfloat16)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is orthogonalised (Newton-Schulz), for weights with two or more axes."""
+
+    def __init__(self, params, lr, momentum=0.95, weight_decay=0.0):
+        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self.update(p, group)
+
+    def update(self, p, group):
+        state = self.state[p]
+        if not state:
+            state["momentum"] = torch.zeros_like(p)
+        m = state["momentum"].mul_(group["momentum"]).add_(p.grad)
+        g = p.grad.add(m, alpha=group["momentum"]).flatten(1)
+        u = orthogonal(g) * (0.2 * max(g.shape) ** 0.5)
+        p.mul_(1 - group["lr"] * group["weight_decay"])
+        p.add_(u.view_as(p), alpha=-group["lr"])
+
+
+def orthogonal(g):
+    """The nearest matrix with singular values near 1: five quintic Newton-Schulz steps in bf16."""
+    x = g.bfloat16()
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    x = x / (x.norm() + 1e-7)
+    for _ in range(5):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return (x.T if tall else x).float()
+
+
+class Optimisers:
+    """Muon for the matrices, AdamW for the rest, both following one schedule of step numbers."""
+
+    def __init__(self, matrices, others, lr, total, warmup, decay, weight_decay=0.0):
+        self.all = [Muon(matrices, lr, weight_decay=weight_decay),
+                    torch.optim.AdamW(others, lr, betas=(0.9, 0.98), weight_decay=0.0)]
+        self.lr, self.total, self.warmup, self.decay = lr, total, warmup, decay
+
+    def rate(self, step):
+        return min(1.0, (step + 1) / self.warmup, max(0.0, (self.total - step) / self.decay))
+
+    def finish(self, step):
+        """Ends the stage early: the decay begins at `step`."""
+        self.total = min(self.total, step + self.decay)
+
+    def apply(self, step):
+        for o in self.all:
+            for group in o.param_groups:
+                group["lr"] = self.lr * self.rate(step)
+            o.step()
+            o.zero_grad(set_to_none=True)
+
+    def state(self):
+        return {"all": [o.state_dict() for o in self.all], "total": self.total}
+
+    def load(self, state):
+        for o, s in zip(self.all, state["all"]):
+            o.load_state_dict(s)
+        self.total = min(self.total, state["total"])
+
+
+def split(named):
+    """Weights for Muon (two or more axes that matter) and the rest."""
+    named = [(n, p) for n, p in named if p.requires_grad]
+    def matrix(p):
+        return p.ndim >= 2 and p.shape[0] > 3 and p[0].numel() > 1
+    return [p for _, p in named if matrix(p)], [p for _, p in named if not matrix(p)]
+
+
+class Average:
+    """An exponential moving average of parameters whose length grows with the run up to `limit`."""
+
+    def __init__(self, module, limit):
+        self.values = {n: p.detach().clone() for n, p in module.named_parameters()}
+        self.limit = limit
+
+    @torch.no_grad()
+    def update(self, module, step):
+        keep = min(self.limit, (step + 1) / (step + 10))
+        for n, p in module.named_parameters():
+            self.values[n].lerp_(p, 1 - keep)
+
+    def store_into(self, module):
+        module.load_state_dict(self.values, strict=False)
+
+
+def save(path, **content):
+    """Writes a checkpoint so that a crash leaves the old one."""
+    part = path.with_suffix(".part")
+    torch.save(content, part)
+    part.replace(path)
+
+
+def load(path):
+    return torch.load(path, weights_only=True) if path.exists() else None
+
+
+class Meter:
+    """Steps, samples and processor time of a stage, kept across resumed runs."""
+
+    def __init__(self, path, saved=None):
+        self.path = path
+        self.samples, self.cpu_before = (saved["samples"], saved["cpu"]) if saved else (0, 0.0)
+        self.start = time.process_time()
+
+    def cpu(self):
+        return self.cpu_before + time.process_time() - self.start
+
+    def state(self):
+        return {"samples": self.samples, "cpu": self.cpu()}
+
+    def say(self, text):
+        line = f"cpu {self.cpu() / 60:6.2f} min, samples {self.samples:7d}, {text}"
+        print(line, flush=True)
+        with open(self.path, "a") as log:
+            log.write(line + "\n")
+
+
+def wants_to_finish(state, stage):
+    """True when somebody made the file finish-STAGE in the state folder."""
+    return (state / f"finish-{stage}").exists()
