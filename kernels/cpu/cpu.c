@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: MIT */
+#include "kernels/cpu/cpu.h"
+
+#include <cpuid.h>
+
+#include <imagine/context.h>
+
+#include "kernels/ref/ref.h"
+
+/* The tables, from plain C upwards: an entry that a level has nothing better for is the level's before it. */
+
+const imagine__kernels imagine__kernels_plain = {
+    .name = "plain",
+    .linear_packed_size = imagine__ref_linear_packed_size,
+    .pack_linear = imagine__ref_pack_linear,
+    .pack_rows = 1,
+    .conv_packed_size = imagine__ref_conv_packed_size,
+    .pack_conv = imagine__ref_pack_conv,
+    .linear = imagine__ref_linear,
+    .conv = imagine__ref_conv,
+    .attention = imagine__ref_attention,
+    .norm = imagine__ref_norm,
+    .norm_rope = imagine__ref_norm_rope,
+    .patchify = imagine__ref_patchify,
+    .unpatchify = imagine__ref_unpatchify,
+    .activate = imagine__ref_activate,
+    .embed = imagine__ref_embed,
+    .combine = imagine__ref_combine,
+    .transpose = imagine__ref_transpose,
+    .finite = imagine__ref_finite,
+    .to_u8 = imagine__ref_to_u8,
+    .from_u8 = imagine__ref_from_u8,
+};
+
+static const imagine__kernels kernels_avx2 = {
+    .name = "avx2",
+    .linear_packed_size = imagine__ref_linear_packed_size,
+    .pack_linear = imagine__ref_pack_linear,
+    .pack_rows = 1,
+    .conv_packed_size = imagine__ref_conv_packed_size,
+    .pack_conv = imagine__ref_pack_conv,
+    .linear = imagine__ref_linear,
+    .conv = imagine__ref_conv,
+    .attention = imagine__ref_attention,
+    .norm = imagine__ref_norm,
+    .norm_rope = imagine__ref_norm_rope,
+    .patchify = imagine__ref_patchify,
+    .unpatchify = imagine__ref_unpatchify,
+    .activate = imagine__ref_activate,
+    .embed = imagine__ref_embed,
+    .combine = imagine__ref_combine,
+    .transpose = imagine__ref_transpose,
+    .finite = imagine__ref_finite,
+    .to_u8 = imagine__ref_to_u8,
+    .from_u8 = imagine__ref_from_u8,
+};
+
+static uint64_t enabled_registers(void)
+{
+    uint32_t low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (uint64_t)high << 32 | low;
+}
+
+/* What the processor has and the operating system saves. */
+static int32_t detect_level(void)
+{
+    const uint32_t fma = 1u << 12, osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29, avx2 = 1u << 5;
+    const uint32_t avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31; /* F, DQ, BW, VL */
+    const uint64_t ymm = 0x6, zmm = 0xe6;
+    const uint32_t basic = fma | osxsave | avx | f16c;
+    uint32_t a, b, c, d, extended;
+
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & basic) != basic)
+        return IMAGINE_CPU_PLAIN;
+    if (!__get_cpuid_count(7, 0, &a, &extended, &c, &d) || !(extended & avx2))
+        return IMAGINE_CPU_PLAIN;
+    uint64_t enabled = enabled_registers();
+    if ((enabled & ymm) != ymm)
+        return IMAGINE_CPU_PLAIN;
+    return (extended & avx512) == avx512 && (enabled & zmm) == zmm ? IMAGINE_CPU_AVX512 : IMAGINE_CPU_AVX2;
+}
+
+const imagine__kernels *imagine__kernels_for_cpu(int32_t level, int32_t *used)
+{
+    static const imagine__kernels *const tables[] = {&imagine__kernels_plain, &kernels_avx2};
+    int32_t best = detect_level();
+    if (best > IMAGINE_CPU_AVX2) /* nothing is faster with AVX-512 yet */
+        best = IMAGINE_CPU_AVX2;
+    if (level > IMAGINE_CPU_BEST && level < best)
+        best = level;
+    if (used)
+        *used = best;
+    return tables[best - IMAGINE_CPU_PLAIN];
+}
