@@ -2,9 +2,9 @@
 #ifndef IMAGINE_KERNELS_CPU_H
 #define IMAGINE_KERNELS_CPU_H
 
-/* The x86-64 operations, one set per instruction set level. kernels.h says what each one computes; cpu.c makes the tables.
- * The files behind a set are compiled for that set alone, so they may share static functions only: an inline function with
- * a symbol of its own could be the copy that the linker keeps for everybody. */
+/* The x86-64 operations, one set per instruction set level. kernels.h says what each one computes; cpu.c makes the
+ * tables. The files behind a set are compiled for that set alone, so they may share static functions only: an inline
+ * function with a symbol of its own could be the copy that the linker keeps for everybody. */
 
 #include "kernels/kernels.h"
 
@@ -12,7 +12,8 @@
 size_t imagine__avx2_linear_packed_size(int64_t n, int64_t k, imagine__wtype type);
 void imagine__avx2_pack_linear(void *packed, const void *rows, int64_t first, int64_t count, int64_t n, int64_t k,
                                imagine__wtype type);
-size_t imagine__avx2_conv_packed_size(int64_t cout, int64_t cin, int32_t kt, int32_t kh, int32_t kw, imagine__wtype type);
+size_t imagine__avx2_conv_packed_size(int64_t cout, int64_t cin, int32_t kt, int32_t kh, int32_t kw,
+                                      imagine__wtype type);
 void imagine__avx2_pack_conv(void *packed, const void *weight, int64_t cout, int64_t cin, int32_t kt, int32_t kh,
                              int32_t kw, imagine__wtype type);
 void imagine__avx2_linear(imagine__run *run, const imagine__linear_args *args);
@@ -36,7 +37,8 @@ void imagine__avx2_from_u8(imagine__run *run, const uint8_t *x, float *y, int64_
 size_t imagine__avx512_linear_packed_size(int64_t n, int64_t k, imagine__wtype type);
 void imagine__avx512_pack_linear(void *packed, const void *rows, int64_t first, int64_t count, int64_t n, int64_t k,
                                  imagine__wtype type);
-size_t imagine__avx512_conv_packed_size(int64_t cout, int64_t cin, int32_t kt, int32_t kh, int32_t kw, imagine__wtype type);
+size_t imagine__avx512_conv_packed_size(int64_t cout, int64_t cin, int32_t kt, int32_t kh, int32_t kw,
+                                        imagine__wtype type);
 void imagine__avx512_pack_conv(void *packed, const void *weight, int64_t cout, int64_t cin, int32_t kt, int32_t kh,
                                int32_t kw, imagine__wtype type);
 void imagine__avx512_linear(imagine__run *run, const imagine__linear_args *args);
@@ -49,7 +51,8 @@ void imagine__avx512_unpatchify(imagine__run *run, const imagine__patch_args *ar
 void imagine__avx512_activate(imagine__run *run, const float *x, float *y, int64_t n, imagine__act act);
 void imagine__avx512_embed(imagine__run *run, const void *table, imagine__wtype type, const int32_t *ids, int64_t count,
                            int64_t dim, float *y);
-void imagine__avx512_combine(imagine__run *run, int32_t terms, const float *coefficient, const float *const *x, float *y,
+void imagine__avx512_combine(imagine__run *run, int32_t terms, const float *coefficient, const float *const *x, float
+ * *y,
                              int64_t n);
 void imagine__avx512_transpose(imagine__run *run, const float *x, float *y, int64_t rows, int64_t columns);
 int imagine__avx512_finite(imagine__run *run, const float *x, int64_t n);

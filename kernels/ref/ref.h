@@ -2,7 +2,7 @@
 #ifndef IMAGINE_KERNELS_REF_H
 #define IMAGINE_KERNELS_REF_H
 
-/* The plain C operations: the specification that every other version is held to. kernels.h says what each one computes. */
+/* The plain C operations: the specification that every other version is held to. kernels.h says what they compute. */
 
 #include <math.h>
 #include <string.h>
@@ -12,7 +12,8 @@
 size_t imagine__ref_linear_packed_size(int64_t n, int64_t k, imagine__wtype type);
 void imagine__ref_pack_linear(void *packed, const void *rows, int64_t first, int64_t count, int64_t n, int64_t k,
                               imagine__wtype type);
-size_t imagine__ref_conv_packed_size(int64_t cout, int64_t cin, int32_t kt, int32_t kh, int32_t kw, imagine__wtype type);
+size_t imagine__ref_conv_packed_size(int64_t cout, int64_t cin, int32_t kt, int32_t kh, int32_t kw,
+                                     imagine__wtype type);
 void imagine__ref_pack_conv(void *packed, const void *weight, int64_t cout, int64_t cin, int32_t kt, int32_t kh,
                             int32_t kw, imagine__wtype type);
 void imagine__ref_linear(imagine__run *run, const imagine__linear_args *args);
