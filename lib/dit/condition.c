@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: MIT */
+
+/* What the blocks are conditioned on: the time step, and the keys and values of the text. */
+
+#include "dit/inside.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Cosines, then sines of t * 10000^(-i / half). The frequencies and angles are f32 with the reference's roundings: at t
+ * near 1000 the last bit of an angle is worth 6e-5. */
+static void sinusoid(float *row, float t, int32_t dim)
+{
+    const float log_period = (float)-9.210340371976184; /* -ln 10000 */
+    int32_t half = dim / 2;
+    for (int32_t i = 0; i < half; i++) {
+        float exponent = log_period * (float)i / (float)half;
+        float angle = t * (float)exp((double)exponent);
+        row[i] = (float)cos((double)angle);
+        row[half + i] = (float)sin((double)angle);
+    }
+    if (dim % 2)
+        row[dim - 1] = 0;
+}
+
+static void linear(imagine__work *work, const imagine__linear_weight *w, const float *x, float *y, int64_t m,
+                   imagine__act act)
+{
+    imagine__linear_args args = { .w = w, .x = x, .y = y, .m = m, .ldx = w->k, .ldy = w->n, .act = act };
+    work->run.kernels->linear(&work->run, &args);
+}
+
+imagine_status imagine__dit_time(const imagine__dit *dit, imagine__work *work, const float *timesteps, int64_t rows,
+                                 float **temb, float **projection, imagine_error *error)
+{
+    int64_t dim = dit->dim, freq = dit->config.freq_dim;
+    float *t = imagine__arena_floats(work->arena, rows * dim);
+    float *p = imagine__arena_floats(work->arena, rows * 6 * dim);
+    imagine__arena_mark mark = imagine__arena_save(work->arena);
+    float *waves = imagine__arena_floats(work->arena, rows * freq);
+    float *hidden = imagine__arena_floats(work->arena, rows * dim);
+    if (!t || !p || !waves || !hidden)
+        return imagine__fail_memory(error, (size_t)rows * (size_t)(8 * dim + freq) * sizeof(float),
+                                    "the time conditioning");
+    for (int64_t r = 0; r < rows; r++)
+        sinusoid(waves + r * freq, timesteps[r], (int32_t)freq);
+    linear(work, &dit->time_1, waves, hidden, rows, IMAGINE__ACT_SILU);
+    linear(work, &dit->time_2, hidden, t, rows, IMAGINE__ACT_NONE);
+    work->run.kernels->activate(&work->run, t, hidden, rows * dim, IMAGINE__ACT_SILU);
+    linear(work, &dit->time_proj, hidden, p, rows, IMAGINE__ACT_NONE);
+    imagine__arena_restore(work->arena, mark);
+    *temb = t;
+    *projection = p;
+    return IMAGINE_OK;
+}
+
+typedef struct modulate_job {
+    const float *table, *x;
+    float *y;
+    int64_t rows, parts, x_parts, dim;
+} modulate_job;
+
+static void modulate_row(void *arg, int64_t row, void *scratch)
+{
+    const modulate_job *job = arg;
+    (void)scratch;
+    for (int64_t p = 0; p < job->parts; p++) {
+        const float *table = job->table + p * job->dim;
+        const float *x = job->x + (row * job->x_parts + p % job->x_parts) * job->dim;
+        float *y = job->y + (row * job->parts + p) * job->dim;
+        for (int64_t i = 0; i < job->dim; i++)
+            y[i] = table[i] + x[i];
+    }
+}
+
+void imagine__dit_modulate(imagine__work *work, const float *table, const float *x, float *y, int64_t rows,
+                           int64_t parts, int64_t x_parts, int64_t dim)
+{
+    modulate_job job = { table, x, y, rows, parts, x_parts, dim };
+    imagine__parallel(&work->run, rows, modulate_row, &job);
+}
+
+/* Keys and values of one block for all rows of the text. */
+static void block_kv(const imagine__dit *dit, imagine__work *work, const imagine__dit_block *block, const float *context,
+                     float *kv, int64_t rows)
+{
+    linear(work, &block->cross_kv, context, kv, rows, IMAGINE__ACT_NONE);
+    imagine__norm_rope_args norm = { .x = kv,
+                                     .rows = rows,
+                                     .heads = dit->config.heads,
+                                     .d = dit->config.head_dim,
+                                     .ldx = 2 * dit->dim,
+                                     .weight = block->cross_norm_k,
+                                     .eps = dit->config.eps };
+    work->run.kernels->norm_rope(&work->run, &norm);
+}
+
+static imagine_status text_fill(imagine__dit_text *text, imagine__work *work, const float *embeds, imagine_error *error)
+{
+    const imagine__dit *dit = text->dit;
+    int64_t rows = (int64_t)text->batch * text->length, dim = dit->dim;
+    imagine__arena_mark mark = imagine__arena_save(work->arena);
+    float *hidden = imagine__arena_floats(work->arena, rows * dim);
+    float *context = imagine__arena_floats(work->arena, rows * dim);
+    imagine_status status = IMAGINE_OK;
+    if (!hidden || !context)
+        status = imagine__fail_memory(error, (size_t)rows * (size_t)dim * 2 * sizeof(float), "the text projection");
+    if (status >= 0) {
+        linear(work, &dit->text_1, embeds, hidden, rows, IMAGINE__ACT_GELU_TANH);
+        linear(work, &dit->text_2, hidden, context, rows, IMAGINE__ACT_NONE);
+    }
+    for (int32_t i = 0; status >= 0 && i < dit->config.layers; i++) {
+        block_kv(dit, work, &dit->blocks[i], context, text->kv + i * rows * 2 * dim, rows);
+        status = imagine__work_check(work, error);
+    }
+    imagine__arena_restore(work->arena, mark);
+    return status;
+}
+
+imagine_status imagine__dit_text_create(imagine__dit_text **out, const imagine__dit *dit, imagine__work *work,
+                                        const float *embeds, int32_t batch, int32_t length, imagine_error *error)
+{
+    *out = NULL;
+    if (batch < 1 || length < 1)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
+                             "the text has %d rows of %d embeddings; there must be at least one of each", batch, length);
+    size_t size = 0;
+    if (!imagine__mul_size((size_t)batch * (size_t)length, (size_t)dit->dim * 2 * sizeof(float), &size) ||
+        !imagine__mul_size(size, (size_t)dit->config.layers, &size))
+        return imagine__fail_memory(error, SIZE_MAX, "the text's keys and values");
+    imagine__dit_text *text = imagine__calloc(dit->context, 1, sizeof *text);
+    if (!text)
+        return imagine__fail_memory(error, sizeof *text, "the text conditioning");
+    text->dit = dit;
+    text->batch = batch;
+    text->length = length;
+    text->kv = imagine__alloc(dit->context, size);
+    imagine_status status = text->kv ? text_fill(text, work, embeds, error)
+                                     : imagine__fail_memory(error, size, "the text's keys and values");
+    if (status < 0) {
+        imagine__dit_text_free(text);
+        return status;
+    }
+    *out = text;
+    return IMAGINE_OK;
+}
+
+void imagine__dit_text_free(imagine__dit_text *text)
+{
+    if (!text)
+        return;
+    imagine_context *context = text->dit->context;
+    imagine__free(context, text->kv);
+    imagine__free(context, text);
+}

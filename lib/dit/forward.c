@@ -1,0 +1,324 @@
+/* SPDX-License-Identifier: MIT */
+
+/* One forward of the transformer: latents to tokens, the blocks, and back. */
+
+#include "dit/inside.h"
+
+#include <math.h>
+
+/* The FFN's inner activations are held for this many values at a time, so that a long clip does not need ffn_dim / dim
+ * times its own size. */
+#define FFN_VALUES ((int64_t)32 << 20)
+
+typedef struct forward {
+    const imagine__dit *dit;
+    imagine__work *work;
+    const imagine__dit_input *input;
+    int64_t tokens, rows; /* of a clip; of the batch */
+    int64_t group; /* rows that share a modulation: tokens, or 1 */
+    int64_t mod_rows; /* rows / group */
+    int32_t grid[3];
+    const float *cosines, *sines;
+    float *temb, *time; /* [mod_rows, dim], [mod_rows, 6 * dim] */
+    float *mod; /* [mod_rows, 6 * dim] of the block at work */
+    float *x, *n; /* [rows, dim]: the residual stream, and its norm or an attention's result */
+} forward;
+
+static void linear(forward *f, imagine__linear_args args)
+{
+    args.ldx = args.w->k;
+    args.ldy = args.w->n;
+    args.ld_add = args.w->n;
+    f->work->run.kernels->linear(&f->work->run, &args);
+}
+
+/* n = norm(x), affine when weight is not NULL, modulated by parts `shift` and `shift` + 1 of `mod` when it is not NULL. */
+static void norm(forward *f, const float *weight, const float *bias, const float *mod, int64_t ld_mod)
+{
+    int64_t dim = f->dit->dim;
+    imagine__norm_args args = { .x = f->x,
+                                .y = f->n,
+                                .rows = f->rows,
+                                .dim = dim,
+                                .ldx = dim,
+                                .ldy = dim,
+                                .kind = IMAGINE__NORM_LAYER,
+                                .eps = f->dit->config.eps,
+                                .weight = weight,
+                                .bias = bias,
+                                .shift = mod,
+                                .scale = mod ? mod + dim : NULL,
+                                .group = f->group,
+                                .ld_mod = ld_mod };
+    f->work->run.kernels->norm(&f->work->run, &args);
+}
+
+static void norm_rope(forward *f, float *x, int64_t ldx, const float *weight, int rotate)
+{
+    imagine__norm_rope_args args = { .x = x,
+                                     .rows = f->rows,
+                                     .heads = f->dit->config.heads,
+                                     .d = f->dit->config.head_dim,
+                                     .ldx = ldx,
+                                     .weight = weight,
+                                     .cos_table = rotate ? f->cosines : NULL,
+                                     .sin_table = rotate ? f->sines : NULL,
+                                     .positions = f->tokens,
+                                     .eps = f->dit->config.eps };
+    f->work->run.kernels->norm_rope(&f->work->run, &args);
+}
+
+/* n = attention of q rows of stride ldq over `kv` keys and values per clip of stride ldk. */
+static void attend(forward *f, const float *q, int64_t ldq, const float *k, const float *v, int64_t ldk, int64_t kv)
+{
+    const imagine__dit_config *c = &f->dit->config;
+    int64_t dim = f->dit->dim;
+    imagine__attention_args args = { .q = q,
+                                     .k = k,
+                                     .v = v,
+                                     .y = f->n,
+                                     .batch = f->input->batch,
+                                     .heads = c->heads,
+                                     .d = c->head_dim,
+                                     .tokens = f->tokens,
+                                     .kv = kv,
+                                     .q_batch = f->tokens * ldq,
+                                     .q_token = ldq,
+                                     .k_batch = kv * ldk,
+                                     .k_token = ldk,
+                                     .v_batch = kv * ldk,
+                                     .v_token = ldk,
+                                     .y_batch = f->tokens * dim,
+                                     .y_token = dim,
+                                     .scale = (float)(1.0 / sqrt((double)c->head_dim)) };
+    f->work->run.kernels->attention(&f->work->run, &args);
+}
+
+static imagine_status self_attention(forward *f, const imagine__dit_block *block, imagine_error *error)
+{
+    int64_t dim = f->dit->dim;
+    imagine__arena_mark mark = imagine__arena_save(f->work->arena);
+    float *qkv = imagine__arena_floats(f->work->arena, f->rows * 3 * dim);
+    if (!qkv)
+        return imagine__fail_memory(error, (size_t)(f->rows * 3 * dim) * sizeof(float), "the self-attention");
+    norm(f, NULL, NULL, f->mod, 6 * dim);
+    linear(f, (imagine__linear_args){ .w = &block->self_qkv, .x = f->n, .y = qkv, .m = f->rows });
+    norm_rope(f, qkv, 3 * dim, block->self_norm_q, 1);
+    norm_rope(f, qkv + dim, 3 * dim, block->self_norm_k, 1);
+    attend(f, qkv, 3 * dim, qkv + dim, qkv + 2 * dim, 3 * dim, f->tokens);
+    linear(f, (imagine__linear_args){ .w = &block->self_out,
+                                      .x = f->n,
+                                      .y = f->x,
+                                      .m = f->rows,
+                                      .gate = f->mod + 2 * dim,
+                                      .gate_rows = f->group,
+                                      .ld_gate = 6 * dim,
+                                      .add = f->x });
+    imagine__arena_restore(f->work->arena, mark);
+    return IMAGINE_OK;
+}
+
+static imagine_status cross_attention(forward *f, int32_t layer, imagine_error *error)
+{
+    const imagine__dit_block *block = &f->dit->blocks[layer];
+    const imagine__dit_text *text = f->input->text;
+    int64_t dim = f->dit->dim;
+    imagine__arena_mark mark = imagine__arena_save(f->work->arena);
+    float *q = imagine__arena_floats(f->work->arena, f->rows * dim);
+    if (!q)
+        return imagine__fail_memory(error, (size_t)(f->rows * dim) * sizeof(float), "the cross-attention");
+    const float *in = f->x;
+    if (f->dit->config.cross_attn_norm) {
+        norm(f, block->norm_weight, block->norm_bias, NULL, 0);
+        in = f->n;
+    }
+    linear(f, (imagine__linear_args){ .w = &block->cross_q, .x = in, .y = q, .m = f->rows });
+    norm_rope(f, q, dim, block->cross_norm_q, 0);
+    const float *kv = text->kv + (int64_t)layer * text->batch * text->length * 2 * dim;
+    attend(f, q, dim, kv, kv + dim, 2 * dim, text->length);
+    linear(f, (imagine__linear_args){ .w = &block->cross_out, .x = f->n, .y = f->x, .m = f->rows, .add = f->x });
+    imagine__arena_restore(f->work->arena, mark);
+    return IMAGINE_OK;
+}
+
+/* Rows first..first+count-1, which share their gates if count is above f->group. */
+static void ffn_rows(forward *f, const imagine__dit_block *block, float *inner, int64_t first, int64_t count,
+                     int64_t gate_rows)
+{
+    int64_t dim = f->dit->dim;
+    float *x = f->x + first * dim;
+    linear(f, (imagine__linear_args){ .w = &block->up,
+                                      .x = f->n + first * dim,
+                                      .y = inner,
+                                      .m = count,
+                                      .act = IMAGINE__ACT_GELU_TANH });
+    linear(f, (imagine__linear_args){ .w = &block->down,
+                                      .x = inner,
+                                      .y = x,
+                                      .m = count,
+                                      .gate = f->mod + first / f->group * 6 * dim + 5 * dim,
+                                      .gate_rows = gate_rows,
+                                      .ld_gate = 6 * dim,
+                                      .add = x });
+}
+
+static imagine_status ffn(forward *f, const imagine__dit_block *block, imagine_error *error)
+{
+    int64_t dim = f->dit->dim, inner_dim = f->dit->config.ffn_dim;
+    int64_t most = FFN_VALUES / inner_dim < 256 ? 256 : FFN_VALUES / inner_dim;
+    int64_t held = f->rows < most ? f->rows : most;
+    imagine__arena_mark mark = imagine__arena_save(f->work->arena);
+    float *inner = imagine__arena_floats(f->work->arena, held * inner_dim);
+    if (!inner)
+        return imagine__fail_memory(error, (size_t)(held * inner_dim) * sizeof(float), "the feed-forward network");
+    norm(f, NULL, NULL, f->mod + 3 * dim, 6 * dim);
+    imagine_status status = IMAGINE_OK;
+    if (f->rows <= most) {
+        ffn_rows(f, block, inner, 0, f->rows, f->group);
+    } else {
+        /* a piece stays within one clip, where all rows share a gate or each has its own */
+        for (int64_t at = 0; status >= 0 && at < f->rows;) {
+            int64_t left = f->tokens - at % f->tokens, count = left < most ? left : most;
+            ffn_rows(f, block, inner, at, count, f->group == 1 ? 1 : count);
+            at += count;
+            status = imagine__work_check(f->work, error);
+        }
+    }
+    imagine__arena_restore(f->work->arena, mark);
+    return status;
+}
+
+/* x = the patches' embedding. */
+static imagine_status embed(forward *f, imagine_error *error)
+{
+    const imagine__dit_config *c = &f->dit->config;
+    const imagine__dit_input *in = f->input;
+    int64_t row = f->dit->patch.k, clip = (int64_t)c->in_channels * in->frames * in->height * in->width;
+    imagine__arena_mark mark = imagine__arena_save(f->work->arena);
+    float *patches = imagine__arena_floats(f->work->arena, f->rows * row);
+    if (!patches)
+        return imagine__fail_memory(error, (size_t)(f->rows * row) * sizeof(float), "the patches");
+    for (int32_t b = 0; b < in->batch; b++) {
+        imagine__patch_args args = { .x = in->x + b * clip,
+                                     .y = patches + b * f->tokens * row,
+                                     .channels = c->in_channels,
+                                     .frames = in->frames,
+                                     .height = in->height,
+                                     .width = in->width,
+                                     .pt = c->patch_t,
+                                     .ph = c->patch_h,
+                                     .pw = c->patch_w };
+        f->work->run.kernels->patchify(&f->work->run, &args);
+    }
+    linear(f, (imagine__linear_args){ .w = &f->dit->patch, .x = patches, .y = f->x, .m = f->rows });
+    imagine__arena_restore(f->work->arena, mark);
+    return IMAGINE_OK;
+}
+
+/* y = the prediction. */
+static imagine_status project(forward *f, imagine_error *error)
+{
+    const imagine__dit_config *c = &f->dit->config;
+    const imagine__dit_input *in = f->input;
+    int64_t dim = f->dit->dim, row = f->dit->out.n;
+    int64_t clip = (int64_t)c->out_channels * in->frames * in->height * in->width;
+    float *patches = imagine__arena_floats(f->work->arena, f->rows * row);
+    if (!patches)
+        return imagine__fail_memory(error, (size_t)(f->rows * row) * sizeof(float), "the patches");
+    imagine__dit_modulate(f->work, f->dit->modulation, f->temb, f->mod, f->mod_rows, 2, 1, dim);
+    norm(f, NULL, NULL, f->mod, 2 * dim);
+    linear(f, (imagine__linear_args){ .w = &f->dit->out, .x = f->n, .y = patches, .m = f->rows });
+    for (int32_t b = 0; b < in->batch; b++) {
+        imagine__patch_args args = { .x = patches + b * f->tokens * row,
+                                     .y = in->y + b * clip,
+                                     .channels = c->out_channels,
+                                     .frames = in->frames,
+                                     .height = in->height,
+                                     .width = in->width,
+                                     .pt = c->patch_t,
+                                     .ph = c->patch_h,
+                                     .pw = c->patch_w };
+        f->work->run.kernels->unpatchify(&f->work->run, &args);
+    }
+    return imagine__work_check(f->work, error);
+}
+
+static imagine_status run_block(forward *f, int32_t layer, imagine_error *error)
+{
+    const imagine__dit_block *block = &f->dit->blocks[layer];
+    imagine__dit_modulate(f->work, block->modulation, f->time, f->mod, f->mod_rows, 6, 6, f->dit->dim);
+    imagine_status status = self_attention(f, block, error);
+    if (status >= 0)
+        status = cross_attention(f, layer, error);
+    if (status >= 0)
+        status = ffn(f, block, error);
+    return status >= 0 ? imagine__work_check(f->work, error) : status;
+}
+
+static imagine_status prepare(forward *f, imagine_error *error)
+{
+    int64_t dim = f->dit->dim;
+    f->x = imagine__arena_floats(f->work->arena, f->rows * dim);
+    f->n = imagine__arena_floats(f->work->arena, f->rows * dim);
+    f->mod = imagine__arena_floats(f->work->arena, f->mod_rows * 6 * dim);
+    if (!f->x || !f->n || !f->mod)
+        return imagine__fail_memory(error, (size_t)((2 * f->rows + 6 * f->mod_rows) * dim) * sizeof(float),
+                                    "the transformer's activations");
+    imagine_status status =
+        imagine__dit_rope(f->work, f->dit->config.head_dim, f->grid, &f->cosines, &f->sines, error);
+    if (status >= 0)
+        status = imagine__dit_time(f->dit, f->work, f->input->timesteps, f->mod_rows, &f->temb, &f->time, error);
+    if (status >= 0)
+        status = embed(f, error);
+    return status;
+}
+
+/* The sizes of the latents in patches, or an error. */
+static imagine_status read_shape(forward *f, imagine_error *error)
+{
+    const imagine__dit_config *c = &f->dit->config;
+    const imagine__dit_input *in = f->input;
+    const int32_t sizes[3] = { in->frames, in->height, in->width }, patch[3] = { c->patch_t, c->patch_h, c->patch_w };
+    static const char *const names[3] = { "frames", "height", "width" };
+    for (int a = 0; a < 3; a++) {
+        if (sizes[a] < 1 || sizes[a] % patch[a] != 0)
+            return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
+                                 "the latents' %s is %d; this model needs a multiple of %d", names[a], sizes[a],
+                                 patch[a]);
+        f->grid[a] = sizes[a] / patch[a];
+        if (f->grid[a] > c->rope_max_seq_len)
+            return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
+                                 "the latents' %s is %d; this model has positions for at most %lld "
+                                 "(rope_max_seq_len of its configuration)",
+                                 names[a], sizes[a], (long long)c->rope_max_seq_len * patch[a]);
+    }
+    if (in->batch < 1 || in->batch != in->text->batch)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
+                             "%d clips of latents and text for %d; their numbers must be equal", in->batch,
+                             in->text->batch);
+    f->tokens = (int64_t)f->grid[0] * f->grid[1] * f->grid[2];
+    if (f->tokens > INT32_MAX / in->batch)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%d clips of %lld tokens are too many", in->batch,
+                             (long long)f->tokens);
+    f->rows = f->tokens * in->batch;
+    f->group = in->per_token ? 1 : f->tokens;
+    f->mod_rows = f->rows / f->group;
+    return IMAGINE_OK;
+}
+
+imagine_status imagine__dit_forward(const imagine__dit *dit, imagine__work *work, const imagine__dit_input *input,
+                                    imagine_error *error)
+{
+    forward f = { .dit = dit, .work = work, .input = input };
+    imagine_status status = read_shape(&f, error);
+    if (status < 0)
+        return status;
+    imagine__arena_mark mark = imagine__arena_save(work->arena);
+    status = prepare(&f, error);
+    for (int32_t i = 0; status >= 0 && i < dit->config.layers; i++)
+        status = run_block(&f, i, error);
+    if (status >= 0)
+        status = project(&f, error);
+    imagine__arena_restore(work->arena, mark);
+    return status;
+}

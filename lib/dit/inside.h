@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef IMAGINE_DIT_INSIDE_H
+#define IMAGINE_DIT_INSIDE_H
+
+/* What the files of lib/dit share: the weights, and the parts of a forward. */
+
+#include "dit/dit.h"
+
+typedef struct imagine__dit_block {
+    const float *modulation; /* [6, dim]: shift, scale and gate of the self-attention, then of the FFN */
+    imagine__linear_weight self_qkv, self_out; /* rows of qkv: q, k, v */
+    const float *self_norm_q, *self_norm_k; /* [dim], RMS over all heads */
+    const float *norm_weight, *norm_bias; /* [dim], before the cross-attention; NULL: no norm there */
+    imagine__linear_weight cross_q, cross_kv, cross_out; /* rows of kv: k, v */
+    const float *cross_norm_q, *cross_norm_k;
+    imagine__linear_weight up, down; /* FFN */
+} imagine__dit_block;
+
+struct imagine__dit {
+    imagine_context *context;
+    imagine__dit_config config;
+    int64_t dim; /* heads * head_dim */
+    imagine__linear_weight patch; /* [dim, in_channels * patch] */
+    imagine__linear_weight time_1, time_2, time_proj; /* freq_dim -> dim -> dim; dim -> 6 dim */
+    imagine__linear_weight text_1, text_2; /* text_dim -> dim -> dim */
+    const float *modulation; /* [2, dim]: shift and scale before the output projection */
+    imagine__linear_weight out; /* [patch * out_channels, dim] */
+    imagine__dit_block *blocks; /* [layers] */
+    imagine__loaded loaded;
+};
+
+struct imagine__dit_text {
+    const imagine__dit *dit;
+    int32_t batch, length;
+    float *kv; /* [layers, batch, length, 2 dim]: normalised keys, then values */
+};
+
+/* Half of the width of each axis in a head's pairs: time, height, width. */
+void imagine__dit_rope_split(int32_t head_dim, int32_t pairs[3]);
+
+/* Cosines and sines [frames * height * width, head_dim / 2] of a grid of tokens, into arena memory. */
+imagine_status imagine__dit_rope(imagine__work *work, int32_t head_dim, const int32_t grid[3], const float **cos_table,
+                                 const float **sin_table, imagine_error *error);
+
+/* The conditioning on time: temb [rows, dim] and its projection [rows, 6 * dim], into arena memory. */
+imagine_status imagine__dit_time(const imagine__dit *dit, imagine__work *work, const float *timesteps, int64_t rows,
+                                 float **temb, float **projection, imagine_error *error);
+
+/* y[r, p, :] = table[p, :] + x[r, p % x_parts, :] for `parts` parts of dim values: the modulation of one block. */
+void imagine__dit_modulate(imagine__work *work, const float *table, const float *x, float *y, int64_t rows,
+                           int64_t parts, int64_t x_parts, int64_t dim);
+
+#endif

@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: MIT */
+
+/* Reading the weights, by the names that diffusers gives them. */
+
+#include "dit/inside.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define NAME 64 /* "blocks.4095.attn1.to_out.0" is the longest */
+
+/* names[i] of block `layer`'s `attention`, stacked below each other. */
+static imagine_status load_stack(imagine__dit *dit, imagine__linear_weight *w, int32_t layer, const char *attention,
+                                 int32_t count, const char *const *names, imagine_error *error)
+{
+    char text[3][NAME];
+    const char *full[3];
+    int64_t rows[3];
+    for (int32_t i = 0; i < count; i++) {
+        snprintf(text[i], NAME, "blocks.%d.%s.%s", layer, attention, names[i]);
+        full[i] = text[i];
+        rows[i] = dit->dim;
+    }
+    return imagine__load_linear_stack(&dit->loaded, w, count, full, rows, dit->dim, 1, error);
+}
+
+static imagine_status load_self(imagine__dit *dit, imagine__dit_block *b, int32_t layer, imagine_error *error)
+{
+    static const char *const qkv[] = { "to_q", "to_k", "to_v" };
+    imagine__loaded *l = &dit->loaded;
+    int64_t dim = dit->dim;
+    imagine_status s = load_stack(dit, &b->self_qkv, layer, "attn1", 3, qkv, error);
+    if (s >= 0)
+        s = imagine__load_linear(l, &b->self_out, dim, dim, 1, error, "blocks.%d.attn1.to_out.0", layer);
+    if (s >= 0)
+        s = imagine__load_floats(l, &b->self_norm_q, dim, error, "blocks.%d.attn1.norm_q.weight", layer);
+    if (s >= 0)
+        s = imagine__load_floats(l, &b->self_norm_k, dim, error, "blocks.%d.attn1.norm_k.weight", layer);
+    return s;
+}
+
+static imagine_status load_cross(imagine__dit *dit, imagine__dit_block *b, int32_t layer, imagine_error *error)
+{
+    static const char *const kv[] = { "to_k", "to_v" };
+    imagine__loaded *l = &dit->loaded;
+    int64_t dim = dit->dim;
+    imagine_status s = IMAGINE_OK;
+    if (dit->config.cross_attn_norm) {
+        s = imagine__load_floats(l, &b->norm_weight, dim, error, "blocks.%d.norm2.weight", layer);
+        if (s >= 0)
+            s = imagine__load_floats(l, &b->norm_bias, dim, error, "blocks.%d.norm2.bias", layer);
+    }
+    if (s >= 0)
+        s = imagine__load_linear(l, &b->cross_q, dim, dim, 1, error, "blocks.%d.attn2.to_q", layer);
+    if (s >= 0)
+        s = load_stack(dit, &b->cross_kv, layer, "attn2", 2, kv, error);
+    if (s >= 0)
+        s = imagine__load_linear(l, &b->cross_out, dim, dim, 1, error, "blocks.%d.attn2.to_out.0", layer);
+    if (s >= 0)
+        s = imagine__load_floats(l, &b->cross_norm_q, dim, error, "blocks.%d.attn2.norm_q.weight", layer);
+    if (s >= 0)
+        s = imagine__load_floats(l, &b->cross_norm_k, dim, error, "blocks.%d.attn2.norm_k.weight", layer);
+    return s;
+}
+
+static imagine_status load_block(imagine__dit *dit, int32_t layer, imagine_error *error)
+{
+    imagine__loaded *l = &dit->loaded;
+    imagine__dit_block *b = &dit->blocks[layer];
+    int64_t dim = dit->dim, ffn = dit->config.ffn_dim;
+    imagine_status s =
+        imagine__load_floats(l, &b->modulation, 6 * dim, error, "blocks.%d.scale_shift_table", layer);
+    if (s >= 0)
+        s = load_self(dit, b, layer, error);
+    if (s >= 0)
+        s = load_cross(dit, b, layer, error);
+    if (s >= 0)
+        s = imagine__load_linear(l, &b->up, ffn, dim, 1, error, "blocks.%d.ffn.net.0.proj", layer);
+    if (s >= 0)
+        s = imagine__load_linear(l, &b->down, dim, ffn, 1, error, "blocks.%d.ffn.net.2", layer);
+    return s;
+}
+
+static imagine_status load_ends(imagine__dit *dit, imagine_error *error)
+{
+    const imagine__dit_config *c = &dit->config;
+    int64_t dim = dit->dim, patch = (int64_t)c->patch_t * c->patch_h * c->patch_w;
+    const struct {
+        imagine__linear_weight *w;
+        int64_t n, k;
+        const char *name;
+    } linears[] = {
+        { &dit->patch, dim, c->in_channels * patch, "patch_embedding" },
+        { &dit->time_1, dim, c->freq_dim, "condition_embedder.time_embedder.linear_1" },
+        { &dit->time_2, dim, dim, "condition_embedder.time_embedder.linear_2" },
+        { &dit->time_proj, 6 * dim, dim, "condition_embedder.time_proj" },
+        { &dit->text_1, dim, c->text_dim, "condition_embedder.text_embedder.linear_1" },
+        { &dit->text_2, dim, dim, "condition_embedder.text_embedder.linear_2" },
+        { &dit->out, c->out_channels * patch, dim, "proj_out" },
+    };
+    for (size_t i = 0; i < sizeof linears / sizeof *linears; i++) {
+        imagine_status s = imagine__load_linear(&dit->loaded, linears[i].w, linears[i].n, linears[i].k, 1, error, "%s",
+                                                linears[i].name);
+        if (s < 0)
+            return s;
+    }
+    return imagine__load_floats(&dit->loaded, &dit->modulation, 2 * dim, error, "scale_shift_table");
+}
+
+imagine_status imagine__dit_load(imagine__dit **out, imagine_context *context, const char *folder,
+                                 const imagine__weights *weights, const imagine_cancel *cancel, imagine_error *error)
+{
+    *out = NULL;
+    imagine__dit_config config;
+    imagine_status status = imagine__dit_read_config(&config, context, folder, error);
+    if (status < 0)
+        return status;
+    /* every block has tensors of its own, so a file bounds what a configuration may claim */
+    if (config.layers > imagine__weights_count(weights))
+        return imagine__fail(error, IMAGINE_ERROR_MODEL,
+                             "%s/config.json: \"num_layers\" is %d, but the weights hold only %d tensors", folder,
+                             config.layers, imagine__weights_count(weights));
+    imagine__dit *dit = imagine__calloc(context, 1, sizeof *dit);
+    if (!dit)
+        return imagine__fail_memory(error, sizeof *dit, "the transformer");
+    dit->context = context;
+    dit->config = config;
+    dit->dim = (int64_t)config.heads * config.head_dim;
+    imagine__loaded_init(&dit->loaded, context, weights);
+    dit->loaded.cancel = cancel;
+    dit->blocks = imagine__calloc(context, (size_t)config.layers, sizeof *dit->blocks);
+    if (!dit->blocks)
+        status = imagine__fail_memory(error, (size_t)config.layers * sizeof *dit->blocks, "the transformer's blocks");
+    if (status >= 0)
+        status = load_ends(dit, error);
+    for (int32_t i = 0; status >= 0 && i < config.layers; i++)
+        status = load_block(dit, i, error);
+    if (status >= 0)
+        status = imagine__load_no_others(&dit->loaded, NULL, error);
+    if (status < 0) {
+        imagine__dit_free(dit);
+        return status;
+    }
+    dit->loaded.cancel = NULL; /* it may not outlive this call */
+    *out = dit;
+    return IMAGINE_OK;
+}
+
+void imagine__dit_free(imagine__dit *dit)
+{
+    if (!dit)
+        return;
+    imagine__loaded_free(&dit->loaded);
+    imagine__free(dit->context, dit->blocks);
+    imagine__free(dit->context, dit);
+}
+
+const imagine__dit_config *imagine__dit_get_config(const imagine__dit *dit)
+{
+    return &dit->config;
+}

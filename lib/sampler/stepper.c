@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: MIT */
+
+/* The step rules. Coefficients are computed in f64 from the sigmas and rounded once; tensors are f32. */
+
+#include "sampler/schedule.h"
+
+#include <math.h>
+#include <string.h>
+
+struct imagine__stepper {
+    imagine__work *work;
+    const imagine__schedule *schedule;
+    int64_t count;
+    int32_t next; /* the step that is due */
+    int32_t order; /* UniPC: of the last prediction */
+    float *now; /* x0 as predicted at this step */
+    float *m0, *m1; /* UniPC: x0 as predicted one and two steps ago */
+    float *last; /* UniPC: the corrected sample that the last step began with */
+};
+
+imagine_status imagine__stepper_create(imagine__stepper **out, imagine__work *work, const imagine__schedule *schedule,
+                                       int64_t count, imagine_error *error)
+{
+    *out = NULL;
+    imagine__stepper *s = imagine__calloc(work->context, 1, sizeof *s);
+    if (!s)
+        return imagine__fail_memory(error, sizeof *s, "the step rule");
+    s->work = work;
+    s->schedule = schedule;
+    s->count = count;
+    float **tensors[] = { &s->now, &s->m0, &s->m1, &s->last };
+    size_t needed = schedule->rule == IMAGINE_STEP_UNIPC ? 4 : 1;
+    for (size_t i = 0; i < needed; i++) {
+        *tensors[i] = imagine__calloc(work->context, (size_t)count, sizeof(float));
+        if (!*tensors[i]) {
+            imagine__stepper_free(s);
+            return imagine__fail_memory(error, (size_t)count * sizeof(float), "the step rule's tensors");
+        }
+    }
+    *out = s;
+    return IMAGINE_OK;
+}
+
+void imagine__stepper_free(imagine__stepper *s)
+{
+    if (!s)
+        return;
+    imagine_context *context = s->work->context;
+    imagine__free(context, s->now);
+    imagine__free(context, s->m0);
+    imagine__free(context, s->m1);
+    imagine__free(context, s->last);
+    imagine__free(context, s);
+}
+
+void imagine__stepper_reset(imagine__stepper *s)
+{
+    s->next = 0;
+    s->order = 0;
+}
+
+static void combine(imagine__stepper *s, int32_t terms, const double *coefficients, const float *const *x, float *y)
+{
+    float rounded[4];
+    for (int32_t i = 0; i < terms; i++)
+        rounded[i] = (float)coefficients[i];
+    s->work->run.kernels->combine(&s->work->run, terms, rounded, x, y, s->count);
+}
+
+/* ---- UniPC (Zhao, Bai, Rao, Zhou and Lu, 2023): data prediction, B(h) = e^-h - 1, order 2 ---------------------------- */
+
+/* lambda = log(alpha / sigma) with alpha = 1 - sigma; infinite at sigma 0. */
+static double lambda(const imagine__schedule *s, int32_t i)
+{
+    return log(1 - s->sigmas[i]) - log(s->sigmas[i]);
+}
+
+/* phi_1(z) = (e^z - 1) / z, phi_{k+1}(z) = (phi_k(z) - 1/k!) / z = 1/(k+1)! + z/(k+2)! + ...; the series where the recursion
+ * would cancel. */
+static double phi(int k, double z)
+{
+    double factorial = 1;
+    if (fabs(z) < 0.25) {
+        for (int i = 2; i <= k; i++)
+            factorial *= i;
+        double term = 1 / factorial, sum = 0;
+        for (int i = 1; i <= 12; i++) {
+            sum += term;
+            term *= z / (k + i);
+        }
+        return sum;
+    }
+    double value = expm1(z) / z;
+    for (int i = 1; i < k; i++) {
+        factorial *= i;
+        value = (value - 1 / factorial) / z;
+    }
+    return value;
+}
+
+/* What a step from sigma s to sigma t is made of. Both the predictor and the corrector are
+ *   x_t = (sigma_t / sigma_s) x_s - alpha_t B (m0 + rho (m1 - m0) / r + rho_t (m_t - m0)),  B = e^-h - 1,
+ * with m_t present in the corrector only. */
+typedef struct unipc {
+    double ratio, scale; /* sigma_t / sigma_s, -alpha_t B */
+    double h, r; /* lambda_t - lambda_s, and (lambda of the step before - lambda_s) / h */
+} unipc;
+
+static unipc unipc_step(const imagine__schedule *s, int32_t from, int order)
+{
+    double sigma = s->sigmas[from + 1];
+    unipc u = { .ratio = sigma / s->sigmas[from], .h = lambda(s, from + 1) - lambda(s, from), .r = -1 };
+    u.scale = (sigma - 1) * expm1(-u.h);
+    if (order == 2)
+        u.r = (lambda(s, from - 1) - lambda(s, from)) / u.h;
+    return u;
+}
+
+/* x = the sample at step + 1, from the corrected one in s->last. */
+static void predict(imagine__stepper *s, int32_t step, float *x)
+{
+    unipc u = unipc_step(s->schedule, step, s->order);
+    double back = s->order == 2 ? 0.5 / u.r : 0;
+    const double c[3] = { u.ratio, u.scale * (1 - back), u.scale * back };
+    const float *const t[3] = { s->last, s->now, s->m0 };
+    combine(s, s->order == 2 ? 3 : 2, c, t, x);
+}
+
+/* x at `step`, with the prediction made there taken into account: the last step again, one order higher. */
+static void correct(imagine__stepper *s, int32_t step, float *x)
+{
+    unipc u = unipc_step(s->schedule, step - 1, s->order);
+    double back = 0, here = 0.5;
+    if (s->order == 2) {
+        /* rho + rho_t = b1 and r rho + rho_t = b2, which makes the step exact for a quadratic */
+        double z = -u.h, b = expm1(z), b1 = z * phi(2, z) / b, b2 = 2 * z * phi(3, z) / b;
+        double rho = (b1 - b2) / (1 - u.r);
+        back = rho / u.r;
+        here = b1 - rho;
+    }
+    const double c[4] = { u.ratio, u.scale * (1 - back - here), u.scale * here, u.scale * back };
+    const float *const t[4] = { s->last, s->m0, s->now, s->m1 };
+    combine(s, s->order == 2 ? 4 : 3, c, t, x);
+}
+
+static void unipc_advance(imagine__stepper *s, int32_t step, float *x)
+{
+    if (step > 0)
+        correct(s, step, x);
+    memcpy(s->last, x, (size_t)s->count * sizeof *x);
+    s->order = step == 0 || step == s->schedule->steps - 1 ? 1 : 2;
+    predict(s, step, x);
+    float *oldest = s->m1;
+    s->m1 = s->m0;
+    s->m0 = s->now;
+    s->now = oldest;
+}
+
+/* ---- one step --------------------------------------------------------------------------------------------------------- */
+
+imagine_status imagine__stepper_step(imagine__stepper *s, int32_t step, float *x, const float *v, float *x0,
+                                     imagine_error *error)
+{
+    if (step != s->next || step >= s->schedule->steps)
+        return imagine__fail(error, IMAGINE_ERROR_STATE, "step %d was asked for, but step %d of %d is due", step,
+                             s->next, s->schedule->steps);
+    const double *sigmas = s->schedule->sigmas;
+    const float *const t[2] = { x, v };
+    combine(s, 2, (const double[]){ 1, -sigmas[step] }, t, s->now);
+    if (x0)
+        memcpy(x0, s->now, (size_t)s->count * sizeof *x0);
+    if (s->schedule->rule == IMAGINE_STEP_UNIPC)
+        unipc_advance(s, step, x);
+    else
+        combine(s, 2, (const double[]){ 1, sigmas[step + 1] - sigmas[step] }, t, x);
+    s->next++;
+    return imagine__work_check(s->work, error);
+}
