@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: MIT */
+#include <string.h>
+
+#include "vae/internal.h"
+
+#define FRAME_HEAD 64 /* keeps the values aligned */
+
+float *vae_frame_data(vae_frame *frame)
+{
+    return frame ? (float *)(void *)((char *)frame + FRAME_HEAD) : NULL;
+}
+
+/* A frame of `count` values, one that is no longer needed if there is one. */
+static vae_frame *frame_get(imagine__vae_coder *coder, int64_t count, imagine_error *error)
+{
+    for (vae_frame **at = &coder->spare; *at; at = &(*at)->next) {
+        vae_frame *frame = *at;
+        if (frame->count == count) {
+            *at = frame->next;
+            return frame;
+        }
+    }
+    size_t size = (size_t)count * sizeof(float) + FRAME_HEAD; /* vae_begin has seen to it that this cannot overflow */
+    vae_frame *frame = imagine__alloc(coder->vae->context, size);
+    if (!frame) {
+        imagine__fail_memory(error, size, "a frame of the VAE's feature cache");
+        return NULL;
+    }
+    frame->count = count;
+    return frame;
+}
+
+void vae_forget(imagine__vae_coder *coder, vae_frame **frame)
+{
+    if (!*frame)
+        return;
+    (*frame)->next = coder->spare;
+    coder->spare = *frame;
+    *frame = NULL;
+}
+
+float *vae_input(imagine__vae_coder *coder, const vae_conv *conv, int64_t count, imagine_error *error)
+{
+    vae_cache *cache = &coder->caches[conv->slot];
+    vae_forget(coder, &cache->now);
+    cache->now = frame_get(coder, count, error);
+    return vae_frame_data(cache->now);
+}
+
+void vae_advance(imagine__vae_coder *coder, const vae_conv *conv)
+{
+    vae_cache *cache = &coder->caches[conv->slot];
+    if (coder->picture) {
+        vae_forget(coder, &cache->now);
+        return;
+    }
+    vae_forget(coder, &cache->last[0]);
+    cache->last[0] = cache->last[1];
+    cache->last[1] = cache->now;
+    cache->now = NULL;
+}
+
+float *vae_floats(imagine__vae_coder *coder, int64_t count, imagine_error *error)
+{
+    float *floats = imagine__arena_floats(coder->work->arena, count);
+    if (!floats)
+        imagine__fail_memory(error, (size_t)count * sizeof(float), "the VAE's activations");
+    return floats;
+}
+
+/* The most values that one tensor of a clip of this size can have must be countable with room to spare; whether
+ * there is
+ * memory for it is another question. */
+static int fits(const imagine__vae_config *c, int32_t height, int32_t width)
+{
+    int32_t channels = 64;
+    for (int32_t i = 0; i < c->levels; i++) {
+        int32_t base = c->base_dim > c->decoder_base_dim ? c->base_dim : c->decoder_base_dim;
+        channels = base * c->dim_mult[i] > channels ? base * c->dim_mult[i] : channels;
+    }
+    size_t values = 4 * (size_t)channels * sizeof(float);
+    return imagine__mul_size(values, (size_t)c->spatial_factor * (size_t)c->spatial_factor, &values) &&
+        imagine__mul_size(values, (size_t)height, &values) && imagine__mul_size(values, (size_t)width, &values) &&
+        values <= PTRDIFF_MAX / 4;
+}
+
+imagine_status vae_begin(imagine__vae_coder *coder, vae_side *side, int32_t height, int32_t width, imagine_error *error)
+{
+    if (side->failed)
+        return imagine__fail(error, IMAGINE_ERROR_STATE, "this clip's coding failed before; begin the clip anew");
+    if (height < 1 || width < 1)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "a latent frame of %d x %d (height x width)",
+                             (int)height, (int)width);
+    if (side->height && (side->height != height || side->width != width))
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "a latent frame of %d x %d (height x width) in a
+                             clip "
+                             "of %d x %d", (int)height, (int)width, (int)side->height, (int)side->width);
+    if (coder->picture && side->started)
+        return imagine__fail(error, IMAGINE_ERROR_STATE, "a second frame for a clip of one frame");
+    if (!fits(&coder->vae->config, height, width))
+        return imagine__fail_memory(error, SIZE_MAX, "a clip of this size");
+    side->height = height;
+    side->width = width;
+    return IMAGINE_OK;
+}
+
+imagine_status imagine__vae_coder_create(imagine__vae_coder **coder, const imagine__vae_model *vae, imagine__work *work,
+                                         imagine_error *error)
+{
+    *coder = NULL;
+    imagine__vae_coder *made = imagine__calloc(vae->context, 1, sizeof *made);
+    if (!made)
+        return imagine__fail_memory(error, sizeof *made, "a VAE coder");
+    made->caches = imagine__calloc(vae->context, (size_t)vae->slots, sizeof *made->caches);
+    if (!made->caches) {
+        imagine__free(vae->context, made);
+        return imagine__fail_memory(error, (size_t)vae->slots * sizeof *made->caches, "a VAE coder");
+    }
+    made->vae = vae;
+    made->work = work;
+    *coder = made;
+    return IMAGINE_OK;
+}
+
+void imagine__vae_coder_reset(imagine__vae_coder *coder)
+{
+    for (int32_t i = 0; i < coder->vae->slots; i++) {
+        vae_cache *cache = &coder->caches[i];
+        vae_forget(coder, &cache->last[0]);
+        vae_forget(coder, &cache->last[1]);
+        vae_forget(coder, &cache->now);
+    }
+    while (coder->spare) {
+        vae_frame *next = coder->spare->next;
+        imagine__free(coder->vae->context, coder->spare);
+        coder->spare = next;
+    }
+    memset(&coder->encode, 0, sizeof coder->encode);
+    memset(&coder->decode, 0, sizeof coder->decode);
+    coder->picture = 0;
+}
+
+void imagine__vae_coder_picture(imagine__vae_coder *coder)
+{
+    imagine__vae_coder_reset(coder);
+    coder->picture = 1;
+}
+
+void imagine__vae_coder_free(imagine__vae_coder *coder)
+{
+    if (!coder)
+        return;
+    imagine__vae_coder_reset(coder);
+    imagine__free(coder->vae->context, coder->caches);
+    imagine__free(coder->vae->context, coder);
+}

@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: MIT */
+#include <math.h>
+#include <string.h>
+
+#include "vae/internal.h"
+
+static imagine_status read_dims(imagine__vae_config *c, imagine__config *file, imagine_error *error)
+{
+    double mult[VAE_MAX_LEVELS] = { 1, 2, 4, 4 };
+    int32_t count = VAE_MAX_LEVELS;
+    int64_t base, decoder, z, blocks;
+    imagine_status status;
+
+    if ((status = imagine__config_int(file, "base_dim", &base, 96, 1, 4096, error)) < 0 ||
+        (status = imagine__config_int(file, "decoder_base_dim", &decoder, base, 1, 4096, error)) < 0 ||
+        (status = imagine__config_int(file, "z_dim", &z, 16, 1, 128, error)) < 0 ||
+        (status = imagine__config_int(file, "num_res_blocks", &blocks, 2, 1, VAE_MAX_BLOCKS - 1, error)) < 0 ||
+        (status = imagine__config_doubles(file, "dim_mult", mult, &count, error)) < 0)
+        return status;
+    c->base_dim = (int32_t)base;
+    c->decoder_base_dim = (int32_t)decoder;
+    c->z_dim = (int32_t)z;
+    c->res_blocks = (int32_t)blocks;
+    c->levels = count ? count : 4;
+    for (int32_t i = 0; i < c->levels; i++) {
+        if (!(mult[i] >= 1 && mult[i] <= 64) || floor(mult[i]) != mult[i])
+            return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED, "%s: \"dim_mult\" holds %g, this library runs whole "
+                                 "numbers from 1 to 64", imagine__config_path(file), mult[i]);
+        c->dim_mult[i] = (int32_t)mult[i];
+    }
+    return IMAGINE_OK;
+}
+
+/* Which levels halve time, and the factors that follow. */
+static imagine_status read_factors(imagine__vae_config *c, imagine__config *file, imagine_error *error)
+{
+    double down[VAE_MAX_LEVELS] = { 0, 1, 1 };
+    int32_t count = VAE_MAX_LEVELS;
+    int64_t factor, halved = 0;
+    imagine_status status = imagine__config_doubles(file, "temperal_downsample", down, &count, error);
+    if (status < 0)
+        return status;
+    if (!count && c->levels == 4)
+        count = 3;
+    if (count != c->levels - 1)
+        return imagine__fail(error, IMAGINE_ERROR_MODEL, "%s: \"temperal_downsample\" has %d values, %d levels of "
+                             "\"dim_mult\" need %d", imagine__config_path(file), (int)count, (int)c->levels,
+                             (int)c->levels - 1);
+    c->spatial_factor = 1 << (c->levels - 1);
+    for (int32_t i = 0; i < count; i++) {
+        c->temporal_down[i] = down[i] != 0;
+        halved += c->temporal_down[i];
+    }
+    if (halved > 2)
+        return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED, "%s: \"temperal_downsample\" halves time %d times, this "
+                             "library runs at most 2", imagine__config_path(file), (int)halved);
+    c->temporal_factor = 1 << halved;
+    status = imagine__config_int(file, "scale_factor_spatial", &factor, c->spatial_factor, c->spatial_factor,
+                                 c->spatial_factor, error);
+    if (status >= 0)
+        status = imagine__config_int(file, "scale_factor_temporal", &factor, c->temporal_factor, c->temporal_factor,
+                                     c->temporal_factor, error);
+    return status;
+}
+
+/* One of the two lists of `z_dim` numbers. */
+static imagine_status read_latents(float *out, int32_t z_dim, imagine__config *file, const char *key, double above,
+                                   imagine_error *error)
+{
+    double values[128];
+    int32_t count = 128;
+    imagine_status status = imagine__config_doubles(file, key, values, &count, error);
+    if (status < 0)
+        return status;
+    if (count != z_dim)
+        return imagine__fail(error, IMAGINE_ERROR_MODEL, "%s: \"%s\" has %d values, \"z_dim\" is %d",
+                             imagine__config_path(file), key, (int)count, (int)z_dim);
+    for (int32_t i = 0; i < count; i++) {
+        if (!(values[i] > above) || values[i] > 1e30)
+            return imagine__fail(error, IMAGINE_ERROR_MODEL, "%s: \"%s\" holds %g, which cannot be",
+                                 imagine__config_path(file), key, values[i]);
+        out[i] = (float)values[i];
+    }
+    return IMAGINE_OK;
+}
+
+/* What this library runs one value of only. */
+static imagine_status expect_rest(imagine__config *file, imagine_error *error)
+{
+    static const char *const expected[][2] = {
+        { "_class_name", "\"AutoencoderKLWan\"" },
+        { "is_residual", "false" },
+        { "in_channels", "3" },
+        { "out_channels", "3" },
+        { "patch_size", "null" },
+        { "attn_scales", "[]" },
+    };
+    double dropout;
+
+    for (size_t i = 0; i < sizeof expected / sizeof expected[0]; i++) {
+        imagine_status status = imagine__config_expect(file, expected[i][0], expected[i][1], error);
+        if (status < 0)
+            return status;
+    }
+    /* Dropout is for training; whatever its rate, it does nothing here. */
+    imagine_status status = imagine__config_double(file, "dropout", &dropout, 0, error);
+    return status < 0 ? status : imagine__config_no_others(file, NULL, error);
+}
+
+imagine_status imagine__vae_read_config(imagine__vae_config *config, imagine_context *context, const char *folder,
+                                        imagine_error *error)
+{
+    imagine__config *file = NULL;
+    size_t length = strlen(folder);
+    char *path = imagine__alloc(context, length + sizeof "/config.json");
+    if (!path)
+        return imagine__fail_memory(error, length, "a path");
+    memcpy(path, folder, length);
+    memcpy(path + length, "/config.json", sizeof "/config.json");
+
+    memset(config, 0, sizeof *config);
+    imagine_status status = imagine__config_open(&file, context, path, error);
+    if (status < 0)
+        goto done;
+    if ((status = read_dims(config, file, error)) < 0 || (status = read_factors(config, file, error)) < 0 ||
+        (status = read_latents(config->mean, config->z_dim, file, "latents_mean", -1e30, error)) < 0 ||
+        (status = read_latents(config->std, config->z_dim, file, "latents_std", 0, error)) < 0)
+        goto done;
+    status = expect_rest(file, error);
+done:
+    imagine__config_close(context, file);
+    imagine__free(context, path);
+    return status;
+}

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: MIT */
+#include <math.h>
+
+#include "vae/internal.h"
+
+void vae_run_conv(imagine__vae_coder *coder, const vae_conv *conv, vae_size size, const float *add, float *y)
+{
+    const imagine__conv_weight *w = &conv->w;
+    const vae_cache *cache = &coder->caches[conv->slot];
+    const float *x[3] = { vae_frame_data(cache->last[0]), vae_frame_data(cache->last[1]), vae_frame_data(cache->now) };
+    imagine__conv_args args = {
+        .w = w, .x = x, .y = y, .add = add,
+        .height = size.height, .width = size.width, .out_h = size.height, .out_w = size.width,
+        .ldx = w->cin, .ldy = w->cout, .ld_add = w->cout,
+        .stride_h = 1, .stride_w = 1, .pad_top = w->kh / 2, .pad_left = w->kw / 2, .upsample = 1,
+    };
+
+    coder->work->run.kernels->conv(&coder->work->run, &args);
+    vae_advance(coder, conv);
+}
+
+void vae_run_linear(imagine__vae_coder *coder, const imagine__linear_weight *w, int64_t pixels, const float *x,
+                    const float *add, float *y)
+{
+    imagine__linear_args args = {
+        .w = w, .x = x, .y = y, .m = pixels, .ldx = w->k, .ldy = w->n, .add = add, .ld_add = w->n,
+    };
+    coder->work->run.kernels->linear(&coder->work->run, &args);
+}
+
+void vae_norm(imagine__vae_coder *coder, const float *weight, int64_t pixels, int64_t channels, imagine__act act,
+              const float *x, float *y)
+{
+    imagine__norm_args args = {
+        .x = x, .y = y, .rows = pixels, .dim = channels, .ldx = channels, .ldy = channels,
+        .kind = IMAGINE__NORM_L2, .act = act, .eps = 1e-12f, .weight = weight, .group = 1,
+    };
+    coder->work->run.kernels->norm(&coder->work->run, &args);
+}
+
+imagine_status vae_run_residual(imagine__vae_coder *coder, const vae_residual *block, vae_size size, float **x,
+                                float *out, imagine_error *error)
+{
+    int64_t pixels = size.height * size.width;
+    imagine__arena *arena = coder->work->arena;
+    imagine__arena_mark mark = imagine__arena_save(arena);
+    float *inner = vae_floats(coder, pixels * block->out, error);
+    float *input = inner ? vae_input(coder, &block->conv1, pixels * block->in, error) : NULL;
+    if (!input)
+        return IMAGINE_ERROR_NO_MEMORY;
+    vae_norm(coder, block->norm1, pixels, block->in, IMAGINE__ACT_SILU, *x, input);
+    vae_run_conv(coder, &block->conv1, size, NULL, inner);
+
+    input = vae_input(coder, &block->conv2, pixels * block->out, error);
+    if (!input)
+        return IMAGINE_ERROR_NO_MEMORY;
+    vae_norm(coder, block->norm2, pixels, block->out, IMAGINE__ACT_SILU, inner, input);
+    const float *add = *x;
+    if (block->shortcut.packed) {
+        vae_run_linear(coder, &block->shortcut, pixels, *x, NULL, inner);
+        add = inner;
+    }
+    float *y = out ? out : block->shortcut.packed ? inner : *x;
+    vae_run_conv(coder, &block->conv2, size, add, y);
+    *x = y;
+    if (y != inner)
+        imagine__arena_restore(arena, mark);
+    return imagine__work_check(coder->work, error);
+}
+
+/* Every pixel of the frame looks at all of them; one head. */
+static imagine_status run_attention(imagine__vae_coder *coder, const vae_attention *a, int64_t channels, vae_size size,
+                                    float *x, imagine_error *error)
+{
+    int64_t pixels = size.height * size.width;
+    imagine__run *run = &coder->work->run;
+    imagine__arena_mark mark = imagine__arena_save(coder->work->arena);
+    float *inner = vae_floats(coder, pixels * channels, error);
+    float *qkv = inner ? vae_floats(coder, pixels * 3 * channels, error) : NULL;
+    if (!qkv)
+        return IMAGINE_ERROR_NO_MEMORY;
+
+    vae_norm(coder, a->norm, pixels, channels, IMAGINE__ACT_NONE, x, inner);
+    vae_run_linear(coder, &a->qkv, pixels, inner, NULL, qkv);
+    imagine__attention_args args = {
+        .q = qkv, .k = qkv + channels, .v = qkv + 2 * channels, .y = inner,
+        .batch = 1, .heads = 1, .d = channels, .tokens = pixels, .kv = pixels,
+        .q_token = 3 * channels, .k_token = 3 * channels, .v_token = 3 * channels, .y_token = channels,
+        .scale = (float)(1 / sqrt((double)channels)),
+    };
+    run->kernels->attention(run, &args);
+    vae_run_linear(coder, &a->proj, pixels, inner, x, x);
+    imagine__arena_restore(coder->work->arena, mark);
+    return imagine__work_check(coder->work, error);
+}
+
+imagine_status vae_run_middle(imagine__vae_coder *coder, const vae_middle *middle, int32_t channels, vae_size size,
+                              float *x,
+                              imagine_error *error)
+{
+    imagine_status status = vae_run_residual(coder, &middle->first, size, &x, NULL, error);
+    if (status >= 0)
+        status = run_attention(coder, &middle->attention, channels, size, x, error);
+    return status < 0 ? status : vae_run_residual(coder, &middle->last, size, &x, NULL, error);
+}
+
+imagine_status vae_run_head(imagine__vae_coder *coder, const vae_half *half, int32_t channels, vae_size size,
+                            const float *x, float *y, imagine_error *error)
+{
+    int64_t pixels = size.height * size.width;
+    float *input = vae_input(coder, &half->conv_out, pixels * channels, error);
+    if (!input)
+        return IMAGINE_ERROR_NO_MEMORY;
+    vae_norm(coder, half->norm_out, pixels, channels, IMAGINE__ACT_SILU, x, input);
+    vae_run_conv(coder, &half->conv_out, size, NULL, y);
+    return imagine__work_check(coder->work, error);
+}

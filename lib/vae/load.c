@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: MIT */
+#include <stdio.h>
+
+#include "vae/internal.h"
+
+/* What is being loaded: names are those of diffusers' state dictionary. */
+typedef struct loader {
+    imagine__vae_model *vae;
+    imagine__loaded *loaded;
+    imagine_error *error;
+    imagine_status status; /* the first failure; then nothing more is loaded */
+} loader;
+
+static void load_conv(loader *l, vae_conv *conv, int32_t cout, int32_t cin, int32_t kt, int32_t k, const char *name)
+{
+    if (l->status < 0)
+        return;
+    conv->slot = l->vae->slots++;
+    l->status = imagine__load_conv(l->loaded, &conv->w, cout, cin, kt, k, k, l->error, "%s", name);
+}
+
+static void load_linear(loader *l, imagine__linear_weight *w, int32_t n, int32_t k, const char *name)
+{
+    if (l->status >= 0)
+        l->status = imagine__load_linear(l->loaded, w, n, k, 1, l->error, "%s", name);
+}
+
+static void load_gamma(loader *l, const float **values, int32_t count, const char *name)
+{
+    if (l->status >= 0)
+        l->status = imagine__load_floats(l->loaded, values, count, l->error, "%s.gamma", name);
+}
+
+#define NAME_SIZE 96
+
+static const char *join(char *out, const char *prefix, const char *name)
+{
+    snprintf(out, NAME_SIZE, "%s.%s", prefix, name);
+    return out;
+}
+
+static void load_residual(loader *l, vae_residual *block, int32_t in, int32_t out, const char *prefix)
+{
+    char name[NAME_SIZE];
+
+    block->in = in;
+    block->out = out;
+    load_gamma(l, &block->norm1, in, join(name, prefix, "norm1"));
+    load_conv(l, &block->conv1, out, in, 3, 3, join(name, prefix, "conv1"));
+    load_gamma(l, &block->norm2, out, join(name, prefix, "norm2"));
+    load_conv(l, &block->conv2, out, out, 3, 3, join(name, prefix, "conv2"));
+    if (in != out)
+        load_linear(l, &block->shortcut, out, in, join(name, prefix, "conv_shortcut"));
+}
+
+static void load_middle(loader *l, vae_half *half, int32_t dim, const char *prefix)
+{
+    char name[NAME_SIZE];
+
+    half->channels_mid = dim;
+    load_residual(l, &half->middle.first, dim, dim, join(name, prefix, "mid_block.resnets.0"));
+    load_gamma(l, &half->middle.attention.norm, dim, join(name, prefix, "mid_block.attentions.0.norm"));
+    load_linear(l, &half->middle.attention.qkv, 3 * dim, dim, join(name, prefix, "mid_block.attentions.0.to_qkv"));
+    load_linear(l, &half->middle.attention.proj, dim, dim, join(name, prefix, "mid_block.attentions.0.proj"));
+    load_residual(l, &half->middle.last, dim, dim, join(name, prefix, "mid_block.resnets.1"));
+}
+
+/* The layers that change the size after a level's blocks. */
+static void load_resample(loader *l, vae_level *level, int32_t out, int32_t time_out, int in_time, const char *prefix)
+{
+    char name[NAME_SIZE];
+
+    level->resample = in_time ? VAE_SPACE_TIME : VAE_SPACE;
+    if (l->status >= 0)
+        l->status = imagine__load_conv(l->loaded, &level->space, out, level->channels, 1, 3, 3, l->error,
+                                       "%s.resample.1",
+                                       prefix);
+    if (in_time)
+        load_conv(l, &level->time, time_out, level->channels, 3, 1, join(name, prefix, "time_conv"));
+}
+
+static void load_encoder(loader *l)
+{
+    const imagine__vae_config *c = &l->vae->config;
+    vae_half *half = &l->vae->encoder;
+    char name[NAME_SIZE];
+    int32_t dim = c->base_dim, number = 0;
+
+    load_conv(l, &half->conv_in, dim, 3, 3, 3, "encoder.conv_in");
+    for (int32_t i = 0; i < c->levels; i++) {
+        vae_level *level = &half->levels[i];
+        level->count = c->res_blocks;
+        level->channels = c->base_dim * c->dim_mult[i];
+        for (int32_t b = 0; b < level->count; b++, dim = level->channels) {
+            snprintf(name, sizeof name, "encoder.down_blocks.%d", (int)number++);
+            load_residual(l, &level->blocks[b], dim, level->channels, name);
+        }
+        if (i + 1 < c->levels) {
+            snprintf(name, sizeof name, "encoder.down_blocks.%d", (int)number++);
+            load_resample(l, level, dim, dim, c->temporal_down[i], name);
+        }
+    }
+    load_middle(l, half, dim, "encoder");
+    load_gamma(l, &half->norm_out, dim, "encoder.norm_out");
+    load_conv(l, &half->conv_out, 2 * c->z_dim, dim, 3, 3, "encoder.conv_out");
+    load_linear(l, &half->quant, 2 * c->z_dim, 2 * c->z_dim, "quant_conv");
+}
+
+static void load_decoder(loader *l)
+{
+    const imagine__vae_config *c = &l->vae->config;
+    vae_half *half = &l->vae->decoder;
+    char name[NAME_SIZE];
+    int32_t dim = c->decoder_base_dim * c->dim_mult[c->levels - 1];
+
+    load_linear(l, &half->quant, c->z_dim, c->z_dim, "post_quant_conv");
+    load_conv(l, &half->conv_in, dim, c->z_dim, 3, 3, "decoder.conv_in");
+    load_middle(l, half, dim, "decoder");
+    for (int32_t i = 0; i < c->levels; i++) {
+        vae_level *level = &half->levels[i];
+        level->count = c->res_blocks + 1;
+        level->channels = c->decoder_base_dim * c->dim_mult[c->levels - 1 - i];
+        for (int32_t b = 0; b < level->count; b++, dim = level->channels) {
+            snprintf(name, sizeof name, "decoder.up_blocks.%d.resnets.%d", (int)i, (int)b);
+            load_residual(l, &level->blocks[b], dim, level->channels, name);
+        }
+        if (i + 1 < c->levels) {
+            snprintf(name, sizeof name, "decoder.up_blocks.%d.upsamplers.0", (int)i);
+            load_resample(l, level, dim / 2, 2 * dim, c->temporal_down[c->levels - 2 - i], name);
+            dim /= 2;
+        }
+    }
+    load_gamma(l, &half->norm_out, dim, "decoder.norm_out");
+    load_conv(l, &half->conv_out, 3, dim, 3, 3, "decoder.conv_out");
+}
+
+imagine_status imagine__vae_load(imagine__vae_model **vae, imagine_context *context, const char *folder,
+                                 const imagine__weights *weights, const imagine_cancel *cancel, imagine_error *error)
+{
+    *vae = NULL;
+    imagine__vae_model *made = imagine__calloc(context, 1, sizeof *made);
+    if (!made)
+        return imagine__fail_memory(error, sizeof *made, "a VAE");
+    made->context = context;
+    imagine__loaded_init(&made->loaded, context, weights);
+    made->loaded.cancel = cancel;
+
+    loader l = { made, &made->loaded, error, imagine__vae_read_config(&made->config, context, folder, error) };
+    if (l.status >= 0) {
+        load_encoder(&l);
+        load_decoder(&l);
+    }
+    if (l.status >= 0)
+        l.status = imagine__load_no_others(&made->loaded, NULL, error);
+    if (l.status < 0) {
+        imagine__vae_free(made);
+        return l.status;
+    }
+    made->loaded.cancel = NULL; /* the caller's, gone after this call */
+    *vae = made;
+    return IMAGINE_OK;
+}
+
+void imagine__vae_free(imagine__vae_model *vae)
+{
+    if (!vae)
+        return;
+    imagine_context *context = vae->context;
+    imagine__loaded_free(&vae->loaded);
+    imagine__free(context, vae);
+}
+
+const imagine__vae_config *imagine__vae_get_config(const imagine__vae_model *vae)
+{
+    return &vae->config;
+}
