@@ -21,21 +21,6 @@ static int64_t tile_span(int64_t tile, int64_t n, int64_t *end)
 
 /* ---- activate ---------------------------------------------------------------------------------------------------- */
 
-float imagine__ref_act(float value, imagine__act act)
-{
-    double x = value;
-    switch (act) {
-    case IMAGINE__ACT_GELU_TANH:
-        return (float)(0.5 * x * (1 + tanh(0.79788456080286535588 * (x + 0.044715 * x * x * x))));
-    case IMAGINE__ACT_GELU_ERF:
-        return (float)(0.5 * x * erfc(-x * 0.70710678118654752440)); /* erfc(-t) = 1 + erf(t), exact far to the left */
-    case IMAGINE__ACT_SILU:
-        return (float)(x / (1 + exp(-x)));
-    default:
-        return value;
-    }
-}
-
 typedef struct activate_job {
     const float *x;
     float *y;

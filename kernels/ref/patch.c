@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "kernels/ref/ref.h"
 
-/* One tile is one patch of one row of patches: (frame of patches, row of patches), all its columns. */
+/* One tile is one row of patches. */
 typedef struct job {
     const imagine__patch_args *a;
     int to_tokens;

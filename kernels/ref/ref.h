@@ -60,7 +60,7 @@ static inline float imagine__ref_act(float value, imagine__act act)
     case IMAGINE__ACT_GELU_TANH:
         return (float)(0.5 * x * (1.0 + tanh(0.79788456080286535588 * (x + 0.044715 * x * x * x))));
     case IMAGINE__ACT_GELU_ERF:
-        return (float)(0.5 * x * (1.0 + erf(x * 0.70710678118654752440)));
+        return (float)(0.5 * x * erfc(-x * 0.70710678118654752440)); /* 1 + erf(t), exact far to the left too */
     case IMAGINE__ACT_SILU:
         return (float)(x / (1.0 + exp(-x)));
     default:
