@@ -69,8 +69,7 @@ float *vae_floats(imagine__vae_coder *coder, int64_t count, imagine_error *error
 }
 
 /* The most values that one tensor of a clip of this size can have must be countable with room to spare; whether
- * there is
- * memory for it is another question. */
+ * there is memory for it is another question. */
 static int fits(const imagine__vae_config *c, int32_t height, int32_t width)
 {
     int32_t channels = 64;
@@ -92,9 +91,8 @@ imagine_status vae_begin(imagine__vae_coder *coder, vae_side *side, int32_t heig
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "a latent frame of %d x %d (height x width)",
                              (int)height, (int)width);
     if (side->height && (side->height != height || side->width != width))
-        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "a latent frame of %d x %d (height x width) in a
-                             clip "
-                             "of %d x %d", (int)height, (int)width, (int)side->height, (int)side->width);
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "a latent frame of %d x %d (height x width) "
+                             "in a clip of %d x %d", (int)height, (int)width, (int)side->height, (int)side->width);
     if (coder->picture && side->started)
         return imagine__fail(error, IMAGINE_ERROR_STATE, "a second frame for a clip of one frame");
     if (!fits(&coder->vae->config, height, width))

@@ -5,9 +5,8 @@
 #include "vae/vae.h"
 
 /* Inside the VAE. A frame is [height, width, channels]. Frames go through the network one by one, depth first: where
- * time
- * is enlarged, each of the two frames goes to the end of the network before the other one begins, so that no level ever
- * holds more than one. */
+ * time is enlarged, each of the two frames goes to the end of the network before the other one begins, so that no
+ * level ever holds more than one. */
 
 #define VAE_MAX_LEVELS 8
 #define VAE_MAX_BLOCKS 9 /* residual blocks of a level */
@@ -110,8 +109,8 @@ void vae_forget(imagine__vae_coder *coder, vae_frame **frame);
 /* Temporary memory of `count` values; NULL: out of memory (*error is filled). */
 float *vae_floats(imagine__vae_coder *coder, int64_t count, imagine_error *error);
 /* Before a call: fixes or checks the clip's size. `height` and `width` in latents. */
-imagine_status vae_begin(imagine__vae_coder *coder, vae_side *side, int32_t height, int32_t width, imagine_error
-                         *error);
+imagine_status vae_begin(imagine__vae_coder *coder, vae_side *side, int32_t height, int32_t width,
+                         imagine_error *error);
 
 /* ---- layers (layers.c) ----------------------------------------------------------------------------------------- */
 
@@ -128,14 +127,12 @@ void vae_run_linear(imagine__vae_coder *coder, const imagine__linear_weight *w, 
 void vae_norm(imagine__vae_coder *coder, const float *weight, int64_t pixels, int64_t channels, imagine__act act,
               const float *x, float *y);
 /* *x becomes the block's output: either the same memory or new temporary memory, or `out` where that is not NULL
- * (which then
- * must have room for it, and *x is not written when the block has no shortcut weights). */
+ * (which then must have room for it). */
 imagine_status vae_run_residual(imagine__vae_coder *coder, const vae_residual *block, vae_size size, float **x,
                                 float *out, imagine_error *error);
 /* In place. */
 imagine_status vae_run_middle(imagine__vae_coder *coder, const vae_middle *middle, int32_t channels, vae_size size,
-                              float *x,
-                              imagine_error *error);
+                              float *x, imagine_error *error);
 /* Norm, SiLU, conv_out. */
 imagine_status vae_run_head(imagine__vae_coder *coder, const vae_half *half, int32_t channels, vae_size size,
                             const float *x, float *y, imagine_error *error);

@@ -73,8 +73,7 @@ static void load_resample(loader *l, vae_level *level, int32_t out, int32_t time
     level->resample = in_time ? VAE_SPACE_TIME : VAE_SPACE;
     if (l->status >= 0)
         l->status = imagine__load_conv(l->loaded, &level->space, out, level->channels, 1, 3, 3, l->error,
-                                       "%s.resample.1",
-                                       prefix);
+                                       "%s.resample.1", prefix);
     if (in_time)
         load_conv(l, &level->time, time_out, level->channels, 3, 1, join(name, prefix, "time_conv"));
 }

@@ -5,8 +5,7 @@
 #include "model/model.h"
 
 /* The causal 3-D convolutional VAE: diffusers' AutoencoderKLWan, z16 kind. Weights are immutable once loaded and
- * shared; a coder
- * holds one clip's feature cache. */
+ * shared; a coder holds one clip's feature cache. */
 typedef struct imagine__vae_model imagine__vae_model;
 typedef struct imagine__vae_coder imagine__vae_coder;
 
@@ -28,20 +27,19 @@ const imagine__vae_config *imagine__vae_get_config(const imagine__vae_model *vae
 imagine_status imagine__vae_coder_create(imagine__vae_coder **coder, const imagine__vae_model *vae, imagine__work *work,
                                          imagine_error *error);
 void imagine__vae_coder_free(imagine__vae_coder *coder);
-/* Forgets the clip and gives its memory back; the next call begins another one. After a failure calls fail until
- * this. */
+/* Forgets the clip and gives its memory back; the next call begins another one. After a failure calls fail
+ * until then. */
 void imagine__vae_coder_reset(imagine__vae_coder *coder);
 /* Resets, and says that the next clip is one frame long: nothing is kept for a following one, which saves most of the
  * memory. Holds until the next reset. */
 void imagine__vae_coder_picture(imagine__vae_coder *coder);
 /* One latent frame [z, height, width] (normalised; sizes in latents) to frames [count, 3, ...] written as
- * out[frame][y][x][channel] (channels-last, not clamped): 1 frame for the first latent frame, then temporal_factor
- * each. */
+ * out[frame][y][x][channel] (channels-last, not clamped): 1 frame for the first latent frame, then
+ * temporal_factor each. */
 imagine_status imagine__vae_decode_latent(imagine__vae_coder *coder, const float *latent, int32_t height, int32_t width,
                                           float *out, int32_t *count, imagine_error *error);
 /* 1 frame for the first call, then temporal_factor each: in[frame][y][x][channel] in [-1, 1] (sizes in pixels) to
- * one normalised latent
- * frame [z, height/8, width/8]. */
+ * one normalised latent frame [z, height/8, width/8]. */
 imagine_status imagine__vae_encode_frames(imagine__vae_coder *coder, const float *in, int32_t height, int32_t width,
                                           float *latent, imagine_error *error);
 
