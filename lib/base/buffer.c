@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: MIT */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/base.h"
+
+struct imagine_buffer {
+    atomic_int references;
+    imagine_dtype dtype;
+    int32_t ndim;
+    int64_t shape[IMAGINE_MAX_DIMS];
+    imagine_context *context;
+    void *data;
+    size_t size;
+    int wrapped;
+    imagine_buffer_release_fn *release; /* of wrapped memory, or NULL */
+    void *user_data;
+};
+
+size_t imagine__dtype_size(imagine_dtype dtype)
+{
+    switch (dtype) {
+    case IMAGINE_U8:
+        return 1;
+    case IMAGINE_F16:
+    case IMAGINE_BF16:
+        return 2;
+    case IMAGINE_I32:
+    case IMAGINE_F32:
+        return 4;
+    case IMAGINE_I64:
+    case IMAGINE_F64:
+        return 8;
+    }
+    return 0;
+}
+
+const char *imagine__dtype_name(imagine_dtype dtype)
+{
+    static const char *const names[] = { "unknown", "u8", "i32", "i64", "f16", "bf16", "f32", "f64" };
+    return names[dtype >= IMAGINE_U8 && dtype <= IMAGINE_F64 ? dtype : 0];
+}
+
+void imagine__shape_text(char *text, size_t size, int32_t ndim, const int64_t *shape)
+{
+    size_t at = (size_t)snprintf(text, size, "[");
+    for (int32_t i = 0; i < ndim && at < size; i++)
+        at += (size_t)snprintf(text + at, size - at, "%s%lld", i ? ", " : "", (long long)shape[i]);
+    if (at < size)
+        snprintf(text + at, size - at, "]");
+}
+
+static imagine_status check_shape(imagine_context *context, imagine_dtype dtype, int32_t ndim, const int64_t *shape,
+                                  size_t *size, imagine_error *error)
+{
+    if (!context)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "context: the pointer is NULL");
+    imagine_status status = imagine__check_process(context, error);
+    if (status < 0)
+        return status;
+    *size = imagine__dtype_size(dtype);
+    if (!*size)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "dtype: %d is no type", dtype);
+    if (ndim < 0 || ndim > IMAGINE_MAX_DIMS || (ndim && !shape))
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "ndim: %d dimensions, 0 to %d are possible", ndim,
+                             IMAGINE_MAX_DIMS);
+    int empty = 0;
+    for (int32_t i = 0; i < ndim; i++) {
+        if (shape[i] < 0)
+            return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "shape[%d] is %lld, below 0", i,
+                                 (long long)shape[i]);
+        empty |= shape[i] == 0;
+    }
+    for (int32_t i = 0; i < ndim && !empty; i++)
+        if (!imagine__mul_size(*size, (size_t)shape[i], size) || *size > PTRDIFF_MAX)
+            return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "shape: the size in bytes is beyond any memory");
+    if (empty)
+        *size = 0;
+    return IMAGINE_OK;
+}
+
+/* A buffer without its data. */
+static imagine_status make(imagine_buffer **buffer, imagine_context *context, imagine_dtype dtype, int32_t ndim,
+                           const int64_t *shape, imagine_error *error)
+{
+    size_t size;
+    if (!buffer)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "buffer: the pointer is NULL");
+    *buffer = NULL;
+    imagine_status status = check_shape(context, dtype, ndim, shape, &size, error);
+    if (status < 0)
+        return status;
+    imagine_buffer *made = imagine__calloc(context, 1, sizeof *made);
+    if (!made)
+        return imagine__fail_memory(error, sizeof *made, "a buffer");
+    atomic_init(&made->references, 1);
+    made->dtype = dtype;
+    made->ndim = ndim;
+    if (ndim)
+        memcpy(made->shape, shape, (size_t)ndim * sizeof *shape);
+    made->size = size;
+    made->context = imagine_context_retain(context);
+    *buffer = made;
+    return IMAGINE_OK;
+}
+
+imagine_status imagine__buffer_new(imagine_buffer **buffer, imagine_context *context, imagine_dtype dtype, int32_t ndim,
+                                   const int64_t *shape, imagine_error *error)
+{
+    imagine_status status = make(buffer, context, dtype, ndim, shape, error);
+    if (status < 0)
+        return status;
+    (*buffer)->data = imagine__alloc(context, (*buffer)->size);
+    if (!(*buffer)->data) {
+        size_t size = (*buffer)->size;
+        imagine_buffer_release(buffer);
+        return imagine__fail_memory(error, size, "a buffer's data");
+    }
+    return IMAGINE_OK;
+}
+
+imagine_status imagine_buffer_create(imagine_buffer **buffer, imagine_context *context, imagine_dtype dtype,
+                                     int32_t ndim, const int64_t *shape, imagine_error *error)
+{
+    imagine_status status = imagine__buffer_new(buffer, context, dtype, ndim, shape, error);
+    if (status >= 0)
+        memset((*buffer)->data, 0, (*buffer)->size);
+    return status;
+}
+
+imagine_status imagine_buffer_wrap(imagine_buffer **buffer, imagine_context *context, imagine_dtype dtype, int32_t ndim,
+                                   const int64_t *shape, void *data, imagine_buffer_release_fn *release,
+                                   void *user_data, imagine_error *error)
+{
+    imagine_status status = make(buffer, context, dtype, ndim, shape, error);
+    if (status < 0)
+        return status;
+    imagine_buffer *made = *buffer;
+    made->wrapped = 1;
+    if ((!data && made->size) || (uintptr_t)data % imagine__dtype_size(dtype)) {
+        imagine_buffer_release(buffer);
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "data: %s",
+                             data ? "the pointer is not aligned to its element" : "the pointer is NULL");
+    }
+    made->data = data;
+    made->release = release;
+    made->user_data = user_data;
+    return IMAGINE_OK;
+}
+
+imagine_buffer *imagine_buffer_retain(imagine_buffer *buffer)
+{
+    if (buffer)
+        atomic_fetch_add_explicit(&buffer->references, 1, memory_order_relaxed);
+    return buffer;
+}
+
+void imagine_buffer_release(imagine_buffer **buffer)
+{
+    if (!buffer || !*buffer)
+        return;
+    imagine_buffer *old = *buffer;
+    *buffer = NULL;
+    if (atomic_fetch_sub(&old->references, 1) != 1)
+        return;
+    imagine_context *context = old->context;
+    if (!old->wrapped)
+        imagine__free(context, old->data);
+    else if (old->release)
+        old->release(old->user_data, old->data);
+    imagine__free(context, old);
+    imagine_context_release(&context);
+}
+
+imagine_status imagine_buffer_get_info(const imagine_buffer *buffer, imagine_buffer_info *info, imagine_error *error)
+{
+    if (!buffer)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "buffer: the pointer is NULL");
+    imagine_buffer_info known = {
+        .struct_size = sizeof known,
+        .dtype = buffer->dtype,
+        .ndim = buffer->ndim,
+        .data = buffer->data,
+        .size = buffer->size,
+    };
+    memcpy(known.shape, buffer->shape, sizeof known.shape);
+    return imagine__write_struct(info, &known, sizeof known, "imagine_buffer_info", error);
+}
+
+void *imagine_buffer_data(const imagine_buffer *buffer)
+{
+    return buffer ? buffer->data : NULL;
+}
+
+uint64_t imagine_buffer_size(const imagine_buffer *buffer)
+{
+    return buffer ? buffer->size : 0;
+}
+
+const int64_t *imagine__buffer_shape(const imagine_buffer *buffer, int32_t *ndim)
+{
+    if (ndim)
+        *ndim = buffer->ndim;
+    return buffer->shape;
+}
+
+imagine_dtype imagine__buffer_dtype(const imagine_buffer *buffer)
+{
+    return buffer->dtype;
+}

@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: MIT */
+#include <sched.h>
+#include <unistd.h>
+
+#include "base/context.h"
+
+#define MOST_THREADS 256
+
+static const imagine_context_options context_defaults = {
+    .struct_size = sizeof(imagine_context_options),
+    .device = IMAGINE_DEVICE_CPU,
+    .log_level = IMAGINE_LOG_WARNING,
+};
+
+void imagine_context_options_init(imagine_context_options *options, size_t size)
+{
+    imagine__init_options(options, size, &context_defaults, sizeof context_defaults);
+}
+
+/* Processors that this process may run on. */
+static int32_t processors(void)
+{
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    long count = sched_getaffinity(0, sizeof set, &set) ? sysconf(_SC_NPROCESSORS_ONLN) : CPU_COUNT(&set);
+    return count < 1 ? 1 : count > MOST_THREADS ? MOST_THREADS : (int32_t)count;
+}
+
+static imagine_status check_options(const imagine_context_options *o, imagine_error *error)
+{
+    if (o->device == IMAGINE_DEVICE_CUDA)
+        return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED, "device: version %s computes on the CPU only",
+                             imagine_version_string());
+    if (o->device != IMAGINE_DEVICE_CPU && o->device != 0)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "device: %d is no device", o->device);
+    if (o->threads < 0 || o->threads > MOST_THREADS)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "threads: %d is not in 0..%d", o->threads,
+                             MOST_THREADS);
+    if (o->cpu_level < IMAGINE_CPU_BEST || o->cpu_level > IMAGINE_CPU_AVX512)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "cpu_level: %d is no level", o->cpu_level);
+    if (!o->allocate != !o->release)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "allocate and release: give both or none");
+    if (o->log_level < 0 || o->log_level > IMAGINE_LOG_DEBUG)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "log_level: %d is not in 1..4", o->log_level);
+    if (o->reserved0)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "reserved0: must be 0");
+    return IMAGINE_OK;
+}
+
+imagine_status imagine_context_create(imagine_context **context, const imagine_context_options *options,
+                                      imagine_error *error)
+{
+    if (!context)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "context: the pointer is NULL");
+    *context = NULL;
+    imagine_context_options o = context_defaults;
+    imagine_status status = imagine__read_options(&o, sizeof o, options, "imagine_context_options", error);
+    if (status >= 0)
+        status = check_options(&o, error);
+    if (status < 0)
+        return status;
+    imagine_alloc_fn *allocate = o.allocate ? o.allocate : imagine__default_allocate;
+    imagine_context *made = allocate(o.allocator_data, sizeof *made, 64);
+    if (!made)
+        return imagine__fail_memory(error, sizeof *made, "a context");
+    *made = (imagine_context){
+        .process = getpid(),
+        .allocate = allocate,
+        .release = o.release ? o.release : imagine__default_release,
+        .allocator_data = o.allocator_data,
+        .log = o.log,
+        .log_data = o.log_data,
+        .log_level = o.log_level ? o.log_level : IMAGINE_LOG_WARNING,
+        .memory_limit = o.memory_limit,
+    };
+    atomic_init(&made->references, 1);
+    atomic_init(&made->memory_used, sizeof *made);
+    atomic_init(&made->memory_peak, sizeof *made);
+    int32_t available = processors();
+    made->threads = o.threads ? o.threads : available;
+    made->kernels = imagine__kernels_for_cpu(o.cpu_level, &made->cpu_level);
+    if (made->threads > 1)
+        status = imagine__pool_create(&made->pool, made, made->threads - 1, made->threads <= available, error);
+    if (status < 0) {
+        imagine_context_release(&made);
+        return status;
+    }
+    *context = made;
+    return IMAGINE_OK;
+}
+
+imagine_context *imagine_context_retain(imagine_context *context)
+{
+    if (context)
+        atomic_fetch_add_explicit(&context->references, 1, memory_order_relaxed);
+    return context;
+}
+
+void imagine_context_release(imagine_context **context)
+{
+    if (!context || !*context)
+        return;
+    imagine_context *old = *context;
+    *context = NULL;
+    if (atomic_fetch_sub(&old->references, 1) != 1)
+        return;
+    imagine__pool_destroy(old->pool, old);
+    old->release(old->allocator_data, old, sizeof *old);
+}
+
+imagine_status imagine_context_get_info(const imagine_context *context, imagine_context_info *info, imagine_error *error)
+{
+    if (!context)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "context: the pointer is NULL");
+    imagine_status status = imagine__check_process(context, error);
+    if (status < 0)
+        return status;
+    imagine_context_info known = {
+        .struct_size = sizeof known,
+        .device = IMAGINE_DEVICE_CPU,
+        .threads = context->threads,
+        .cpu_level = context->cpu_level,
+        .memory_used = atomic_load(&context->memory_used),
+        .memory_peak = atomic_load(&context->memory_peak),
+    };
+    return imagine__write_struct(info, &known, sizeof known, "imagine_context_info", error);
+}
+
+void imagine_context_reset_peak(imagine_context *context)
+{
+    if (context)
+        atomic_store(&context->memory_peak, atomic_load(&context->memory_used));
+}
+
+const imagine__kernels *imagine__context_kernels(const imagine_context *context)
+{
+    return context->kernels;
+}
+
+int32_t imagine__context_threads(const imagine_context *context)
+{
+    return context->threads;
+}
+
+int imagine__forked(const imagine_context *context)
+{
+    return getpid() != context->process;
+}
+
+imagine_status imagine__check_process(const imagine_context *context, imagine_error *error)
+{
+    if (imagine__forked(context))
+        return imagine__fail(error, IMAGINE_ERROR_FORKED,
+                             "this process was forked from the one that made the context; make a context here");
+    return IMAGINE_OK;
+}
+
+imagine_status imagine_cancel_create(imagine_cancel **cancel, imagine_context *context, imagine_error *error)
+{
+    if (!cancel || !context)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: the pointer is NULL",
+                             cancel ? "context" : "cancel");
+    *cancel = NULL;
+    imagine_status status = imagine__check_process(context, error);
+    if (status < 0)
+        return status;
+    imagine_cancel *made = imagine__alloc(context, sizeof *made);
+    if (!made)
+        return imagine__fail_memory(error, sizeof *made, "a cancel token");
+    atomic_init(&made->references, 1);
+    atomic_init(&made->fired, 0);
+    made->context = imagine_context_retain(context);
+    *cancel = made;
+    return IMAGINE_OK;
+}
+
+imagine_cancel *imagine_cancel_retain(imagine_cancel *cancel)
+{
+    if (cancel)
+        atomic_fetch_add_explicit(&cancel->references, 1, memory_order_relaxed);
+    return cancel;
+}
+
+void imagine_cancel_release(imagine_cancel **cancel)
+{
+    if (!cancel || !*cancel)
+        return;
+    imagine_cancel *old = *cancel;
+    *cancel = NULL;
+    if (atomic_fetch_sub(&old->references, 1) != 1)
+        return;
+    imagine_context *context = old->context;
+    imagine__free(context, old);
+    imagine_context_release(&context);
+}
+
+void imagine_cancel_fire(imagine_cancel *cancel)
+{
+    if (cancel)
+        atomic_store(&cancel->fired, 1);
+}
+
+void imagine_cancel_reset(imagine_cancel *cancel)
+{
+    if (cancel)
+        atomic_store(&cancel->fired, 0);
+}
+
+int32_t imagine_cancel_fired(const imagine_cancel *cancel)
+{
+    return cancel ? atomic_load_explicit(&cancel->fired, memory_order_relaxed) : 0;
+}

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef IMAGINE_BASE_CONTEXT_H
+#define IMAGINE_BASE_CONTEXT_H
+
+/* The inside of a context, for lib/base alone. */
+
+#include <sys/types.h>
+
+#include "base/base.h"
+
+typedef struct imagine__pool imagine__pool;
+
+struct imagine_context {
+    atomic_int references;
+    int32_t threads;
+    pid_t process; /* that made it */
+    imagine_cpu_level cpu_level;
+    const imagine__kernels *kernels;
+    imagine__pool *pool; /* NULL with one thread */
+    imagine_alloc_fn *allocate;
+    imagine_free_fn *release;
+    void *allocator_data;
+    imagine_log_fn *log;
+    void *log_data;
+    imagine_log_level log_level;
+    uint64_t memory_limit; /* 0: none */
+    _Atomic uint64_t memory_used, memory_peak;
+};
+
+struct imagine_cancel {
+    atomic_int references;
+    atomic_int fired;
+    imagine_context *context;
+};
+
+/* The C library's allocator behind the context's interface. */
+void *imagine__default_allocate(void *user_data, size_t size, size_t alignment);
+void imagine__default_release(void *user_data, void *pointer, size_t size);
+
+/* `workers` threads that serve every run of the context. Spinning for work is left out when `spin` is 0. */
+imagine_status imagine__pool_create(imagine__pool **pool, imagine_context *context, int32_t workers, int spin,
+                                    imagine_error *error);
+/* Ends and joins the threads, or, in a forked child, only frees. */
+void imagine__pool_destroy(imagine__pool *pool, imagine_context *context);
+/* Runs every tile once on the workers and the calling thread, whose scratch this is. */
+void imagine__pool_run(imagine__pool *pool, imagine__run *run, int64_t count, imagine__tile_fn *fn, void *arg,
+                       void *scratch);
+
+#endif

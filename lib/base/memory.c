@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: MIT */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/context.h"
+
+#define ALIGNMENT ((size_t)64)
+
+/* Stands in front of every block and fills one alignment. */
+typedef struct header {
+    size_t size; /* with the header */
+} header;
+
+void *imagine__default_allocate(void *user_data, size_t size, size_t alignment)
+{
+    void *pointer = NULL;
+    (void)user_data;
+    return posix_memalign(&pointer, alignment, size) ? NULL : pointer;
+}
+
+void imagine__default_release(void *user_data, void *pointer, size_t size)
+{
+    (void)user_data;
+    (void)size;
+    free(pointer);
+}
+
+int imagine__mul_size(size_t a, size_t b, size_t *result)
+{
+    return !__builtin_mul_overflow(a, b, result);
+}
+
+int imagine__add_size(size_t a, size_t b, size_t *result)
+{
+    return !__builtin_add_overflow(a, b, result);
+}
+
+/* Books `size` bytes if the limit allows it. */
+static int reserve(imagine_context *context, uint64_t size)
+{
+    uint64_t used = atomic_load_explicit(&context->memory_used, memory_order_relaxed), now;
+    do {
+        now = used + size;
+        if (now < used || (context->memory_limit && now > context->memory_limit))
+            return 0;
+    } while (!atomic_compare_exchange_weak(&context->memory_used, &used, now));
+    uint64_t peak = atomic_load_explicit(&context->memory_peak, memory_order_relaxed);
+    while (now > peak && !atomic_compare_exchange_weak(&context->memory_peak, &peak, now))
+        ;
+    return 1;
+}
+
+void *imagine__alloc(imagine_context *context, size_t size)
+{
+    size_t total;
+    if (!imagine__add_size(size, ALIGNMENT, &total) || total > PTRDIFF_MAX || !reserve(context, total))
+        return NULL;
+    header *block = context->allocate(context->allocator_data, total, ALIGNMENT);
+    if (!block) {
+        atomic_fetch_sub(&context->memory_used, total);
+        return NULL;
+    }
+    block->size = total;
+    return (char *)block + ALIGNMENT;
+}
+
+void *imagine__calloc(imagine_context *context, size_t count, size_t size)
+{
+    size_t total;
+    if (!imagine__mul_size(count, size, &total))
+        return NULL;
+    void *pointer = imagine__alloc(context, total);
+    return pointer ? memset(pointer, 0, total) : NULL;
+}
+
+void imagine__free(imagine_context *context, void *pointer)
+{
+    if (!pointer)
+        return;
+    header *block = (header *)((char *)pointer - ALIGNMENT);
+    size_t total = block->size;
+    context->release(context->allocator_data, block, total);
+    atomic_fetch_sub(&context->memory_used, total);
+}
+
+char *imagine__strdup(imagine_context *context, const char *text)
+{
+    size_t size = strlen(text) + 1;
+    char *copy = imagine__alloc(context, size);
+    return copy ? memcpy(copy, text, size) : NULL;
+}
+
+void *imagine__realloc(imagine_context *context, void *pointer, size_t size)
+{
+    void *fresh = imagine__alloc(context, size);
+    if (!fresh || !pointer)
+        return fresh;
+    size_t old = ((header *)((char *)pointer - ALIGNMENT))->size - ALIGNMENT;
+    memcpy(fresh, pointer, old < size ? old : size);
+    imagine__free(context, pointer);
+    return fresh;
+}
