@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef IMAGINE_KERNELS_GEMM_H
+#define IMAGINE_KERNELS_GEMM_H
+
+/* The blocked matrix product behind linear and conv: y[m, n] = epilogue(sum_k a[m, k] W[n, k]).
+ *
+ * W lies packed in panels of GEMM_COLUMNS columns, [panel][k][GEMM_COLUMNS], f32 or bf16, the last panel filled up with
+ * zeros. K is cut into parts (a convolution's frames) and these into blocks of at most GEMM_DEPTH. A tile of y goes
+ * through the blocks in turn: `fill` copies the tile's rows of the block side by side, then each panel of W, widened to
+ * f32, stays in the first-level cache while all groups of GEMM_ROWS rows pass by it. An element of y is the sum of its
+ * blocks' sums, each in the order of k: nothing else of the shapes, or of the other rows, enters into it. */
+
+#include "kernels/cpu/vec.h"
+
+#define GEMM_ROWS 6
+#define GEMM_COLUMNS (2 * VEC_LANES)
+#define GEMM_DEPTH 256
+#define GEMM_TILE_ROWS 144
+#define GEMM_TILE_COLUMNS 512
+#define GEMM_GROUP (GEMM_ROWS * GEMM_COLUMNS) /* sums that the inner loop holds in registers */
+
+/* What becomes of the sums: as imagine__linear_args says. */
+typedef struct gemm_output {
+    float *y;
+    int64_t ldy;
+    const float *bias, *mul, *gate, *add;
+    int64_t ld_mul, gate_rows, ld_gate, ld_add;
+    imagine__act act;
+} gemm_output;
+
+typedef struct gemm gemm;
+struct gemm {
+    const void *packed;
+    imagine__wtype type;
+    int64_t m, n;
+    int64_t parts, part_k; /* K = parts * part_k */
+    int64_t block; /* values of a block; the last one of a part may have fewer */
+    const void *source;
+    /* Copies k..k+depth-1 of a part of rows row..row+rows-1 to a[][GEMM_DEPTH]. */
+    void (*fill)(const gemm *g, float *a, int64_t row, int64_t rows, int64_t part, int64_t k, int64_t depth);
+    int (*skipped)(const gemm *g, int64_t part); /* 1: the part is all zeros; NULL: none is */
+    gemm_output out;
+    int64_t tile_rows, tile_columns, row_tiles, tiles; /* gemm_plan */
+};
+
+static inline int64_t gemm_min(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static inline int64_t gemm_ceil(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+static inline size_t gemm_packed_size(int64_t n, int64_t k, imagine__wtype type)
+{
+    return (size_t)gemm_ceil(n, GEMM_COLUMNS) * GEMM_COLUMNS * (size_t)k * (type == IMAGINE__W_BF16 ? 2 : 4);
+}
+
+/* Blocks of equal length, and tiles: big ones use the caches best, but there must be some for every thread, and none
+ * may take long. */
+static void gemm_plan(gemm *g)
+{
+    const double longest = 4e8, shortest = 4e6; /* operations */
+    double k = (double)(g->parts * g->part_k);
+    g->block = gemm_ceil(g->part_k, gemm_ceil(g->part_k, GEMM_DEPTH));
+    if (g->block < g->part_k)
+        g->block = gemm_min((g->block + 7) & ~(int64_t)7, GEMM_DEPTH);
+    int64_t row_tiles = gemm_ceil(g->m, GEMM_TILE_ROWS);
+    g->tile_rows = gemm_ceil(gemm_ceil(g->m, row_tiles), GEMM_ROWS) * GEMM_ROWS;
+    g->row_tiles = gemm_ceil(g->m, g->tile_rows);
+    int64_t columns = GEMM_TILE_COLUMNS;
+    for (; columns > 64; columns /= 2) {
+        double work = 2.0 * (double)(g->tile_rows * gemm_min(columns, g->n)) * k;
+        if (work <= longest && (work <= shortest || g->row_tiles * gemm_ceil(g->n, columns) >= 16))
+            break;
+    }
+    int64_t column_tiles = gemm_ceil(g->n, columns);
+    g->tile_columns = gemm_ceil(gemm_ceil(g->n, column_tiles), GEMM_COLUMNS) * GEMM_COLUMNS;
+    g->tiles = g->row_tiles * gemm_ceil(g->n, g->tile_columns);
+}
+
+#define GEMM_EACH_ROW(X) X(0) X(1) X(2) X(3) X(4) X(5)
+
+/* sums[rows][GEMM_COLUMNS] (+)= a[rows][depth] b[depth][GEMM_COLUMNS]. Every number of rows is a function of its own, in
+ * which `rows` is a constant; each element goes through the same operations in all of them. */
+VEC void gemm_multiply_rows(const float *a, const float *b, int64_t depth, float *sums, int first, const int rows)
+{
+#define DECLARE(r) vec left##r = vec_zero(), right##r = vec_zero();
+#define MULTIPLY(r)                                     \
+    if (r < rows) {                                     \
+        vec x = vec_set1(a[r * GEMM_DEPTH + k]);        \
+        left##r = vec_fma(x, left, left##r);            \
+        right##r = vec_fma(x, right, right##r);         \
+    }
+#define ADD(r)                                                                          \
+    if (r < rows && !first) {                                                           \
+        left##r = vec_add(left##r, vec_load(sums + r * GEMM_COLUMNS));                  \
+        right##r = vec_add(right##r, vec_load(sums + r * GEMM_COLUMNS + VEC_LANES));    \
+    }
+#define STORE(r)                                                        \
+    if (r < rows) {                                                     \
+        vec_store(sums + r * GEMM_COLUMNS, left##r);                    \
+        vec_store(sums + r * GEMM_COLUMNS + VEC_LANES, right##r);       \
+    }
+    GEMM_EACH_ROW(DECLARE)
+    for (int64_t k = 0; k < depth; k++, b += GEMM_COLUMNS) {
+        vec left = vec_load(b), right = vec_load(b + VEC_LANES);
+        GEMM_EACH_ROW(MULTIPLY)
+    }
+    GEMM_EACH_ROW(ADD)
+    GEMM_EACH_ROW(STORE)
+#undef DECLARE
+#undef MULTIPLY
+#undef ADD
+#undef STORE
+}
+
+typedef void gemm_multiply_fn(const float *a, const float *b, int64_t depth, float *sums, int first);
+
+#define GEMM_MULTIPLY(rows)                                                                                        \
+    static void gemm_multiply_##rows(const float *a, const float *b, int64_t depth, float *sums, int first)        \
+    {                                                                                                              \
+        gemm_multiply_rows(a, b, depth, sums, first, rows);                                                        \
+    }
+GEMM_MULTIPLY(1)
+GEMM_MULTIPLY(2)
+GEMM_MULTIPLY(3)
+GEMM_MULTIPLY(4)
+GEMM_MULTIPLY(5)
+GEMM_MULTIPLY(6)
+
+VEC vec gemm_load(const float *p, int64_t n)
+{
+    return n >= VEC_LANES ? vec_load(p) : vec_load_n(p, vec_first(n));
+}
+
+/* n sums of one row from `column` on, at most VEC_LANES, become y. */
+VEC void gemm_finish(const gemm_output *o, const float *sums, int64_t row, const float *gate, int64_t column, int64_t n)
+{
+    vec x = vec_load(sums);
+    if (o->bias)
+        x = vec_add(x, gemm_load(o->bias + column, n));
+    if (o->act != IMAGINE__ACT_NONE)
+        x = vec_act(x, o->act);
+    if (o->mul)
+        x = vec_mul(x, gemm_load(o->mul + row * o->ld_mul + column, n));
+    if (gate)
+        x = vec_mul(x, gemm_load(gate + column, n));
+    if (o->add)
+        x = vec_add(x, gemm_load(o->add + row * o->ld_add + column, n));
+    float *y = o->y + row * o->ldy + column;
+    if (n >= VEC_LANES)
+        vec_store(y, x);
+    else
+        vec_store_n(y, vec_first(n), x);
+}
+
+static void gemm_finish_group(const gemm *g, const float *sums, int64_t row, int64_t rows, int64_t column)
+{
+    const gemm_output *o = &g->out;
+    int64_t n = g->n - column, gate_row = 0, gate_left = 0;
+    if (o->gate) {
+        gate_row = row / o->gate_rows;
+        gate_left = o->gate_rows - row % o->gate_rows;
+    }
+    for (int64_t r = 0; r < rows; r++) {
+        const float *gate = o->gate ? o->gate + gate_row * o->ld_gate : NULL;
+        gemm_finish(o, sums + r * GEMM_COLUMNS, row + r, gate, column, n);
+        if (n > VEC_LANES)
+            gemm_finish(o, sums + r * GEMM_COLUMNS + VEC_LANES, row + r, gate, column + VEC_LANES, n - VEC_LANES);
+        if (--gate_left == 0) {
+            gate_row++;
+            gate_left = o->gate_rows;
+        }
+    }
+}
+
+/* A tile's bounds, and its parts of the scratch. */
+typedef struct gemm_tile {
+    int64_t row, rows, column, columns;
+    float *a; /* [GEMM_TILE_ROWS][GEMM_DEPTH] */
+    float *b; /* [GEMM_DEPTH][GEMM_COLUMNS], widened */
+    float *sums; /* [panels][groups][GEMM_GROUP] */
+} gemm_tile;
+
+_Static_assert(4 * (GEMM_TILE_ROWS * GEMM_DEPTH + GEMM_DEPTH * GEMM_COLUMNS + GEMM_TILE_ROWS * GEMM_TILE_COLUMNS) <=
+                   IMAGINE__SCRATCH, "the scratch is too small");
+
+static gemm_tile gemm_tile_at(const gemm *g, int64_t tile, void *scratch)
+{
+    gemm_tile t = {.row = tile % g->row_tiles * g->tile_rows, .column = tile / g->row_tiles * g->tile_columns};
+    t.rows = gemm_min(g->tile_rows, g->m - t.row);
+    t.columns = gemm_min(g->tile_columns, g->n - t.column);
+    t.a = scratch;
+    t.b = t.a + GEMM_TILE_ROWS * GEMM_DEPTH;
+    t.sums = t.b + GEMM_DEPTH * GEMM_COLUMNS;
+    return t;
+}
+
+/* `depth` rows of the panel of `column` from row k of W's packed order on, as f32. */
+static const float *gemm_panel(const gemm *g, const gemm_tile *t, int64_t column, int64_t k, int64_t depth)
+{
+    int64_t offset = column * g->parts * g->part_k + k * GEMM_COLUMNS;
+    if (g->type == IMAGINE__W_F32)
+        return (const float *)g->packed + offset;
+    const uint16_t *w = (const uint16_t *)g->packed + offset;
+    for (int64_t i = 0; i < depth * GEMM_COLUMNS; i += VEC_LANES)
+        vec_store(t->b + i, vec_load_bf16(w + i));
+    return t->b;
+}
+
+/* One block of K: adds its products to the sums, and after the last block turns these into y. */
+static void gemm_block(const gemm *g, const gemm_tile *t, int64_t k, int64_t depth, int first, int last)
+{
+    static gemm_multiply_fn *const multiply[] = {gemm_multiply_1, gemm_multiply_2, gemm_multiply_3,
+                                                 gemm_multiply_4, gemm_multiply_5, gemm_multiply_6};
+    int64_t groups = gemm_ceil(t->rows, GEMM_ROWS), group_size = first && last ? 0 : GEMM_GROUP;
+    float *sums = t->sums;
+    for (int64_t column = 0; column < t->columns; column += GEMM_COLUMNS) {
+        const float *b = gemm_panel(g, t, t->column + column, k, depth);
+        for (int64_t i = 0; i < groups; i++, sums += group_size) {
+            int64_t row = i * GEMM_ROWS, rows = gemm_min(GEMM_ROWS, t->rows - row);
+            multiply[rows - 1](t->a + row * GEMM_DEPTH, b, depth, sums, first);
+            if (last)
+                gemm_finish_group(g, sums, t->row + row, rows, t->column + column);
+        }
+    }
+}
+
+/* y when all parts are skipped. */
+static void gemm_finish_zeros(const gemm *g, const gemm_tile *t)
+{
+    memset(t->sums, 0, GEMM_GROUP * sizeof *t->sums);
+    for (int64_t column = 0; column < t->columns; column += GEMM_COLUMNS)
+        for (int64_t row = 0; row < t->rows; row += GEMM_ROWS)
+            gemm_finish_group(g, t->sums, t->row + row, gemm_min(GEMM_ROWS, t->rows - row), t->column + column);
+}
+
+static void gemm_run_tile(void *arg, int64_t tile, void *scratch)
+{
+    const gemm *g = arg;
+    gemm_tile t = gemm_tile_at(g, tile, scratch);
+    int64_t last_part = g->parts - 1;
+    while (last_part >= 0 && g->skipped && g->skipped(g, last_part))
+        last_part--;
+    if (last_part < 0)
+        gemm_finish_zeros(g, &t);
+    int first = 1;
+    for (int64_t part = 0; part <= last_part; part++) {
+        if (g->skipped && g->skipped(g, part))
+            continue;
+        for (int64_t k = 0; k < g->part_k; k += g->block, first = 0) {
+            int64_t depth = gemm_min(g->block, g->part_k - k);
+            g->fill(g, t.a, t.row, t.rows, part, k, depth);
+            gemm_block(g, &t, part * g->part_k + k, depth, first, part == last_part && k + depth == g->part_k);
+        }
+    }
+}
+
+static inline void gemm_run(imagine__run *run, gemm *g)
+{
+    if (g->m <= 0 || g->n <= 0 || g->parts * g->part_k <= 0)
+        return;
+    gemm_plan(g);
+    imagine__parallel(run, g->tiles, gemm_run_tile, g);
+}
+
+#endif
