@@ -7,20 +7,44 @@
 #include <math.h>
 #include <string.h>
 
+typedef struct sinusoid_job {
+    const float *timesteps;
+    float *frequencies; /* [dim / 2] */
+    float *out; /* [rows, dim] */
+    int64_t rows, dim;
+} sinusoid_job;
+
+#define SINUSOID_ROWS 64 /* a tile's */
+
 /* Cosines, then sines of t * 10000^(-i / half). The frequencies and angles are f32 with the reference's roundings: at t
  * near 1000 the last bit of an angle is worth 6e-5. */
-static void sinusoid(float *row, float t, int32_t dim)
+static void sinusoid_rows(void *arg, int64_t tile, void *scratch)
+{
+    const sinusoid_job *job = arg;
+    int64_t half = job->dim / 2, first = tile * SINUSOID_ROWS;
+    int64_t end = first + SINUSOID_ROWS < job->rows ? first + SINUSOID_ROWS : job->rows;
+    (void)scratch;
+    for (int64_t r = first; r < end; r++) {
+        float *row = job->out + r * job->dim;
+        for (int64_t i = 0; i < half; i++) {
+            float angle = job->timesteps[r] * job->frequencies[i];
+            row[i] = (float)cos((double)angle);
+            row[half + i] = (float)sin((double)angle);
+        }
+        if (job->dim % 2)
+            row[job->dim - 1] = 0;
+    }
+}
+
+static void sinusoids(imagine__work *work, sinusoid_job *job)
 {
     const float log_period = (float)-9.210340371976184; /* -ln 10000 */
-    int32_t half = dim / 2;
-    for (int32_t i = 0; i < half; i++) {
+    int64_t half = job->dim / 2;
+    for (int64_t i = 0; i < half; i++) {
         float exponent = log_period * (float)i / (float)half;
-        float angle = t * (float)exp((double)exponent);
-        row[i] = (float)cos((double)angle);
-        row[half + i] = (float)sin((double)angle);
+        job->frequencies[i] = (float)exp((double)exponent);
     }
-    if (dim % 2)
-        row[dim - 1] = 0;
+    imagine__parallel(&work->run, (job->rows + SINUSOID_ROWS - 1) / SINUSOID_ROWS, sinusoid_rows, job);
 }
 
 static void linear(imagine__work *work, const imagine__linear_weight *w, const float *x, float *y, int64_t m,
@@ -38,12 +62,13 @@ imagine_status imagine__dit_time(const imagine__dit *dit, imagine__work *work, c
     float *p = imagine__arena_floats(work->arena, rows * 6 * dim);
     imagine__arena_mark mark = imagine__arena_save(work->arena);
     float *waves = imagine__arena_floats(work->arena, rows * freq);
+    float *frequencies = imagine__arena_floats(work->arena, freq);
     float *hidden = imagine__arena_floats(work->arena, rows * dim);
-    if (!t || !p || !waves || !hidden)
+    if (!t || !p || !waves || !frequencies || !hidden)
         return imagine__fail_memory(error, (size_t)rows * (size_t)(8 * dim + freq) * sizeof(float),
                                     "the time conditioning");
-    for (int64_t r = 0; r < rows; r++)
-        sinusoid(waves + r * freq, timesteps[r], (int32_t)freq);
+    sinusoid_job job = { timesteps, frequencies, waves, rows, freq };
+    sinusoids(work, &job);
     linear(work, &dit->time_1, waves, hidden, rows, IMAGINE__ACT_SILU);
     linear(work, &dit->time_2, hidden, t, rows, IMAGINE__ACT_NONE);
     work->run.kernels->activate(&work->run, t, hidden, rows * dim, IMAGINE__ACT_SILU);
@@ -81,8 +106,8 @@ void imagine__dit_modulate(imagine__work *work, const float *table, const float 
 }
 
 /* Keys and values of one block for all rows of the text. */
-static void block_kv(const imagine__dit *dit, imagine__work *work, const imagine__dit_block *block, const float *context,
-                     float *kv, int64_t rows)
+static void block_kv(const imagine__dit *dit, imagine__work *work, const imagine__dit_block *block,
+                     const float *context, float *kv, int64_t rows)
 {
     linear(work, &block->cross_kv, context, kv, rows, IMAGINE__ACT_NONE);
     imagine__norm_rope_args norm = { .x = kv,
@@ -123,7 +148,8 @@ imagine_status imagine__dit_text_create(imagine__dit_text **out, const imagine__
     *out = NULL;
     if (batch < 1 || length < 1)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
-                             "the text has %d rows of %d embeddings; there must be at least one of each", batch, length);
+                             "the text has %d rows of %d embeddings; there must be at least one of each", batch,
+                             length);
     size_t size = 0;
     if (!imagine__mul_size((size_t)batch * (size_t)length, (size_t)dit->dim * 2 * sizeof(float), &size) ||
         !imagine__mul_size(size, (size_t)dit->config.layers, &size))

@@ -4,8 +4,8 @@
 
 #include "model/model.h"
 
-/* The diffusion transformer: Wan's text-to-video model, diffusers' WanTransformer3DModel. Immutable once loaded; any number of
- * threads. */
+/* The diffusion transformer: Wan's text-to-video model, diffusers' WanTransformer3DModel. Immutable once loaded; any
+ * number of threads. */
 typedef struct imagine__dit imagine__dit;
 
 /* What a configuration says. */
@@ -25,15 +25,16 @@ imagine_status imagine__dit_load(imagine__dit **dit, imagine_context *context, c
 void imagine__dit_free(imagine__dit *dit);
 const imagine__dit_config *imagine__dit_get_config(const imagine__dit *dit);
 
-/* Text conditioning prepared for all blocks: keys and values of every cross-attention, for `batch` rows of `length` embeddings. Made
- * once a job, used by every step. */
+/* Text conditioning prepared for all blocks: keys and values of every cross-attention, for `batch` rows of `length`
+ * embeddings. Made once a job, used by every step; must be freed before the transformer. */
 typedef struct imagine__dit_text imagine__dit_text;
 imagine_status imagine__dit_text_create(imagine__dit_text **text, const imagine__dit *dit, imagine__work *work,
                                         const float *embeds, int32_t batch, int32_t length, imagine_error *error);
 void imagine__dit_text_free(imagine__dit_text *text);
 
-/* One forward: x [batch, in_channels, frames, height, width] (latent sizes, any that the patch divides) to y [batch, out_channels, ...].
- * `timesteps` [batch], or [batch, tokens] with per_token 1. Row b uses the text's row b. */
+/* One forward: x [batch, in_channels, frames, height, width] (latent sizes, any that the patch divides) to
+ * y [batch, out_channels, ...]. `timesteps` [batch], or [batch, tokens] with per_token 1. Row b uses the text's row b.
+ * May be called for one transformer from many threads at once, each with a work of its own. */
 typedef struct imagine__dit_input {
     const float *x;
     float *y;

@@ -6,10 +6,6 @@
 
 #include <math.h>
 
-/* The FFN's inner activations are held for this many values at a time, so that a long clip does not need ffn_dim / dim
- * times its own size. */
-#define FFN_VALUES ((int64_t)32 << 20)
-
 typedef struct forward {
     const imagine__dit *dit;
     imagine__work *work;
@@ -32,7 +28,8 @@ static void linear(forward *f, imagine__linear_args args)
     f->work->run.kernels->linear(&f->work->run, &args);
 }
 
-/* n = norm(x), affine when weight is not NULL, modulated by parts `shift` and `shift` + 1 of `mod` when it is not NULL. */
+/* n = norm(x), affine when weight is not NULL; modulated when `mod` is not NULL, where a shift and a scale stand in
+ * rows of ld_mod. */
 static void norm(forward *f, const float *weight, const float *bias, const float *mod, int64_t ld_mod)
 {
     int64_t dim = f->dit->dim;
@@ -141,7 +138,7 @@ static imagine_status cross_attention(forward *f, int32_t layer, imagine_error *
     return IMAGINE_OK;
 }
 
-/* Rows first..first+count-1, which share their gates if count is above f->group. */
+/* Rows first..first+count-1, of which each gate_rows share a gate. */
 static void ffn_rows(forward *f, const imagine__dit_block *block, float *inner, int64_t first, int64_t count,
                      int64_t gate_rows)
 {
@@ -165,8 +162,7 @@ static void ffn_rows(forward *f, const imagine__dit_block *block, float *inner, 
 static imagine_status ffn(forward *f, const imagine__dit_block *block, imagine_error *error)
 {
     int64_t dim = f->dit->dim, inner_dim = f->dit->config.ffn_dim;
-    int64_t most = FFN_VALUES / inner_dim < 256 ? 256 : FFN_VALUES / inner_dim;
-    int64_t held = f->rows < most ? f->rows : most;
+    int64_t most = f->dit->ffn_values / inner_dim + 1, held = f->rows < most ? f->rows : most;
     imagine__arena_mark mark = imagine__arena_save(f->work->arena);
     float *inner = imagine__arena_floats(f->work->arena, held * inner_dim);
     if (!inner)

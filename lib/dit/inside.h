@@ -26,6 +26,7 @@ struct imagine__dit {
     const float *modulation; /* [2, dim]: shift and scale before the output projection */
     imagine__linear_weight out; /* [patch * out_channels, dim] */
     imagine__dit_block *blocks; /* [layers] */
+    int64_t ffn_values; /* inner activations of the FFN that are held at a time, about: a long clip comes in pieces */
     imagine__loaded loaded;
 };
 

@@ -126,6 +126,7 @@ imagine_status imagine__dit_load(imagine__dit **out, imagine_context *context, c
     dit->context = context;
     dit->config = config;
     dit->dim = (int64_t)config.heads * config.head_dim;
+    dit->ffn_values = (int64_t)32 << 20;
     imagine__loaded_init(&dit->loaded, context, weights);
     dit->loaded.cancel = cancel;
     dit->blocks = imagine__calloc(context, (size_t)config.layers, sizeof *dit->blocks);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Wan's rotary position embedding: a head's pairs are divided between time, height and width, and each part turns by its
- * own coordinate. Angles are computed in f64 and their cosines and sines kept in f32, as diffusers does. */
+/* Wan's rotary position embedding: a head's pairs are divided between time, height and width, and each part turns by
+ * its own coordinate. Angles are computed in f64 and their cosines and sines kept in f32, as diffusers does. */
 
 #include "dit/inside.h"
 

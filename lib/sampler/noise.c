@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Seeded normals: Philox 4x32-10 (Salmon, Moraes, Dror and Shaw, 2011) and the transform of Box and Muller in f64, made of
- * additions, multiplications, divisions and square roots alone, which IEEE 754 rounds the same way everywhere.
+/* Seeded normals: Philox 4x32-10 (Salmon, Moraes, Dror and Shaw, 2011) and the transform of Box and Muller in f64, made
+ * of additions, multiplications, divisions and square roots alone, which IEEE 754 rounds the same way everywhere.
  * docs/sampling.md states every number, so that another program can draw the same noise. */
 
 #include "sampler/schedule.h"
@@ -26,8 +26,8 @@ void imagine__philox(const uint32_t counter[4], const uint32_t key[2], uint32_t 
     out[3] = x3;
 }
 
-/* -ln((2w + 1) / 2^33): the fraction as m * 2^-e with m in [1/sqrt 2, sqrt 2], and ln m = 2 artanh((m - 1) / (m + 1)) by its
- * series, which is exact to the last place or two at |s| <= 0.172. */
+/* -ln((2w + 1) / 2^33): the fraction as m * 2^-e with m in [1/sqrt 2, sqrt 2], and ln m = 2 artanh((m - 1) / (m + 1))
+ * by its series, which is exact to the last place or two at |s| <= 0.172. */
 static double minus_log(uint32_t w)
 {
     uint64_t odd = 2 * (uint64_t)w + 1;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 
 /* Presets: sigmas and timesteps. docs/sampling.md defines them. The sigmas of a preset are rounded exactly where the
- * reference rounds them, since the model hears sigma * 1000 through a sinusoid that turns by 930 radians at the noisy end,
- * and since UniPC takes the logarithm of 1 - sigma there. */
+ * reference rounds them, since the model hears sigma * 1000 through a sinusoid that turns by up to 1000 radians, and
+ * since UniPC takes the logarithm of 1 - sigma next to 1. */
 
 #include "sampler/schedule.h"
 
@@ -46,8 +46,8 @@ static void step_off_one(imagine__schedule *s)
         s->sigmas[0] -= 1e-6;
 }
 
-/* The timesteps of sigmas that stand in f64, then the sigmas rounded. Whole timesteps are what UniPC's scheduler hands to
- * the model, f32 ones what the Euler scheduler does. */
+/* The timesteps of sigmas that stand in f64, then the sigmas rounded. Whole timesteps are what UniPC's scheduler hands
+ * to the model, f32 ones what the Euler scheduler does. */
 static void finish(imagine__schedule *s, int whole)
 {
     for (int32_t i = 0; i < s->steps; i++) {

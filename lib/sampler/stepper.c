@@ -67,7 +67,7 @@ static void combine(imagine__stepper *s, int32_t terms, const double *coefficien
     s->work->run.kernels->combine(&s->work->run, terms, rounded, x, y, s->count);
 }
 
-/* ---- UniPC (Zhao, Bai, Rao, Zhou and Lu, 2023): data prediction, B(h) = e^-h - 1, order 2 ---------------------------- */
+/* ---- UniPC (Zhao, Bai, Rao, Zhou and Lu, 2023): data prediction, B(h) = e^-h - 1, order 2 ---- */
 
 /* lambda = log(alpha / sigma) with alpha = 1 - sigma; infinite at sigma 0. */
 static double lambda(const imagine__schedule *s, int32_t i)
@@ -75,8 +75,8 @@ static double lambda(const imagine__schedule *s, int32_t i)
     return log(1 - s->sigmas[i]) - log(s->sigmas[i]);
 }
 
-/* phi_1(z) = (e^z - 1) / z, phi_{k+1}(z) = (phi_k(z) - 1/k!) / z = 1/(k+1)! + z/(k+2)! + ...; the series where the recursion
- * would cancel. */
+/* phi_1(z) = (e^z - 1) / z, phi_{k+1}(z) = (phi_k(z) - 1/k!) / z = 1/(k+1)! + z/(k+2)! + ...; the series where the
+ * recursion would cancel. */
 static double phi(int k, double z)
 {
     double factorial = 1;
@@ -156,7 +156,7 @@ static void unipc_advance(imagine__stepper *s, int32_t step, float *x)
     s->now = oldest;
 }
 
-/* ---- one step --------------------------------------------------------------------------------------------------------- */
+/* ---- one step ---- */
 
 imagine_status imagine__stepper_step(imagine__stepper *s, int32_t step, float *x, const float *v, float *x0,
                                      imagine_error *error)

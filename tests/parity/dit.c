@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 
 /* The transformer against diffusers' WanTransformer3DModel (make_dit.py), and against itself: threads, batches,
- * cancellation, and files that do not fit. IMAGINE_TEST_PACK names a further transformer folder, IMAGINE_TEST_GOLDEN the
- * folder of its cases (make_dit.py PACK OUT). */
+ * cancellation, and files that do not fit. IMAGINE_TEST_PACK names a further transformer folder, IMAGINE_TEST_GOLDEN
+ * the folder of its cases (make_dit.py PACK OUT). */
 
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "dit/dit.h"
+#include "dit/inside.h"
 #include "tests/parity/tensors.h"
 
 #define LIMIT 1e-10
@@ -256,6 +256,27 @@ static void per_token_agrees_with_per_clip(void)
     pack_close(&p);
 }
 
+/* The FFN of a long clip comes in pieces of rows: here of 4, which divide no clip. */
+static void pieces_do_not_show(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    for (int i = 1; i < 4; i += 2) {
+        pack p;
+        golden g;
+        REQUIRE(pack_open(&p, "f32", 2, IMAGINE_CPU_BEST));
+        REQUIRE(golden_read(&g, &p, i));
+        float *whole = calloc((size_t)g.count, sizeof *whole), *pieces = calloc((size_t)g.count, sizeof *pieces);
+        CHECK_OK(run_rows(&p, &g, 0, (int32_t)g.shape[0], whole, &err));
+        p.dit->ffn_values = 3 * 70;
+        CHECK_OK(run_rows(&p, &g, 0, (int32_t)g.shape[0], pieces, &err));
+        CHECK(!memcmp(whole, pieces, (size_t)g.count * sizeof *whole));
+        free(whole);
+        free(pieces);
+        golden_free(&g);
+        pack_close(&p);
+    }
+}
+
 static void cancels(void)
 {
     imagine_error err = IMAGINE_ERROR_INIT;
@@ -356,6 +377,7 @@ int main(int argc, char **argv)
         { "threads_do_not_show", threads_do_not_show },
         { "batches_do_not_show", batches_do_not_show },
         { "per_token_agrees_with_per_clip", per_token_agrees_with_per_clip },
+        { "pieces_do_not_show", pieces_do_not_show },
         { "cancels", cancels },
         { "refuses_shapes", refuses_shapes },
         { "refuses_what_does_not_fit", refuses_what_does_not_fit },

@@ -19,7 +19,10 @@ HERE = Path(__file__).parent
 COMMON = dict(in_channels=5, out_channels=5, text_dim=24, freq_dim=26, rope_max_seq_len=64)
 PACKS = {
     "f32": (torch.float32, dict(num_attention_heads=3, attention_head_dim=14, ffn_dim=70, num_layers=2)),
-    "bf16": (torch.bfloat16, dict(num_attention_heads=2, attention_head_dim=20, ffn_dim=66, num_layers=3, out_channels=4)),
+    "bf16": (
+        torch.bfloat16,
+        dict(num_attention_heads=2, attention_head_dim=20, ffn_dim=66, num_layers=3, out_channels=4),
+    ),
     "plain": (
         torch.float32,
         dict(num_attention_heads=1, attention_head_dim=10, ffn_dim=33, num_layers=1, patch_size=(2, 1, 3), freq_dim=9,
@@ -76,7 +79,8 @@ def make_packs():
         text = {k: v for k, v in model.config.items() if not k.startswith("_")}
         text = {"_class_name": "WanTransformer3DModel"} | text
         (folder / "config.json").write_text(json.dumps(text, indent=2) + "\n")
-        save_file(make_cases(model, PLAIN_CASES if name == "plain" else CASES, 100 + seed), folder / "cases.safetensors")
+        cases = PLAIN_CASES if name == "plain" else CASES
+        save_file(make_cases(model, cases, 100 + seed), folder / "cases.safetensors")
 
 
 def unipc(shift):

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Schedules and step rules against diffusers' schedulers, whole runs with guidance against its loop (make_dit.py), and the
- * noise against its published vectors and its distribution. IMAGINE_TEST_PACK and IMAGINE_TEST_GOLDEN as in dit.c. */
+/* Schedules and step rules against diffusers' schedulers, whole runs with guidance against its loop (make_dit.py), and
+ * the noise against its published vectors and its distribution. IMAGINE_TEST_PACK and IMAGINE_TEST_GOLDEN as in
+ * dit.c. */
 
 #include <math.h>
 
@@ -9,7 +10,7 @@
 #include "sampler/schedule.h"
 #include "tests/parity/tensors.h"
 
-/* ---- noise ------------------------------------------------------------------------------------------------------------ */
+/* ---- noise ---- */
 
 static void philox_known_answers(void)
 {
@@ -108,7 +109,8 @@ static void noise_bytes_stay(void)
 {
     float z[6];
     imagine__noise_fill(z, 6, 0, IMAGINE__NOISE_INITIAL, 0);
-    static const float expected[6] = { 1.65117788f, 0.845645547f, -0.102098592f, -0.115636088f, -0.174992234f, 0.393525869f };
+    static const float expected[6] = { 1.65117788f,   0.845645547f,  -0.102098592f,
+                                       -0.115636088f, -0.174992234f, 0.393525869f };
     for (int i = 0; i < 6; i++)
         if (z[i] != expected[i]) {
             fprintf(stderr, "    %d: %.9g\n", i, (double)z[i]);
@@ -116,7 +118,7 @@ static void noise_bytes_stay(void)
         }
 }
 
-/* ---- schedules -------------------------------------------------------------------------------------------------------- */
+/* ---- schedules ---- */
 
 static const struct {
     const char *name;
@@ -214,7 +216,7 @@ static void refuses_bad_schedules(void)
     bench_close(&b);
 }
 
-/* ---- runs ------------------------------------------------------------------------------------------------------------- */
+/* ---- runs ---- */
 
 /* v for x at timestep t, count values. */
 typedef int predict_fn(void *arg, const float *x, double t, float *v, int64_t count);
