@@ -83,16 +83,20 @@ typedef struct modulate_job {
     const float *table, *x;
     float *y;
     int64_t rows, parts, x_parts, dim;
+    int64_t tile_rows;
 } modulate_job;
 
-static void modulate_row(void *arg, int64_t row, void *scratch)
+static void modulate_rows(void *arg, int64_t tile, void *scratch)
 {
     const modulate_job *job = arg;
+    int64_t first = tile * job->tile_rows;
+    int64_t end = first + job->tile_rows < job->rows ? first + job->tile_rows : job->rows;
     (void)scratch;
-    for (int64_t p = 0; p < job->parts; p++) {
-        const float *table = job->table + p * job->dim;
-        const float *x = job->x + (row * job->x_parts + p % job->x_parts) * job->dim;
-        float *y = job->y + (row * job->parts + p) * job->dim;
+    for (int64_t at = first * job->parts; at < end * job->parts; at++) {
+        int64_t row = at / job->parts, part = at % job->parts;
+        const float *table = job->table + part * job->dim;
+        const float *x = job->x + (row * job->x_parts + part % job->x_parts) * job->dim;
+        float *y = job->y + at * job->dim;
         for (int64_t i = 0; i < job->dim; i++)
             y[i] = table[i] + x[i];
     }
@@ -101,8 +105,8 @@ static void modulate_row(void *arg, int64_t row, void *scratch)
 void imagine__dit_modulate(imagine__work *work, const float *table, const float *x, float *y, int64_t rows,
                            int64_t parts, int64_t x_parts, int64_t dim)
 {
-    modulate_job job = { table, x, y, rows, parts, x_parts, dim };
-    imagine__parallel(&work->run, rows, modulate_row, &job);
+    modulate_job job = { table, x, y, rows, parts, x_parts, dim, 65536 / (parts * dim) + 1 };
+    imagine__parallel(&work->run, (rows + job.tile_rows - 1) / job.tile_rows, modulate_rows, &job);
 }
 
 /* Keys and values of one block for all rows of the text. */
