@@ -83,8 +83,8 @@ static void gemm_plan(gemm *g)
 
 #define GEMM_EACH_ROW(X) X(0) X(1) X(2) X(3) X(4) X(5)
 
-/* sums[rows][GEMM_COLUMNS] (+)= a[rows][depth] b[depth][GEMM_COLUMNS]. Every number of rows is a function of its own, in
- * which `rows` is a constant; each element goes through the same operations in all of them. */
+/* sums[rows][GEMM_COLUMNS] (+)= a[rows][depth] b[depth][GEMM_COLUMNS]. Every number of rows is a function of its
+ * own, in which `rows` is a constant; each element goes through the same operations in all of them. */
 VEC void gemm_multiply_rows(const float *a, const float *b, int64_t depth, float *sums, int first, const int rows)
 {
 #define DECLARE(r) vec left##r = vec_zero(), right##r = vec_zero();
