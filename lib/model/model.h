@@ -6,6 +6,14 @@
 
 #include "base/base.h"
 
+/* A regular file read whole (at most `limit` bytes), with a zero behind; *data is freed with imagine__free (file.c). */
+imagine_status imagine__read_file(imagine_context *context, const char *path, size_t limit, char **data, size_t *size,
+                                  imagine_error *error);
+/* Opens a regular file for reading: *fd and its size. */
+imagine_status imagine__open_file(const char *path, int *fd, uint64_t *size, imagine_error *error);
+/* pread until `size` bytes are there; a file that ends before is an error. */
+imagine_status imagine__pread(int fd, const char *path, uint64_t offset, void *out, uint64_t size, imagine_error *error);
+
 /* ---- JSON (json.c) ------------------------------------------------------------------------------------------------------ */
 
 /* A strict, non-recursive pull reader over a text in memory (RFC 8259; UTF-8 is checked; depth at most 64). Tokens come in the
@@ -126,6 +134,7 @@ typedef struct imagine__loaded {
     size_t count, capacity;
     uint64_t bytes;
     const imagine_cancel *cancel; /* looked at between tensors, or NULL */
+    uint8_t *asked; /* a byte per tensor of the weights: it was asked for */
 } imagine__loaded;
 
 void imagine__loaded_init(imagine__loaded *loaded, imagine_context *context, const imagine__weights *weights);

@@ -1,0 +1,421 @@
+/* SPDX-License-Identifier: MIT */
+#include <stdio.h>
+#include <string.h>
+
+#include "model/model.h"
+
+#define STAGING ((size_t)4 << 20) /* bytes of a matrix that are read at once */
+#define LONGEST_NAME 512
+
+void imagine__loaded_init(imagine__loaded *loaded, imagine_context *context, const imagine__weights *weights)
+{
+    *loaded = (imagine__loaded){ .context = context, .weights = weights };
+}
+
+void imagine__loaded_free(imagine__loaded *loaded)
+{
+    if (!loaded->context)
+        return;
+    for (size_t i = 0; i < loaded->count; i++)
+        imagine__free(loaded->context, loaded->blocks[i]);
+    imagine__free(loaded->context, loaded->blocks);
+    imagine__free(loaded->context, loaded->asked);
+    *loaded = (imagine__loaded){ .context = NULL };
+}
+
+/* A block that lives as long as *loaded. */
+static void *keep(imagine__loaded *loaded, size_t size)
+{
+    if (loaded->count == loaded->capacity) {
+        size_t capacity = loaded->capacity ? 2 * loaded->capacity : 64;
+        void **blocks = imagine__realloc(loaded->context, loaded->blocks, capacity * sizeof *blocks);
+        if (!blocks)
+            return NULL;
+        loaded->blocks = blocks;
+        loaded->capacity = capacity;
+    }
+    void *block = imagine__alloc(loaded->context, size);
+    if (block) {
+        loaded->blocks[loaded->count++] = block;
+        loaded->bytes += size;
+    }
+    return block;
+}
+
+/* A keep() whose content did not come about. */
+static void drop_last(imagine__loaded *loaded, size_t size)
+{
+    imagine__free(loaded->context, loaded->blocks[--loaded->count]);
+    loaded->bytes -= size;
+}
+
+static imagine_status fail_memory(const imagine__tensor *t, size_t size, imagine_error *error)
+{
+    return imagine__fail(error, IMAGINE_ERROR_NO_MEMORY, "out of memory: %zu bytes for tensor \"%s\" could not be had", size,
+                         t->name);
+}
+
+static imagine_status find(imagine__loaded *loaded, const char *name, const imagine__tensor **tensor, imagine_error *error)
+{
+    if (loaded->cancel && imagine_cancel_fired(loaded->cancel))
+        return imagine__fail(error, IMAGINE_ERROR_CANCELLED, "cancelled while the weights were read");
+    if (!loaded->asked)
+        loaded->asked = imagine__calloc(loaded->context, (size_t)imagine__weights_count(loaded->weights) + 1, 1);
+    if (!loaded->asked)
+        return imagine__fail_memory(error, (size_t)imagine__weights_count(loaded->weights), "a list of tensors");
+    const imagine__tensor *t = imagine__weights_find(loaded->weights, name);
+    if (!t)
+        return imagine__fail(error, IMAGINE_ERROR_MODEL, "%s: tensor \"%s\" is missing",
+                             imagine__weights_path(loaded->weights, NULL), name);
+    if (t->dtype != IMAGINE_F32 && t->dtype != IMAGINE_BF16 && t->dtype != IMAGINE_F16 && t->dtype != IMAGINE_F64)
+        return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED,
+                             "%s: tensor \"%s\" is stored in a type that weights may not have; f32, bf16, f16 and f64 are read",
+                             imagine__weights_path(loaded->weights, t), name);
+    loaded->asked[t - imagine__weights_at(loaded->weights, 0)] = 1;
+    *tensor = t;
+    return IMAGINE_OK;
+}
+
+static imagine_status fail_shape(const imagine__loaded *loaded, const imagine__tensor *t, int32_t ndim,
+                                 const int64_t *wanted, imagine_error *error)
+{
+    char is[128], want[128];
+    imagine__shape_text(is, sizeof is, t->ndim, t->shape);
+    imagine__shape_text(want, sizeof want, ndim, wanted);
+    return imagine__fail(error, IMAGINE_ERROR_MODEL, "%s: tensor \"%s\" is %s, the configuration wants %s",
+                         imagine__weights_path(loaded->weights, t), t->name, is, want);
+}
+
+static int64_t elements(const imagine__tensor *t)
+{
+    return (int64_t)(t->size / imagine__dtype_size(t->dtype));
+}
+
+/* [n, k], where k may be several dimensions. */
+static int is_matrix(const imagine__tensor *t, int64_t n, int64_t k)
+{
+    int64_t rest = 1;
+    for (int32_t i = 1; i < t->ndim; i++)
+        if (__builtin_mul_overflow(rest, t->shape[i], &rest))
+            return 0;
+    return t->ndim >= 2 && t->shape[0] == n && rest == k && elements(t) == n * k;
+}
+
+static float half_to_float(uint16_t h)
+{
+    uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, fraction = h & 1023, bits;
+    float value;
+    if (exponent == 31) {
+        bits = sign | 0x7f800000 | fraction << 13;
+    } else if (exponent) {
+        bits = sign | (exponent + 112) << 23 | fraction << 13;
+    } else {
+        value = (float)fraction * 0x1p-24f;
+        return sign ? -value : value;
+    }
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static void to_floats(float *out, const void *raw, imagine_dtype dtype, size_t count)
+{
+    const unsigned char *p = raw;
+    for (size_t i = 0; i < count; i++) {
+        uint16_t half;
+        double wide;
+        uint32_t bits;
+        if (dtype == IMAGINE_F64) {
+            memcpy(&wide, p + 8 * i, sizeof wide);
+            out[i] = (float)wide;
+            continue;
+        }
+        memcpy(&half, p + 2 * i, sizeof half);
+        if (dtype == IMAGINE_F16) {
+            out[i] = half_to_float(half);
+        } else {
+            bits = (uint32_t)half << 16;
+            memcpy(out + i, &bits, sizeof bits);
+        }
+    }
+}
+
+/* `count` elements from element `begin` on, as `type`, in pieces through a small buffer where they must be converted. */
+static imagine_status read_elements(imagine__loaded *loaded, const imagine__tensor *t, uint64_t begin, uint64_t count,
+                                    imagine__wtype type, void *out, imagine_error *error)
+{
+    size_t size = imagine__dtype_size(t->dtype);
+    if (t->dtype == (type == IMAGINE__W_F32 ? IMAGINE_F32 : IMAGINE_BF16))
+        return imagine__weights_read(loaded->weights, t, begin * size, count * size, out, error);
+    uint64_t piece = count < STAGING / 8 ? count : STAGING / 8;
+    void *raw = imagine__alloc(loaded->context, (size_t)piece * size);
+    if (!raw)
+        return fail_memory(t, (size_t)piece * size, error);
+    imagine_status status = IMAGINE_OK;
+    for (uint64_t at = 0; at < count && status >= 0; at += piece) {
+        uint64_t now = count - at < piece ? count - at : piece;
+        status = imagine__weights_read(loaded->weights, t, (begin + at) * size, now * size, raw, error);
+        if (status >= 0)
+            to_floats((float *)out + at, raw, t->dtype, (size_t)now);
+    }
+    imagine__free(loaded->context, raw);
+    return status;
+}
+
+/* How a tensor is kept: bf16 as it is, all else as f32. */
+static imagine__wtype kept_type(const imagine__tensor *t)
+{
+    return t->dtype == IMAGINE_BF16 ? IMAGINE__W_BF16 : IMAGINE__W_F32;
+}
+
+static size_t type_size(imagine__wtype type)
+{
+    return type == IMAGINE__W_BF16 ? 2 : 4;
+}
+
+/* Rows first..first+count-1 of the matrices put below each other. */
+static imagine_status read_rows(imagine__loaded *loaded, const imagine__tensor *const *parts, const int64_t *rows,
+                                int64_t first, int64_t count, int64_t k, imagine__wtype type, char *out,
+                                imagine_error *error)
+{
+    size_t row = (size_t)k * type_size(type);
+    for (size_t i = 0; count > 0; first -= rows[i], i++) {
+        if (first >= rows[i])
+            continue;
+        int64_t now = rows[i] - first < count ? rows[i] - first : count;
+        imagine_status status = read_elements(loaded, parts[i], (uint64_t)(first * k), (uint64_t)(now * k), type, out, error);
+        if (status < 0)
+            return status;
+        out += (size_t)now * row;
+        count -= now;
+        first += now;
+    }
+    return IMAGINE_OK;
+}
+
+/* Packs in blocks of rows, so that a large matrix is not held twice. */
+static imagine_status pack_parts(imagine__loaded *loaded, imagine__linear_weight *w, const imagine__tensor *const *parts,
+                                 const int64_t *rows, imagine_error *error)
+{
+    const imagine__kernels *kernels = imagine__context_kernels(loaded->context);
+    size_t row = (size_t)w->k * type_size(w->type), size = kernels->linear_packed_size(w->n, w->k, w->type);
+    int64_t step = kernels->pack_rows * (int64_t)(1 + STAGING / (row * (size_t)kernels->pack_rows + 1));
+    if (step > w->n)
+        step = w->n;
+    void *packed = keep(loaded, size), *staging = imagine__alloc(loaded->context, (size_t)step * row);
+    imagine_status status = IMAGINE_OK;
+    if (!packed || !staging)
+        status = fail_memory(parts[0], size, error);
+    for (int64_t first = 0; first < w->n && status >= 0; first += step) {
+        int64_t count = w->n - first < step ? w->n - first : step;
+        status = read_rows(loaded, parts, rows, first, count, w->k, w->type, staging, error);
+        if (status >= 0)
+            kernels->pack_linear(packed, staging, first, count, w->n, w->k, w->type);
+        if (status >= 0 && loaded->cancel && imagine_cancel_fired(loaded->cancel))
+            status = imagine__fail(error, IMAGINE_ERROR_CANCELLED, "cancelled while the weights were read");
+    }
+    imagine__free(loaded->context, staging);
+    if (packed && status < 0)
+        drop_last(loaded, size);
+    w->packed = status < 0 ? NULL : packed;
+    return status;
+}
+
+static imagine_status load_floats_into(imagine__loaded *loaded, const char *name, int64_t count, float *out,
+                                       imagine_error *error)
+{
+    const imagine__tensor *t;
+    imagine_status status = find(loaded, name, &t, error);
+    if (status < 0)
+        return status;
+    if (elements(t) != count)
+        return fail_shape(loaded, t, 1, &count, error);
+    return read_elements(loaded, t, 0, (uint64_t)count, IMAGINE__W_F32, out, error);
+}
+
+/* Writes "prefix" + suffix; a name that does not fit is nobody's tensor. */
+static imagine_status full_name(char name[LONGEST_NAME], const char *prefix, const char *suffix, imagine_error *error)
+{
+    if ((size_t)snprintf(name, LONGEST_NAME, "%s%s", prefix, suffix) >= LONGEST_NAME)
+        return imagine__fail(error, IMAGINE_ERROR_INTERNAL, "a tensor's name is too long: %s", prefix);
+    return IMAGINE_OK;
+}
+
+static imagine_status format_name(char name[LONGEST_NAME], const char *format, va_list arguments, imagine_error *error)
+{
+    int length = vsnprintf(name, LONGEST_NAME, format, arguments);
+    if (length < 0 || length >= LONGEST_NAME)
+        return imagine__fail(error, IMAGINE_ERROR_INTERNAL, "a tensor's name is too long: %s", format);
+    return IMAGINE_OK;
+}
+
+imagine_status imagine__load_linear_stack(imagine__loaded *loaded, imagine__linear_weight *w, int32_t count,
+                                          const char *const *names, const int64_t *rows, int64_t k, int bias,
+                                          imagine_error *error)
+{
+    enum { MOST = 16 };
+    const imagine__tensor *parts[MOST];
+    char name[LONGEST_NAME];
+    imagine__linear_weight made = { .k = k };
+    imagine_status status = IMAGINE_OK;
+    if (count < 1 || count > MOST)
+        return imagine__fail(error, IMAGINE_ERROR_INTERNAL, "%d matrices in one stack", count);
+    for (int32_t i = 0; i < count; i++) {
+        status = full_name(name, names[i], ".weight", error);
+        if (status >= 0)
+            status = find(loaded, name, &parts[i], error);
+        if (status < 0)
+            return status;
+        int64_t wanted[2] = { rows[i], k };
+        if (!is_matrix(parts[i], rows[i], k))
+            return fail_shape(loaded, parts[i], 2, wanted, error);
+        made.n += rows[i];
+        /* One type for all: bf16 only where every part is. */
+        made.type = i && made.type != kept_type(parts[i]) ? IMAGINE__W_F32 : kept_type(parts[i]);
+    }
+    status = pack_parts(loaded, &made, parts, rows, error);
+    if (status < 0 || !bias) {
+        *w = made;
+        return status;
+    }
+    float *values = keep(loaded, (size_t)made.n * sizeof *values);
+    if (!values)
+        return imagine__fail_memory(error, (size_t)made.n * sizeof *values, "a bias");
+    made.bias = values;
+    for (int32_t i = 0; i < count; values += rows[i++]) {
+        status = full_name(name, names[i], ".bias", error);
+        if (status >= 0)
+            status = load_floats_into(loaded, name, rows[i], values, error);
+        if (status < 0)
+            return status;
+    }
+    *w = made;
+    return IMAGINE_OK;
+}
+
+imagine_status imagine__load_linear(imagine__loaded *loaded, imagine__linear_weight *w, int64_t n, int64_t k, int bias,
+                                    imagine_error *error, const char *format, ...)
+{
+    char prefix[LONGEST_NAME];
+    const char *names = prefix;
+    va_list arguments;
+    va_start(arguments, format);
+    imagine_status status = format_name(prefix, format, arguments, error);
+    va_end(arguments);
+    return status < 0 ? status : imagine__load_linear_stack(loaded, w, 1, &names, &n, k, bias, error);
+}
+
+static imagine_status pack_conv(imagine__loaded *loaded, imagine__conv_weight *w, const imagine__tensor *t,
+                                imagine_error *error)
+{
+    const imagine__kernels *kernels = imagine__context_kernels(loaded->context);
+    size_t raw_size = (size_t)elements(t) * type_size(w->type);
+    size_t size = kernels->conv_packed_size(w->cout, w->cin, w->kt, w->kh, w->kw, w->type);
+    void *packed = keep(loaded, size), *raw = imagine__alloc(loaded->context, raw_size);
+    imagine_status status = packed && raw ? read_elements(loaded, t, 0, (uint64_t)elements(t), w->type, raw, error)
+                                          : fail_memory(t, size + raw_size, error);
+    if (status >= 0) {
+        kernels->pack_conv(packed, raw, w->cout, w->cin, w->kt, w->kh, w->kw, w->type);
+        w->packed = packed;
+    } else if (packed) {
+        drop_last(loaded, size);
+    }
+    imagine__free(loaded->context, raw);
+    return status;
+}
+
+imagine_status imagine__load_conv(imagine__loaded *loaded, imagine__conv_weight *w, int64_t cout, int64_t cin, int32_t kt,
+                                  int32_t kh, int32_t kw, imagine_error *error, const char *format, ...)
+{
+    char prefix[LONGEST_NAME], name[LONGEST_NAME];
+    const imagine__tensor *t = NULL;
+    int64_t shape[5] = { cout, cin, kt, kh, kw }, flat[4] = { cout, cin, kh, kw };
+    imagine__conv_weight made = { .cout = cout, .cin = cin, .kt = kt, .kh = kh, .kw = kw };
+    va_list arguments;
+    va_start(arguments, format);
+    imagine_status status = format_name(prefix, format, arguments, error);
+    va_end(arguments);
+    if (status >= 0)
+        status = full_name(name, prefix, ".weight", error);
+    if (status >= 0)
+        status = find(loaded, name, &t, error);
+    if (status < 0)
+        return status;
+    if (!(t->ndim == 5 && !memcmp(t->shape, shape, sizeof shape)) &&
+        !(t->ndim == 4 && kt == 1 && !memcmp(t->shape, flat, sizeof flat)))
+        return fail_shape(loaded, t, 5, shape, error);
+    made.type = kept_type(t);
+    status = pack_conv(loaded, &made, t, error);
+    if (status >= 0)
+        status = imagine__load_floats(loaded, &made.bias, cout, error, "%s.bias", prefix);
+    if (status >= 0)
+        *w = made;
+    return status;
+}
+
+imagine_status imagine__load_floats(imagine__loaded *loaded, const float **values, int64_t count, imagine_error *error,
+                                    const char *format, ...)
+{
+    char name[LONGEST_NAME];
+    va_list arguments;
+    va_start(arguments, format);
+    imagine_status status = format_name(name, format, arguments, error);
+    va_end(arguments);
+    if (status < 0)
+        return status;
+    size_t size = (size_t)count * sizeof(float);
+    float *made = keep(loaded, size);
+    if (!made)
+        return imagine__fail_memory(error, size, name);
+    status = load_floats_into(loaded, name, count, made, error);
+    if (status < 0)
+        drop_last(loaded, size);
+    else
+        *values = made;
+    return status;
+}
+
+imagine_status imagine__load_table(imagine__loaded *loaded, const void **table, imagine__wtype *type, int64_t rows,
+                                   int64_t dim, imagine_error *error, const char *format, ...)
+{
+    char name[LONGEST_NAME];
+    const imagine__tensor *t = NULL;
+    va_list arguments;
+    va_start(arguments, format);
+    imagine_status status = format_name(name, format, arguments, error);
+    va_end(arguments);
+    if (status >= 0)
+        status = find(loaded, name, &t, error);
+    if (status < 0)
+        return status;
+    int64_t wanted[2] = { rows, dim };
+    if (t->ndim != 2 || !is_matrix(t, rows, dim))
+        return fail_shape(loaded, t, 2, wanted, error);
+    imagine__wtype kept = kept_type(t);
+    size_t size = (size_t)elements(t) * type_size(kept);
+    void *made = keep(loaded, size);
+    if (!made)
+        return fail_memory(t, size, error);
+    status = read_elements(loaded, t, 0, (uint64_t)elements(t), kept, made, error);
+    if (status < 0) {
+        drop_last(loaded, size);
+        return status;
+    }
+    *table = made;
+    *type = kept;
+    return IMAGINE_OK;
+}
+
+imagine_status imagine__load_no_others(const imagine__loaded *loaded, const char *const *ignored, imagine_error *error)
+{
+    int32_t count = imagine__weights_count(loaded->weights);
+    for (int32_t i = 0; i < count; i++) {
+        const imagine__tensor *t = imagine__weights_at(loaded->weights, i);
+        int fine = loaded->asked && loaded->asked[i];
+        for (size_t j = 0; ignored && ignored[j] && !fine; j++)
+            fine = !strncmp(t->name, ignored[j], strlen(ignored[j]));
+        if (!fine)
+            return imagine__fail(error, IMAGINE_ERROR_MODEL, "%s: tensor \"%s\" is not part of the model that config.json describes",
+                                 imagine__weights_path(loaded->weights, t), t->name);
+    }
+    return IMAGINE_OK;
+}
