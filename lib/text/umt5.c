@@ -1,0 +1,374 @@
+/* SPDX-License-Identifier: MIT */
+/* The encoder of transformers' UMT5EncoderModel. Only the prompt's own tokens are computed: what the reference pads it with is
+ * masked out of every softmax, so nothing depends on it. */
+#include "text/umt5.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#define BIAS_VALUES ((int64_t)4 << 20) /* of relative position bias held at a time, about: more heads go one after the other */
+#define BIAS_ROWS 64 /* a tile's */
+
+typedef struct block {
+    const float *attention_norm, *ffn_norm; /* [dim] */
+    const float *bias; /* [buckets, heads] */
+    imagine__linear_weight qkv, out; /* rows of qkv: q, k, v */
+    imagine__linear_weight gate, up, down; /* wi_0, wi_1, wo */
+} block;
+
+typedef struct settings {
+    int64_t dim, inner, ffn, layers, heads, d, vocabulary, buckets, distance;
+    double eps;
+} settings;
+
+struct imagine__umt5 {
+    imagine_context *context;
+    settings config;
+    const void *table; /* [vocabulary, dim] */
+    imagine__wtype table_type;
+    int32_t reserved;
+    const float *final_norm;
+    block *blocks;
+    imagine__loaded loaded;
+};
+
+/* ---- configuration ---------------------------------------------------------------------------------------------- */
+
+/* What does not change the encoder's result: how it was trained, and the decoder that Wan leaves out. */
+static const char *const ignored_keys[] = {
+    "architectures", "classifier_dropout", "decoder_start_token_id", "dropout_rate", "dtype", "torch_dtype", "eos_token_id",
+    "initializer_factor", "is_encoder_decoder", "num_decoder_layers", "pad_token_id", "bos_token_id", "unk_token_id",
+    "tie_word_embeddings", "tokenizer_class", "transformers_version", "use_cache", "output_past", "scalable_attention",
+    "n_positions", "max_length", "output_attentions", "output_hidden_states", "return_dict", "task_specific_params",
+    "chunk_size_feed_forward", "id2label", "label2id", "problem_type", NULL,
+};
+
+static imagine_status read_sizes(imagine__config *file, settings *c, imagine_error *error)
+{
+    const struct {
+        const char *key;
+        int64_t *value, standard, min, max;
+    } sizes[] = {
+        { "d_model", &c->dim, 512, 1, 1 << 17 },
+        { "d_kv", &c->d, 64, 1, 1 << 12 },
+        { "d_ff", &c->ffn, 1024, 1, 1 << 19 },
+        { "num_layers", &c->layers, 8, 1, 4096 },
+        { "num_heads", &c->heads, 6, 1, 4096 },
+        { "vocab_size", &c->vocabulary, 250112, 1, 1 << 24 },
+        { "relative_attention_num_buckets", &c->buckets, 32, 4, 1 << 16 },
+        { "relative_attention_max_distance", &c->distance, 128, 2, 1 << 24 },
+    };
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        imagine_status status = imagine__config_int(file, sizes[i].key, sizes[i].value, sizes[i].standard, sizes[i].min,
+                                                    sizes[i].max, error);
+        if (status < 0)
+            return status;
+    }
+    c->inner = c->heads * c->d;
+    if (c->distance <= c->buckets / 4)
+        return imagine__fail(error, IMAGINE_ERROR_MODEL,
+                             "%s: \"relative_attention_max_distance\" is %lld, which is within the %lld exact buckets",
+                             imagine__config_path(file), (long long)c->distance, (long long)(c->buckets / 4));
+    return IMAGINE_OK;
+}
+
+static imagine_status read_open_config(imagine__config *file, settings *c, imagine_error *error)
+{
+    static const char *const expected[][2] = {
+        { "model_type", "\"umt5\"" },   { "feed_forward_proj", "\"gated-gelu\"" }, { "dense_act_fn", "\"gelu_new\"" },
+        { "is_gated_act", "true" },     { "is_decoder", "false" },
+    };
+    for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
+        imagine_status status = imagine__config_expect(file, expected[i][0], expected[i][1], error);
+        if (status < 0)
+            return status;
+    }
+    imagine_status status = read_sizes(file, c, error);
+    if (status == IMAGINE_OK)
+        status = imagine__config_double(file, "layer_norm_epsilon", &c->eps, 1e-6, error);
+    if (status == IMAGINE_OK && !(c->eps >= 0 && c->eps <= 1))
+        status = imagine__fail(error, IMAGINE_ERROR_MODEL, "%s: \"layer_norm_epsilon\" is %g, must be from 0 to 1",
+                               imagine__config_path(file), c->eps);
+    return status == IMAGINE_OK ? imagine__config_no_others(file, ignored_keys, error) : status;
+}
+
+static imagine_status read_config(settings *c, imagine_context *context, const char *folder, imagine_error *error)
+{
+    size_t room = strlen(folder) + sizeof "/config.json";
+    char *path = imagine__alloc(context, room);
+    imagine__config *file = NULL;
+    if (!path)
+        return imagine__fail_memory(error, room, "a path");
+    snprintf(path, room, "%s/config.json", folder);
+    imagine_status status = imagine__config_open(&file, context, path, error);
+    imagine__free(context, path);
+    if (status < 0)
+        return status;
+    status = read_open_config(file, c, error);
+    imagine__config_close(context, file);
+    return status;
+}
+
+imagine_status imagine__umt5_check(imagine_context *context, const char *folder, int32_t *dim, imagine_error *error)
+{
+    settings c;
+    imagine_status status = read_config(&c, context, folder, error);
+    if (status == IMAGINE_OK)
+        *dim = (int32_t)c.dim;
+    return status;
+}
+
+/* ---- weights ---------------------------------------------------------------------------------------------------- */
+
+static imagine_status load_attention(imagine__umt5 *u, block *b, int layer, imagine_error *error)
+{
+    const settings *c = &u->config;
+    imagine__loaded *l = &u->loaded;
+    char names[3][80];
+    const char *pointers[3] = { names[0], names[1], names[2] };
+    const int64_t rows[3] = { c->inner, c->inner, c->inner };
+    for (int i = 0; i < 3; i++)
+        snprintf(names[i], sizeof names[i], "encoder.block.%d.layer.0.SelfAttention.%c", layer, "qkv"[i]);
+    imagine_status status = imagine__load_floats(l, &b->attention_norm, c->dim, error,
+                                                 "encoder.block.%d.layer.0.layer_norm.weight", layer);
+    if (status == IMAGINE_OK)
+        status = imagine__load_linear_stack(l, &b->qkv, 3, pointers, rows, c->dim, 0, error);
+    if (status == IMAGINE_OK)
+        status = imagine__load_linear(l, &b->out, c->dim, c->inner, 0, error,
+                                      "encoder.block.%d.layer.0.SelfAttention.o", layer);
+    if (status == IMAGINE_OK)
+        status = imagine__load_floats(l, &b->bias, c->buckets * c->heads, error,
+                                      "encoder.block.%d.layer.0.SelfAttention.relative_attention_bias.weight", layer);
+    return status;
+}
+
+static imagine_status load_ffn(imagine__umt5 *u, block *b, int layer, imagine_error *error)
+{
+    const settings *c = &u->config;
+    imagine__loaded *l = &u->loaded;
+    imagine_status status = imagine__load_floats(l, &b->ffn_norm, c->dim, error,
+                                                 "encoder.block.%d.layer.1.layer_norm.weight", layer);
+    if (status == IMAGINE_OK)
+        status = imagine__load_linear(l, &b->gate, c->ffn, c->dim, 0, error,
+                                      "encoder.block.%d.layer.1.DenseReluDense.wi_0", layer);
+    if (status == IMAGINE_OK)
+        status = imagine__load_linear(l, &b->up, c->ffn, c->dim, 0, error,
+                                      "encoder.block.%d.layer.1.DenseReluDense.wi_1", layer);
+    if (status == IMAGINE_OK)
+        status = imagine__load_linear(l, &b->down, c->dim, c->ffn, 0, error,
+                                      "encoder.block.%d.layer.1.DenseReluDense.wo", layer);
+    return status;
+}
+
+static imagine_status load_all(imagine__umt5 *u, const imagine__weights *weights, imagine_error *error)
+{
+    /* The table has two names, of which files hold one or both. */
+    static const char *const others[] = { "decoder.", "lm_head.", "encoder.embed_tokens.", "shared.", NULL };
+    const char *table = imagine__weights_find(weights, "shared.weight") ? "shared.weight" : "encoder.embed_tokens.weight";
+    const settings *c = &u->config;
+    imagine_status status = imagine__load_table(&u->loaded, &u->table, &u->table_type, c->vocabulary, c->dim, error, "%s", table);
+    for (int i = 0; i < c->layers && status == IMAGINE_OK; i++) {
+        status = load_attention(u, &u->blocks[i], i, error);
+        if (status == IMAGINE_OK)
+            status = load_ffn(u, &u->blocks[i], i, error);
+    }
+    if (status == IMAGINE_OK)
+        status = imagine__load_floats(&u->loaded, &u->final_norm, c->dim, error, "encoder.final_layer_norm.weight");
+    return status == IMAGINE_OK ? imagine__load_no_others(&u->loaded, others, error) : status;
+}
+
+imagine_status imagine__umt5_load(imagine__umt5 **umt5, imagine_context *context, const char *folder,
+                                  const imagine__weights *weights, const imagine_cancel *cancel, imagine_error *error)
+{
+    settings config;
+    *umt5 = NULL;
+    imagine_status status = read_config(&config, context, folder, error);
+    if (status < 0)
+        return status;
+    imagine__umt5 *u = imagine__calloc(context, 1, sizeof *u);
+    if (!u)
+        return imagine__fail_memory(error, sizeof *u, "the text encoder");
+    u->context = context;
+    u->config = config;
+    imagine__loaded_init(&u->loaded, context, weights);
+    u->loaded.cancel = cancel;
+    u->blocks = imagine__calloc(context, (size_t)config.layers, sizeof *u->blocks);
+    status = u->blocks ? load_all(u, weights, error)
+                       : imagine__fail_memory(error, (size_t)config.layers * sizeof *u->blocks, "the text encoder");
+    u->loaded.cancel = NULL; /* the caller's, for this call alone */
+    u->loaded.weights = NULL;
+    if (status < 0)
+        imagine__umt5_free(u);
+    else
+        *umt5 = u;
+    return status;
+}
+
+void imagine__umt5_free(imagine__umt5 *umt5)
+{
+    if (!umt5)
+        return;
+    imagine__loaded_free(&umt5->loaded);
+    imagine__free(umt5->context, umt5->blocks);
+    imagine__free(umt5->context, umt5);
+}
+
+int32_t imagine__umt5_dim(const imagine__umt5 *umt5)
+{
+    return (int32_t)umt5->config.dim;
+}
+
+int32_t imagine__umt5_vocabulary(const imagine__umt5 *umt5)
+{
+    return (int32_t)umt5->config.vocabulary;
+}
+
+/* ---- relative position bias ------------------------------------------------------------------------------------- */
+
+/* The bucket of key position minus query position: both directions have half of the buckets, of which half are exact and half
+ * logarithmic, in f32 as transformers computes them. */
+static int64_t bucket_of(const settings *c, int64_t relative)
+{
+    int64_t half = c->buckets / 2, exact = half / 2, distance = relative < 0 ? -relative : relative;
+    int64_t first = relative > 0 ? half : 0;
+    if (distance < exact)
+        return first + distance;
+    float ratio = logf((float)distance / (float)exact) / (float)log((double)c->distance / (double)exact);
+    ratio *= (float)(half - exact);
+    int64_t bucket = exact + (int64_t)ratio;
+    return first + (bucket < half - 1 ? bucket : half - 1);
+}
+
+typedef struct bias {
+    const float *values; /* [heads, 2 * tokens - 1], by key minus query position */
+    float *out; /* [heads, tokens, tokens] */
+    int64_t tokens, tiles; /* tiles of a head */
+} bias;
+
+static void bias_tile(void *arg, int64_t tile, void *scratch)
+{
+    const bias *b = arg;
+    int64_t head = tile / b->tiles, first = tile % b->tiles * BIAS_ROWS, n = b->tokens;
+    (void)scratch;
+    for (int64_t i = first; i < n && i < first + BIAS_ROWS; i++)
+        memcpy(b->out + (head * n + i) * n, b->values + head * (2 * n - 1) + n - 1 - i, (size_t)n * sizeof(float));
+}
+
+/* ---- forward ---------------------------------------------------------------------------------------------------- */
+
+typedef struct forward {
+    const imagine__umt5 *u;
+    imagine__work *work;
+    int64_t tokens;
+    const int32_t *buckets; /* [2 * tokens - 1] */
+    float *x, *h; /* [tokens, dim]: the residual stream and its norm */
+    float *a, *b, *y; /* [tokens, 3 * inner or ffn], [tokens, ffn], [tokens, inner] */
+    float *values, *bias; /* of one block, and of some of its heads */
+    int64_t heads; /* how many at a time */
+} forward;
+
+static void norm(const forward *f, const float *weight, float *y)
+{
+    int64_t dim = f->u->config.dim;
+    imagine__norm_args args = { .x = f->x, .y = y, .rows = f->tokens, .dim = dim, .ldx = dim, .ldy = dim,
+                                .kind = IMAGINE__NORM_RMS, .eps = (float)f->u->config.eps, .weight = weight };
+    f->work->run.kernels->norm(&f->work->run, &args);
+}
+
+static void linear(const forward *f, imagine__linear_args args)
+{
+    args.m = f->tokens;
+    args.ldx = args.w->k;
+    args.ldy = args.ld_mul = args.ld_add = args.w->n;
+    f->work->run.kernels->linear(&f->work->run, &args);
+}
+
+static void attend(const forward *f, const block *b)
+{
+    const settings *c = &f->u->config;
+    int64_t n = f->tokens, span = 2 * n - 1, row = 3 * c->inner;
+    for (int64_t h = 0; h < c->heads; h++)
+        for (int64_t i = 0; i < span; i++)
+            f->values[h * span + i] = b->bias[f->buckets[i] * c->heads + h];
+    for (int64_t h = 0; h < c->heads; h += f->heads) {
+        int64_t heads = f->heads < c->heads - h ? f->heads : c->heads - h, tiles = (n + BIAS_ROWS - 1) / BIAS_ROWS;
+        bias fill = { f->values + h * span, f->bias, n, tiles };
+        imagine__parallel(&f->work->run, heads * tiles, bias_tile, &fill);
+        const float *q = f->a + h * c->d;
+        imagine__attention_args args = { .q = q, .k = q + c->inner, .v = q + 2 * c->inner, .y = f->y + h * c->d,
+                                         .batch = 1, .heads = heads, .d = c->d, .tokens = n, .kv = n,
+                                         .q_token = row, .k_token = row, .v_token = row, .y_token = c->inner,
+                                         .q_batch = n * row, .k_batch = n * row, .v_batch = n * row,
+                                         .y_batch = n * c->inner, .bias = f->bias, .scale = 1.0f };
+        f->work->run.kernels->attention(&f->work->run, &args);
+    }
+}
+
+static void run_block(const forward *f, const block *b)
+{
+    norm(f, b->attention_norm, f->h);
+    linear(f, (imagine__linear_args){ .w = &b->qkv, .x = f->h, .y = f->a });
+    attend(f, b);
+    linear(f, (imagine__linear_args){ .w = &b->out, .x = f->y, .y = f->x, .add = f->x });
+    norm(f, b->ffn_norm, f->h);
+    linear(f, (imagine__linear_args){ .w = &b->up, .x = f->h, .y = f->b });
+    linear(f, (imagine__linear_args){ .w = &b->gate, .x = f->h, .y = f->a, .act = IMAGINE__ACT_GELU_TANH, .mul = f->b });
+    linear(f, (imagine__linear_args){ .w = &b->down, .x = f->a, .y = f->x, .add = f->x });
+}
+
+/* All memory of a forward, from the arena. */
+static int allocate(forward *f)
+{
+    const settings *c = &f->u->config;
+    imagine__arena *arena = f->work->arena;
+    int64_t n = f->tokens, wide = 3 * c->inner > c->ffn ? 3 * c->inner : c->ffn, span = 2 * n - 1;
+    if (n > 1 << 20)
+        return 0; /* the bias of one head alone would take terabytes */
+    f->heads = BIAS_VALUES / (n * n);
+    f->heads = f->heads < 1 ? 1 : f->heads > c->heads ? c->heads : f->heads;
+    int32_t *buckets = imagine__arena_alloc(arena, (size_t)span * sizeof *buckets);
+    f->x = imagine__arena_floats(arena, n * c->dim);
+    f->h = imagine__arena_floats(arena, n * c->dim);
+    f->a = imagine__arena_floats(arena, n * wide);
+    f->b = imagine__arena_floats(arena, n * c->ffn);
+    f->y = imagine__arena_floats(arena, n * c->inner);
+    f->values = imagine__arena_floats(arena, c->heads * span);
+    f->bias = imagine__arena_floats(arena, f->heads * n * n);
+    f->buckets = buckets;
+    if (!buckets || !f->x || !f->h || !f->a || !f->b || !f->y || !f->values || !f->bias)
+        return 0;
+    for (int64_t i = 0; i < span; i++)
+        buckets[i] = (int32_t)bucket_of(c, i - (n - 1));
+    return 1;
+}
+
+imagine_status imagine__umt5_forward(const imagine__umt5 *umt5, imagine__work *work, const int32_t *ids, int32_t count,
+                                     float *embeds, imagine_error *error)
+{
+    const settings *c = &umt5->config;
+    const imagine__kernels *kernels = work->run.kernels;
+    imagine__arena_mark mark = imagine__arena_save(work->arena);
+    forward f = { .u = umt5, .work = work, .tokens = count };
+    imagine_status status = IMAGINE_OK;
+    if (count <= 0)
+        return IMAGINE_OK;
+    for (int32_t i = 0; i < count; i++)
+        if (ids[i] < 0 || ids[i] >= c->vocabulary)
+            return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "token id %d is not below the text encoder's %lld rows",
+                                 ids[i], (long long)c->vocabulary);
+    if (!allocate(&f)) {
+        imagine__arena_restore(work->arena, mark);
+        return imagine__fail(error, IMAGINE_ERROR_NO_MEMORY, "out of memory for %d tokens in the text encoder; shorten the text",
+                             count);
+    }
+    kernels->embed(&work->run, umt5->table, umt5->table_type, ids, count, c->dim, f.x);
+    for (int64_t i = 0; i < c->layers && status == IMAGINE_OK; i++) {
+        run_block(&f, &umt5->blocks[i]);
+        status = imagine__work_check(work, error);
+    }
+    if (status == IMAGINE_OK)
+        norm(&f, umt5->final_norm, embeds);
+    imagine__arena_restore(work->arena, mark);
+    return status == IMAGINE_OK ? imagine__work_check(work, error) : status;
+}
