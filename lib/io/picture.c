@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: MIT */
+#include <dirent.h>
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "io/io.h"
+#include "model/model.h"
+
+static imagine_status load_file(imagine_buffer **frames, imagine_context *context, const char *path, imagine_error *error)
+{
+    char *bytes;
+    size_t size;
+    imagine_status status = imagine__read_file(context, path, (size_t)1 << 31, &bytes, &size, error);
+    if (status < 0)
+        return status;
+    status = imagine__apng_decode(context, path, (const uint8_t *)bytes, size, frames, error);
+    imagine__free(context, bytes);
+    return status;
+}
+
+/* ---- folders --------------------------------------------------------------------------------------------------------------- */
+
+typedef struct names {
+    imagine_context *context;
+    char **list;
+    size_t count, capacity;
+} names;
+
+static int is_png(const char *name)
+{
+    size_t length = strlen(name);
+    return name[0] != '.' && length > 4 && !strcmp(name + length - 4, ".png");
+}
+
+static int add_name(names *n, const char *folder, const char *name)
+{
+    if (n->count == n->capacity) {
+        size_t capacity = n->capacity ? 2 * n->capacity : 64;
+        char **list = imagine__realloc(n->context, n->list, capacity * sizeof *list);
+        if (!list)
+            return 0;
+        n->list = list;
+        n->capacity = capacity;
+    }
+    size_t room = strlen(folder) + strlen(name) + 2;
+    char *path = imagine__alloc(n->context, room);
+    if (!path)
+        return 0;
+    snprintf(path, room, "%s/%s", folder, name);
+    n->list[n->count++] = path;
+    return 1;
+}
+
+/* Heap sort: qsort may allocate behind the context's back. */
+static void sift(char **list, size_t at, size_t count)
+{
+    for (size_t child; (child = 2 * at + 1) < count; at = child) {
+        if (child + 1 < count && strcmp(list[child], list[child + 1]) < 0)
+            child++;
+        if (strcmp(list[at], list[child]) >= 0)
+            return;
+        char *swap = list[at];
+        list[at] = list[child];
+        list[child] = swap;
+    }
+}
+
+static void sort_names(names *n)
+{
+    for (size_t i = n->count / 2; i-- > 0;)
+        sift(n->list, i, n->count);
+    for (size_t last = n->count; last-- > 1;) {
+        char *swap = n->list[0];
+        n->list[0] = n->list[last];
+        n->list[last] = swap;
+        sift(n->list, 0, last);
+    }
+}
+
+static imagine_status list_folder(names *n, const char *folder, imagine_error *error)
+{
+    imagine_status status = IMAGINE_OK;
+    DIR *dir = opendir(folder);
+    if (!dir)
+        return imagine__fail_errno(error, IMAGINE_ERROR_IO, errno, "%s: cannot be opened", folder);
+    for (struct dirent *entry; status >= 0 && (entry = readdir(dir));)
+        if (is_png(entry->d_name) && !add_name(n, folder, entry->d_name))
+            status = imagine__fail_memory(error, 64, "the names of a folder");
+    closedir(dir);
+    if (status >= 0 && !n->count)
+        status = imagine__fail(error, IMAGINE_ERROR_NOT_FOUND, "%s: no file in it is named *.png", folder);
+    return status;
+}
+
+static imagine_status join(imagine_buffer **frames, imagine_context *context, const names *n, imagine_error *error)
+{
+    imagine_status status = IMAGINE_OK;
+    int64_t shape[4] = { (int64_t)n->count, 0, 0, 3 };
+    for (size_t i = 0; i < n->count && status >= 0; i++) {
+        imagine_buffer *one = NULL;
+        status = load_file(&one, context, n->list[i], error);
+        if (status < 0)
+            break;
+        int32_t ndim;
+        const int64_t *size = imagine__buffer_shape(one, &ndim);
+        if (!i) {
+            shape[1] = size[1];
+            shape[2] = size[2];
+            if ((uint64_t)(shape[1] * shape[2]) * 3 * n->count > IMAGINE__PNG_MAX_BYTES)
+                status = imagine__fail(error, IMAGINE_ERROR_FORMAT, "%s: %zu such pictures are too many", n->list[i], n->count);
+            else
+                status = imagine__buffer_new(frames, context, IMAGINE_U8, 4, shape, error);
+        } else if (size[1] != shape[1] || size[2] != shape[2]) {
+            status = imagine__fail(error, IMAGINE_ERROR_FORMAT, "%s: is %lldx%lld, the pictures before it are %lldx%lld",
+                                   n->list[i], (long long)size[2], (long long)size[1], (long long)shape[2], (long long)shape[1]);
+        }
+        if (status >= 0) {
+            size_t bytes = (size_t)(shape[1] * shape[2] * 3);
+            memcpy((uint8_t *)imagine_buffer_data(*frames) + bytes * i, imagine_buffer_data(one), bytes);
+        }
+        imagine_buffer_release(&one);
+    }
+    if (status < 0)
+        imagine_buffer_release(frames);
+    return status;
+}
+
+static imagine_status load_folder(imagine_buffer **frames, imagine_context *context, const char *folder, imagine_error *error)
+{
+    names n = { .context = context };
+    imagine_status status = list_folder(&n, folder, error);
+    if (status >= 0) {
+        sort_names(&n);
+        status = join(frames, context, &n, error);
+    }
+    for (size_t i = 0; i < n.count; i++)
+        imagine__free(context, n.list[i]);
+    imagine__free(context, n.list);
+    return status;
+}
+
+imagine_status imagine_picture_load(imagine_buffer **frames, imagine_context *context, const char *path, imagine_error *error)
+{
+    struct stat st;
+    if (!frames)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "frames: the pointer is NULL");
+    *frames = NULL;
+    if (!context || !path)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: the pointer is NULL", context ? "path" : "context");
+    imagine_status status = imagine__check_process(context, error);
+    if (status < 0)
+        return status;
+    if (!stat(path, &st) && S_ISDIR(st.st_mode))
+        return load_folder(frames, context, path, error);
+    return load_file(frames, context, path, error);
+}
+
+imagine_status imagine_picture_save(imagine_context *context, const char *path, const imagine_buffer *frames,
+                                    double frames_per_second, imagine_error *error)
+{
+    int32_t ndim = 0;
+    if (!context || !path || !frames)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: the pointer is NULL",
+                             !context ? "context" : !path ? "path" : "frames");
+    imagine_status status = imagine__check_process(context, error);
+    if (status < 0)
+        return status;
+    const int64_t *shape = imagine__buffer_shape(frames, &ndim);
+    if (imagine__buffer_dtype(frames) != IMAGINE_U8 || ndim != 4 || shape[3] != 3 || shape[0] < 1 || shape[1] < 1 ||
+        shape[2] < 1 || shape[0] > 1 << 20 || shape[1] > IMAGINE__PNG_MAX_SIDE || shape[2] > IMAGINE__PNG_MAX_SIDE) {
+        char text[160];
+        imagine__shape_text(text, sizeof text, ndim, shape);
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "frames: %s %s, wanted is u8 [frames, height, width, 3]",
+                             imagine__dtype_name(imagine__buffer_dtype(frames)), text);
+    }
+    if (shape[0] > 1 && !(frames_per_second > 0 && isfinite(frames_per_second)))
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "frames_per_second: %g is not above 0", frames_per_second);
+    imagine__output output;
+    status = imagine__output_open(&output, context, path, error);
+    if (status < 0)
+        return status;
+    status = imagine__apng_encode(context, &output, imagine_buffer_data(frames), (uint32_t)shape[0], (uint32_t)shape[2],
+                                  (uint32_t)shape[1], frames_per_second, error);
+    if (status >= 0)
+        return imagine__output_commit(&output, error);
+    imagine__output_abandon(&output);
+    return status;
+}

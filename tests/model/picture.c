@@ -1,0 +1,315 @@
+/* SPDX-License-Identifier: MIT */
+
+/* Pictures in and out: round trips, every pixel format, animation rules, hostile files. */
+
+#include <errno.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <imagine/imagine.h>
+
+#include "test.h"
+
+static imagine_context *context;
+static char folder[256];
+
+static const char *scratch_file(const char *name)
+{
+    static char path[4][512];
+    static unsigned next;
+    char *p = path[next++ & 3];
+    snprintf(p, sizeof path[0], "%s/%s", folder, name);
+    return p;
+}
+
+static imagine_buffer *make_frames(int64_t frames, int64_t height, int64_t width)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_buffer *buffer = NULL;
+    int64_t shape[4] = { frames, height, width, 3 };
+    CHECK_OK(imagine_buffer_create(&buffer, context, IMAGINE_U8, 4, shape, &err));
+    uint8_t *data = imagine_buffer_data(buffer);
+    uint32_t state = 1;
+    for (uint64_t i = 0; i < imagine_buffer_size(buffer); i++) {
+        state = state * 1664525u + 1013904223u;
+        data[i] = (uint8_t)(i % 50 < 25 ? i / 7 : state >> 24);
+    }
+    return buffer;
+}
+
+static void check_equal(const imagine_buffer *a, const imagine_buffer *b)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_buffer_info x = { .struct_size = sizeof x }, y = { .struct_size = sizeof y };
+    REQUIRE_OK(imagine_buffer_get_info(a, &x, &err));
+    REQUIRE_OK(imagine_buffer_get_info(b, &y, &err));
+    REQUIRE(x.ndim == 4 && y.ndim == 4 && !memcmp(x.shape, y.shape, 4 * sizeof(int64_t)));
+    CHECK(!memcmp(x.data, y.data, x.size));
+}
+
+static void round_trip(int64_t frames, int64_t height, int64_t width)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_buffer *made = make_frames(frames, height, width), *read = NULL;
+    const char *path = scratch_file("round.png");
+    REQUIRE(made);
+    CHECK_OK(imagine_picture_save(context, path, made, 8, &err));
+    CHECK_OK(imagine_picture_load(&read, context, path, &err));
+    if (read)
+        check_equal(read, made);
+    imagine_buffer_release(&read);
+    imagine_buffer_release(&made);
+}
+
+static void test_round_trip(void)
+{
+    round_trip(1, 1, 1);
+    round_trip(1, 13, 31);
+    round_trip(2, 1, 300);
+    round_trip(9, 64, 64);
+    round_trip(3, 17, 5);
+}
+
+/* A picture of the test set against its frames as Pillow reads them. */
+static void compare(const char *name)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_buffer *got = NULL, *expected = NULL;
+    char path[128];
+    snprintf(path, sizeof path, "model/pictures/%s.png", name);
+    REQUIRE_OK(imagine_picture_load(&got, context, test_path(path), &err));
+    snprintf(path, sizeof path, "model/pictures/%s.expected.png", name);
+    CHECK_OK(imagine_picture_load(&expected, context, test_path(path), &err));
+    int worst = 256;
+    if (expected && imagine_buffer_size(got) == imagine_buffer_size(expected)) {
+        const uint8_t *a = imagine_buffer_data(got), *b = imagine_buffer_data(expected);
+        worst = 0;
+        for (uint64_t i = 0; i < imagine_buffer_size(got); i++) {
+            int difference = a[i] > b[i] ? a[i] - b[i] : b[i] - a[i];
+            worst = difference > worst ? difference : worst;
+        }
+    }
+    /* Blending rounds once more or less than Pillow does. */
+    int limit = strstr(name, "animated") ? 2 : 0;
+    if (worst > limit)
+        fprintf(stderr, "    %s differs by %d\n", name, worst);
+    CHECK(worst <= limit);
+    imagine_buffer_release(&expected);
+    imagine_buffer_release(&got);
+}
+
+static void test_formats(void)
+{
+    static const char *const names[] = { "rgb", "rgba", "gray", "gray_alpha", "palette", "palette_clear", "one_bit" };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        compare(names[i]);
+}
+
+static void test_animation(void)
+{
+    char name[32];
+    for (int i = 0; i < 5; i++) { /* Pillow reads the sixth, "previous" with "over", unlike the specification */
+        snprintf(name, sizeof name, "animated_%d%d", i / 2, i % 2);
+        compare(name);
+    }
+}
+
+static void test_folder(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_buffer *frames = make_frames(12, 6, 4), *one = NULL, *read = NULL;
+    uint8_t *data = imagine_buffer_data(frames);
+    const char *sub = scratch_file("frames");
+    char path[600];
+    int64_t shape[4] = { 1, 6, 4, 3 };
+    REQUIRE(!mkdir(sub, 0777));
+    for (int i = 0; i < 12; i++) {
+        REQUIRE_OK(imagine_buffer_wrap(&one, context, IMAGINE_U8, 4, shape, data + 72 * i, NULL, NULL, &err));
+        snprintf(path, sizeof path, "%s/%04d.png", sub, i);
+        CHECK_OK(imagine_picture_save(context, path, one, 1, &err));
+        imagine_buffer_release(&one);
+    }
+    CHECK_OK(imagine_picture_load(&read, context, sub, &err));
+    if (read)
+        check_equal(read, frames);
+    imagine_buffer_release(&read);
+    imagine_buffer *odd = make_frames(1, 5, 4);
+    snprintf(path, sizeof path, "%s/0003.png", sub);
+    CHECK_OK(imagine_picture_save(context, path, odd, 1, &err));
+    CHECK_STATUS(imagine_picture_load(&read, context, sub, &err), IMAGINE_ERROR_FORMAT);
+    CHECK(strstr(err.message, "0003.png") && !read);
+    imagine_buffer_release(&odd);
+    imagine_buffer_release(&frames);
+}
+
+static size_t slurp(const char *path, uint8_t *bytes, size_t room)
+{
+    FILE *f = fopen(path, "rb");
+    size_t size = f ? fread(bytes, 1, room, f) : 0;
+    if (f)
+        fclose(f);
+    return size;
+}
+
+static void load_bytes(const uint8_t *bytes, size_t size)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_buffer *read = NULL;
+    const char *path = scratch_file("hostile.png");
+    FILE *f = fopen(path, "wb");
+    REQUIRE(f && fwrite(bytes, 1, size, f) == size);
+    fclose(f);
+    imagine_status status = imagine_picture_load(&read, context, path, &err);
+    CHECK(status == IMAGINE_OK ? read != NULL : read == NULL && err.message[0]);
+    imagine_buffer_release(&read);
+}
+
+static void test_hostile(void)
+{
+    static const char *const names[] = { "rgba", "palette", "animated_00", "animated_21" };
+    static uint8_t bytes[1 << 16], changed[1 << 16];
+    uint32_t state = 11;
+    for (size_t n = 0; n < sizeof names / sizeof *names; n++) {
+        char path[128];
+        snprintf(path, sizeof path, "model/pictures/%s.png", names[n]);
+        size_t size = slurp(test_path(path), bytes, sizeof bytes);
+        REQUIRE(size > 50);
+        for (size_t cut = 0; cut < size; cut += 7)
+            load_bytes(bytes, cut);
+        for (int i = 0; i < 200; i++) {
+            memcpy(changed, bytes, size);
+            for (int k = 0; k <= i % 3; k++) {
+                state = state * 1664525u + 1013904223u;
+                changed[(state >> 8) % size] = (uint8_t)(state >> 3);
+            }
+            load_bytes(changed, size);
+        }
+    }
+}
+
+static void test_errors(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_buffer *read = NULL, *frames = make_frames(2, 3, 3), *floats = NULL;
+    int64_t shape[4] = { 1, 2, 2, 3 };
+    CHECK_STATUS(imagine_picture_load(&read, context, scratch_file("missing.png"), &err), IMAGINE_ERROR_NOT_FOUND);
+    CHECK(strstr(err.message, "missing.png"));
+    CHECK_STATUS(imagine_picture_save(context, scratch_file("no/such/folder.png"), frames, 8, &err), IMAGINE_ERROR_IO);
+    CHECK_STATUS(imagine_picture_save(context, scratch_file("x.png"), frames, 0, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    REQUIRE_OK(imagine_buffer_create(&floats, context, IMAGINE_F32, 4, shape, &err));
+    CHECK_STATUS(imagine_picture_save(context, scratch_file("x.png"), floats, 8, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    CHECK_STATUS(imagine_picture_save(context, folder, frames, 8, &err), IMAGINE_ERROR_IO);
+    CHECK_STATUS(imagine_picture_save(context, "/dev/null", frames, 8, &err), IMAGINE_ERROR_IO);
+    CHECK(access(scratch_file("x.png"), F_OK) != 0);
+    imagine_buffer_release(&floats);
+    imagine_buffer_release(&frames);
+}
+
+/* A file that cannot be written to its end leaves the old one as it was, and nothing beside it. */
+static void test_full_disk(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_buffer *small = make_frames(1, 4, 4), *big = make_frames(1, 200, 200), *read = NULL;
+    const char *path = scratch_file("full.png");
+    struct rlimit old, tight;
+    REQUIRE_OK(imagine_picture_save(context, path, small, 1, &err));
+    REQUIRE(!getrlimit(RLIMIT_FSIZE, &old));
+    signal(SIGXFSZ, SIG_IGN);
+    tight = old;
+    tight.rlim_cur = 1000;
+    REQUIRE(!setrlimit(RLIMIT_FSIZE, &tight));
+    imagine_status status = imagine_picture_save(context, path, big, 1, &err);
+    setrlimit(RLIMIT_FSIZE, &old);
+    CHECK_STATUS(status, IMAGINE_ERROR_IO);
+    CHECK(err.native_code == EFBIG && strstr(err.message, "full.png"));
+    REQUIRE_OK(imagine_picture_load(&read, context, path, &err));
+    check_equal(read, small);
+    char part[600];
+    snprintf(part, sizeof part, "%s.%ld-0.part", path, (long)getpid());
+    CHECK(access(part, F_OK) != 0);
+    imagine_buffer_release(&read);
+    imagine_buffer_release(&big);
+    imagine_buffer_release(&small);
+}
+
+/* Every allocation of a save and a load failing in turn. */
+typedef struct budget {
+    long left, live;
+} budget;
+
+static void *limited_alloc(void *user, size_t size, size_t alignment)
+{
+    budget *b = user;
+    if (b->left-- <= 0)
+        return NULL;
+    b->live++;
+    return aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
+}
+
+static void limited_free(void *user, void *pointer, size_t size)
+{
+    (void)size;
+    ((budget *)user)->live--;
+    free(pointer);
+}
+
+static imagine_status save_and_load(budget *b, long left, imagine_error *error)
+{
+    imagine_context_options options;
+    imagine_context *limited = NULL;
+    imagine_buffer *frames = NULL;
+    imagine_context_options_init(&options, sizeof options);
+    options.threads = 1;
+    options.allocate = limited_alloc;
+    options.release = limited_free;
+    options.allocator_data = b;
+    b->left = 1000000;
+    imagine_status status = imagine_context_create(&limited, &options, error);
+    if (status < 0)
+        return status;
+    b->left = left;
+    status = imagine_picture_load(&frames, limited, test_path("model/pictures/animated_21.png"), error);
+    if (status >= 0)
+        status = imagine_picture_save(limited, scratch_file("limited.png"), frames, 8, error);
+    imagine_buffer_release(&frames);
+    imagine_context_release(&limited);
+    return status;
+}
+
+static void test_memory(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    budget b = { 0 };
+    long failures = 0;
+    for (long left = 0; left < 10000; left++) {
+        imagine_status status = save_and_load(&b, left, &err);
+        CHECK(b.live == 0);
+        if (status == IMAGINE_OK)
+            break;
+        CHECK_STATUS(status, IMAGINE_ERROR_NO_MEMORY);
+        failures++;
+    }
+    CHECK(failures > 10 && failures < 9999);
+}
+
+int main(int argc, char **argv)
+{
+    static const test_case cases[] = {
+        { "round_trip", test_round_trip }, { "formats", test_formats }, { "animation", test_animation },
+        { "folder", test_folder },         { "hostile", test_hostile }, { "errors", test_errors },
+        { "full_disk", test_full_disk },   { "memory", test_memory },
+    };
+    imagine_error err = IMAGINE_ERROR_INIT;
+    snprintf(folder, sizeof folder, "%s/imagine-picture-XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
+    if (!mkdtemp(folder) || imagine_context_create(&context, NULL, &err) < 0) {
+        fprintf(stderr, "%s\n", err.message);
+        return 1;
+    }
+    int result = test_main("picture", cases, sizeof cases / sizeof *cases, argc, argv);
+    imagine_context_release(&context);
+    char command[600];
+    snprintf(command, sizeof command, "rm -rf '%s'", folder);
+    return system(command) ? 1 : result;
+}
