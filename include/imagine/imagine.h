@@ -13,6 +13,7 @@
  * - The library never prints, aborts, exits, installs a signal handler or keeps global state.
  * - After fork, calls in the child on handles of the parent return IMAGINE_ERROR_FORKED. */
 
+#include "bench.h"
 #include "buffer.h"
 #include "context.h"
 #include "job.h"

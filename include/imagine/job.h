@@ -61,7 +61,7 @@ typedef struct imagine_job_info {
     int32_t width, height, frames, steps; /* as they were settled */
     double guidance;
     double seconds[8];
-    uint64_t memory_peak; /* bytes the context held at most while the job ran */
+    uint64_t memory_peak; /* bytes the context held at most while the job ran (which began its measurement anew) */
 } imagine_job_info;
 
 #ifdef __cplusplus

@@ -170,8 +170,18 @@ imagine_status imagine_cancel_create(imagine_cancel **cancel, imagine_context *c
     atomic_init(&made->references, 1);
     atomic_init(&made->fired, 0);
     made->context = imagine_context_retain(context);
+    made->parent = NULL;
     *cancel = made;
     return IMAGINE_OK;
+}
+
+imagine_status imagine__cancel_create_child(imagine_cancel **cancel, imagine_context *context, imagine_cancel *parent,
+                                            imagine_error *error)
+{
+    imagine_status status = imagine_cancel_create(cancel, context, error);
+    if (status >= 0)
+        (*cancel)->parent = imagine_cancel_retain(parent);
+    return status;
 }
 
 imagine_cancel *imagine_cancel_retain(imagine_cancel *cancel)
@@ -190,6 +200,7 @@ void imagine_cancel_release(imagine_cancel **cancel)
     if (atomic_fetch_sub(&old->references, 1) != 1)
         return;
     imagine_context *context = old->context;
+    imagine_cancel_release(&old->parent);
     imagine__free(context, old);
     imagine_context_release(&context);
 }
@@ -208,5 +219,7 @@ void imagine_cancel_reset(imagine_cancel *cancel)
 
 int32_t imagine_cancel_fired(const imagine_cancel *cancel)
 {
-    return cancel ? atomic_load_explicit(&cancel->fired, memory_order_relaxed) : 0;
+    if (!cancel)
+        return 0;
+    return atomic_load_explicit(&cancel->fired, memory_order_relaxed) || imagine_cancel_fired(cancel->parent);
 }

@@ -31,6 +31,7 @@ struct imagine_cancel {
     atomic_int references;
     atomic_int fired;
     imagine_context *context;
+    imagine_cancel *parent; /* fires this one too; or NULL */
 };
 
 /* The C library's allocator behind the context's interface. */

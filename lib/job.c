@@ -1,0 +1,470 @@
+/* SPDX-License-Identifier: MIT */
+
+/* Prompt to frames: the whole pipeline. `generate` is what the job's thread does; the rest starts it and listens to it. */
+
+#include <signal.h>
+#include <string.h>
+
+#include "events.h"
+#include "stage.h"
+
+struct imagine_job {
+    imagine_model *model;
+    imagine_context *context; /* the model's */
+    imagine_cancel *cancel; /* the job's own, fired also by the caller's */
+    char *prompt, *negative_prompt;
+    imagine_buffer *prompt_embeds, *negative_embeds, *noise, *finished; /* the caller's, or NULL */
+    imagine_sampler_options sampling; /* as settled */
+    double *sigmas; /* copied */
+    uint32_t wanted; /* IMAGINE_EVENT_BITs */
+    int32_t preview_every, decode;
+    double created, entered; /* when the job, and its present stage, began */
+    imagine__events events;
+    pthread_t thread;
+    int running; /* the thread exists */
+    imagine_text *text; /* the stages, each while it is needed; the thread's */
+    imagine_sampler *sampler;
+    imagine_vae *vae;
+    pthread_mutex_t mutex; /* for what follows */
+    imagine_job_info info;
+    imagine_buffer *latents; /* after the last whole step */
+};
+
+static const imagine_job_options defaults = {
+    .struct_size = sizeof(imagine_job_options),
+    .events = IMAGINE_EVENT_BIT(IMAGINE_EVENT_STEP) | IMAGINE_EVENT_BIT(IMAGINE_EVENT_FRAMES),
+    .preview_every = 1,
+    .decode = 1,
+};
+
+void imagine_job_options_init(imagine_job_options *options, size_t size)
+{
+    imagine__init_options(options, size, &defaults, sizeof defaults);
+}
+
+/* ---- the job's thread -------------------------------------------------------------------------------------------- */
+
+/* Ends the time of one stage and begins another's. */
+static void enter(imagine_job *job, imagine_job_stage stage)
+{
+    double now = imagine__seconds();
+    pthread_mutex_lock(&job->mutex);
+    job->info.seconds[job->info.stage] += now - job->entered;
+    job->info.stage = stage;
+    job->entered = now;
+    pthread_mutex_unlock(&job->mutex);
+}
+
+/* The event, if it is wanted, with its buffer, which is taken over. */
+static imagine_status tell(imagine_job *job, imagine_event event, imagine_error *error)
+{
+    if (!(job->wanted & IMAGINE_EVENT_BIT(event.kind))) {
+        imagine_buffer_release(&event.frames);
+        imagine_buffer_release(&event.latents);
+        return IMAGINE_OK;
+    }
+    event.struct_size = sizeof event;
+    event.seconds = imagine__seconds() - job->created;
+    return imagine__events_push(&job->events, &event, job->cancel, error);
+}
+
+static imagine_status encode_text(imagine_job *job, imagine_buffer **positive, imagine_buffer **negative,
+                                  imagine_error *error)
+{
+    int guided = job->sampling.guidance != 1;
+    imagine_text_options options = { .struct_size = sizeof options, .cancel = job->cancel };
+    imagine_status status = IMAGINE_OK;
+    *positive = imagine_buffer_retain(job->prompt_embeds);
+    *negative = guided ? imagine_buffer_retain(job->negative_embeds) : NULL;
+    if (*positive && (*negative || !guided))
+        return status;
+    enter(job, IMAGINE_JOB_LOAD);
+    if ((status = imagine_text_create(&job->text, job->model, &options, error)) < 0)
+        return status;
+    enter(job, IMAGINE_JOB_TEXT);
+    if (!*positive)
+        status = imagine_text_encode(job->text, job->prompt, NULL, positive, error);
+    if (status >= 0 && guided && !*negative)
+        status = imagine_text_encode(job->text, job->negative_prompt, NULL, negative, error);
+    imagine_text_destroy(&job->text);
+    return status;
+}
+
+/* Frame `k` of [channels, frames, height, width] as a clip of one. */
+static imagine_status latent_frame(imagine_job *job, const imagine_buffer *latents, int64_t k, imagine_buffer **frame,
+                                   imagine_error *error)
+{
+    const int64_t *all = imagine__buffer_shape(latents, NULL);
+    int64_t shape[] = { all[0], 1, all[2], all[3] }, area = all[2] * all[3];
+    imagine_status status = imagine__buffer_new(frame, job->context, IMAGINE_F32, 4, shape, error);
+    if (status < 0)
+        return status;
+    float *to = imagine_buffer_data(*frame);
+    const float *from = imagine_buffer_data(latents);
+    for (int64_t c = 0; c < all[0]; c++)
+        memcpy(to + c * area, from + (c * all[1] + k) * area, (size_t)area * sizeof *to);
+    return IMAGINE_OK;
+}
+
+static imagine_status open_vae(imagine_job *job, imagine_error *error)
+{
+    imagine_vae_options options = { .struct_size = sizeof options, .cancel = job->cancel };
+    if (job->vae)
+        return IMAGINE_OK;
+    enter(job, IMAGINE_JOB_LOAD);
+    return imagine_vae_create(&job->vae, job->model, &options, error);
+}
+
+/* The first frame of the estimate so far. */
+static imagine_status preview(imagine_job *job, const imagine_step_info *step, imagine_error *error)
+{
+    imagine_buffer *estimate = NULL, *first = NULL;
+    imagine_event event = { .kind = IMAGINE_EVENT_PREVIEW, .step = step->step, .steps = step->steps,
+                            .frame_count = 1 };
+    imagine_status status = imagine_sampler_get_estimate(job->sampler, 0, &estimate, error);
+    if (status >= 0)
+        status = latent_frame(job, estimate, 0, &first, error);
+    if (status >= 0)
+        status = imagine_vae_decode(job->vae, first, IMAGINE_U8, &event.frames, error);
+    if (status >= 0)
+        status = tell(job, event, error);
+    imagine_buffer_release(&first);
+    imagine_buffer_release(&estimate);
+    return status;
+}
+
+/* One step, and what is told about it. */
+static imagine_status take_step(imagine_job *job, imagine_error *error)
+{
+    imagine_step_info step = { .struct_size = sizeof step };
+    imagine_buffer *latents;
+    imagine_status status = imagine_sampler_step(job->sampler, &step, error);
+    if (status >= 0)
+        status = imagine_sampler_get_latents(job->sampler, 0, &latents, error);
+    if (status < 0)
+        return status;
+    pthread_mutex_lock(&job->mutex);
+    imagine_buffer_release(&job->latents);
+    job->latents = latents;
+    pthread_mutex_unlock(&job->mutex);
+    imagine_event event = { .kind = IMAGINE_EVENT_STEP, .step = step.step, .steps = step.steps, .sigma = step.sigma };
+    status = tell(job, event, error);
+    if (status >= 0 && job->wanted & IMAGINE_EVENT_BIT(IMAGINE_EVENT_PREVIEW) && step.step % job->preview_every == 0)
+        status = preview(job, &step, error);
+    return status;
+}
+
+static imagine_status sample(imagine_job *job, const imagine_buffer *positive, const imagine_buffer *negative,
+                             imagine_error *error)
+{
+    imagine_sampler_options options = job->sampling;
+    imagine_status status = IMAGINE_OK;
+    options.cancel = job->cancel;
+    enter(job, IMAGINE_JOB_LOAD);
+    if (job->wanted & IMAGINE_EVENT_BIT(IMAGINE_EVENT_PREVIEW))
+        status = open_vae(job, error);
+    if (status >= 0)
+        status = imagine_sampler_create(&job->sampler, job->model, &options, error);
+    enter(job, IMAGINE_JOB_SAMPLE);
+    if (status >= 0)
+        status = imagine_sampler_set_text(job->sampler, positive, negative, error);
+    if (status >= 0)
+        status = imagine_sampler_begin(job->sampler, job->noise, error);
+    for (int32_t i = 0; i < options.steps && status >= 0; i++)
+        status = take_step(job, error);
+    imagine_sampler_destroy(&job->sampler);
+    return status;
+}
+
+/* The next frames of the clip from latent frame `k` of `count`. */
+static imagine_status decode_piece(imagine_job *job, imagine_buffer *latents, int64_t k, int64_t count, int32_t *at,
+                                   imagine_error *error)
+{
+    imagine_event event = { .kind = IMAGINE_EVENT_FRAMES, .first_frame = *at };
+    imagine_buffer *piece;
+    imagine_status status = latent_frame(job, latents, k, &piece, error);
+    if (status < 0)
+        return status;
+    status = count == 1 ? imagine_vae_decode(job->vae, piece, IMAGINE_U8, &event.frames, error)
+                        : imagine_vae_decode_next(job->vae, piece, IMAGINE_U8, &event.frames, error);
+    imagine_buffer_release(&piece);
+    if (status < 0)
+        return status;
+    event.frame_count = (int32_t)imagine__buffer_shape(event.frames, NULL)[0];
+    *at += event.frame_count;
+    return tell(job, event, error);
+}
+
+static imagine_status decode(imagine_job *job, imagine_buffer *latents, int32_t *frames, imagine_error *error)
+{
+    int64_t count = imagine__buffer_shape(latents, NULL)[1];
+    imagine_status status = open_vae(job, error);
+    enter(job, IMAGINE_JOB_DECODE);
+    for (int64_t k = 0; k < count && status >= 0; k++)
+        status = decode_piece(job, latents, k, count, frames, error);
+    imagine_vae_destroy(&job->vae);
+    return status;
+}
+
+/* Everything a job does, in order. */
+static imagine_status generate(imagine_job *job, int32_t *frames, imagine_error *error)
+{
+    imagine_buffer *positive = NULL, *negative = NULL, *latents = NULL;
+    imagine_status status = IMAGINE_OK;
+    if (!job->finished) {
+        status = encode_text(job, &positive, &negative, error);
+        if (status >= 0)
+            status = sample(job, positive, negative, error);
+    }
+    imagine_buffer_release(&positive);
+    imagine_buffer_release(&negative);
+    if (status >= 0) {
+        latents = imagine_buffer_retain(job->latents);
+        status = tell(job, (imagine_event){ .kind = IMAGINE_EVENT_LATENTS, .latents = imagine_buffer_retain(latents) },
+                      error);
+    }
+    if (status >= 0 && job->decode)
+        status = decode(job, latents, frames, error);
+    imagine_buffer_release(&latents);
+    imagine_text_destroy(&job->text);
+    imagine_sampler_destroy(&job->sampler);
+    imagine_vae_destroy(&job->vae);
+    enter(job, 0);
+    return status;
+}
+
+static void read_peak(imagine_job *job)
+{
+    imagine_context_info info = { .struct_size = sizeof info };
+    if (imagine_context_get_info(job->context, &info, NULL) >= 0)
+        job->info.memory_peak = info.memory_peak;
+}
+
+static void *job_thread(void *arg)
+{
+    imagine_job *job = arg;
+    imagine_error error = IMAGINE_ERROR_INIT;
+    imagine_event done = { .struct_size = sizeof done, .kind = IMAGINE_EVENT_DONE };
+    imagine_status status = generate(job, &done.frame_count, &error);
+    pthread_mutex_lock(&job->mutex);
+    read_peak(job);
+    pthread_mutex_unlock(&job->mutex);
+    done.seconds = imagine__seconds() - job->created;
+    done.step = done.steps = status >= 0 && !job->finished ? job->info.steps : 0;
+    imagine__events_finish(&job->events, status, &error, &done);
+    return NULL;
+}
+
+/* ---- life -------------------------------------------------------------------------------------------------------- */
+
+static imagine_status check_stages(const imagine_job_options *o, const imagine_model *model, int guided,
+                                   imagine_error *error)
+{
+    imagine_model_info info = { .struct_size = sizeof info };
+    imagine_status status = imagine_model_get_info(model, &info, error);
+    if (status < 0)
+        return status;
+    int previews = (o->events & IMAGINE_EVENT_BIT(IMAGINE_EVENT_PREVIEW)) && !o->latents;
+    int text = !o->latents && (!o->prompt_embeds || (guided && !o->negative_embeds));
+    const char *missing = text && !(info.stages & IMAGINE_STAGE_TEXT)              ? "text_encoder"
+                          : !o->latents && !(info.stages & IMAGINE_STAGE_SAMPLER)  ? "transformer"
+                          : (o->decode || previews) && !(info.stages & IMAGINE_STAGE_VAE) ? "vae"
+                                                                                           : NULL;
+    if (missing)
+        return imagine__fail(error, IMAGINE_ERROR_NOT_FOUND, "the pack has no %s, which this job needs%s", missing,
+                             *missing == 'v' ? "; set decode to 0 to end with the latents" : "");
+    return IMAGINE_OK;
+}
+
+static imagine_status check_options(const imagine_job_options *o, imagine_error *error)
+{
+    if (o->preview_every < 1)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "preview_every: %d is not above 0",
+                             o->preview_every);
+    if (o->decode != 0 && o->decode != 1)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "decode: %d is neither 0 nor 1", o->decode);
+    if (o->latents)
+        return imagine__need_tensor(o->latents, "latents", IMAGINE_F32, 4, "[channels, frames, height, width]", error);
+    return IMAGINE_OK;
+}
+
+/* Settles the sampling options and copies what they point to. */
+static imagine_status copy_sampling(imagine_job *job, const imagine_job_options *o, imagine_error *error)
+{
+    imagine_status status = imagine__sampler_settle(&job->sampling, job->model, o->sampler, error);
+    if (status < 0)
+        return status;
+    if (job->sampling.batch != 1)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "sampler: batch is %d, a job makes 1 clip",
+                             job->sampling.batch);
+    if (job->sampling.sigmas) {
+        size_t size = job->sampling.sigma_count * sizeof *job->sigmas;
+        job->sigmas = imagine__alloc(job->context, size);
+        if (!job->sigmas)
+            return imagine__fail_memory(error, size, "the sigmas");
+        memcpy(job->sigmas, job->sampling.sigmas, size);
+        job->sampling.sigmas = job->sigmas;
+    }
+    job->info.width = job->sampling.width;
+    job->info.height = job->sampling.height;
+    job->info.frames = job->sampling.frames;
+    job->info.steps = job->sampling.steps;
+    job->info.guidance = job->sampling.guidance;
+    return IMAGINE_OK;
+}
+
+static imagine_status copy_options(imagine_job *job, const imagine_job_options *o, imagine_error *error)
+{
+    imagine_cancel *outer = o->cancel;
+    imagine_status status = IMAGINE_OK;
+    if (!o->latents)
+        status = copy_sampling(job, o, error);
+    if (status >= 0)
+        status = check_stages(o, job->model, job->sampling.guidance != 1, error);
+    /* A token in the sampler's options counts as well. */
+    if (!outer && o->sampler && !o->latents)
+        outer = job->sampling.cancel;
+    if (status < 0 || (status = imagine__cancel_create_child(&job->cancel, job->context, outer, error)) < 0)
+        return status;
+    job->wanted = o->events;
+    job->preview_every = o->preview_every;
+    job->decode = o->decode;
+    job->prompt = imagine__strdup(job->context, o->prompt ? o->prompt : "");
+    job->negative_prompt = imagine__strdup(job->context, o->negative_prompt ? o->negative_prompt : "");
+    if (!job->prompt || !job->negative_prompt)
+        return imagine__fail_memory(error, strlen(o->prompt ? o->prompt : "") + 1, "the prompt");
+    job->prompt_embeds = imagine_buffer_retain(o->prompt_embeds);
+    job->negative_embeds = imagine_buffer_retain(o->negative_embeds);
+    job->noise = imagine_buffer_retain(o->noise);
+    job->finished = imagine_buffer_retain(o->latents);
+    job->latents = imagine_buffer_retain(o->latents);
+    return IMAGINE_OK;
+}
+
+static imagine_status start(imagine_job *job, imagine_error *error)
+{
+    sigset_t all, before;
+    imagine_context_reset_peak(job->context);
+    job->created = job->entered = imagine__seconds();
+    sigfillset(&all); /* the host's signal handlers are to run on the host's threads */
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int failed = pthread_create(&job->thread, NULL, job_thread, job);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    job->running = !failed;
+    return failed ? imagine__fail_errno(error, IMAGINE_ERROR_THREAD, failed, "the job's thread") : IMAGINE_OK;
+}
+
+imagine_status imagine_job_create(imagine_job **job, imagine_model *model, const imagine_job_options *options,
+                                  imagine_error *error)
+{
+    imagine_job_options o = defaults;
+    imagine_status status = imagine__need(job, "job", error);
+    if (status < 0)
+        return status;
+    *job = NULL;
+    if ((status = imagine__need(model, "model", error)) < 0 ||
+        (status = imagine__check_process(imagine__model_context(model), error)) < 0 ||
+        (status = imagine__read_options(&o, sizeof o, options, "imagine_job_options", error)) < 0 ||
+        (status = check_options(&o, error)) < 0)
+        return status;
+    imagine_context *context = imagine__model_context(model);
+    imagine_job *made = imagine__calloc(context, 1, sizeof *made);
+    if (!made)
+        return imagine__fail_memory(error, sizeof *made, "a job");
+    made->context = context;
+    made->model = imagine_model_retain(model);
+    made->info.struct_size = sizeof made->info;
+    pthread_mutex_init(&made->mutex, NULL);
+    imagine__events_init(&made->events);
+    if ((status = copy_options(made, &o, error)) < 0 || (status = start(made, error)) < 0)
+        imagine_job_destroy(&made);
+    *job = made;
+    return status;
+}
+
+void imagine_job_destroy(imagine_job **job)
+{
+    if (!job || !*job)
+        return;
+    imagine_job *old = *job;
+    imagine_model *model = old->model;
+    *job = NULL;
+    imagine_cancel_fire(old->cancel);
+    /* In a forked child the thread is gone, in the middle of what it did: what it owned is left alone. */
+    if (old->running && imagine__forked(old->context))
+        return;
+    if (old->running)
+        pthread_join(old->thread, NULL);
+    imagine__events_fini(&old->events);
+    pthread_mutex_destroy(&old->mutex);
+    imagine_buffer_release(&old->latents);
+    imagine_buffer_release(&old->finished);
+    imagine_buffer_release(&old->noise);
+    imagine_buffer_release(&old->negative_embeds);
+    imagine_buffer_release(&old->prompt_embeds);
+    imagine__free(old->context, old->negative_prompt);
+    imagine__free(old->context, old->prompt);
+    imagine__free(old->context, old->sigmas);
+    imagine_cancel_release(&old->cancel);
+    imagine__free(old->context, old);
+    imagine_model_release(&model);
+}
+
+/* ---- what the caller asks ---------------------------------------------------------------------------------------- */
+
+static imagine_status usable(const imagine_job *job, imagine_error *error)
+{
+    imagine_status status = imagine__need(job, "job", error);
+    return status < 0 ? status : imagine__check_process(job->context, error);
+}
+
+imagine_status imagine_job_next(imagine_job *job, imagine_event *event, int64_t timeout_ns, imagine_error *error)
+{
+    imagine_status status = usable(job, error);
+    if (status < 0 || (status = imagine__need(event, "event", error)) < 0)
+        return status;
+    return imagine__events_take(&job->events, event, timeout_ns, error);
+}
+
+void imagine_job_cancel(imagine_job *job)
+{
+    if (job)
+        imagine_cancel_fire(job->cancel);
+}
+
+int32_t imagine_job_fd(const imagine_job *job)
+{
+    return job ? job->events.fd : -1;
+}
+
+imagine_status imagine_job_get_latents(imagine_job *job, imagine_buffer **latents, imagine_error *error)
+{
+    imagine_status status = imagine__need(latents, "latents", error);
+    if (status < 0)
+        return status;
+    *latents = NULL;
+    if ((status = usable(job, error)) < 0)
+        return status;
+    pthread_mutex_lock(&job->mutex);
+    *latents = imagine_buffer_retain(job->latents);
+    pthread_mutex_unlock(&job->mutex);
+    return *latents ? IMAGINE_OK : imagine__fail(error, IMAGINE_ERROR_STATE, "no step is done yet");
+}
+
+imagine_status imagine_job_get_info(imagine_job *job, imagine_job_info *info, imagine_error *error)
+{
+    imagine_status status = usable(job, error);
+    if (status < 0)
+        return status;
+    pthread_mutex_lock(&job->mutex);
+    if (job->info.stage) {
+        double now = imagine__seconds();
+        job->info.seconds[job->info.stage] += now - job->entered;
+        job->entered = now;
+        read_peak(job);
+    }
+    imagine_job_info known = job->info;
+    pthread_mutex_unlock(&job->mutex);
+    known.seconds[0] = 0;
+    return imagine__write_struct(info, &known, sizeof known, "imagine_job_info", error);
+}

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef IMAGINE_STAGE_H
+#define IMAGINE_STAGE_H
+
+/* What the handles of the stages have in common. */
+
+#include "model/model.h"
+
+/* IMAGINE_OK if `pointer` is not NULL; else the message names it. */
+imagine_status imagine__need(const void *pointer, const char *name, imagine_error *error);
+
+/* Fails unless the buffer has this type and number of dimensions, none of them 0. `layout` tells what is wanted, as
+ * "[channels, frames, height, width]". */
+imagine_status imagine__need_tensor(const imagine_buffer *buffer, const char *name, imagine_dtype dtype, int32_t ndim,
+                                    const char *layout, imagine_error *error);
+
+/* Fails unless `value` is a multiple of `multiple`, naming the nearest ones. */
+imagine_status imagine__need_multiple(int64_t value, int64_t multiple, const char *name, imagine_error *error);
+
+/* Fails unless `frames` is factor * k + 1, naming the nearest ones. */
+imagine_status imagine__need_frames(int64_t frames, int64_t factor, const char *name, imagine_error *error);
+
+/* The sampler's options with the pack's defaults filled in, checked as far as is possible before weights are read. `sigmas`
+ * and `cancel` stay the caller's. */
+imagine_status imagine__sampler_settle(imagine_sampler_options *settled, const imagine_model *model,
+                                       const imagine_sampler_options *options, imagine_error *error);
+
+/* Seconds of a clock that only runs forward. */
+double imagine__seconds(void);
+
+#endif

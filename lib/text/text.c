@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: MIT */
+
+/* The text stage's handle: a prompt to token ids and to the encoder's hidden states. */
+
+#include <string.h>
+
+#include "stage.h"
+#include "text/tokenizer.h"
+#include "text/umt5.h"
+
+struct imagine_text {
+    imagine_model *model;
+    imagine_context *context; /* the model's */
+    imagine_cancel *cancel;
+    const imagine__tokenizer *tokenizer; /* the model's */
+    const imagine__umt5 *umt5; /* the model's */
+    imagine__work work;
+};
+
+static const imagine_text_options defaults = { .struct_size = sizeof(imagine_text_options) };
+
+void imagine_text_options_init(imagine_text_options *options, size_t size)
+{
+    imagine__init_options(options, size, &defaults, sizeof defaults);
+}
+
+imagine_status imagine_text_create(imagine_text **text, imagine_model *model, const imagine_text_options *options,
+                                   imagine_error *error)
+{
+    imagine_text_options o = defaults;
+    imagine_text *made = NULL;
+    imagine_status status = imagine__need(text, "text", error);
+    if (status < 0)
+        return status;
+    *text = NULL;
+    if ((status = imagine__need(model, "model", error)) < 0 ||
+        (status = imagine__read_options(&o, sizeof o, options, "imagine_text_options", error)) < 0 ||
+        (status = imagine__check_process(imagine__model_context(model), error)) < 0)
+        return status;
+    if (o.reserved0)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "imagine_text_options.reserved0: must be 0");
+    imagine_context *context = imagine__model_context(model);
+    made = imagine__calloc(context, 1, sizeof *made);
+    if (!made)
+        return imagine__fail_memory(error, sizeof *made, "a text stage");
+    made->model = imagine_model_retain(model);
+    made->context = context;
+    made->cancel = imagine_cancel_retain(o.cancel);
+    if ((status = imagine__model_tokenizer(model, &made->tokenizer, error)) < 0 ||
+        (status = imagine__model_umt5(model, &made->umt5, made->cancel, error)) < 0 ||
+        (status = imagine__work_init(&made->work, context, made->cancel, error)) < 0) {
+        imagine_text_destroy(&made);
+        return status;
+    }
+    *text = made;
+    return IMAGINE_OK;
+}
+
+void imagine_text_destroy(imagine_text **text)
+{
+    if (!text || !*text)
+        return;
+    imagine_text *old = *text;
+    imagine_model *model = old->model;
+    *text = NULL;
+    imagine__work_fini(&old->work);
+    imagine_cancel_release(&old->cancel);
+    imagine__free(old->context, old);
+    imagine_model_release(&model);
+}
+
+/* Ids of the cleaned prompt, from the context. */
+static imagine_status make_ids(imagine_text *text, const char *prompt, int32_t max_length, int32_t **ids,
+                               int32_t *count, imagine_error *error)
+{
+    char *clean;
+    size_t size;
+    imagine_status status = imagine__clean_prompt(text->context, prompt, &clean, &size, error);
+    if (status < 0)
+        return status;
+    status = imagine__tokenize(text->tokenizer, clean, size, max_length, ids, count, error);
+    imagine__free(text->context, clean);
+    return status;
+}
+
+static imagine_status ids_buffer(imagine_text *text, const int32_t *ids, int32_t count, imagine_buffer **buffer,
+                                 imagine_error *error)
+{
+    imagine_status status = imagine__buffer_new(buffer, text->context, IMAGINE_I32, 1, &(int64_t){ count }, error);
+    if (status >= 0 && count)
+        memcpy(imagine_buffer_data(*buffer), ids, (size_t)count * sizeof *ids);
+    return status;
+}
+
+imagine_status imagine_text_tokenize(imagine_text *text, const char *prompt, int32_t max_length, imagine_buffer **ids,
+                                     imagine_error *error)
+{
+    imagine_status status = imagine__need(ids, "ids", error);
+    if (status < 0)
+        return status;
+    *ids = NULL;
+    if ((status = imagine__need(text, "text", error)) < 0 || (status = imagine__need(prompt, "prompt", error)) < 0 ||
+        (status = imagine__check_process(text->context, error)) < 0)
+        return status;
+    if (max_length < 0)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "max_length: %d is below 0", max_length);
+    int32_t *values, count;
+    status = make_ids(text, prompt, max_length, &values, &count, error);
+    if (status < 0)
+        return status;
+    status = ids_buffer(text, values, count, ids, error);
+    imagine__free(text->context, values);
+    return status;
+}
+
+static imagine_status check_ids(const imagine_text *text, const int32_t *ids, int32_t count, imagine_error *error)
+{
+    int32_t rows = imagine__umt5_vocabulary(text->umt5);
+    for (int32_t i = 0; i < count; i++)
+        if (ids[i] < 0 || ids[i] >= rows)
+            return imagine__fail(error, IMAGINE_ERROR_MODEL,
+                                 "tokenizer/tokenizer.json gives token %d, but the text encoder knows %d only", ids[i],
+                                 rows);
+    return IMAGINE_OK;
+}
+
+static imagine_status forward(imagine_text *text, const int32_t *ids, int32_t count, imagine_buffer **embeds,
+                              imagine_error *error)
+{
+    int64_t shape[] = { count, imagine__umt5_dim(text->umt5) };
+    imagine_status status = imagine__buffer_new(embeds, text->context, IMAGINE_F32, 2, shape, error);
+    if (status < 0)
+        return status;
+    float *values = imagine_buffer_data(*embeds);
+    imagine__arena_mark mark = imagine__arena_save(text->work.arena);
+    status = imagine__umt5_forward(text->umt5, &text->work, ids, count, values, error);
+    imagine__arena_restore(text->work.arena, mark);
+    if (status >= 0 && !text->work.run.kernels->finite(&text->work.run, values, shape[0] * shape[1]))
+        status = imagine__work_check(&text->work, error) < 0
+                     ? IMAGINE_ERROR_CANCELLED
+                     : imagine__fail(error, IMAGINE_ERROR_NOT_FINITE,
+                                     "the text encoder's hidden states hold a NaN or an infinity");
+    if (status < 0)
+        imagine_buffer_release(embeds);
+    return status;
+}
+
+imagine_status imagine_text_encode(imagine_text *text, const char *prompt, imagine_buffer **ids,
+                                   imagine_buffer **embeds, imagine_error *error)
+{
+    int32_t *values = NULL, count = 0;
+    if (ids)
+        *ids = NULL;
+    imagine_status status = imagine__need(embeds, "embeds", error);
+    if (status < 0)
+        return status;
+    *embeds = NULL;
+    if ((status = imagine__need(text, "text", error)) < 0 || (status = imagine__need(prompt, "prompt", error)) < 0 ||
+        (status = imagine__check_process(text->context, error)) < 0)
+        return status;
+    status = make_ids(text, prompt, imagine__model_defaults(text->model)->text_length, &values, &count, error);
+    if (status < 0)
+        return status;
+    if ((status = check_ids(text, values, count, error)) < 0 ||
+        (status = forward(text, values, count, embeds, error)) < 0)
+        goto done;
+    if (ids && (status = ids_buffer(text, values, count, ids, error)) < 0)
+        imagine_buffer_release(embeds);
+done:
+    imagine__free(text->context, values);
+    return status;
+}
