@@ -79,6 +79,17 @@ static imagine_status check_sigmas(const double *sigmas, uint32_t count, int32_t
     return IMAGINE_OK;
 }
 
+/* Once rounded and moved off 1, they must still go down. */
+static imagine_status check_descent(const imagine__schedule *s, imagine_error *error)
+{
+    for (int32_t i = 0; i < s->steps; i++)
+        if (!(s->sigmas[i] > s->sigmas[i + 1]))
+            return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
+                                 "sigmas %d and %d of the schedule lie too close together: %.9g and %.9g", i, i + 1,
+                                 s->sigmas[i], s->sigmas[i + 1]);
+    return IMAGINE_OK;
+}
+
 static imagine_status check(imagine_schedule preset, imagine_step_rule rule, int32_t steps, double shift,
                             const double *sigmas, uint32_t count, imagine_error *error)
 {
@@ -126,8 +137,11 @@ imagine_status imagine__schedule_make(imagine__schedule *schedule, imagine_conte
     if (s.rule == IMAGINE_STEP_UNIPC || preset == IMAGINE_SCHEDULE_WAN_UNIPC)
         step_off_one(&s);
     finish(&s, s.rule == IMAGINE_STEP_UNIPC || preset == IMAGINE_SCHEDULE_WAN_UNIPC);
+    status = check_descent(&s, error);
+    if (status < 0)
+        imagine__schedule_free(&s, context);
     *schedule = s;
-    return IMAGINE_OK;
+    return status;
 }
 
 void imagine__schedule_free(imagine__schedule *schedule, imagine_context *context)

@@ -29,7 +29,8 @@ void imagine__philox(const uint32_t counter[4], const uint32_t key[2], uint32_t 
 
 /* The step rules. The state keeps what a multi-step rule remembers; `v` is the model's prediction (noise - x0) at the
  * step's sigma; x is updated in place; x0 receives the estimate of the clean latents if not NULL. Steps are taken in
- * order from 0; a reset begins again. The stepper keeps `work` and `schedule`. */
+ * order from 0; a reset begins again. A step that fails, cancelled say, changes nothing and can be taken again.
+ * The stepper keeps `work` and `schedule`. */
 typedef struct imagine__stepper imagine__stepper;
 imagine_status imagine__stepper_create(imagine__stepper **stepper, imagine__work *work,
                                        const imagine__schedule *schedule, int64_t count, imagine_error *error);

@@ -12,10 +12,11 @@ struct imagine__stepper {
     const imagine__schedule *schedule;
     int64_t count;
     int32_t next; /* the step that is due */
-    int32_t order; /* UniPC: of the last prediction */
     float *now; /* x0 as predicted at this step */
+    float *result; /* the sample after this step, until the step is whole */
     float *m0, *m1; /* UniPC: x0 as predicted one and two steps ago */
     float *last; /* UniPC: the corrected sample that the last step began with */
+    float *from; /* UniPC: the one that this step begins with */
 };
 
 imagine_status imagine__stepper_create(imagine__stepper **out, imagine__work *work, const imagine__schedule *schedule,
@@ -28,8 +29,8 @@ imagine_status imagine__stepper_create(imagine__stepper **out, imagine__work *wo
     s->work = work;
     s->schedule = schedule;
     s->count = count;
-    float **tensors[] = { &s->now, &s->m0, &s->m1, &s->last };
-    size_t needed = schedule->rule == IMAGINE_STEP_UNIPC ? 4 : 1;
+    float **tensors[] = { &s->now, &s->result, &s->m0, &s->m1, &s->last, &s->from };
+    size_t needed = schedule->rule == IMAGINE_STEP_UNIPC ? 6 : 2;
     for (size_t i = 0; i < needed; i++) {
         *tensors[i] = imagine__calloc(work->context, (size_t)count, sizeof(float));
         if (!*tensors[i]) {
@@ -47,16 +48,17 @@ void imagine__stepper_free(imagine__stepper *s)
         return;
     imagine_context *context = s->work->context;
     imagine__free(context, s->now);
+    imagine__free(context, s->result);
     imagine__free(context, s->m0);
     imagine__free(context, s->m1);
     imagine__free(context, s->last);
+    imagine__free(context, s->from);
     imagine__free(context, s);
 }
 
 void imagine__stepper_reset(imagine__stepper *s)
 {
     s->next = 0;
-    s->order = 0;
 }
 
 static void combine(imagine__stepper *s, int32_t terms, const double *coefficients, const float *const *x, float *y)
@@ -116,22 +118,31 @@ static unipc unipc_step(const imagine__schedule *s, int32_t from, int order)
     return u;
 }
 
-/* x = the sample at step + 1, from the corrected one in s->last. */
-static void predict(imagine__stepper *s, int32_t step, float *x)
+/* The order of the prediction that leaves `step`: 1 where there is no earlier one, and for the last. */
+static int32_t order_at(const imagine__stepper *s, int32_t step)
 {
-    unipc u = unipc_step(s->schedule, step, s->order);
-    double back = s->order == 2 ? 0.5 / u.r : 0;
-    const double c[3] = { u.ratio, u.scale * (1 - back), u.scale * back };
-    const float *const t[3] = { s->last, s->now, s->m0 };
-    combine(s, s->order == 2 ? 3 : 2, c, t, x);
+    return step == 0 || step == s->schedule->steps - 1 ? 1 : 2;
 }
 
-/* x at `step`, with the prediction made there taken into account: the last step again, one order higher. */
-static void correct(imagine__stepper *s, int32_t step, float *x)
+/* result = the sample at step + 1, from the corrected one at `step`. */
+static void predict(imagine__stepper *s, int32_t step)
 {
-    unipc u = unipc_step(s->schedule, step - 1, s->order);
+    int32_t order = order_at(s, step);
+    unipc u = unipc_step(s->schedule, step, order);
+    double back = order == 2 ? 0.5 / u.r : 0;
+    const double c[3] = { u.ratio, u.scale * (1 - back), u.scale * back };
+    const float *const t[3] = { s->from, s->now, s->m0 };
+    combine(s, order == 2 ? 3 : 2, c, t, s->result);
+}
+
+/* from = the sample at `step` with the prediction made there taken into account: the last step again, one order
+ * higher. */
+static void correct(imagine__stepper *s, int32_t step)
+{
+    int32_t order = order_at(s, step - 1);
+    unipc u = unipc_step(s->schedule, step - 1, order);
     double back = 0, here = 0.5;
-    if (s->order == 2) {
+    if (order == 2) {
         /* rho + rho_t = b1 and r rho + rho_t = b2, which makes the step exact for a quadratic */
         double z = -u.h, b = expm1(z), b1 = z * phi(2, z) / b, b2 = 2 * z * phi(3, z) / b;
         double rho = (b1 - b2) / (1 - u.r);
@@ -140,20 +151,26 @@ static void correct(imagine__stepper *s, int32_t step, float *x)
     }
     const double c[4] = { u.ratio, u.scale * (1 - back - here), u.scale * here, u.scale * back };
     const float *const t[4] = { s->last, s->m0, s->now, s->m1 };
-    combine(s, s->order == 2 ? 4 : 3, c, t, x);
+    combine(s, order == 2 ? 4 : 3, c, t, s->from);
 }
 
-static void unipc_advance(imagine__stepper *s, int32_t step, float *x)
+static void unipc_advance(imagine__stepper *s, int32_t step, const float *x)
 {
     if (step > 0)
-        correct(s, step, x);
-    memcpy(s->last, x, (size_t)s->count * sizeof *x);
-    s->order = step == 0 || step == s->schedule->steps - 1 ? 1 : 2;
-    predict(s, step, x);
-    float *oldest = s->m1;
+        correct(s, step);
+    else
+        memcpy(s->from, x, (size_t)s->count * sizeof *x);
+    predict(s, step);
+}
+
+static void unipc_remember(imagine__stepper *s)
+{
+    float *oldest = s->m1, *last = s->last;
     s->m1 = s->m0;
     s->m0 = s->now;
     s->now = oldest;
+    s->last = s->from;
+    s->from = last;
 }
 
 /* ---- one step ---- */
@@ -166,13 +183,21 @@ imagine_status imagine__stepper_step(imagine__stepper *s, int32_t step, float *x
                              s->next, s->schedule->steps);
     const double *sigmas = s->schedule->sigmas;
     const float *const t[2] = { x, v };
+    size_t bytes = (size_t)s->count * sizeof *x;
     combine(s, 2, (const double[]){ 1, -sigmas[step] }, t, s->now);
-    if (x0)
-        memcpy(x0, s->now, (size_t)s->count * sizeof *x0);
     if (s->schedule->rule == IMAGINE_STEP_UNIPC)
         unipc_advance(s, step, x);
     else
-        combine(s, 2, (const double[]){ 1, sigmas[step + 1] - sigmas[step] }, t, x);
+        combine(s, 2, (const double[]){ 1, sigmas[step + 1] - sigmas[step] }, t, s->result);
+    /* a cancelled operation leaves its output undefined, so nothing is kept before this */
+    imagine_status status = imagine__work_check(s->work, error);
+    if (status < 0)
+        return status;
+    memcpy(x, s->result, bytes);
+    if (x0)
+        memcpy(x0, s->now, bytes);
+    if (s->schedule->rule == IMAGINE_STEP_UNIPC)
+        unipc_remember(s);
     s->next++;
-    return imagine__work_check(s->work, error);
+    return IMAGINE_OK;
 }

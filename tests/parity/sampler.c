@@ -189,7 +189,7 @@ static void wan_unipc_numbers(void)
 static void refuses_bad_schedules(void)
 {
     static const double rising[] = { 0.5, 0.6, 0 }, high[] = { 1.5, 0 }, low[] = { 1, -0.1 }, missing[] = { NAN, 0 },
-                        good[] = { 1, 0.5, 0 };
+                        good[] = { 1, 0.5, 0 }, near_one[] = { 1, 0.9999995, 0 };
     imagine_error err = IMAGINE_ERROR_INIT;
     imagine__schedule s;
     bench b;
@@ -209,10 +209,18 @@ static void refuses_bad_schedules(void)
     BAD(IMAGINE_SCHEDULE_SIGMAS, 0, 0, 1, low, 2);
     BAD(IMAGINE_SCHEDULE_SIGMAS, 0, 0, 1, missing, 2);
     BAD(IMAGINE_SCHEDULE_SIGMAS, 0, 3, 1, good, 3);
+    BAD(IMAGINE_SCHEDULE_SIGMAS, IMAGINE_STEP_UNIPC, 0, 1, near_one, 3);
+    CHECK(strstr(err.message, "too close"));
 #undef BAD
     CHECK_OK(imagine__schedule_make(&s, b.context, IMAGINE_SCHEDULE_SIGMAS, 0, 0, 1, good, 3, &err));
     CHECK(s.steps == 2 && s.rule == IMAGINE_STEP_EULER && s.timesteps[1] == 500);
     imagine__schedule_free(&s, b.context);
+    /* the presets go down strictly at the ends of what is allowed */
+    static const double shifts[] = { 0.01, 1, 100 };
+    for (int p = 0; p < 6; p++) {
+        CHECK_OK(imagine__schedule_make(&s, b.context, presets[p / 3].preset, 0, 1000, shifts[p % 3], NULL, 0, &err));
+        imagine__schedule_free(&s, b.context);
+    }
     bench_close(&b);
 }
 
@@ -318,6 +326,43 @@ static void reset_forgets(void)
     bench_close(&b);
 }
 
+/* A cancelled step changes nothing, and can be taken again. */
+static void cancelled_steps_change_nothing(void)
+{
+    enum { COUNT = 5000 };
+    static float x[COUNT], before[COUNT], v[COUNT], x0[COUNT], straight[COUNT];
+    static const imagine_step_rule rules[] = { IMAGINE_STEP_EULER, IMAGINE_STEP_UNIPC };
+    imagine_error err = IMAGINE_ERROR_INIT;
+    for (int rule = 0; rule < 2; rule++) {
+        imagine__schedule s;
+        imagine__stepper *stepper = NULL;
+        imagine_cancel *cancel = NULL;
+        bench b;
+        REQUIRE(bench_open(&b, 2, IMAGINE_CPU_BEST));
+        REQUIRE_OK(imagine_cancel_create(&cancel, b.context, &err));
+        b.work.cancel = cancel;
+        REQUIRE_OK(imagine__schedule_make(&s, b.context, IMAGINE_SCHEDULE_FLOW, rules[rule], 6, 3, NULL, 0, &err));
+        imagine__noise_fill(straight, COUNT, 3, 1, 0);
+        memcpy(x, straight, sizeof x);
+        run(&b, &s, formula, NULL, straight, COUNT);
+        REQUIRE_OK(imagine__stepper_create(&stepper, &b.work, &s, COUNT, &err));
+        for (int32_t i = 0; i < s.steps; i++) {
+            formula(NULL, x, s.timesteps[i], v, COUNT);
+            memcpy(before, x, sizeof x);
+            imagine_cancel_fire(cancel);
+            CHECK_STATUS(imagine__stepper_step(stepper, i, x, v, x0, &err), IMAGINE_ERROR_CANCELLED);
+            CHECK(!memcmp(x, before, sizeof x));
+            imagine_cancel_reset(cancel);
+            CHECK_OK(imagine__stepper_step(stepper, i, x, v, x0, &err));
+        }
+        CHECK(!memcmp(x, straight, sizeof x));
+        imagine__stepper_free(stepper);
+        imagine__schedule_free(&s, b.context);
+        bench_close(&b);
+        imagine_cancel_release(&cancel);
+    }
+}
+
 /* The transformer under guidance: both predictions in one forward of two rows. */
 typedef struct guided {
     imagine__dit *dit;
@@ -418,6 +463,7 @@ int main(int argc, char **argv)
         { "refuses_bad_schedules", refuses_bad_schedules },
         { "runs_agree", runs_agree },
         { "reset_forgets", reset_forgets },
+        { "cancelled_steps_change_nothing", cancelled_steps_change_nothing },
         { "guided_runs_agree", guided_runs_agree },
         { "guided_runs_of_a_further_pack", guided_runs_of_a_further_pack },
     };
