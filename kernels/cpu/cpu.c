@@ -93,3 +93,21 @@ const imagine__kernels *imagine__kernels_for_cpu(int32_t level, int32_t *used)
         *used = best;
     return tables[best - IMAGINE_CPU_PLAIN];
 }
+
+static int64_t plain_multiply_add(int64_t steps, float *out)
+{
+    enum { SUMS = 8 };
+    volatile float factor = 0.999999f;
+    float sums[SUMS] = {0}, a = factor;
+    for (int64_t i = 0; i < steps; i++)
+        for (int j = 0; j < SUMS; j++)
+            sums[j] = sums[j] * a + 1e-7f;
+    for (int j = 0; j < SUMS && steps > 0; j++)
+        out[j] = sums[j];
+    return 2 * SUMS;
+}
+
+int64_t imagine__cpu_multiply_add(const imagine__kernels *kernels, int64_t steps, float *out)
+{
+    return kernels == &kernels_avx2 ? imagine__avx2_multiply_add(steps, out) : plain_multiply_add(steps, out);
+}

@@ -32,6 +32,7 @@ void imagine__avx2_transpose(imagine__run *run, const float *x, float *y, int64_
 int imagine__avx2_finite(imagine__run *run, const float *x, int64_t n);
 void imagine__avx2_to_u8(imagine__run *run, const float *x, uint8_t *y, int64_t n);
 void imagine__avx2_from_u8(imagine__run *run, const uint8_t *x, float *y, int64_t n);
+int64_t imagine__avx2_multiply_add(int64_t steps, float *out);
 
 /* AVX-512 F, BW, DQ, VL. */
 size_t imagine__avx512_linear_packed_size(int64_t n, int64_t k, imagine__wtype type);
@@ -58,5 +59,10 @@ void imagine__avx512_transpose(imagine__run *run, const float *x, float *y, int6
 int imagine__avx512_finite(imagine__run *run, const float *x, int64_t n);
 void imagine__avx512_to_u8(imagine__run *run, const float *x, uint8_t *y, int64_t n);
 void imagine__avx512_from_u8(imagine__run *run, const uint8_t *x, float *y, int64_t n);
+int64_t imagine__avx512_multiply_add(int64_t steps, float *out);
+
+/* For measuring: `steps` rounds of multiply-adds on registers with the table's instruction set. Returns the operations of
+ * one round. `out` holds 16 floats. 0 steps: nothing is computed. */
+int64_t imagine__cpu_multiply_add(const imagine__kernels *kernels, int64_t steps, float *out);
 
 #endif

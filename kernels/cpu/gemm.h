@@ -62,37 +62,45 @@ static inline size_t gemm_packed_size(int64_t n, int64_t k, imagine__wtype type)
  * may take long. */
 static void gemm_plan(gemm *g)
 {
-    const double longest = 4e8, shortest = 4e6; /* operations */
+    const double longest = 7e8, shortest = 4e6; /* operations */
     double k = (double)(g->parts * g->part_k);
     g->block = gemm_ceil(g->part_k, gemm_ceil(g->part_k, GEMM_DEPTH));
     if (g->block < g->part_k)
         g->block = gemm_min((g->block + 7) & ~(int64_t)7, GEMM_DEPTH);
-    int64_t row_tiles = gemm_ceil(g->m, GEMM_TILE_ROWS);
-    g->tile_rows = gemm_ceil(gemm_ceil(g->m, row_tiles), GEMM_ROWS) * GEMM_ROWS;
-    g->row_tiles = gemm_ceil(g->m, g->tile_rows);
-    int64_t columns = GEMM_TILE_COLUMNS;
-    for (; columns > 64; columns /= 2) {
-        double work = 2.0 * (double)(g->tile_rows * gemm_min(columns, g->n)) * k;
-        if (work <= longest && (work <= shortest || g->row_tiles * gemm_ceil(g->n, columns) >= 16))
+    int64_t rows = GEMM_TILE_ROWS, columns = GEMM_TILE_COLUMNS;
+    for (;;) {
+        double work = 2.0 * (double)(gemm_min(rows, g->m) * gemm_min(columns, g->n)) * k;
+        int64_t tiles = gemm_ceil(g->m, rows) * gemm_ceil(g->n, columns);
+        if (work <= longest && (work <= shortest || tiles >= 16))
+            break;
+        if (columns > 128 || (rows <= 36 && columns > 32))
+            columns /= 2;
+        else if (rows > 36)
+            rows /= 2;
+        else
             break;
     }
-    int64_t column_tiles = gemm_ceil(g->n, columns);
-    g->tile_columns = gemm_ceil(gemm_ceil(g->n, column_tiles), GEMM_COLUMNS) * GEMM_COLUMNS;
+    g->tile_rows = gemm_ceil(gemm_ceil(g->m, gemm_ceil(g->m, rows)), GEMM_ROWS) * GEMM_ROWS;
+    g->row_tiles = gemm_ceil(g->m, g->tile_rows);
+    g->tile_columns = gemm_ceil(gemm_ceil(g->n, gemm_ceil(g->n, columns)), GEMM_COLUMNS) * GEMM_COLUMNS;
     g->tiles = g->row_tiles * gemm_ceil(g->n, g->tile_columns);
 }
 
 #define GEMM_EACH_ROW(X) X(0) X(1) X(2) X(3) X(4) X(5)
 
-/* sums[rows][GEMM_COLUMNS] (+)= a[rows][depth] b[depth][GEMM_COLUMNS]. Every number of rows is a function of its
- * own, in which `rows` is a constant; each element goes through the same operations in all of them. */
-VEC void gemm_multiply_rows(const float *a, const float *b, int64_t depth, float *sums, int first, const int rows)
+/* sums[rows][GEMM_COLUMNS] (+)= a[rows][depth] b[depth][GEMM_COLUMNS], or the left half of the columns alone. Every
+ * number of rows is a function of its own, in which `rows` is a constant; each element goes through the same operations
+ * in all. */
+VEC void gemm_multiply_rows(const float *a, const float *b, int64_t depth, float *sums, int first, const int rows,
+                            const int half)
 {
 #define DECLARE(r) vec left##r = vec_zero(), right##r = vec_zero();
 #define MULTIPLY(r)                                     \
     if (r < rows) {                                     \
         vec x = vec_set1(a[r * GEMM_DEPTH + k]);        \
         left##r = vec_fma(x, left, left##r);            \
-        right##r = vec_fma(x, right, right##r);         \
+        if (!half)                                      \
+            right##r = vec_fma(x, right, right##r);     \
     }
 #define ADD(r)                                                                          \
     if (r < rows && !first) {                                                           \
@@ -122,7 +130,11 @@ typedef void gemm_multiply_fn(const float *a, const float *b, int64_t depth, flo
 #define GEMM_MULTIPLY(rows)                                                                                        \
     static void gemm_multiply_##rows(const float *a, const float *b, int64_t depth, float *sums, int first)        \
     {                                                                                                              \
-        gemm_multiply_rows(a, b, depth, sums, first, rows);                                                        \
+        gemm_multiply_rows(a, b, depth, sums, first, rows, 0);                                                     \
+    }                                                                                                              \
+    static void gemm_multiply_half_##rows(const float *a, const float *b, int64_t depth, float *sums, int first)   \
+    {                                                                                                              \
+        gemm_multiply_rows(a, b, depth, sums, first, rows, 1);                                                     \
     }
 GEMM_MULTIPLY(1)
 GEMM_MULTIPLY(2)
@@ -214,15 +226,18 @@ static const float *gemm_panel(const gemm *g, const gemm_tile *t, int64_t column
 /* One block of K: adds its products to the sums, and after the last block turns these into y. */
 static void gemm_block(const gemm *g, const gemm_tile *t, int64_t k, int64_t depth, int first, int last)
 {
-    static gemm_multiply_fn *const multiply[] = {gemm_multiply_1, gemm_multiply_2, gemm_multiply_3,
-                                                 gemm_multiply_4, gemm_multiply_5, gemm_multiply_6};
+    static gemm_multiply_fn *const multiply[2][GEMM_ROWS] = {
+        {gemm_multiply_1, gemm_multiply_2, gemm_multiply_3, gemm_multiply_4, gemm_multiply_5, gemm_multiply_6},
+        {gemm_multiply_half_1, gemm_multiply_half_2, gemm_multiply_half_3, gemm_multiply_half_4, gemm_multiply_half_5,
+         gemm_multiply_half_6}};
     int64_t groups = gemm_ceil(t->rows, GEMM_ROWS), group_size = first && last ? 0 : GEMM_GROUP;
     float *sums = t->sums;
     for (int64_t column = 0; column < t->columns; column += GEMM_COLUMNS) {
         const float *b = gemm_panel(g, t, t->column + column, k, depth);
+        int half = t->columns - column <= VEC_LANES;
         for (int64_t i = 0; i < groups; i++, sums += group_size) {
             int64_t row = i * GEMM_ROWS, rows = gemm_min(GEMM_ROWS, t->rows - row);
-            multiply[rows - 1](t->a + row * GEMM_DEPTH, b, depth, sums, first);
+            multiply[half][rows - 1](t->a + row * GEMM_DEPTH, b, depth, sums, first);
             if (last)
                 gemm_finish_group(g, sums, t->row + row, rows, t->column + column);
         }
