@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: MIT */
+#include <time.h>
+
+#include "model/pack.h"
+
+#define WAIT_NANOSECONDS 20000000 /* between looks at the cancel token while another thread loads */
+
+static const imagine_model_options option_defaults = { .struct_size = sizeof(imagine_model_options) };
+
+void imagine_model_options_init(imagine_model_options *options, size_t size)
+{
+    imagine__init_options(options, size, &option_defaults, sizeof option_defaults);
+}
+
+/* ---- life ------------------------------------------------------------------------------------------------------------------ */
+
+static void init_locks(imagine_model *model)
+{
+    pthread_condattr_t attributes;
+    pthread_mutex_init(&model->mutex, NULL);
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&model->loaded, &attributes);
+    pthread_condattr_destroy(&attributes);
+}
+
+static imagine_status check_arguments(imagine_model **model, imagine_context *context, const char *path,
+                                      const imagine_model_options *options, imagine_error *error)
+{
+    imagine_model_options o = option_defaults;
+    if (!model)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "model: the pointer is NULL");
+    *model = NULL;
+    if (!context || !path)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: the pointer is NULL", context ? "path" : "context");
+    imagine_status status = imagine__check_process(context, error);
+    if (status >= 0)
+        status = imagine__read_options(&o, sizeof o, options, "imagine_model_options", error);
+    if (status >= 0 && o.reserved0)
+        status = imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "imagine_model_options: reserved0 must be 0");
+    return status;
+}
+
+imagine_status imagine_model_open(imagine_model **model, imagine_context *context, const char *path,
+                                  const imagine_model_options *options, imagine_error *error)
+{
+    imagine_status status = check_arguments(model, context, path, options, error);
+    if (status < 0)
+        return status;
+    imagine_model *made = imagine__calloc(context, 1, sizeof *made);
+    if (!made)
+        return imagine__fail_memory(error, sizeof *made, "a model");
+    atomic_init(&made->references, 1);
+    made->context = imagine_context_retain(context);
+    init_locks(made);
+    made->defaults = (imagine__defaults){ .width = 832, .height = 480, .frames = 81, .steps = 50, .text_length = 512,
+                                          .schedule = IMAGINE_SCHEDULE_WAN_UNIPC, .fps = 16, .guidance = 5, .shift = 3 };
+    made->path = imagine__strdup(context, path);
+    status = made->path ? imagine__pack_read(made, error) : imagine__fail_memory(error, 1, "a model's path");
+    if (status < 0)
+        imagine_model_release(&made);
+    *model = made;
+    return status;
+}
+
+imagine_model *imagine_model_retain(imagine_model *model)
+{
+    if (model)
+        atomic_fetch_add_explicit(&model->references, 1, memory_order_relaxed);
+    return model;
+}
+
+void imagine_model_release(imagine_model **model)
+{
+    if (!model || !*model)
+        return;
+    imagine_model *old = *model;
+    *model = NULL;
+    if (atomic_fetch_sub(&old->references, 1) != 1)
+        return;
+    imagine_context *context = old->context;
+    if (old->stages[IMAGINE__STAGE_TOKENIZER].loaded)
+        imagine__tokenizer_close(old->stages[IMAGINE__STAGE_TOKENIZER].loaded);
+    if (old->stages[IMAGINE__STAGE_ENCODER].loaded)
+        imagine__umt5_free(old->stages[IMAGINE__STAGE_ENCODER].loaded);
+    if (old->stages[IMAGINE__STAGE_TRANSFORMER].loaded)
+        imagine__dit_free(old->stages[IMAGINE__STAGE_TRANSFORMER].loaded);
+    if (old->stages[IMAGINE__STAGE_VAE].loaded)
+        imagine__vae_free(old->stages[IMAGINE__STAGE_VAE].loaded);
+    for (int kind = 0; kind < IMAGINE__STAGE_COUNT; kind++) {
+        imagine__weights_close(old->stages[kind].weights);
+        imagine__free(context, old->stages[kind].folder);
+    }
+    if (!imagine__forked(context)) {
+        pthread_mutex_destroy(&old->mutex);
+        pthread_cond_destroy(&old->loaded);
+    }
+    imagine__free(context, old->path);
+    imagine__free(context, old);
+    imagine_context_release(&context);
+}
+
+/* ---- what it tells ----------------------------------------------------------------------------------------------------------- */
+
+static int32_t least_common_multiple(int32_t a, int32_t b)
+{
+    int32_t x = a, y = b;
+    while (y) {
+        int32_t rest = x % y;
+        x = y;
+        y = rest;
+    }
+    return a / x * b;
+}
+
+static void describe_weights(const imagine__weights *weights, uint64_t *parameters, uint64_t *bytes)
+{
+    if (!weights)
+        return;
+    *parameters = imagine__weights_elements(weights);
+    *bytes += imagine__weights_bytes(weights);
+}
+
+imagine_status imagine_model_get_info(const imagine_model *model, imagine_model_info *info, imagine_error *error)
+{
+    if (!model)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "model: the pointer is NULL");
+    imagine_status status = imagine__check_process(model->context, error);
+    if (status < 0)
+        return status;
+    const imagine__defaults *d = &model->defaults;
+    const imagine__stage *s = model->stages;
+    imagine_model_info known = { .struct_size = sizeof known, .width = d->width, .height = d->height, .frames = d->frames,
+                                 .steps = d->steps, .guidance = d->guidance, .frames_per_second = d->fps };
+    if (s[IMAGINE__STAGE_TOKENIZER].folder && s[IMAGINE__STAGE_ENCODER].folder)
+        known.stages |= IMAGINE_STAGE_TEXT;
+    known.text_dim = model->text_dim;
+    if (s[IMAGINE__STAGE_VAE].folder) {
+        known.stages |= IMAGINE_STAGE_VAE;
+        known.latent_channels = model->vae.z_dim;
+        known.spatial_factor = model->vae.spatial_factor;
+        known.temporal_factor = model->vae.temporal_factor;
+        known.size_multiple = model->vae.spatial_factor;
+    }
+    if (s[IMAGINE__STAGE_TRANSFORMER].folder) {
+        int32_t factor = known.spatial_factor ? known.spatial_factor : 8;
+        known.stages |= IMAGINE_STAGE_SAMPLER;
+        known.latent_channels = model->dit.in_channels;
+        known.text_dim = model->dit.text_dim;
+        known.layers = model->dit.layers;
+        known.width_hidden = model->dit.heads * model->dit.head_dim;
+        known.size_multiple = factor * least_common_multiple(model->dit.patch_h, model->dit.patch_w);
+    }
+    if (known.text_dim)
+        known.text_length = d->text_length;
+    describe_weights(s[IMAGINE__STAGE_ENCODER].weights, &known.parameters_text, &known.bytes);
+    describe_weights(s[IMAGINE__STAGE_TRANSFORMER].weights, &known.parameters_sampler, &known.bytes);
+    describe_weights(s[IMAGINE__STAGE_VAE].weights, &known.parameters_vae, &known.bytes);
+    return imagine__write_struct(info, &known, sizeof known, "imagine_model_info", error);
+}
+
+imagine_context *imagine__model_context(const imagine_model *model)
+{
+    return model->context;
+}
+
+const imagine__defaults *imagine__model_defaults(const imagine_model *model)
+{
+    return &model->defaults;
+}
+
+/* ---- stages, loaded once ------------------------------------------------------------------------------------------------------ */
+
+static imagine_status load(imagine_model *model, imagine__stage_kind kind, void **loaded, const imagine_cancel *cancel,
+                           imagine_error *error)
+{
+    imagine_context *context = model->context;
+    const imagine__stage *stage = &model->stages[kind];
+    imagine__tokenizer *tokenizer = NULL;
+    imagine__umt5 *umt5 = NULL;
+    imagine__dit *dit = NULL;
+    imagine__vae_model *vae = NULL;
+    imagine_status status = IMAGINE_ERROR_INTERNAL;
+    char *path;
+    switch (kind) {
+    case IMAGINE__STAGE_TOKENIZER:
+        status = imagine__model_path(model, "tokenizer", "tokenizer.json", &path, error);
+        if (status < 0)
+            return status;
+        status = imagine__tokenizer_open(&tokenizer, context, path, error);
+        imagine__free(context, path);
+        *loaded = tokenizer;
+        break;
+    case IMAGINE__STAGE_ENCODER:
+        status = imagine__umt5_load(&umt5, context, stage->folder, stage->weights, cancel, error);
+        *loaded = umt5;
+        break;
+    case IMAGINE__STAGE_TRANSFORMER:
+        status = imagine__dit_load(&dit, context, stage->folder, stage->weights, cancel, error);
+        *loaded = dit;
+        break;
+    case IMAGINE__STAGE_VAE:
+        status = imagine__vae_load(&vae, context, stage->folder, stage->weights, cancel, error);
+        *loaded = vae;
+        break;
+    case IMAGINE__STAGE_COUNT:
+        break;
+    }
+    return status;
+}
+
+/* Waits, under the mutex, for another thread's loading to end or for a moment. */
+static void wait_a_moment(imagine_model *model)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += WAIT_NANOSECONDS;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_nsec -= 1000000000;
+        until.tv_sec++;
+    }
+    pthread_cond_timedwait(&model->loaded, &model->mutex, &until);
+}
+
+static imagine_status get(imagine_model *model, imagine__stage_kind kind, void **loaded, const imagine_cancel *cancel,
+                          imagine_error *error)
+{
+    imagine__stage *stage = &model->stages[kind];
+    *loaded = NULL;
+    imagine_status status = imagine__check_process(model->context, error);
+    if (status < 0)
+        return status;
+    if (!stage->folder)
+        return imagine__fail(error, IMAGINE_ERROR_NOT_FOUND, "%s: the pack has no %s/", model->path, imagine__stage_name(kind));
+    pthread_mutex_lock(&model->mutex);
+    while (stage->loading && !imagine_cancel_fired(cancel))
+        wait_a_moment(model);
+    int mine = !stage->loaded && !stage->loading;
+    if (mine)
+        stage->loading = 1;
+    *loaded = stage->loaded;
+    pthread_mutex_unlock(&model->mutex);
+    if (*loaded)
+        return IMAGINE_OK;
+    if (!mine)
+        return imagine__fail(error, IMAGINE_ERROR_CANCELLED, "cancelled while another thread read the weights");
+    status = load(model, kind, loaded, cancel, error);
+    pthread_mutex_lock(&model->mutex);
+    stage->loading = 0;
+    if (status >= 0)
+        stage->loaded = *loaded;
+    pthread_cond_broadcast(&model->loaded);
+    pthread_mutex_unlock(&model->mutex);
+    if (status < 0)
+        *loaded = NULL;
+    return status;
+}
+
+imagine_status imagine__model_tokenizer(imagine_model *model, const imagine__tokenizer **tokenizer, imagine_error *error)
+{
+    void *loaded;
+    imagine_status status = get(model, IMAGINE__STAGE_TOKENIZER, &loaded, NULL, error);
+    *tokenizer = loaded;
+    return status;
+}
+
+imagine_status imagine__model_umt5(imagine_model *model, const imagine__umt5 **umt5, const imagine_cancel *cancel,
+                                   imagine_error *error)
+{
+    void *loaded;
+    imagine_status status = get(model, IMAGINE__STAGE_ENCODER, &loaded, cancel, error);
+    *umt5 = loaded;
+    return status;
+}
+
+imagine_status imagine__model_dit(imagine_model *model, const imagine__dit **dit, const imagine_cancel *cancel,
+                                  imagine_error *error)
+{
+    void *loaded;
+    imagine_status status = get(model, IMAGINE__STAGE_TRANSFORMER, &loaded, cancel, error);
+    *dit = loaded;
+    return status;
+}
+
+imagine_status imagine__model_vae(imagine_model *model, const imagine__vae_model **vae, const imagine_cancel *cancel,
+                                  imagine_error *error)
+{
+    void *loaded;
+    imagine_status status = get(model, IMAGINE__STAGE_VAE, &loaded, cancel, error);
+    *vae = loaded;
+    return status;
+}

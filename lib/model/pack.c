@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: MIT */
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "model/pack.h"
+
+const char *imagine__stage_name(imagine__stage_kind kind)
+{
+    static const char *const names[] = { "tokenizer", "text_encoder", "transformer", "vae" };
+    return names[kind];
+}
+
+/* Names of the weight files without their extension. */
+static const char *const weight_names[] = { NULL, "model", "diffusion_pytorch_model", "diffusion_pytorch_model" };
+
+imagine_status imagine__model_path(const imagine_model *model, const char *stage, const char *file, char **path,
+                                   imagine_error *error)
+{
+    size_t size = strlen(model->path) + (stage ? strlen(stage) + 1 : 0) + strlen(file) + 2;
+    *path = imagine__alloc(model->context, size);
+    if (!*path)
+        return imagine__fail_memory(error, size, "a path");
+    snprintf(*path, size, "%s/%s%s%s", model->path, stage ? stage : "", stage ? "/" : "", file);
+    return IMAGINE_OK;
+}
+
+static int is_folder(const char *path)
+{
+    struct stat about;
+    return !stat(path, &about) && S_ISDIR(about.st_mode);
+}
+
+/* Opens <pack>/[stage/]file; *config stays NULL where there is no such file. */
+static imagine_status open_optional(imagine__config **config, const imagine_model *model, const char *stage,
+                                    const char *file, imagine_error *error)
+{
+    char *path;
+    struct stat about;
+    *config = NULL;
+    imagine_status status = imagine__model_path(model, stage, file, &path, error);
+    if (status < 0)
+        return status;
+    if (!stat(path, &about) || errno != ENOENT)
+        status = imagine__config_open(config, model->context, path, error);
+    imagine__free(model->context, path);
+    return status;
+}
+
+/* ---- weights ------------------------------------------------------------------------------------------------------------- */
+
+static int ends_with(const char *name, const char *end)
+{
+    size_t length = strlen(name), tail = strlen(end);
+    return length >= tail && !strcmp(name + length - tail, end);
+}
+
+/* 1 when the folder holds no safetensors but a pickle, whose name is then in `name`. */
+static int only_pickles(const char *folder, char *name, size_t size)
+{
+    int found = 0, safetensors = 0;
+    DIR *dir = opendir(folder);
+    if (!dir)
+        return 0;
+    for (struct dirent *entry; (entry = readdir(dir));) {
+        const char *n = entry->d_name;
+        safetensors |= ends_with(n, ".safetensors") || ends_with(n, ".safetensors.index.json");
+        if (ends_with(n, ".bin") || ends_with(n, ".pth") || ends_with(n, ".pt") || ends_with(n, ".ckpt")) {
+            snprintf(name, size, "%s", n);
+            found = 1;
+        }
+    }
+    closedir(dir);
+    return found && !safetensors;
+}
+
+static imagine_status open_weights(imagine_model *model, imagine__stage_kind kind, imagine_error *error)
+{
+    imagine__stage *stage = &model->stages[kind];
+    char name[256];
+    if (only_pickles(stage->folder, name, sizeof name))
+        return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED,
+                             "%s: holds %s, a pickle, and no safetensors file. Pickles can run code and are not opened: convert "
+                             "it, as with save_pretrained of diffusers or transformers, which writes safetensors",
+                             stage->folder, name);
+    return imagine__weights_open(&stage->weights, model->context, stage->folder, weight_names[kind], error);
+}
+
+/* Looks for the folder; reads its configuration and opens its weights' headers if it is there. */
+static imagine_status find_stage(imagine_model *model, imagine__stage_kind kind, imagine_error *error)
+{
+    imagine__stage *stage = &model->stages[kind];
+    imagine_status status = imagine__model_path(model, NULL, imagine__stage_name(kind), &stage->folder, error);
+    if (status < 0)
+        return status;
+    if (!is_folder(stage->folder)) {
+        imagine__free(model->context, stage->folder);
+        stage->folder = NULL;
+        return IMAGINE_OK;
+    }
+    if (kind == IMAGINE__STAGE_ENCODER)
+        status = imagine__umt5_check(model->context, stage->folder, &model->text_dim, error);
+    else if (kind == IMAGINE__STAGE_TRANSFORMER)
+        status = imagine__dit_read_config(&model->dit, model->context, stage->folder, error);
+    else if (kind == IMAGINE__STAGE_VAE)
+        status = imagine__vae_read_config(&model->vae, model->context, stage->folder, error);
+    if (status >= 0 && kind != IMAGINE__STAGE_TOKENIZER)
+        status = open_weights(model, kind, error);
+    return status;
+}
+
+/* ---- configurations of the whole ----------------------------------------------------------------------------------------- */
+
+static imagine_status read_index(const imagine_model *model, imagine_error *error)
+{
+    imagine__config *index;
+    imagine_status status = open_optional(&index, model, NULL, "model_index.json", error);
+    if (status < 0 || !index)
+        return status;
+    status = imagine__config_expect(index, "_class_name", "\"WanPipeline\"", error);
+    imagine__config_close(model->context, index);
+    return status;
+}
+
+static imagine_status refuse_experts(const imagine_model *model, imagine_error *error)
+{
+    char *path;
+    imagine_status status = imagine__model_path(model, NULL, "transformer_2", &path, error);
+    if (status < 0)
+        return status;
+    if (is_folder(path))
+        status = imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED,
+                               "%s: this version runs models of one transformer, not two experts", path);
+    imagine__free(model->context, path);
+    return status;
+}
+
+typedef struct rule {
+    const char *key, *value;
+} rule;
+
+/* Settings whose other values would give other schedules than this library's. */
+static const rule unipc_rules[] = {
+    { "prediction_type", "\"flow_prediction\"" }, { "use_flow_sigmas", "true" },
+    { "solver_order", "2" }, { "solver_type", "\"bh2\"" },
+    { "predict_x0", "true" }, { "lower_order_final", "true" },
+    { "thresholding", "false" }, { "disable_corrector", "[]" },
+    { "final_sigmas_type", "\"zero\"" }, { "num_train_timesteps", "1000" },
+    { "use_dynamic_shifting", "false" }, { "use_karras_sigmas", "false" },
+    { "use_exponential_sigmas", "false" }, { "use_beta_sigmas", "false" },
+    { "shift_terminal", "null" }, { NULL, NULL },
+};
+static const rule euler_rules[] = {
+    { "num_train_timesteps", "1000" }, { "use_dynamic_shifting", "false" },
+    { "invert_sigmas", "false" }, { "stochastic_sampling", "false" },
+    { "use_karras_sigmas", "false" }, { "use_exponential_sigmas", "false" },
+    { "use_beta_sigmas", "false" }, { "shift_terminal", "null" },
+    { NULL, NULL },
+};
+
+static imagine_status read_schedule(imagine__config *config, imagine__defaults *d, imagine_error *error)
+{
+    const char *name;
+    const rule *rules = euler_rules;
+    imagine_status status = imagine__config_string(config, "_class_name", &name, "", error);
+    if (status < 0)
+        return status;
+    if (!strcmp(name, "UniPCMultistepScheduler")) {
+        /* Missing keys have the meaning of diffusers' defaults, which predict noise. */
+        if (!imagine__config_has(config, "use_flow_sigmas") || !imagine__config_has(config, "prediction_type"))
+            return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED,
+                                 "%s: \"use_flow_sigmas\" or \"prediction_type\" is missing, so it is no flow schedule",
+                                 imagine__config_path(config));
+        rules = unipc_rules;
+    } else if (strcmp(name, "FlowMatchEulerDiscreteScheduler")) {
+        return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED,
+                             "%s: \"_class_name\" is \"%s\", this library runs UniPCMultistepScheduler and "
+                             "FlowMatchEulerDiscreteScheduler; choose a schedule in the sampler's options",
+                             imagine__config_path(config), name);
+    }
+    for (const rule *r = rules; r->key && status >= 0; r++)
+        status = imagine__config_expect(config, r->key, r->value, error);
+    if (status >= 0)
+        status = imagine__config_double(config, rules == unipc_rules ? "flow_shift" : "shift", &d->shift, 1, error);
+    if (status >= 0 && !(d->shift > 0 && d->shift <= 1000))
+        status = imagine__fail(error, IMAGINE_ERROR_MODEL, "%s: the shift is not above 0 and at most 1000",
+                               imagine__config_path(config));
+    if (status >= 0)
+        d->schedule = rules == unipc_rules ? IMAGINE_SCHEDULE_WAN_UNIPC : IMAGINE_SCHEDULE_FLOW;
+    return status;
+}
+
+/* A scheduler that cannot run matters only to those who use it: the pack then has no schedule of its own. */
+static imagine_status read_scheduler(imagine_model *model, imagine_error *error)
+{
+    imagine__config *config;
+    imagine_error refusal = IMAGINE_ERROR_INIT;
+    imagine_status status = open_optional(&config, model, "scheduler", "scheduler_config.json", error);
+    if (status < 0 || !config)
+        return status;
+    if (read_schedule(config, &model->defaults, &refusal) < 0) {
+        imagine__log(model->context, IMAGINE_LOG_WARNING, "%s", refusal.message);
+        model->defaults.schedule = IMAGINE_SCHEDULE_DEFAULT;
+        model->defaults.shift = 1;
+    }
+    imagine__config_close(model->context, config);
+    return IMAGINE_OK;
+}
+
+static imagine_status read_text_length(imagine_model *model, imagine_error *error)
+{
+    imagine__config *config;
+    double length;
+    imagine_status status = open_optional(&config, model, "tokenizer", "tokenizer_config.json", error);
+    if (status < 0 || !config)
+        return status;
+    /* A tokenizer without a limit writes 1e30 or so. */
+    status = imagine__config_double(config, "model_max_length", &length, 512, error);
+    if (status >= 0 && length >= 1 && length <= 4096)
+        model->defaults.text_length = (int32_t)length;
+    imagine__config_close(model->context, config);
+    return status;
+}
+
+static imagine_status read_own_defaults(imagine_model *model, imagine_error *error)
+{
+    imagine__defaults *d = &model->defaults;
+    const struct {
+        const char *key;
+        int32_t *value;
+        int64_t most;
+    } numbers[] = { { "width", &d->width, 65536 }, { "height", &d->height, 65536 }, { "frames", &d->frames, 1 << 20 },
+                    { "steps", &d->steps, 1000 }, { "text_length", &d->text_length, 4096 } };
+    imagine__config *config;
+    imagine_status status = open_optional(&config, model, NULL, "imagine.json", error);
+    if (status < 0 || !config)
+        return status;
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers && status >= 0; i++) {
+        int64_t value = *numbers[i].value;
+        status = imagine__config_int(config, numbers[i].key, &value, value, 1, numbers[i].most, error);
+        *numbers[i].value = (int32_t)value;
+    }
+    if (status >= 0)
+        status = imagine__config_double(config, "fps", &d->fps, d->fps, error);
+    if (status >= 0)
+        status = imagine__config_double(config, "guidance", &d->guidance, d->guidance, error);
+    if (status >= 0 && !(d->fps > 0 && d->fps <= 1000 && d->guidance >= 0 && d->guidance <= 1000))
+        status = imagine__fail(error, IMAGINE_ERROR_MODEL, "%s: \"fps\" must be above 0 and \"guidance\" not below; at most 1000",
+                               imagine__config_path(config));
+    if (status >= 0)
+        status = imagine__config_no_others(config, NULL, error);
+    imagine__config_close(model->context, config);
+    return status;
+}
+
+/* ---- the whole ------------------------------------------------------------------------------------------------------------- */
+
+static imagine_status check_fit(const imagine_model *model, imagine_error *error)
+{
+    const imagine__stage *s = model->stages;
+    if (s[IMAGINE__STAGE_TRANSFORMER].folder && s[IMAGINE__STAGE_ENCODER].folder && model->dit.text_dim != model->text_dim)
+        return imagine__fail(error, IMAGINE_ERROR_MODEL,
+                             "%s: \"text_dim\" is %d, but the text encoder beside it is %d wide (\"d_model\")",
+                             s[IMAGINE__STAGE_TRANSFORMER].folder, model->dit.text_dim, model->text_dim);
+    if (s[IMAGINE__STAGE_TRANSFORMER].folder && s[IMAGINE__STAGE_VAE].folder && model->dit.in_channels != model->vae.z_dim)
+        return imagine__fail(error, IMAGINE_ERROR_MODEL, "%s: \"in_channels\" is %d, but the VAE beside it has %d (\"z_dim\")",
+                             s[IMAGINE__STAGE_TRANSFORMER].folder, model->dit.in_channels, model->vae.z_dim);
+    if (s[IMAGINE__STAGE_TRANSFORMER].folder && model->dit.in_channels != model->dit.out_channels)
+        return imagine__fail(error, IMAGINE_ERROR_MODEL, "%s: \"in_channels\" is %d and \"out_channels\" %d; both must be the same",
+                             s[IMAGINE__STAGE_TRANSFORMER].folder, model->dit.in_channels, model->dit.out_channels);
+    return IMAGINE_OK;
+}
+
+imagine_status imagine__pack_read(imagine_model *model, imagine_error *error)
+{
+    struct stat about;
+    int found = 0;
+    if (stat(model->path, &about))
+        return imagine__fail_errno(error, errno == ENOENT || errno == ENOTDIR ? IMAGINE_ERROR_NOT_FOUND : IMAGINE_ERROR_IO,
+                                   errno, "%s", model->path);
+    if (!S_ISDIR(about.st_mode))
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
+                             "%s: not a folder; give the folder that holds transformer/, vae/ and so on", model->path);
+    imagine_status status = read_index(model, error);
+    if (status >= 0)
+        status = refuse_experts(model, error);
+    for (int kind = 0; kind < IMAGINE__STAGE_COUNT && status >= 0; kind++) {
+        status = find_stage(model, kind, error);
+        found += model->stages[kind].folder != NULL;
+    }
+    if (status >= 0 && !found)
+        status = imagine__fail(error, IMAGINE_ERROR_NOT_FOUND,
+                               "%s: no model pack: it has no transformer/, vae/, text_encoder/ or tokenizer/", model->path);
+    if (status >= 0)
+        status = check_fit(model, error);
+    if (status >= 0)
+        status = read_scheduler(model, error);
+    if (status >= 0)
+        status = read_text_length(model, error);
+    if (status >= 0)
+        status = read_own_defaults(model, error);
+    return status;
+}

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef IMAGINE_MODEL_PACK_H
+#define IMAGINE_MODEL_PACK_H
+
+/* The inside of a model, for lib/model alone. */
+
+#include <pthread.h>
+
+#include "dit/dit.h"
+#include "model/model.h"
+#include "text/tokenizer.h"
+#include "text/umt5.h"
+#include "vae/vae.h"
+
+typedef enum imagine__stage_kind {
+    IMAGINE__STAGE_TOKENIZER,
+    IMAGINE__STAGE_ENCODER,
+    IMAGINE__STAGE_TRANSFORMER,
+    IMAGINE__STAGE_VAE,
+    IMAGINE__STAGE_COUNT
+} imagine__stage_kind;
+
+/* One folder of the pack. */
+typedef struct imagine__stage {
+    char *folder; /* NULL: the pack does not have it */
+    imagine__weights *weights; /* NULL for the tokenizer */
+    void *loaded; /* tokenizer, umt5, dit or vae model; under the mutex until it is set */
+    int loading;
+} imagine__stage;
+
+struct imagine_model {
+    atomic_int references;
+    imagine_context *context;
+    char *path;
+    pthread_mutex_t mutex;
+    pthread_cond_t loaded; /* a stage's loading has ended */
+    imagine__stage stages[IMAGINE__STAGE_COUNT];
+    int32_t text_dim; /* 0 where the stage is missing */
+    imagine__dit_config dit;
+    imagine__vae_config vae;
+    imagine__defaults defaults;
+};
+
+/* "transformer" and so on. */
+const char *imagine__stage_name(imagine__stage_kind kind);
+
+/* Reads what the pack's configurations say into *model, whose context and path are set (pack.c). */
+imagine_status imagine__pack_read(imagine_model *model, imagine_error *error);
+
+#endif
