@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 
 /* The transformer against diffusers' WanTransformer3DModel (make_dit.py), and against itself: threads, batches,
- * cancellation, and files that do not fit. IMAGINE_TEST_PACK names a further transformer folder, IMAGINE_TEST_GOLDEN
- * the folder of its cases (make_dit.py PACK OUT). */
+ * cancellation, and files that do not fit. */
 
 #include <sys/stat.h>
 #include <unistd.h>
@@ -164,14 +163,14 @@ static void parity(void)
         }
 }
 
-static void parity_of_a_further_pack(void)
+static void parity_of_the_shipped_model(void)
 {
-    const char *folder = getenv("IMAGINE_TEST_PACK"), *cases = getenv("IMAGINE_TEST_GOLDEN");
-    if (!folder || !cases)
-        SKIP("IMAGINE_TEST_PACK and IMAGINE_TEST_GOLDEN name no pack");
+    const char *folder, *cases;
+    if (!shipped_folders(&folder, &cases))
+        SKIP("the shipped transformer or its goldens are not there");
     pack p;
     REQUIRE(pack_open_at(&p, folder, cases, 0, IMAGINE_CPU_BEST));
-    compare(&p, folder);
+    compare(&p, "shipped");
     pack_close(&p);
 }
 
@@ -373,7 +372,7 @@ int main(int argc, char **argv)
 {
     static const test_case cases[] = {
         { "parity", parity },
-        { "parity_of_a_further_pack", parity_of_a_further_pack },
+        { "parity_of_the_shipped_model", parity_of_the_shipped_model },
         { "threads_do_not_show", threads_do_not_show },
         { "batches_do_not_show", batches_do_not_show },
         { "per_token_agrees_with_per_clip", per_token_agrees_with_per_clip },

@@ -3,7 +3,11 @@
 diffusers' schedulers: the goldens of dit.c and sampler.c.
 
     python tests/parity/make_dit.py            writes tests/parity/dit/ and tests/parity/sampler/
-    python tests/parity/make_dit.py PACK OUT   cases for a given transformer folder, weights widened to f32
+    python tests/parity/make_dit.py PACK OUT   the same for a transformer's folder, with its weights widened to f32
+
+The shipped model's are made so, whenever its weights change:
+
+    python tests/parity/make_dit.py models/tiny/transformer tests/parity/dit/tiny
 """
 
 import json

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 
 /* Schedules and step rules against diffusers' schedulers, whole runs with guidance against its loop (make_dit.py), and
- * the noise against its published vectors and its distribution. IMAGINE_TEST_PACK and IMAGINE_TEST_GOLDEN as in
- * dit.c. */
+ * the noise against its published vectors and its distribution. */
 
 #include <math.h>
 
@@ -440,12 +439,12 @@ static void guided_runs_agree(void)
     compare_guided(test_path("parity/dit/f32"), test_path("parity/sampler/guided.safetensors"), 4);
 }
 
-static void guided_runs_of_a_further_pack(void)
+static void guided_runs_of_the_shipped_model(void)
 {
-    const char *folder = getenv("IMAGINE_TEST_PACK"), *golden = getenv("IMAGINE_TEST_GOLDEN");
+    const char *folder, *golden;
     char path[2048];
-    if (!folder || !golden)
-        SKIP("IMAGINE_TEST_PACK and IMAGINE_TEST_GOLDEN name no pack");
+    if (!shipped_folders(&folder, &golden))
+        SKIP("the shipped transformer or its goldens are not there");
     snprintf(path, sizeof path, "%s/guided.safetensors", golden);
     compare_guided(folder, path, 5);
 }
@@ -465,7 +464,7 @@ int main(int argc, char **argv)
         { "reset_forgets", reset_forgets },
         { "cancelled_steps_change_nothing", cancelled_steps_change_nothing },
         { "guided_runs_agree", guided_runs_agree },
-        { "guided_runs_of_a_further_pack", guided_runs_of_a_further_pack },
+        { "guided_runs_of_the_shipped_model", guided_runs_of_the_shipped_model },
     };
     return test_main("parity/sampler", cases, sizeof cases / sizeof *cases, argc, argv);
 }

@@ -57,6 +57,26 @@ static inline float *tensor_read(const imagine__weights *file, const char *name,
     return values;
 }
 
+/* The shipped transformer's folder and that of its goldens (make_dit.py PACK OUT), or those that IMAGINE_TEST_PACK and
+ * IMAGINE_TEST_GOLDEN name. 0: one of them is not there. */
+static inline int shipped_folders(const char **pack, const char **golden)
+{
+    const char *other = getenv("IMAGINE_TEST_PACK"), *cases = getenv("IMAGINE_TEST_GOLDEN");
+    char path[2048];
+    *pack = other && cases ? other : test_path("../models/tiny/transformer");
+    *golden = other && cases ? cases : test_path("parity/dit/tiny");
+    snprintf(path, sizeof path, "%s/config.json", *pack);
+    FILE *a = fopen(path, "rb");
+    snprintf(path, sizeof path, "%s/cases.safetensors", *golden);
+    FILE *b = fopen(path, "rb");
+    int there = a && b;
+    if (a)
+        fclose(a);
+    if (b)
+        fclose(b);
+    return there;
+}
+
 static inline int64_t tensor_count(const imagine__weights *file, const char *name)
 {
     const imagine__tensor *t = imagine__weights_find(file, name);
