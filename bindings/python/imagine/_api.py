@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: MIT
+"""The C declarations, as ctypes sees them. Names and order are those of include/imagine; the tests compare every struct
+with what a C compiler says of the headers."""
+
+import ctypes
+import ctypes.util
+import os
+import pathlib
+from ctypes import POINTER, c_char, c_char_p, c_double, c_int32, c_int64, c_uint32, c_uint64, c_void_p
+
+STATUS_OK, STATUS_TIMEOUT = 0, 1
+DTYPES = {1: "u1", 2: "i4", 3: "i8", 4: "f2", 6: "f4", 7: "f8"}  # 5, bf16, has no numpy name
+EVENT_STEP, EVENT_PREVIEW, EVENT_LATENTS, EVENT_FRAMES, EVENT_DONE = 1, 2, 3, 4, 5
+SCHEDULES = {"default": 0, "flow": 1, "wan-unipc": 2, "sigmas": 3}
+STEP_RULES = {"default": 0, "euler": 1, "unipc": 2}
+CPU_LEVELS = {"best": 0, "plain": 1, "avx2": 2, "avx512": 3}
+
+
+class Error(ctypes.Structure):
+    _fields_ = [("struct_size", c_uint32), ("status", c_int32), ("native_code", c_int32), ("reserved0", c_uint32),
+                ("message", c_char * 496)]
+
+
+class ContextOptions(ctypes.Structure):
+    _fields_ = [("struct_size", c_uint32), ("device", c_int32), ("threads", c_int32), ("cpu_level", c_int32),
+                ("memory_limit", c_uint64), ("allocate", c_void_p), ("release", c_void_p), ("allocator_data", c_void_p),
+                ("log", c_void_p), ("log_data", c_void_p), ("log_level", c_int32), ("reserved0", c_uint32)]
+
+
+class ContextInfo(ctypes.Structure):
+    _fields_ = [("struct_size", c_uint32), ("device", c_int32), ("threads", c_int32), ("cpu_level", c_int32),
+                ("memory_used", c_uint64), ("memory_peak", c_uint64)]
+
+
+class BufferInfo(ctypes.Structure):
+    _fields_ = [("struct_size", c_uint32), ("dtype", c_int32), ("ndim", c_int32), ("reserved0", c_uint32),
+                ("shape", c_int64 * 8), ("data", c_void_p), ("size", c_uint64)]
+
+
+class ModelInfo(ctypes.Structure):
+    _fields_ = [("struct_size", c_uint32), ("stages", c_uint32), ("width", c_int32), ("height", c_int32),
+                ("frames", c_int32), ("steps", c_int32), ("guidance", c_double), ("frames_per_second", c_double),
+                ("latent_channels", c_int32), ("spatial_factor", c_int32), ("temporal_factor", c_int32),
+                ("size_multiple", c_int32), ("text_length", c_int32), ("text_dim", c_int32), ("layers", c_int32),
+                ("width_hidden", c_int32), ("parameters_text", c_uint64), ("parameters_sampler", c_uint64),
+                ("parameters_vae", c_uint64), ("bytes", c_uint64)]
+
+
+class SamplerOptions(ctypes.Structure):
+    _fields_ = [("struct_size", c_uint32), ("batch", c_int32), ("width", c_int32), ("height", c_int32),
+                ("frames", c_int32), ("steps", c_int32), ("seed", c_uint64), ("guidance", c_double), ("shift", c_double),
+                ("schedule", c_int32), ("step_rule", c_int32), ("cfg_mode", c_int32), ("sigma_count", c_uint32),
+                ("sigmas", POINTER(c_double)), ("cancel", c_void_p)]
+
+
+class JobOptions(ctypes.Structure):
+    _fields_ = [("struct_size", c_uint32), ("events", c_uint32), ("prompt", c_char_p), ("negative_prompt", c_char_p),
+                ("sampler", POINTER(SamplerOptions)), ("prompt_embeds", c_void_p), ("negative_embeds", c_void_p),
+                ("noise", c_void_p), ("latents", c_void_p), ("cancel", c_void_p), ("preview_every", c_int32),
+                ("decode", c_int32)]
+
+
+class Event(ctypes.Structure):
+    _fields_ = [("struct_size", c_uint32), ("kind", c_int32), ("step", c_int32), ("steps", c_int32),
+                ("first_frame", c_int32), ("frame_count", c_int32), ("sigma", c_double), ("seconds", c_double),
+                ("frames", c_void_p), ("latents", c_void_p)]
+
+
+class JobInfo(ctypes.Structure):
+    _fields_ = [("struct_size", c_uint32), ("stage", c_int32), ("width", c_int32), ("height", c_int32),
+                ("frames", c_int32), ("steps", c_int32), ("guidance", c_double), ("seconds", c_double * 8),
+                ("memory_peak", c_uint64)]
+
+
+# C struct names for the tests.
+STRUCTS = {"imagine_error": Error, "imagine_context_options": ContextOptions, "imagine_context_info": ContextInfo,
+           "imagine_buffer_info": BufferInfo, "imagine_model_info": ModelInfo, "imagine_sampler_options": SamplerOptions,
+           "imagine_job_options": JobOptions, "imagine_event": Event, "imagine_job_info": JobInfo}
+
+_handle, _handle_out, _error = c_void_p, POINTER(c_void_p), POINTER(Error)
+
+# name: (result, arguments)
+FUNCTIONS = {
+    "imagine_version_string": (c_char_p, []),
+    "imagine_status_name": (c_char_p, [c_int32]),
+    "imagine_context_options_init": (None, [POINTER(ContextOptions), ctypes.c_size_t]),
+    "imagine_context_create": (c_int32, [_handle_out, POINTER(ContextOptions), _error]),
+    "imagine_context_release": (None, [_handle_out]),
+    "imagine_context_get_info": (c_int32, [_handle, POINTER(ContextInfo), _error]),
+    "imagine_buffer_wrap": (c_int32, [_handle_out, _handle, c_int32, c_int32, POINTER(c_int64), c_void_p, c_void_p,
+                                      c_void_p, _error]),
+    "imagine_buffer_create": (c_int32, [_handle_out, _handle, c_int32, c_int32, POINTER(c_int64), _error]),
+    "imagine_buffer_retain": (_handle, [_handle]),
+    "imagine_buffer_release": (None, [_handle_out]),
+    "imagine_buffer_get_info": (c_int32, [_handle, POINTER(BufferInfo), _error]),
+    "imagine_picture_save": (c_int32, [_handle, c_char_p, _handle, c_double, _error]),
+    "imagine_picture_load": (c_int32, [_handle_out, _handle, c_char_p, _error]),
+    "imagine_model_open": (c_int32, [_handle_out, _handle, c_char_p, c_void_p, _error]),
+    "imagine_model_release": (None, [_handle_out]),
+    "imagine_model_get_info": (c_int32, [_handle, POINTER(ModelInfo), _error]),
+    "imagine_text_create": (c_int32, [_handle_out, _handle, c_void_p, _error]),
+    "imagine_text_destroy": (None, [_handle_out]),
+    "imagine_text_encode": (c_int32, [_handle, c_char_p, _handle_out, _handle_out, _error]),
+    "imagine_vae_create": (c_int32, [_handle_out, _handle, c_void_p, _error]),
+    "imagine_vae_destroy": (None, [_handle_out]),
+    "imagine_vae_encode": (c_int32, [_handle, _handle, _handle_out, _error]),
+    "imagine_vae_decode": (c_int32, [_handle, _handle, c_int32, _handle_out, _error]),
+    "imagine_sampler_options_init": (None, [POINTER(SamplerOptions), ctypes.c_size_t]),
+    "imagine_job_options_init": (None, [POINTER(JobOptions), ctypes.c_size_t]),
+    "imagine_job_create": (c_int32, [_handle_out, _handle, POINTER(JobOptions), _error]),
+    "imagine_job_next": (c_int32, [_handle, POINTER(Event), c_int64, _error]),
+    "imagine_job_cancel": (None, [_handle]),
+    "imagine_job_get_latents": (c_int32, [_handle, _handle_out, _error]),
+    "imagine_job_get_info": (c_int32, [_handle, POINTER(JobInfo), _error]),
+    "imagine_job_destroy": (None, [_handle_out]),
+}
+
+
+def _candidates():
+    """Where libimagine.so may be: named by the user, beside this file, in a build of this source tree, on the system."""
+    here = pathlib.Path(__file__).resolve().parent
+    if os.environ.get("IMAGINE_LIBRARY"):
+        return [os.environ["IMAGINE_LIBRARY"]]
+    near = [here / "libimagine.so.0", here / "libimagine.so", here.parents[2] / "build" / "libimagine.so.0"]
+    found = [str(path) for path in near if path.exists()]
+    system = ctypes.util.find_library("imagine")
+    return found + ([system] if system else [])
+
+
+def load():
+    """The library with every function declared. OSError with advice when it is nowhere."""
+    names = _candidates()
+    if not names:
+        raise OSError("libimagine.so was not found: build it (examples/quickstart does) or name it in IMAGINE_LIBRARY")
+    library = ctypes.CDLL(names[0])
+    for name, (result, arguments) in FUNCTIONS.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: MIT
+"""The Python binding on the two-layer pack: python3 -m unittest discover bindings/python/tests."""
+
+import ctypes
+import gc
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import threading
+import unittest
+
+import numpy
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(ROOT / "bindings" / "python"))
+
+import imagine  # noqa: E402
+from imagine import _api  # noqa: E402
+
+PACK = ROOT / "tests" / "packs" / "two-layer"
+
+
+class Declarations(unittest.TestCase):
+    def test_structs_are_those_of_the_headers(self):
+        lines = []
+        for name, struct in _api.STRUCTS.items():
+            lines.append(f'printf("{name} %zu\\n", sizeof({name}));')
+            for field, _ in struct._fields_:
+                lines.append(f'printf("{name}.{field} %zu %zu\\n", offsetof({name}, {field}), sizeof((({name} *)0)->{field}));')
+        source = "#include <stdio.h>\n#include <imagine/imagine.h>\nint main(void) {" + "\n".join(lines) + "}"
+        with tempfile.TemporaryDirectory() as folder:
+            program = os.path.join(folder, "layout")
+            subprocess.run(["cc", "-x", "c", "-", "-I", str(ROOT / "include"), "-o", program], input=source, text=True, check=True)
+            printed = subprocess.run([program], capture_output=True, text=True, check=True).stdout.splitlines()
+        expected = []
+        for name, struct in _api.STRUCTS.items():
+            expected.append(f"{name} {ctypes.sizeof(struct)}")
+            for field, _ in struct._fields_:
+                descriptor = getattr(struct, field)
+                expected.append(f"{name}.{field} {descriptor.offset} {descriptor.size}")
+        self.assertEqual(printed, expected)
+
+    def test_numbers_are_those_of_the_headers(self):
+        text = "".join((ROOT / "include" / "imagine" / f"{name}.h").read_text() for name in ("sampler", "job", "context"))
+        for define, number in (("IMAGINE_SCHEDULE_WAN_UNIPC", _api.SCHEDULES["wan-unipc"]),
+                               ("IMAGINE_SCHEDULE_SIGMAS", _api.SCHEDULES["sigmas"]),
+                               ("IMAGINE_STEP_UNIPC", _api.STEP_RULES["unipc"]), ("IMAGINE_EVENT_STEP", _api.EVENT_STEP),
+                               ("IMAGINE_EVENT_DONE", _api.EVENT_DONE), ("IMAGINE_CPU_AVX2", _api.CPU_LEVELS["avx2"])):
+            self.assertRegex(text, rf"#define {define} {number}\b")
+
+    def test_functions_exist_in_the_headers(self):
+        text = "".join(path.read_text() for path in (ROOT / "include" / "imagine").glob("*.h"))
+        for name in _api.FUNCTIONS:
+            self.assertIn(name + "(", text)
+
+    def test_version(self):
+        self.assertRegex(imagine.version(), r"^\d+\.\d+\.\d+$")
+
+
+class Generation(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.model = imagine.open(PACK)
+        cls.options = {"seed": 5, "steps": 3}
+
+    def test_generate_gives_frames(self):
+        info, steps = self.model.info, []
+        frames = self.model.generate("a b c", progress=lambda step, of: steps.append((step, of)), **self.options)
+        self.assertEqual(frames.shape, (info["frames"], info["height"], info["width"], 3))
+        self.assertEqual(frames.dtype, numpy.uint8)
+        self.assertEqual(steps[-1], (3, 3))
+        self.assertGreater(frames.std(), 0)
+
+    def test_same_seed_same_bytes(self):
+        first, second = (self.model.generate("a b", **self.options) for _ in range(2))
+        self.assertTrue(numpy.array_equal(first, second))
+        other = self.model.generate("a b", seed=6, steps=3)
+        self.assertFalse(numpy.array_equal(first, other))
+
+    def test_frames_are_not_copied_and_outlive_everything(self):
+        model = imagine.open(PACK)
+        frames = model.generate("a", **self.options)
+        copy = frames.copy()
+        self.assertIsInstance(frames.base, imagine.Buffer)
+        self.assertEqual(frames.ctypes.data, frames.base.__array_interface__["data"][0])
+        del model
+        gc.collect()
+        self.assertTrue(numpy.array_equal(frames, copy))
+
+    def test_events_and_pieces(self):
+        whole = self.model.generate("a b c", **self.options)
+        kinds, pieces = [], []
+        with self.model.job("a b c", previews=True, **self.options) as job:
+            for event in job:
+                kinds.append(event.kind)
+                if event.kind == "frames":
+                    self.assertEqual(event.first_frame, sum(len(piece) for piece in pieces))
+                    pieces.append(event.frames)
+                if event.kind == "preview":
+                    self.assertEqual(event.frames.shape, (1,) + whole.shape[1:])
+            latents = job.latents
+            self.assertGreater(job.info["seconds"]["sample"], 0)
+        self.assertEqual(kinds[-1], "done")
+        self.assertIn("step", kinds)
+        self.assertTrue(numpy.array_equal(numpy.concatenate(pieces), whole))
+        self.assertTrue(numpy.array_equal(self.model.decode(latents), whole))
+
+    def test_noise_and_sigmas_from_outside(self):
+        with self.model.job("a", decode=False, **self.options) as job:
+            shape = [event.latents for event in job if event.kind == "latents"][0].shape
+        noise = numpy.random.default_rng(1).standard_normal(shape).astype("float32")
+        first = self.model.generate("a", noise=noise, sigmas=[1, 0.5, 0])
+        second = self.model.generate("a", noise=noise, sigmas=[1, 0.5, 0], seed=99)
+        self.assertTrue(numpy.array_equal(first, second))
+
+    def test_encode_and_text(self):
+        info = self.model.info
+        frames = numpy.zeros((info["frames"], info["height"], info["width"], 3), "uint8")
+        self.assertEqual(self.model.encode(frames).shape[0], info["latent_channels"])
+        ids, embeds = self.model.encode_text("a b c")
+        self.assertEqual(embeds.shape, (len(ids), info["text_dim"]))
+
+    def test_pictures(self):
+        frames = self.model.generate("a", **self.options)
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "x.png")
+            imagine.save(path, frames, fps=8)
+            self.assertTrue(numpy.array_equal(imagine.load(path), frames))
+
+
+class Failures(unittest.TestCase):
+    def test_missing_model(self):
+        with self.assertRaises(imagine.NotFound) as caught:
+            imagine.open("no-such-model")
+        self.assertIn("no-such-model", str(caught.exception))
+        self.assertEqual((caught.exception.status, caught.exception.name), (-21, "ERROR_NOT_FOUND"))
+
+    def test_bad_options(self):
+        model = imagine.open(PACK)
+        with self.assertRaises(imagine.InvalidArgument):
+            model.generate("a", frames=6)
+        with self.assertRaises(ValueError):
+            model.generate("a", width=3)
+        with self.assertRaises(imagine.InvalidArgument):
+            model.generate("a", schedule="none such")
+        with self.assertRaises(imagine.InvalidArgument):
+            model.generate(7)
+        with self.assertRaises(imagine.InvalidArgument):
+            model.decode(numpy.zeros((2, 2), "float32"))
+
+    def test_memory_limit(self):
+        with self.assertRaises(MemoryError):
+            imagine.open(PACK, imagine.Context(memory_limit=4096)).generate("a")
+
+    def test_cancel_from_another_thread(self):
+        model = imagine.open(PACK)
+        job = model.job("a", steps=1000)
+        timer = threading.Timer(0.05, job.cancel)
+        timer.start()
+        with self.assertRaises(imagine.Cancelled):
+            for _ in job:
+                pass
+        timer.join()
+        job.close()
+        with self.assertRaises(imagine.StateError):
+            job.next()
+
+    def test_timeout(self):
+        with imagine.open(PACK).job("a", steps=1000) as job:
+            with self.assertRaises(TimeoutError):
+                while True:
+                    job.next(timeout=0)
+
+    def test_nothing_is_left(self):
+        context = imagine.Context()
+        empty = context.info["memory_used"]
+        for _ in range(3):
+            model = imagine.open(PACK, context)
+            frames = model.generate("a", steps=2)
+            del model, frames
+            gc.collect()
+        self.assertEqual(context.info["memory_used"], empty)
+
+
+if __name__ == "__main__":
+    unittest.main()
