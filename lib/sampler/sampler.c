@@ -601,7 +601,7 @@ static imagine_status denoise(imagine_sampler *s, const imagine_buffer *hidden, 
     const int64_t *x = imagine__buffer_shape(hidden, NULL);
     int64_t tokens = x[2] / c->patch_t * (x[3] / c->patch_h) * (x[4] / c->patch_w);
     imagine__dit_text *text = NULL;
-    float *timesteps;
+    float *timesteps = NULL;
     imagine__dit_input input = {
         .x = imagine_buffer_data(hidden),
         .y = imagine_buffer_data(sample),
