@@ -123,19 +123,37 @@ VEC float vec_largest(vec a)
 
 VEC vec vec_zero(void) { return vec_set1(0.0f); }
 
-/* e^x to about one unit in the last place: 0 below -104, infinite above 89, a NaN of a NaN. */
-VEC vec vec_exp(vec x)
+/* e^x = 2^n times what this gives, for x in -104.5..89.5 or a NaN. */
+VEC vec vec_exp_part(vec x, vec *n)
 {
-    vec clamped = vec_max(vec_set1(-104.5f), vec_min(vec_set1(89.5f), x));
-    vec n = vec_round(vec_mul(clamped, vec_set1(1.44269504f)));
+    *n = vec_round(vec_mul(x, vec_set1(1.44269504f)));
     /* r = x - n ln 2, the logarithm in two parts of which the first has few bits */
-    vec r = vec_fnma(n, vec_set1(1.42860677e-6f), vec_fnma(n, vec_set1(0.693145752f), clamped));
+    vec r = vec_fnma(*n, vec_set1(1.42860677e-6f), vec_fnma(*n, vec_set1(0.693145752f), x));
     vec p = vec_fma(r, vec_set1(1.392617611e-3f), vec_set1(8.363173075e-3f));
     p = vec_fma(p, r, vec_set1(4.166655466e-2f));
     p = vec_fma(p, r, vec_set1(1.666657703e-1f));
     p = vec_fma(p, r, vec_set1(0.5f));
-    p = vec_add(vec_fma(vec_mul(r, r), p, r), vec_set1(1.0f));
+    return vec_add(vec_fma(vec_mul(r, r), p, r), vec_set1(1.0f));
+}
+
+/* e^x to about one unit in the last place: 0 below -104, infinite above 89, a NaN of a NaN. */
+VEC vec vec_exp(vec x)
+{
+    vec n, p = vec_exp_part(vec_max(vec_set1(-104.5f), vec_min(vec_set1(89.5f), x)), &n);
     return vec_scale2(p, n);
+}
+
+/* The same for x <= 0 and cheaper, as it gives 0 below -86 already. */
+VEC vec vec_exp_negative(vec x)
+{
+#ifdef __AVX512F__
+    return vec_exp(x);
+#else
+    const vec least = vec_set1(-86.0f);
+    vec n, p = vec_exp_part(vec_max(least, x), &n);
+    __m256i bits = _mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23));
+    return _mm256_and_ps(_mm256_castsi256_ps(bits), _mm256_cmp_ps(x, least, _CMP_NLT_UQ));
+#endif
 }
 
 /* x / (1 + e^-x) */

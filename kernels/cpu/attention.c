@@ -1,0 +1,377 @@
+/* SPDX-License-Identifier: MIT */
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/vec.h"
+#include "kernels/ref/ref.h"
+
+/* Attention by blocks of keys with a running softmax. A tile is a block of query rows of one head: it goes through the keys
+ * block by block; K and V of a block are packed into panels that all its rows share. After a block, row r holds the
+ * maximum m of its scores so far, l = sum exp(s - m) and o = sum exp(s - m) v; when m grows, l and o shrink by
+ * exp(old m - new m), which the second product does as it adds to o.
+ *
+ * The blocks of keys depend on d and the number of keys alone, and a row never sees another row: how the rows are cut
+ * into tiles does not show in the result. */
+
+#define ROWS 6
+#define COLUMNS (2 * VEC_LANES)
+#define LARGEST_D 4096 /* beyond, the scratch is too small, and plain C does it */
+
+typedef struct job {
+    const imagine__attention_args *a;
+    int64_t tile_rows, tiles_per_head;
+    int64_t block_keys; /* a multiple of COLUMNS */
+    int64_t wide; /* d rounded up to whole panels */
+} job;
+
+/* What a tile works on, in the scratch. */
+typedef struct tile_state {
+    int64_t batch, head, row, rows, kv;
+    float *q; /* [rows][d], times the scale */
+    float *k; /* [panels of keys][d][COLUMNS] */
+    float *v; /* [panels of d][block_keys][COLUMNS] */
+    float *s; /* [rows][block_keys]: scores, then weights */
+    float *o; /* [rows][wide] */
+    float *max, *sum, *shrink; /* [rows] */
+} tile_state;
+
+static int64_t round_up(int64_t n, int64_t unit)
+{
+    return (n + unit - 1) / unit * unit;
+}
+
+static int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t most_rows(int64_t d)
+{
+    return d <= 128 ? 192 : d <= 1024 ? 96 : 24;
+}
+
+/* About 64 KiB of K, so that K, V, the scores and the rows stay in the second-level cache together. */
+static int64_t keys_of_block(int64_t d)
+{
+    if (d > 1024)
+        return COLUMNS;
+    int64_t keys = 16384 / d / 32 * 32;
+    return keys < 64 ? 64 : keys > 256 ? 256 : keys;
+}
+
+/* Tiles as large as the scratch allows, for K and V are packed anew for each; but no longer than some 10 ms, and some for
+ * every thread. */
+static job plan(const imagine__attention_args *a)
+{
+    job g = {.a = a, .block_keys = keys_of_block(a->d), .wide = round_up(a->d, COLUMNS)};
+    double row_work = 4.0 * (double)a->kv * (double)a->d;
+    int64_t rows = most_rows(a->d);
+    while (rows > 24 && row_work * (double)rows > 6e8)
+        rows -= 12;
+    while (rows > 48 && a->batch * a->heads * ((a->tokens + rows - 1) / rows) < 16)
+        rows /= 2;
+    int64_t blocks = (a->tokens + rows - 1) / rows;
+    g.tile_rows = smaller(round_up((a->tokens + blocks - 1) / blocks, ROWS), rows);
+    g.tiles_per_head = (a->tokens + g.tile_rows - 1) / g.tile_rows;
+    return g;
+}
+
+static float *take(float **rest, int64_t count)
+{
+    float *p = *rest;
+    *rest += round_up(count, 16);
+    return p;
+}
+
+static tile_state tile_at(const job *g, int64_t tile, void *scratch)
+{
+    const imagine__attention_args *a = g->a;
+    tile_state t = {.batch = tile / g->tiles_per_head / a->heads, .head = tile / g->tiles_per_head % a->heads};
+    float *rest = scratch;
+    t.row = tile % g->tiles_per_head * g->tile_rows;
+    t.rows = smaller(g->tile_rows, a->tokens - t.row);
+    t.kv = a->kv_length ? a->kv_length[t.batch] : a->kv;
+    t.q = take(&rest, t.rows * a->d);
+    t.k = take(&rest, g->block_keys * a->d);
+    t.v = take(&rest, g->block_keys * g->wide);
+    t.s = take(&rest, t.rows * g->block_keys);
+    t.o = take(&rest, t.rows * g->wide);
+    t.max = take(&rest, t.rows);
+    t.sum = take(&rest, t.rows);
+    t.shrink = take(&rest, t.rows);
+    return t;
+}
+
+/* ---- packing ----------------------------------------------------------------------------------------------------- */
+
+static void load_queries(const job *g, const tile_state *t)
+{
+    const imagine__attention_args *a = g->a;
+    const float *q = a->q + t->batch * a->q_batch + t->row * a->q_token + t->head * a->d;
+    vec scale = vec_set1(a->scale);
+    for (int64_t r = 0; r < t->rows; r++) {
+        const float *from = q + r * a->q_token;
+        float *to = t->q + r * a->d;
+        int64_t i = 0;
+        for (; i + VEC_LANES <= a->d; i += VEC_LANES)
+            vec_store(to + i, vec_mul(vec_load(from + i), scale));
+        for (; i < a->d; i++)
+            to[i] = from[i] * a->scale;
+        t->max[r] = -INFINITY;
+        t->sum[r] = 0;
+    }
+}
+
+/* 8 keys' values i..i+7 become 8 rows of a panel. */
+VEC void transpose_8x8(const float *from, int64_t stride, float *to)
+{
+    __m256 x[8], y[8];
+    for (int i = 0; i < 4; i++) {
+        __m256 low = _mm256_castps128_ps256(_mm_loadu_ps(from + i * stride));
+        __m256 high = _mm256_castps128_ps256(_mm_loadu_ps(from + i * stride + 4));
+        x[i] = _mm256_insertf128_ps(low, _mm_loadu_ps(from + (i + 4) * stride), 1);
+        x[i + 4] = _mm256_insertf128_ps(high, _mm_loadu_ps(from + (i + 4) * stride + 4), 1);
+    }
+    for (int i = 0; i < 8; i += 2) {
+        y[i] = _mm256_unpacklo_ps(x[i], x[i + 1]);
+        y[i + 1] = _mm256_unpackhi_ps(x[i], x[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        _mm256_storeu_ps(to + i * COLUMNS, _mm256_shuffle_ps(y[i], y[i + 2], 0x44));
+        _mm256_storeu_ps(to + (i + 1) * COLUMNS, _mm256_shuffle_ps(y[i], y[i + 2], 0xee));
+        _mm256_storeu_ps(to + (i + 2) * COLUMNS, _mm256_shuffle_ps(y[i + 1], y[i + 3], 0x44));
+        _mm256_storeu_ps(to + (i + 3) * COLUMNS, _mm256_shuffle_ps(y[i + 1], y[i + 3], 0xee));
+    }
+}
+
+/* `count` keys, at most 8, as 8 columns of a panel; columns without a key are zeros. */
+static void pack_8_keys(const float *k, int64_t stride, int64_t count, int64_t d, float *panel)
+{
+    int64_t i = 0;
+    if (count == 8)
+        for (; i + 8 <= d; i += 8)
+            transpose_8x8(k + i, stride, panel + i * COLUMNS);
+    for (; i < d; i++)
+        for (int64_t j = 0; j < 8; j++)
+            panel[i * COLUMNS + j] = j < count ? k[j * stride + i] : 0;
+}
+
+static void pack_keys(const job *g, const tile_state *t, int64_t first, int64_t count)
+{
+    const imagine__attention_args *a = g->a;
+    const float *k = a->k + t->batch * a->k_batch + first * a->k_token + t->head * a->d;
+    for (int64_t j = 0; j < round_up(count, COLUMNS); j += 8) {
+        float *panel = t->k + j / COLUMNS * COLUMNS * a->d + j % COLUMNS;
+        int64_t left = count - j;
+        pack_8_keys(k + j * a->k_token, a->k_token, left < 0 ? 0 : left > 8 ? 8 : left, a->d, panel);
+    }
+}
+
+static void pack_values(const job *g, const tile_state *t, int64_t first, int64_t count)
+{
+    const imagine__attention_args *a = g->a;
+    const float *v = a->v + t->batch * a->v_batch + first * a->v_token + t->head * a->d;
+    for (int64_t j = 0; j < count; j++, v += a->v_token) {
+        float *to = t->v + j * COLUMNS;
+        int64_t i = 0;
+        for (; i + COLUMNS <= a->d; i += COLUMNS, to += g->block_keys * COLUMNS) {
+            vec_store(to, vec_load(v + i));
+            vec_store(to + VEC_LANES, vec_load(v + i + VEC_LANES));
+        }
+        if (i < a->d) {
+            vec_store(to, vec_load_n(v + i, vec_first(a->d - i)));
+            int64_t left = a->d - i - VEC_LANES;
+            vec_store(to + VEC_LANES, left > 0 ? vec_load_n(v + i + VEC_LANES, vec_first(left)) : vec_zero());
+        }
+    }
+}
+
+/* ---- the two products ----------------------------------------------------------------------------------------------- */
+
+#define EACH_ROW(X) X(0) X(1) X(2) X(3) X(4) X(5)
+
+/* y[rows][COLUMNS] = a[rows][depth] b[depth][COLUMNS], plus shrink[row] * y when there is a `shrink`. Every number of rows
+ * is a function of its own, in which `rows` is a constant; each element goes through the same operations in all. */
+VEC void multiply_rows(const float *a, int64_t lda, const float *b, int64_t depth, float *y, int64_t ldy,
+                       const float *shrink, const int rows)
+{
+#define DECLARE(r)                                          \
+    vec left##r = vec_zero(), right##r = vec_zero();        \
+    const float *a##r = a + (r < rows ? r : 0) * lda;
+#define MULTIPLY(r)                                 \
+    if (r < rows) {                                 \
+        vec x = vec_set1(a##r[i]);                  \
+        left##r = vec_fma(x, left, left##r);        \
+        right##r = vec_fma(x, right, right##r);     \
+    }
+#define ADD(r)                                                                              \
+    if (r < rows) {                                                                         \
+        vec x = vec_set1(shrink[r]);                                                        \
+        left##r = vec_fma(x, vec_load(y + r * ldy), left##r);                               \
+        right##r = vec_fma(x, vec_load(y + r * ldy + VEC_LANES), right##r);                 \
+    }
+#define STORE(r)                                            \
+    if (r < rows) {                                         \
+        vec_store(y + r * ldy, left##r);                    \
+        vec_store(y + r * ldy + VEC_LANES, right##r);       \
+    }
+    EACH_ROW(DECLARE)
+    for (int64_t i = 0; i < depth; i++, b += COLUMNS) {
+        vec left = vec_load(b), right = vec_load(b + VEC_LANES);
+        EACH_ROW(MULTIPLY)
+    }
+    if (shrink) {
+        EACH_ROW(ADD)
+    }
+    EACH_ROW(STORE)
+#undef DECLARE
+#undef MULTIPLY
+#undef ADD
+#undef STORE
+}
+
+typedef void multiply_fn(const float *a, int64_t lda, const float *b, int64_t depth, float *y, int64_t ldy,
+                         const float *shrink);
+
+#define MULTIPLY_FUNCTION(rows)                                                                                     \
+    static void multiply_##rows(const float *a, int64_t lda, const float *b, int64_t depth, float *y, int64_t ldy,  \
+                                const float *shrink)                                                                \
+    {                                                                                                               \
+        multiply_rows(a, lda, b, depth, y, ldy, shrink, rows);                                                      \
+    }
+MULTIPLY_FUNCTION(1)
+MULTIPLY_FUNCTION(2)
+MULTIPLY_FUNCTION(3)
+MULTIPLY_FUNCTION(4)
+MULTIPLY_FUNCTION(5)
+MULTIPLY_FUNCTION(6)
+
+/* All rows past one panel after another: a panel stays in the first-level cache meanwhile. */
+static void multiply(int64_t rows, const float *a, int64_t lda, const float *b, int64_t panels, int64_t panel_size,
+                     int64_t depth, float *y, int64_t ldy, const float *shrink)
+{
+    static multiply_fn *const functions[] = {multiply_1, multiply_2, multiply_3, multiply_4, multiply_5, multiply_6};
+    for (int64_t p = 0; p < panels; p++)
+        for (int64_t r = 0; r < rows; r += ROWS)
+            functions[smaller(rows - r, ROWS) - 1](a + r * lda, lda, b + p * panel_size, depth,
+                                                   y + r * ldy + p * COLUMNS, ldy, shrink ? shrink + r : NULL);
+}
+
+/* ---- the softmax ------------------------------------------------------------------------------------------------- */
+
+/* The largest of n values, a multiple of VEC_LANES; NaN are passed over, they come back in the weights. */
+static float largest(const float *s, int64_t n)
+{
+    vec a = vec_set1(-INFINITY), b = a;
+    int64_t i = 0;
+    for (; i + 2 * VEC_LANES <= n; i += 2 * VEC_LANES) {
+        a = vec_max(vec_load(s + i), a);
+        b = vec_max(vec_load(s + i + VEC_LANES), b);
+    }
+    if (i < n)
+        a = vec_max(vec_load(s + i), a);
+    return vec_largest(vec_max(a, b));
+}
+
+/* s = exp(s - max) for n values, a multiple of VEC_LANES; gives their sum. */
+static float weigh(float *s, int64_t n, float max)
+{
+    vec m = vec_set1(max), sum_a = vec_zero(), sum_b = vec_zero();
+    int64_t i = 0;
+    for (; i + 2 * VEC_LANES <= n; i += 2 * VEC_LANES) {
+        vec a = vec_exp_negative(vec_sub(vec_load(s + i), m));
+        vec b = vec_exp_negative(vec_sub(vec_load(s + i + VEC_LANES), m));
+        vec_store(s + i, a);
+        vec_store(s + i + VEC_LANES, b);
+        sum_a = vec_add(sum_a, a);
+        sum_b = vec_add(sum_b, b);
+    }
+    if (i < n) {
+        vec a = vec_exp_negative(vec_sub(vec_load(s + i), m));
+        vec_store(s + i, a);
+        sum_a = vec_add(sum_a, a);
+    }
+    return vec_sum(vec_add(sum_a, sum_b));
+}
+
+static float exp_one(float x)
+{
+    float y[VEC_LANES];
+    vec_store(y, vec_exp_negative(vec_set1(x)));
+    return y[0];
+}
+
+static void add_bias(float *s, const float *bias, int64_t n)
+{
+    int64_t i = 0;
+    for (; i + VEC_LANES <= n; i += VEC_LANES)
+        vec_store(s + i, vec_add(vec_load(s + i), vec_load(bias + i)));
+    for (; i < n; i++)
+        s[i] += bias[i];
+}
+
+/* The scores of a block become weights. */
+static void softmax(const job *g, const tile_state *t, int64_t first, int64_t count)
+{
+    const imagine__attention_args *a = g->a;
+    const float *bias = a->bias ? a->bias + (t->head * a->tokens + t->row) * a->kv + first : NULL;
+    int64_t whole = round_up(count, VEC_LANES);
+    for (int64_t r = 0; r < t->rows; r++) {
+        float *s = t->s + r * g->block_keys;
+        for (int64_t j = count; j < whole; j++)
+            s[j] = -INFINITY;
+        if (bias)
+            add_bias(s, bias + r * a->kv, count);
+        float max = largest(s, whole);
+        max = max > t->max[r] ? max : t->max[r];
+        float base = max == -INFINITY ? 0 : max; /* -inf minus -inf would be a NaN, and later keys may be finite */
+        t->shrink[r] = max == t->max[r] ? 1 : exp_one(t->max[r] - base);
+        t->sum[r] = t->sum[r] * t->shrink[r] + weigh(s, whole, base);
+        t->max[r] = max;
+    }
+}
+
+/* ---- a tile ------------------------------------------------------------------------------------------------------ */
+
+static void store_rows(const job *g, const tile_state *t)
+{
+    const imagine__attention_args *a = g->a;
+    float *y = a->y + t->batch * a->y_batch + t->row * a->y_token + t->head * a->d;
+    for (int64_t r = 0; r < t->rows; r++, y += a->y_token) {
+        const float *o = t->o + r * g->wide;
+        vec sum = vec_set1(t->sum[r]);
+        int64_t i = 0;
+        for (; i + VEC_LANES <= a->d; i += VEC_LANES)
+            vec_store(y + i, vec_div(vec_load(o + i), sum));
+        if (i < a->d)
+            vec_store_n(y + i, vec_first(a->d - i), vec_div(vec_load(o + i), sum));
+    }
+}
+
+static void attention_tile(void *arg, int64_t tile, void *scratch)
+{
+    const job *g = arg;
+    int64_t d = g->a->d;
+    tile_state t = tile_at(g, tile, scratch);
+    load_queries(g, &t);
+    for (int64_t first = 0; first < t.kv; first += g->block_keys) {
+        int64_t count = smaller(g->block_keys, t.kv - first), panels = (count + COLUMNS - 1) / COLUMNS;
+        pack_keys(g, &t, first, count);
+        multiply(t.rows, t.q, d, t.k, panels, d * COLUMNS, d, t.s, g->block_keys, NULL);
+        softmax(g, &t, first, count);
+        pack_values(g, &t, first, count);
+        multiply(t.rows, t.s, g->block_keys, t.v, g->wide / COLUMNS, g->block_keys * COLUMNS, count, t.o, g->wide,
+                 first ? t.shrink : NULL);
+    }
+    store_rows(g, &t);
+}
+
+void IMAGINE__ISA(attention)(imagine__run *run, const imagine__attention_args *a)
+{
+    if (a->tokens <= 0 || a->kv <= 0 || a->d <= 0)
+        return;
+    if (a->d > LARGEST_D) {
+        imagine__ref_attention(run, a);
+        return;
+    }
+    job g = plan(a);
+    imagine__parallel(run, a->batch * a->heads * g.tiles_per_head, attention_tile, &g);
+}
