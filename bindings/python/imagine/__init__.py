@@ -398,7 +398,8 @@ def open(name, context=None):
 def save(path, frames, fps=8.0, context=None):
     """Writes uint8 [frames, height, width, 3] as a PNG (one frame) or an animated PNG."""
     context = context or Context(threads=1)
-    _call("imagine_picture_save", context._pointer, os.fsencode(path), Buffer.copy_of(context, frames)._pointer, fps)
+    buffer = Buffer.copy_of(context, frames)  # named, so that it lives until the call returns
+    _call("imagine_picture_save", context._pointer, os.fsencode(path), buffer._pointer, fps)
 
 
 def load(path, context=None):
