@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef CLI_H
+#define CLI_H
+
+/* The command-line program `imagine`: what its commands share. It uses the library's public headers only. */
+
+#include <imagine/imagine.h>
+
+#define EXIT_OK 0
+#define EXIT_FAILED 1
+#define EXIT_USAGE 2
+
+/* Everything that options can say; each command takes some of them. */
+typedef struct arguments {
+    const char *command;
+    const char *input; /* the argument that is no option */
+    const char *prompt, *negative, *model, *out, *schedule, *cfg, *noise, *embeds, *filter;
+    int32_t width, height, frames, steps, threads, cpu_level, runs;
+    int json, quiet;
+    uint64_t seed, memory_limit;
+    double guidance, shift, fps;
+} arguments;
+
+typedef struct command {
+    const char *name, *summary;
+    const char *takes; /* the options it takes, each between spaces */
+    const char *argument; /* name of the argument that is no option, or NULL */
+    const char *help; /* how it is used, with examples */
+    int (*run)(const arguments *);
+} command;
+
+extern const command commands[];
+
+int run_generate(const arguments *o);
+int run_encode(const arguments *o);
+int run_decode(const arguments *o);
+int run_text(const arguments *o);
+int run_denoise(const arguments *o);
+int run_info(const arguments *o);
+int run_bench(const arguments *o);
+
+/* What every command opens and closes again. */
+typedef struct session {
+    imagine_context *context;
+    imagine_model *model;
+    imagine_cancel *cancel; /* fired by Ctrl-C */
+    imagine_error error;
+} session;
+
+/* Opens the context and, when `with_model`, the model; says what went wrong. Returns 0 or an exit code. */
+int session_open(session *s, const arguments *o, int with_model);
+void session_close(session *s);
+/* Prints the session's error; returns EXIT_FAILED. */
+int session_failed(const session *s);
+
+/* The folder of the model asked for: a path, or a name under the models beside the program. */
+const char *find_model(const arguments *o, char *path, size_t size);
+
+/* Fills in the sampler's options. `sigmas` takes up to 1001 numbers. 0, or EXIT_USAGE after a message. */
+int sampler_options(imagine_sampler_options *out, double *sigmas, const arguments *o);
+
+int has_suffix(const char *text, const char *suffix);
+int usage_error(const arguments *o, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* Output: JSON on stdout. */
+void json_text(const char *text); /* with quotes and escapes */
+void json_shape(const imagine_buffer *buffer); /* "[3, 9, 64, 64]" */
+
+/* A bar on stderr when that is a terminal. */
+typedef struct progress {
+    int on;
+} progress;
+void progress_begin(progress *p, const arguments *o);
+void progress_show(progress *p, const char *stage, int32_t done, int32_t all, double seconds);
+void progress_end(progress *p);
+
+#endif

@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: MIT */
+
+/* imagine generate: a job from prompt to file. */
+
+#include <stdio.h>
+#include <string.h>
+
+#include "cli.h"
+
+typedef struct generation {
+    const arguments *o;
+    session s;
+    imagine_job *job;
+    imagine_job_info info;
+    imagine_buffer *frames; /* the whole clip */
+    imagine_buffer *prompt_embeds, *negative_embeds, *noise;
+    const char *out;
+    char partial[4096]; /* where latents were saved instead, or "" */
+    progress bar;
+} generation;
+
+static int load_inputs(generation *g)
+{
+    const arguments *o = g->o;
+    imagine_error ignored = IMAGINE_ERROR_INIT;
+    if (o->embeds) {
+        if (imagine_buffer_load(&g->prompt_embeds, g->s.context, o->embeds, "prompt_embeds", &g->s.error) < 0)
+            return session_failed(&g->s);
+        /* A file without them means the negative prompt's text. */
+        imagine_buffer_load(&g->negative_embeds, g->s.context, o->embeds, "negative_prompt_embeds", &ignored);
+    }
+    if (o->noise && imagine_buffer_load(&g->noise, g->s.context, o->noise, NULL, &g->s.error) < 0)
+        return session_failed(&g->s);
+    return 0;
+}
+
+static int start(generation *g)
+{
+    double sigmas[1001];
+    imagine_sampler_options sampler;
+    imagine_job_options job;
+    int status = sampler_options(&sampler, sigmas, g->o);
+    if (status || (status = load_inputs(g)))
+        return status;
+    imagine_job_options_init(&job, sizeof job);
+    job.prompt = g->o->prompt;
+    job.negative_prompt = g->o->negative;
+    job.sampler = &sampler;
+    job.prompt_embeds = g->prompt_embeds;
+    job.negative_embeds = g->negative_embeds;
+    job.noise = g->noise;
+    job.cancel = g->s.cancel;
+    job.decode = !has_suffix(g->out, ".safetensors");
+    if (imagine_job_create(&g->job, g->s.model, &job, &g->s.error) < 0)
+        return session_failed(&g->s);
+    g->info.struct_size = sizeof g->info;
+    imagine_job_get_info(g->job, &g->info, NULL);
+    return 0;
+}
+
+/* Puts a piece of the clip where it belongs. */
+static imagine_status keep_frames(generation *g, const imagine_event *event)
+{
+    int64_t shape[] = { g->info.frames, g->info.height, g->info.width, 3 };
+    if (!g->frames) {
+        imagine_status status =
+            imagine_buffer_create(&g->frames, g->s.context, IMAGINE_U8, 4, shape, &g->s.error);
+        if (status < 0)
+            return status;
+    }
+    size_t frame = imagine_buffer_size(g->frames) / (size_t)g->info.frames;
+    memcpy((char *)imagine_buffer_data(g->frames) + frame * (size_t)event->first_frame,
+           imagine_buffer_data(event->frames), imagine_buffer_size(event->frames));
+    return IMAGINE_OK;
+}
+
+static imagine_status listen(generation *g)
+{
+    for (;;) {
+        imagine_event event = { .struct_size = sizeof event };
+        imagine_status status = imagine_job_next(g->job, &event, -1, &g->s.error);
+        if (status < 0 || event.kind == IMAGINE_EVENT_DONE)
+            return status;
+        if (event.kind == IMAGINE_EVENT_STEP)
+            progress_show(&g->bar, "sample", event.step, event.steps, event.seconds);
+        if (event.kind != IMAGINE_EVENT_FRAMES)
+            continue;
+        if ((status = keep_frames(g, &event)) < 0)
+            return status;
+        progress_show(&g->bar, "decode", event.first_frame + event.frame_count, g->info.frames, event.seconds);
+    }
+}
+
+static imagine_status save_latents(generation *g, const char *path)
+{
+    imagine_buffer *latents;
+    imagine_status status = imagine_job_get_latents(g->job, &latents, &g->s.error);
+    if (status < 0)
+        return status;
+    status = imagine_buffer_save(g->s.context, path, 1, &latents, &(const char *){ "latents" }, &g->s.error);
+    imagine_buffer_release(&latents);
+    return status;
+}
+
+static imagine_status save(generation *g)
+{
+    imagine_model_info model = { .struct_size = sizeof model };
+    if (has_suffix(g->out, ".safetensors"))
+        return save_latents(g, g->out);
+    imagine_model_get_info(g->s.model, &model, NULL);
+    double fps = g->o->fps > 0 ? g->o->fps : model.frames_per_second > 0 ? model.frames_per_second : 16;
+    return imagine_picture_save(g->s.context, g->out, g->frames, fps, &g->s.error);
+}
+
+/* After a failure or Ctrl-C: what was sampled is kept. */
+static void rescue(generation *g)
+{
+    imagine_error error = g->s.error;
+    snprintf(g->partial, sizeof g->partial, "%s.latents.safetensors", g->out);
+    if (save_latents(g, g->partial) < 0)
+        g->partial[0] = 0;
+    else
+        fprintf(stderr, "imagine: the latents so far are in %s (imagine decode reads them)\n", g->partial);
+    g->s.error = error;
+}
+
+static void summary(const generation *g)
+{
+    const imagine_job_info *i = &g->info;
+    double total = 0;
+    for (int k = 1; k < 8; k++)
+        total += i->seconds[k];
+    if (g->o->json) {
+        printf("{\"out\": ");
+        json_text(g->out);
+        printf(", \"width\": %d, \"height\": %d, \"frames\": %d, \"steps\": %d, \"guidance\": %g, \"seed\": %llu, "
+               "\"seconds\": {\"load\": %.4f, \"text\": %.4f, \"sample\": %.4f, \"decode\": %.4f, \"total\": %.4f}, "
+               "\"memory_peak\": %llu}\n",
+               i->width, i->height, i->frames, i->steps, i->guidance, (unsigned long long)g->o->seed,
+               i->seconds[IMAGINE_JOB_LOAD], i->seconds[IMAGINE_JOB_TEXT], i->seconds[IMAGINE_JOB_SAMPLE],
+               i->seconds[IMAGINE_JOB_DECODE], total, (unsigned long long)i->memory_peak);
+        return;
+    }
+    if (g->o->quiet)
+        return;
+    printf("%s: %d frame%s of %dx%d, %d steps, guidance %g, seed %llu\n", g->out, i->frames, i->frames == 1 ? "" : "s",
+           i->width, i->height, i->steps, i->guidance, (unsigned long long)g->o->seed);
+    printf("load %.2f s, text %.2f s, sample %.2f s, decode %.2f s: %.2f s; peak memory %.1f MB\n",
+           i->seconds[IMAGINE_JOB_LOAD], i->seconds[IMAGINE_JOB_TEXT], i->seconds[IMAGINE_JOB_SAMPLE],
+           i->seconds[IMAGINE_JOB_DECODE], total, (double)i->memory_peak / 1e6);
+}
+
+static int generate(generation *g)
+{
+    int failed = start(g);
+    if (failed)
+        return failed;
+    progress_begin(&g->bar, g->o);
+    imagine_status status = listen(g);
+    progress_end(&g->bar);
+    imagine_job_get_info(g->job, &g->info, NULL);
+    if (status >= 0)
+        status = save(g);
+    if (status < 0) {
+        rescue(g);
+        return session_failed(&g->s);
+    }
+    summary(g);
+    return EXIT_OK;
+}
+
+int run_generate(const arguments *o)
+{
+    arguments settled = *o;
+    generation g = { .o = &settled, .out = o->out ? o->out : "out.png" };
+    if (o->input && o->prompt)
+        return usage_error(o, "give the prompt as the argument or with --prompt, not both");
+    settled.prompt = o->prompt ? o->prompt : o->input;
+    if (!settled.prompt && !o->embeds)
+        return usage_error(o, "a prompt is missing");
+    if (!has_suffix(g.out, ".png") && !has_suffix(g.out, ".safetensors"))
+        return usage_error(o, "--out: \"%s\" ends neither with .png nor with .safetensors", g.out);
+    int status = session_open(&g.s, o, 1);
+    if (status)
+        return status;
+    status = generate(&g);
+    imagine_job_destroy(&g.job);
+    imagine_buffer_release(&g.frames);
+    imagine_buffer_release(&g.prompt_embeds);
+    imagine_buffer_release(&g.negative_embeds);
+    imagine_buffer_release(&g.noise);
+    session_close(&g.s);
+    return status;
+}

@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: MIT */
+
+/* imagine: pictures and video from a prompt, on the command line. This file reads the options; each command has a
+ * function in the files beside it. */
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli.h"
+
+#define MACHINE " model threads cpu-level memory-limit json quiet help "
+
+const command commands[] = {
+    { "generate", "a picture or clip from a prompt",
+      MACHINE "prompt negative seed width height frames steps guidance schedule shift cfg noise embeds out fps ", "PROMPT",
+      "  imagine generate \"a red apple\"\n"
+      "  imagine generate \"a yellow car moving to the right\" --seed 7 --steps 30 --out car.png\n"
+      "  imagine generate \"a dog\" --frames 1 --guidance 4 --out dog.png\n"
+      "  imagine generate \"a dog\" --out dog.safetensors        only the latents, for `imagine decode`\n",
+      run_generate },
+    { "encode", "pictures to latents", MACHINE "out ", "PICTURES",
+      "  imagine encode clip.png --out latents.safetensors       a PNG or an animated PNG\n"
+      "  imagine encode frames/ --out latents.safetensors        a folder of PNGs, in the order of their names\n",
+      run_encode },
+    { "decode", "latents to pictures", MACHINE "out fps ", "LATENTS",
+      "  imagine decode latents.safetensors --out clip.png\n"
+      "  imagine decode latents.safetensors --out frames.safetensors    `frames` as f32 in [-1, 1]\n",
+      run_decode },
+    { "text", "token ids and embeddings of a prompt", MACHINE "prompt out ", "PROMPT",
+      "  imagine text \"a red apple\" --out text.safetensors\n"
+      "  imagine text \"a red apple\" --json                      prints the ids\n",
+      run_text },
+    { "denoise", "one forward of the transformer on given tensors", MACHINE "out ", "TENSORS",
+      "  imagine denoise inputs.safetensors --out sample.safetensors\n"
+      "\n"
+      "The file holds hidden_states [batch, channels, frames, height, width], timestep [batch] or [batch, tokens] and\n"
+      "encoder_hidden_states [batch, length, dim]; `sample` is written.\n",
+      run_denoise },
+    { "info", "what a model is made for, and this machine", MACHINE, "MODEL",
+      "  imagine info\n"
+      "  imagine info --json --model ~/models/Wan2.1-T2V-1.3B-Diffusers\n",
+      run_info },
+    { "bench", "speed of the kernels and of a whole generation", MACHINE "filter runs ", NULL,
+      "  imagine bench\n"
+      "  imagine bench --filter attention --threads 1\n"
+      "  imagine bench --filter model --runs 3                  only prompt to frames\n",
+      run_bench },
+    { NULL, NULL, NULL, NULL, NULL, NULL },
+};
+
+static const struct {
+    const char *name, *argument, *text;
+    int letter;
+} described[] = {
+    { "prompt", "TEXT", "what to make (or as the argument)", 'p' },
+    { "negative", "TEXT", "what to keep away from", 'n' },
+    { "seed", "N", "number that the noise is drawn from (0)", 's' },
+    { "model", "FOLDER", "model pack, or the name of one beside the program ($IMAGINE_MODEL, else tiny)", 'm' },
+    { "width", "N", "in pixels", 'W' },
+    { "height", "N", "in pixels", 'H' },
+    { "frames", "N", "1 for a picture, else 4k+1", 'f' },
+    { "steps", "N", "of the sampler", 'S' },
+    { "guidance", "X", "strength of the prompt; 1: without guidance", 'g' },
+    { "schedule", "NAME", "flow, wan-unipc, or the sigmas themselves: 1,0.9,0.5,0", 'c' },
+    { "shift", "X", "of the schedule", 'x' },
+    { "cfg", "MODE", "auto, batched or in-turn", 'C' },
+    { "noise", "FILE", "safetensors with the first latents, instead of the seed", 'N' },
+    { "embeds", "FILE", "safetensors with prompt_embeds (and negative_prompt_embeds), instead of prompts", 'e' },
+    { "out", "FILE", "what to write", 'o' },
+    { "fps", "X", "frames a second of the animated PNG", 'r' },
+    { "filter", "TEXT", "only entries whose name contains this", 'F' },
+    { "runs", "N", "generations to time (2)", 'R' },
+    { "threads", "N", "threads that compute (all processors)", 't' },
+    { "cpu-level", "NAME", "best, plain, avx2 or avx512", 'l' },
+    { "memory-limit", "MB", "fail rather than hold more", 'M' },
+    { "json", NULL, "print one JSON object instead of text", 'j' },
+    { "quiet", NULL, "print nothing but errors", 'q' },
+    { "help", NULL, "print this", 'h' },
+};
+#define DESCRIBED (sizeof described / sizeof described[0])
+
+static int takes(const command *c, const char *name)
+{
+    char spaced[40];
+    snprintf(spaced, sizeof spaced, " %s ", name);
+    return strstr(c->takes, spaced) != NULL;
+}
+
+static void print_help(const command *c)
+{
+    printf("usage: imagine %s%s%s%s [options]\n\n%s\n\n", c->name, c->argument ? " [" : "",
+           c->argument ? c->argument : "", c->argument ? "]" : "", c->summary);
+    for (size_t i = 0; i < DESCRIBED; i++) {
+        char left[40];
+        if (!takes(c, described[i].name))
+            continue;
+        snprintf(left, sizeof left, "--%s%s%s", described[i].name, described[i].argument ? " " : "",
+                 described[i].argument ? described[i].argument : "");
+        printf("  -%c, %-20s %s\n", described[i].letter, left, described[i].text);
+    }
+    printf("\nExamples:\n%s", c->help);
+}
+
+static void print_overview(FILE *to)
+{
+    fprintf(to, "usage: imagine COMMAND [options]\n\n");
+    for (const command *c = commands; c->name; c++)
+        fprintf(to, "  %-10s %s\n", c->name, c->summary);
+    fprintf(to, "\n`imagine COMMAND --help` tells more. The exit status is 0, 1 after a failure, 2 after a wrong "
+                "call.\n\nExamples:\n  imagine generate \"a red apple\" --out apple.png\n  imagine info\n");
+}
+
+int usage_error(const arguments *o, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    fprintf(stderr, "imagine %s: ", o->command);
+    vfprintf(stderr, format, args);
+    fprintf(stderr, "\nTry `imagine %s --help`.\n", o->command);
+    va_end(args);
+    return EXIT_USAGE;
+}
+
+/* A whole number in low..high. */
+static int read_integer(const arguments *o, const char *name, const char *text, long long low, long long high,
+                        long long *value)
+{
+    char *end;
+    errno = 0;
+    *value = strtoll(text, &end, 10);
+    if (!*text || *end || errno || *value < low || *value > high)
+        return usage_error(o, "--%s: \"%s\" is no whole number in %lld..%lld", name, text, low, high);
+    return 0;
+}
+
+static int read_number(const arguments *o, const char *name, const char *text, double low, double high, double *value)
+{
+    char *end;
+    *value = strtod(text, &end);
+    if (!*text || *end || !(*value >= low && *value <= high))
+        return usage_error(o, "--%s: \"%s\" is no number in %g..%g", name, text, low, high);
+    return 0;
+}
+
+static int read_seed(arguments *o, const char *text)
+{
+    char *end;
+    errno = 0;
+    o->seed = strtoull(text, &end, 10);
+    if (*text < '0' || *text > '9' || *end || errno)
+        return usage_error(o, "--seed: \"%s\" is no whole number from 0", text);
+    return 0;
+}
+
+static int read_level(arguments *o, const char *text)
+{
+    static const char *const names[] = { "best", "plain", "avx2", "avx512" };
+    for (int32_t i = 0; i < 4; i++)
+        if (!strcmp(text, names[i])) {
+            o->cpu_level = i;
+            return 0;
+        }
+    return usage_error(o, "--cpu-level: \"%s\" is not best, plain, avx2 or avx512", text);
+}
+
+static int read_int32(const arguments *o, const char *name, const char *text, long long low, long long high, int32_t *to)
+{
+    long long value;
+    int status = read_integer(o, name, text, low, high, &value);
+    if (!status)
+        *to = (int32_t)value;
+    return status;
+}
+
+/* One option. */
+static int read_option(arguments *o, size_t index, const char *text)
+{
+    const char *name = described[index].name;
+    long long megabytes;
+    int status;
+    switch (described[index].letter) {
+    case 'p': o->prompt = text; return 0;
+    case 'n': o->negative = text; return 0;
+    case 's': return read_seed(o, text);
+    case 'm': o->model = text; return 0;
+    case 'W': return read_int32(o, name, text, 1, 1 << 16, &o->width);
+    case 'H': return read_int32(o, name, text, 1, 1 << 16, &o->height);
+    case 'f': return read_int32(o, name, text, 1, 1 << 20, &o->frames);
+    case 'S': return read_int32(o, name, text, 1, 1000, &o->steps);
+    case 'g': return read_number(o, name, text, 0, 1000, &o->guidance);
+    case 'c': o->schedule = text; return 0;
+    case 'x': return read_number(o, name, text, 1e-3, 1000, &o->shift);
+    case 'C': o->cfg = text; return 0;
+    case 'N': o->noise = text; return 0;
+    case 'e': o->embeds = text; return 0;
+    case 'o': o->out = text; return 0;
+    case 'r': return read_number(o, name, text, 0.01, 1000, &o->fps);
+    case 'F': o->filter = text; return 0;
+    case 'R': return read_int32(o, name, text, 1, 1000, &o->runs);
+    case 't': return read_int32(o, name, text, 1, 256, &o->threads);
+    case 'l': return read_level(o, text);
+    case 'M':
+        status = read_integer(o, name, text, 1, 1ll << 40, &megabytes);
+        o->memory_limit = (uint64_t)megabytes << 20;
+        return status;
+    case 'j': o->json = 1; return 0;
+    default: o->quiet = 1; return 0;
+    }
+}
+
+static int read_command_line(arguments *o, const command *c, int argc, char **argv)
+{
+    struct option table[DESCRIBED + 1] = { 0 };
+    char letters[2 * DESCRIBED + 2] = "";
+    size_t at = 0;
+    for (size_t i = 0; i < DESCRIBED; i++) {
+        table[i] = (struct option){ described[i].name, described[i].argument ? required_argument : no_argument, NULL,
+                                    described[i].letter };
+        letters[at++] = (char)described[i].letter;
+        if (described[i].argument)
+            letters[at++] = ':';
+    }
+    for (int letter; (letter = getopt_long(argc, argv, letters, table, NULL)) != -1;) {
+        size_t i = 0;
+        while (i < DESCRIBED && described[i].letter != letter)
+            i++;
+        if (i == DESCRIBED)
+            return usage_error(o, "see the line above");
+        if (!takes(c, described[i].name))
+            return usage_error(o, "--%s does not apply here", described[i].name);
+        if (letter == 'h') {
+            print_help(c);
+            return -1;
+        }
+        int status = read_option(o, i, optarg);
+        if (status)
+            return status;
+    }
+    if (optind < argc)
+        o->input = argv[optind++];
+    if (optind < argc)
+        return usage_error(o, "one argument too many: \"%s\"", argv[optind]);
+    if (o->input && !c->argument)
+        return usage_error(o, "one argument too many: \"%s\"", o->input);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    arguments o = { .guidance = -1, .runs = 2 };
+    if (argc < 2) {
+        print_overview(stderr);
+        return EXIT_USAGE;
+    }
+    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
+        print_overview(stdout);
+        return EXIT_OK;
+    }
+    if (!strcmp(argv[1], "--version") || !strcmp(argv[1], "-V")) {
+        printf("imagine %s\n", imagine_version_string());
+        return EXIT_OK;
+    }
+    o.command = argv[1];
+    for (const command *c = commands; c->name; c++)
+        if (!strcmp(c->name, argv[1])) {
+            int status = read_command_line(&o, c, argc - 1, argv + 1);
+            return status < 0 ? EXIT_OK : status > 0 ? status : c->run(&o);
+        }
+    fprintf(stderr, "imagine: \"%s\" is no command\n", argv[1]);
+    print_overview(stderr);
+    return EXIT_USAGE;
+}

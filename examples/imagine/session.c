@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: MIT */
+
+/* What the commands share: opening a model, Ctrl-C, the progress bar, JSON. */
+
+#include <libgen.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "cli.h"
+
+static imagine_cancel *volatile interrupted; /* what Ctrl-C fires */
+
+static void on_interrupt(int number)
+{
+    (void)number;
+    imagine_cancel_fire(interrupted);
+}
+
+/* The first Ctrl-C stops the work, a second one the program. */
+static void catch_interrupt(imagine_cancel *cancel)
+{
+    struct sigaction action = { .sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND | SA_RESTART };
+    interrupted = cancel;
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}
+
+static int is_folder(const char *path)
+{
+    struct stat info;
+    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+const char *find_model(const arguments *o, char *path, size_t size)
+{
+    static const char *const beside[] = { "models", "../models", "../../models", "../share/imagine/models" };
+    const char *wanted = o->model ? o->model : getenv("IMAGINE_MODEL");
+    char self[4096];
+    if (!wanted || !*wanted)
+        wanted = "tiny";
+    ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (strchr(wanted, '/') || is_folder(wanted) || length < 0)
+        return wanted;
+    self[length] = 0;
+    const char *folder = dirname(self);
+    for (size_t i = 0; i < sizeof beside / sizeof beside[0]; i++) {
+        snprintf(path, size, "%s/%s/%s", folder, beside[i], wanted);
+        if (is_folder(path))
+            return path;
+    }
+    return wanted;
+}
+
+int session_open(session *s, const arguments *o, int with_model)
+{
+    imagine_context_options options;
+    char path[8192];
+    memset(s, 0, sizeof *s);
+    s->error = (imagine_error)IMAGINE_ERROR_INIT;
+    imagine_context_options_init(&options, sizeof options);
+    options.threads = o->threads;
+    options.cpu_level = o->cpu_level;
+    options.memory_limit = o->memory_limit;
+    if (imagine_context_create(&s->context, &options, &s->error) < 0 ||
+        imagine_cancel_create(&s->cancel, s->context, &s->error) < 0 ||
+        (with_model && imagine_model_open(&s->model, s->context, find_model(o, path, sizeof path), NULL, &s->error) < 0)) {
+        int status = session_failed(s);
+        session_close(s);
+        return status;
+    }
+    catch_interrupt(s->cancel);
+    return 0;
+}
+
+void session_close(session *s)
+{
+    interrupted = NULL;
+    imagine_cancel_release(&s->cancel);
+    imagine_model_release(&s->model);
+    imagine_context_release(&s->context);
+}
+
+int session_failed(const session *s)
+{
+    fprintf(stderr, "imagine: %s\n", s->error.message);
+    return EXIT_FAILED;
+}
+
+int has_suffix(const char *text, const char *suffix)
+{
+    size_t a = strlen(text), b = strlen(suffix);
+    return a >= b && !strcmp(text + a - b, suffix);
+}
+
+/* "1,0.9,0.5,0" */
+static int read_sigmas(const arguments *o, imagine_sampler_options *out, double *sigmas)
+{
+    const char *at = o->schedule;
+    for (out->sigma_count = 0; out->sigma_count < 1001;) {
+        char *end;
+        sigmas[out->sigma_count] = strtod(at, &end);
+        if (end == at)
+            break;
+        out->sigma_count++;
+        at = end;
+        if (*at != ',')
+            break;
+        at++;
+    }
+    if (*at || out->sigma_count < 2)
+        return usage_error(o, "--schedule: \"%s\" is not flow, wan-unipc or a list like 1,0.9,0.5,0", o->schedule);
+    out->schedule = IMAGINE_SCHEDULE_SIGMAS;
+    out->sigmas = sigmas;
+    return 0;
+}
+
+int sampler_options(imagine_sampler_options *out, double *sigmas, const arguments *o)
+{
+    imagine_sampler_options_init(out, sizeof *out);
+    out->width = o->width;
+    out->height = o->height;
+    out->frames = o->frames;
+    out->steps = o->steps;
+    out->seed = o->seed;
+    out->guidance = o->guidance;
+    out->shift = o->shift;
+    if (o->cfg) {
+        out->cfg_mode = !strcmp(o->cfg, "batched")   ? IMAGINE_CFG_BATCHED
+                        : !strcmp(o->cfg, "in-turn") ? IMAGINE_CFG_IN_TURN
+                                                     : IMAGINE_CFG_AUTO;
+        if (out->cfg_mode == IMAGINE_CFG_AUTO && strcmp(o->cfg, "auto"))
+            return usage_error(o, "--cfg: \"%s\" is not auto, batched or in-turn", o->cfg);
+    }
+    if (!o->schedule)
+        return 0;
+    if (!strcmp(o->schedule, "flow"))
+        out->schedule = IMAGINE_SCHEDULE_FLOW;
+    else if (!strcmp(o->schedule, "wan-unipc"))
+        out->schedule = IMAGINE_SCHEDULE_WAN_UNIPC;
+    else
+        return read_sigmas(o, out, sigmas);
+    return 0;
+}
+
+void json_text(const char *text)
+{
+    putchar('"');
+    for (const unsigned char *c = (const unsigned char *)text; *c; c++) {
+        if (*c == '"' || *c == '\\')
+            printf("\\%c", *c);
+        else if (*c < 32)
+            printf("\\u%04x", *c);
+        else
+            putchar(*c);
+    }
+    putchar('"');
+}
+
+void json_shape(const imagine_buffer *buffer)
+{
+    imagine_buffer_info info = { .struct_size = sizeof info };
+    imagine_buffer_get_info(buffer, &info, NULL);
+    putchar('[');
+    for (int32_t i = 0; i < info.ndim; i++)
+        printf("%s%lld", i ? ", " : "", (long long)info.shape[i]);
+    putchar(']');
+}
+
+void progress_begin(progress *p, const arguments *o)
+{
+    memset(p, 0, sizeof *p);
+    p->on = !o->quiet && isatty(2);
+}
+
+void progress_show(progress *p, const char *stage, int32_t done, int32_t all, double seconds)
+{
+    char bar[31];
+    if (!p->on || all < 1)
+        return;
+    for (int i = 0; i < 30; i++)
+        bar[i] = (int64_t)done * 30 > (int64_t)i * all ? '#' : '.';
+    bar[30] = 0;
+    fprintf(stderr, "\r%-7s [%s] %d/%d  %.1f s ", stage, bar, done, all, seconds);
+    fflush(stderr);
+}
+
+void progress_end(progress *p)
+{
+    if (p->on)
+        fprintf(stderr, "\r%70s\r", "");
+    p->on = 0;
+}

@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: MIT */
+
+/* imagine encode, decode, text, denoise: one stage each, from file to file. */
+
+#include <stdio.h>
+#include <string.h>
+
+#include "cli.h"
+
+static void report(const arguments *o, const char *out, const char *name, const imagine_buffer *buffer)
+{
+    if (o->quiet && !o->json)
+        return;
+    if (o->json) {
+        printf("{\"out\": ");
+        json_text(out);
+        printf(", \"tensor\": \"%s\", \"shape\": ", name);
+        json_shape(buffer);
+        printf("}\n");
+        return;
+    }
+    printf("%s: %s ", out, name);
+    json_shape(buffer);
+    printf("\n");
+}
+
+static imagine_status save_one(session *s, const char *path, imagine_buffer *buffer, const char *name)
+{
+    return imagine_buffer_save(s->context, path, 1, &buffer, &name, &s->error);
+}
+
+int run_encode(const arguments *o)
+{
+    const char *out = o->out ? o->out : "latents.safetensors";
+    imagine_vae_options options;
+    imagine_vae *vae = NULL;
+    imagine_buffer *frames = NULL, *latents = NULL;
+    session s;
+    if (!o->input)
+        return usage_error(o, "the pictures are missing: a PNG, an animated PNG or a folder of PNGs");
+    int result = session_open(&s, o, 1);
+    if (result)
+        return result;
+    imagine_vae_options_init(&options, sizeof options);
+    options.cancel = s.cancel;
+    if (imagine_picture_load(&frames, s.context, o->input, &s.error) < 0 ||
+        imagine_vae_create(&vae, s.model, &options, &s.error) < 0 ||
+        imagine_vae_encode(vae, frames, &latents, &s.error) < 0 || save_one(&s, out, latents, "latents") < 0)
+        result = session_failed(&s);
+    else
+        report(o, out, "latents", latents);
+    imagine_buffer_release(&latents);
+    imagine_buffer_release(&frames);
+    imagine_vae_destroy(&vae);
+    session_close(&s);
+    return result;
+}
+
+static imagine_status decode_to(session *s, const arguments *o, const char *out, const imagine_buffer *latents,
+                                imagine_buffer **frames)
+{
+    int tensor = has_suffix(out, ".safetensors");
+    imagine_model_info info = { .struct_size = sizeof info };
+    imagine_vae_options options;
+    imagine_vae *vae;
+    imagine_vae_options_init(&options, sizeof options);
+    options.cancel = s->cancel;
+    imagine_status status = imagine_vae_create(&vae, s->model, &options, &s->error);
+    if (status < 0)
+        return status;
+    status = imagine_vae_decode(vae, latents, tensor ? IMAGINE_F32 : IMAGINE_U8, frames, &s->error);
+    imagine_vae_destroy(&vae);
+    if (status < 0)
+        return status;
+    imagine_model_get_info(s->model, &info, NULL);
+    double fps = o->fps > 0 ? o->fps : info.frames_per_second > 0 ? info.frames_per_second : 16;
+    return tensor ? save_one(s, out, *frames, "frames") : imagine_picture_save(s->context, out, *frames, fps, &s->error);
+}
+
+int run_decode(const arguments *o)
+{
+    const char *out = o->out ? o->out : "out.png";
+    imagine_buffer *latents = NULL, *frames = NULL;
+    session s;
+    if (!o->input)
+        return usage_error(o, "the file with the latents is missing");
+    if (!has_suffix(out, ".png") && !has_suffix(out, ".safetensors"))
+        return usage_error(o, "--out: \"%s\" ends neither with .png nor with .safetensors", out);
+    int result = session_open(&s, o, 1);
+    if (result)
+        return result;
+    if (imagine_buffer_load(&latents, s.context, o->input, "latents", &s.error) < 0 ||
+        decode_to(&s, o, out, latents, &frames) < 0)
+        result = session_failed(&s);
+    else
+        report(o, out, "frames", frames);
+    imagine_buffer_release(&frames);
+    imagine_buffer_release(&latents);
+    session_close(&s);
+    return result;
+}
+
+static void print_ids(const arguments *o, const char *out, const imagine_buffer *ids, const imagine_buffer *embeds)
+{
+    const int32_t *values = imagine_buffer_data(ids);
+    size_t count = imagine_buffer_size(ids) / sizeof *values;
+    if (o->quiet && !o->json)
+        return;
+    if (o->json) {
+        printf("{\"out\": ");
+        json_text(out);
+        printf(", \"prompt_embeds\": ");
+        json_shape(embeds);
+        printf(", \"input_ids\": [");
+    } else {
+        printf("%s: prompt_embeds ", out);
+        json_shape(embeds);
+        printf(", input_ids");
+    }
+    for (size_t i = 0; i < count; i++)
+        printf("%s%d", o->json ? (i ? ", " : "") : " ", values[i]);
+    printf("%s\n", o->json ? "]}" : "");
+}
+
+int run_text(const arguments *o)
+{
+    const char *out = o->out ? o->out : "text.safetensors", *prompt = o->prompt ? o->prompt : o->input;
+    imagine_text_options options;
+    imagine_text *text = NULL;
+    imagine_buffer *tensors[2] = { NULL, NULL };
+    static const char *const names[] = { "input_ids", "prompt_embeds" };
+    session s;
+    if (!prompt || (o->prompt && o->input))
+        return usage_error(o, "give one prompt");
+    int result = session_open(&s, o, 1);
+    if (result)
+        return result;
+    imagine_text_options_init(&options, sizeof options);
+    options.cancel = s.cancel;
+    if (imagine_text_create(&text, s.model, &options, &s.error) < 0 ||
+        imagine_text_encode(text, prompt, &tensors[0], &tensors[1], &s.error) < 0 ||
+        imagine_buffer_save(s.context, out, 2, tensors, names, &s.error) < 0)
+        result = session_failed(&s);
+    else
+        print_ids(o, out, tensors[0], tensors[1]);
+    imagine_buffer_release(&tensors[0]);
+    imagine_buffer_release(&tensors[1]);
+    imagine_text_destroy(&text);
+    session_close(&s);
+    return result;
+}
+
+/* A sampler for these tensors: its latents are to be no larger than they are. */
+static imagine_status open_sampler(session *s, const imagine_buffer *hidden, imagine_sampler **sampler)
+{
+    imagine_buffer_info tensor = { .struct_size = sizeof tensor };
+    imagine_model_info model = { .struct_size = sizeof model };
+    imagine_sampler_options options;
+    imagine_buffer_get_info(hidden, &tensor, NULL);
+    imagine_model_get_info(s->model, &model, NULL);
+    imagine_sampler_options_init(&options, sizeof options);
+    options.cancel = s->cancel;
+    options.guidance = 1;
+    int32_t factor = model.spatial_factor ? model.spatial_factor : 8;
+    if (tensor.ndim == 5 && tensor.shape[2] > 0 && tensor.shape[2] < 1 << 16 && tensor.shape[3] < 1 << 12 &&
+        tensor.shape[4] < 1 << 12) {
+        options.frames = ((int32_t)tensor.shape[2] - 1) * (model.temporal_factor ? model.temporal_factor : 4) + 1;
+        options.height = (int32_t)tensor.shape[3] * factor;
+        options.width = (int32_t)tensor.shape[4] * factor;
+    }
+    return imagine_sampler_create(sampler, s->model, &options, &s->error);
+}
+
+int run_denoise(const arguments *o)
+{
+    const char *out = o->out ? o->out : "sample.safetensors";
+    static const char *const names[] = { "hidden_states", "timestep", "encoder_hidden_states" };
+    imagine_buffer *inputs[3] = { NULL, NULL, NULL }, *sample = NULL;
+    imagine_sampler *sampler = NULL;
+    session s;
+    if (!o->input)
+        return usage_error(o, "the file with the tensors is missing");
+    int result = session_open(&s, o, 1);
+    if (result)
+        return result;
+    for (int i = 0; i < 3 && !result; i++)
+        if (imagine_buffer_load(&inputs[i], s.context, o->input, names[i], &s.error) < 0)
+            result = session_failed(&s);
+    if (!result && (open_sampler(&s, inputs[0], &sampler) < 0 ||
+                    imagine_sampler_denoise(sampler, inputs[0], inputs[1], inputs[2], &sample, &s.error) < 0 ||
+                    save_one(&s, out, sample, "sample") < 0))
+        result = session_failed(&s);
+    if (!result)
+        report(o, out, "sample", sample);
+    imagine_buffer_release(&sample);
+    for (int i = 0; i < 3; i++)
+        imagine_buffer_release(&inputs[i]);
+    imagine_sampler_destroy(&sampler);
+    session_close(&s);
+    return result;
+}
