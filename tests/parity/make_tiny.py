@@ -1,0 +1,52 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Writes tests/parity/tiny.safetensors: what diffusers' WanPipeline makes of the shipped model, in f32, from given noise.
+Run it again whenever models/tiny has new weights."""
+import argparse
+import pathlib
+
+import torch
+from diffusers import WanPipeline
+from safetensors.torch import save_file
+
+HERE = pathlib.Path(__file__).parent
+PROMPT, NEGATIVE = "a red apple bouncing", "a dog on a blue background"
+STEPS, GUIDANCE = 8, 3.0
+
+
+def sample(pipe, frames, length):
+    """Latents and decoded frames of one run from seeded noise."""
+    generator = torch.Generator().manual_seed(frames)
+    shape = (1, pipe.transformer.config.in_channels, (frames - 1) // 4 + 1, 8, 8)
+    noise = torch.randn(shape, generator=generator)
+    latents = pipe(PROMPT, negative_prompt=NEGATIVE, height=64, width=64, num_frames=frames, num_inference_steps=STEPS,
+                   guidance_scale=GUIDANCE, latents=noise, max_sequence_length=length, output_type="latent").frames
+    mean = torch.tensor(pipe.vae.config.latents_mean).view(1, -1, 1, 1, 1)
+    std = torch.tensor(pipe.vae.config.latents_std).view(1, -1, 1, 1, 1)
+    decoded = pipe.vae.decode(latents * std + mean).sample
+    encoded = (pipe.vae.encode(decoded).latent_dist.mode() - mean) / std
+    return noise[0], latents[0], decoded[0], encoded[0]
+
+
+@torch.no_grad()
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=pathlib.Path, default=HERE.parents[1] / "models" / "tiny")
+    parser.add_argument("--out", type=pathlib.Path, default=HERE / "tiny.safetensors")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    pipe = WanPipeline.from_pretrained(args.model, dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    length = pipe.tokenizer.model_max_length
+    ids = pipe.tokenizer(PROMPT, return_tensors="pt").input_ids
+    embeds = pipe.text_encoder(ids, torch.ones_like(ids)).last_hidden_state[0]
+    tensors = {"ids": ids[0].int(), "embeds": embeds}
+    for name, frames in (("picture", 1), ("clip", 9)):
+        noise, latents, decoded, encoded = sample(pipe, frames, length)
+        tensors |= {f"{name}.noise": noise, f"{name}.latents": latents, f"{name}.encoded": encoded}
+        tensors[f"{name}.frames"] = decoded[:, ::4].contiguous()  # every fourth: frames 0, 4 and 8
+    save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, args.out)
+
+
+if __name__ == "__main__":
+    main()

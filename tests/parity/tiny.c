@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: MIT */
+
+/* The shipped model through the public API against diffusers' WanPipeline on the same folder (make_tiny.py): text, an 8-step
+ * run with guidance and a negative prompt from the same noise, decode and encode; the f32 frames 0, 4 and 8. */
+
+#include <math.h>
+#include <unistd.h>
+
+#include <imagine/imagine.h>
+
+#include "test.h"
+
+#define LIMIT 1e-10
+
+static imagine_context *context;
+static imagine_model *model;
+
+static imagine_buffer *golden(const char *name)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_buffer *buffer = NULL;
+    CHECK_OK(imagine_buffer_load(&buffer, context, test_path("parity/tiny.safetensors"), name, &err));
+    return buffer;
+}
+
+static void check_close(const char *what, const imagine_buffer *got, const imagine_buffer *expected)
+{
+    REQUIRE(got && expected);
+    REQUIRE(imagine_buffer_size(got) == imagine_buffer_size(expected));
+    double nmse = test_nmse(imagine_buffer_data(got), imagine_buffer_data(expected), imagine_buffer_size(got) / 4);
+    printf("    %s: nmse %.1e\n", what, nmse);
+    CHECK(nmse <= LIMIT);
+}
+
+static void test_text(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_text *text = NULL;
+    imagine_buffer *ids = NULL, *embeds = NULL, *want_ids = golden("ids"), *want = golden("embeds");
+    REQUIRE_OK(imagine_text_create(&text, model, NULL, &err));
+    REQUIRE_OK(imagine_text_encode(text, "a red apple bouncing", &ids, &embeds, &err));
+    CHECK(imagine_buffer_size(ids) == imagine_buffer_size(want_ids) &&
+          !memcmp(imagine_buffer_data(ids), imagine_buffer_data(want_ids), imagine_buffer_size(ids)));
+    check_close("embeds", embeds, want);
+    imagine_buffer_release(&want);
+    imagine_buffer_release(&want_ids);
+    imagine_buffer_release(&embeds);
+    imagine_buffer_release(&ids);
+    imagine_text_destroy(&text);
+}
+
+/* Frames 0, 4, 8 ... of F32 [3, frames, height, width], as a new buffer. */
+static imagine_buffer *every_fourth(const imagine_buffer *frames)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_buffer_info info = { .struct_size = sizeof info };
+    imagine_buffer *some = NULL;
+    imagine_buffer_get_info(frames, &info, &err);
+    int64_t plane = info.shape[2] * info.shape[3], count = (info.shape[1] + 3) / 4;
+    int64_t shape[4] = { 3, count, info.shape[2], info.shape[3] };
+    CHECK_OK(imagine_buffer_create(&some, context, IMAGINE_F32, 4, shape, &err));
+    float *out = imagine_buffer_data(some);
+    const float *in = info.data;
+    for (int64_t c = 0; c < 3; c++)
+        for (int64_t f = 0; f < count; f++)
+            memcpy(out + (c * count + f) * plane, in + (c * info.shape[1] + 4 * f) * plane, (size_t)plane * sizeof(float));
+    return some;
+}
+
+static void run(const char *name, int32_t frames)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_job_options options;
+    imagine_sampler_options sampler;
+    imagine_event event = { .struct_size = sizeof event };
+    imagine_job *job = NULL;
+    imagine_vae *vae = NULL;
+    imagine_buffer *latents = NULL, *decoded = NULL, *encoded = NULL;
+    char key[64];
+    imagine_job_options_init(&options, sizeof options);
+    imagine_sampler_options_init(&sampler, sizeof sampler);
+    sampler.frames = frames;
+    sampler.width = sampler.height = 64;
+    sampler.steps = 8;
+    sampler.guidance = 3;
+    options.sampler = &sampler;
+    options.prompt = "a red apple bouncing";
+    options.negative_prompt = "a dog on a blue background";
+    options.decode = 0;
+    snprintf(key, sizeof key, "%s.noise", name);
+    options.noise = golden(key);
+    REQUIRE_OK(imagine_job_create(&job, model, &options, &err));
+    do
+        REQUIRE_OK(imagine_job_next(job, &event, -1, &err));
+    while (event.kind != IMAGINE_EVENT_DONE);
+    REQUIRE_OK(imagine_job_get_latents(job, &latents, &err));
+    imagine_job_destroy(&job);
+    imagine_buffer_release(&options.noise);
+    snprintf(key, sizeof key, "%s.latents", name);
+    imagine_buffer *want = golden(key);
+    check_close("latents", latents, want);
+
+    /* Decoded from the reference's latents and encoded from its own decoded frames, so that errors do not add up. */
+    REQUIRE_OK(imagine_vae_create(&vae, model, NULL, &err));
+    REQUIRE_OK(imagine_vae_decode(vae, want, IMAGINE_F32, &decoded, &err));
+    imagine_buffer_release(&want);
+    imagine_buffer *some = every_fourth(decoded);
+    snprintf(key, sizeof key, "%s.frames", name);
+    want = golden(key);
+    check_close("frames", some, want);
+    imagine_buffer_release(&want);
+    imagine_buffer_release(&some);
+    REQUIRE_OK(imagine_vae_encode(vae, decoded, &encoded, &err));
+    snprintf(key, sizeof key, "%s.encoded", name);
+    want = golden(key);
+    check_close("encoded", encoded, want);
+    imagine_buffer_release(&want);
+    imagine_buffer_release(&encoded);
+    imagine_buffer_release(&decoded);
+    imagine_buffer_release(&latents);
+    imagine_vae_destroy(&vae);
+}
+
+static void test_picture(void)
+{
+    run("picture", 1);
+}
+
+static void test_clip(void)
+{
+    run("clip", 9);
+}
+
+static void test_absent(void)
+{
+    SKIP("models/tiny is not there");
+}
+
+int main(int argc, char **argv)
+{
+    static const test_case cases[] = { { "text", test_text }, { "picture", test_picture }, { "clip", test_clip } };
+    static const test_case none[] = { { "tiny", test_absent } };
+    imagine_error err = IMAGINE_ERROR_INIT;
+    const char *path = getenv("IMAGINE_TINY") ? getenv("IMAGINE_TINY") : test_path("../models/tiny");
+    char index[1200];
+    snprintf(index, sizeof index, "%s/model_index.json", path);
+    if (access(index, R_OK))
+        return test_main("tiny", none, 1, argc, argv);
+    if (imagine_context_create(&context, NULL, &err) < 0 || imagine_model_open(&model, context, path, NULL, &err) < 0) {
+        fprintf(stderr, "%s\n", err.message);
+        return 1;
+    }
+    int result = test_main("tiny", cases, sizeof cases / sizeof *cases, argc, argv);
+    imagine_model_release(&model);
+    imagine_context_release(&context);
+    return result;
+}
