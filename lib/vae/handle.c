@@ -210,6 +210,8 @@ imagine_status imagine_vae_encode(imagine_vae *vae, const imagine_buffer *frames
     if ((status = imagine__buffer_new(&made, vae->context, IMAGINE_F32, 4, shape, error)) < 0)
         return status;
     imagine_vae_reset(vae);
+    if (in.frames == 1)
+        imagine__vae_coder_picture(vae->coder);
     imagine__arena_mark mark = imagine__arena_save(vae->work.arena);
     status = encode_clip(vae, &in, imagine_buffer_data(made), error);
     imagine__arena_restore(vae->work.arena, mark);
