@@ -5,7 +5,6 @@
 #include "dit/inside.h"
 
 #include <math.h>
-#include <string.h>
 
 typedef struct sinusoid_job {
     const float *timesteps;

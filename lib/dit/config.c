@@ -49,8 +49,10 @@ static imagine_status read_patch(imagine__config *file, imagine__dit_config *con
     for (int i = 0; i < 3; i++) {
         if ((count != 0 && count != 3) || !(patch[i] >= 1 && patch[i] <= 16) || patch[i] != (double)(int32_t)patch[i])
             return imagine__fail(error, IMAGINE_ERROR_MODEL,
-                                 "%s: \"patch_size\" must be three whole numbers from 1 to 16 (time, height, width)",
-                                 imagine__config_path(file));
+                                 "%s: \"patch_size\" is [%g, %g, %g]%s; it must be three whole numbers from 1 to 16 "
+                                 "(time, height, width)",
+                                 imagine__config_path(file), patch[0], patch[1], patch[2],
+                                 count == 3 ? "" : " with the defaults");
         *out[i] = (int32_t)patch[i];
     }
     return IMAGINE_OK;

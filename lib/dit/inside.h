@@ -36,9 +36,6 @@ struct imagine__dit_text {
     float *kv; /* [layers, batch, length, 2 dim]: normalised keys, then values */
 };
 
-/* Half of the width of each axis in a head's pairs: time, height, width. */
-void imagine__dit_rope_split(int32_t head_dim, int32_t pairs[3]);
-
 /* Cosines and sines [frames * height * width, head_dim / 2] of a grid of tokens, into arena memory. */
 imagine_status imagine__dit_rope(imagine__work *work, int32_t head_dim, const int32_t grid[3], const float **cos_table,
                                  const float **sin_table, imagine_error *error);

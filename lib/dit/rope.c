@@ -6,9 +6,9 @@
 #include "dit/inside.h"
 
 #include <math.h>
-#include <string.h>
 
-void imagine__dit_rope_split(int32_t head_dim, int32_t pairs[3])
+/* A head's pairs for time, height and width. */
+static void split(int32_t head_dim, int32_t pairs[3])
 {
     pairs[1] = pairs[2] = head_dim / 6;
     pairs[0] = head_dim / 2 - 2 * pairs[1];
@@ -39,7 +39,7 @@ imagine_status imagine__dit_rope(imagine__work *work, int32_t head_dim, const in
                                  const float **sin_table, imagine_error *error)
 {
     int32_t pairs[3], half = head_dim / 2;
-    imagine__dit_rope_split(head_dim, pairs);
+    split(head_dim, pairs);
     int64_t tokens = (int64_t)grid[0] * grid[1] * grid[2];
     float *cosines = imagine__arena_floats(work->arena, tokens * half);
     float *sines = imagine__arena_floats(work->arena, tokens * half);
