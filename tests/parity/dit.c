@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "dit/inside.h"
+#include "sampler/schedule.h"
 #include "tests/parity/tensors.h"
 
 #define LIMIT 1e-10
@@ -301,6 +302,94 @@ static void cancels(void)
     pack_close(&p);
 }
 
+/* An allocator that says no once `left` allocations were made, and counts what is held. */
+typedef struct stingy {
+    atomic_llong left, held;
+} stingy;
+
+static void *stingy_alloc(void *user_data, size_t size, size_t alignment)
+{
+    stingy *s = user_data;
+    if (atomic_fetch_sub(&s->left, 1) <= 0)
+        return NULL;
+    atomic_fetch_add(&s->held, 1);
+    return aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
+}
+
+static void stingy_free(void *user_data, void *pointer, size_t size)
+{
+    (void)size;
+    atomic_fetch_sub(&((stingy *)user_data)->held, 1);
+    free(pointer);
+}
+
+/* Loads the pack, prepares a text, makes a forward and a step; everything is given back whatever fails. */
+static imagine_status whole_way(imagine_context *context, imagine_error *err)
+{
+    static const float embeds[3 * 24] = { 1, 2, 3 };
+    const float timestep = 400;
+    const char *folder = test_path("parity/dit/f32");
+    float x[5 * 2 * 4 * 4], y[5 * 2 * 4 * 4];
+    imagine__weights *weights = NULL;
+    imagine__dit *dit = NULL;
+    imagine__dit_text *text = NULL;
+    imagine__stepper *stepper = NULL;
+    imagine__schedule schedule = { 0 };
+    imagine__work work = { 0 };
+    imagine__noise_fill(x, 5 * 2 * 4 * 4, 1, 1, 0);
+    imagine_status s = imagine__weights_open(&weights, context, folder, "diffusion_pytorch_model", err);
+    if (s >= 0)
+        s = imagine__dit_load(&dit, context, folder, weights, NULL, err);
+    if (s >= 0)
+        s = imagine__work_init(&work, context, NULL, err);
+    if (s >= 0)
+        s = imagine__schedule_make(&schedule, context, IMAGINE_SCHEDULE_WAN_UNIPC, 0, 4, 3, NULL, 0, err);
+    if (s >= 0)
+        s = imagine__stepper_create(&stepper, &work, &schedule, 5 * 2 * 4 * 4, err);
+    if (s >= 0)
+        s = imagine__dit_text_create(&text, dit, &work, embeds, 1, 3, err);
+    imagine__dit_input input = {
+        .x = x, .y = y, .timesteps = &timestep, .text = text, .batch = 1, .frames = 2, .height = 4, .width = 4
+    };
+    if (s >= 0)
+        s = imagine__dit_forward(dit, &work, &input, err);
+    if (s >= 0)
+        s = imagine__stepper_step(stepper, 0, x, y, NULL, err);
+    imagine__dit_text_free(text);
+    imagine__stepper_free(stepper);
+    imagine__schedule_free(&schedule, context);
+    imagine__work_fini(&work);
+    imagine__dit_free(dit);
+    imagine__weights_close(weights);
+    return s;
+}
+
+static void every_allocation_may_fail(void)
+{
+    int64_t n = 0;
+    imagine_status status = IMAGINE_ERROR_NO_MEMORY;
+    for (; status < 0 && n < 10000; n++) {
+        stingy memory = { n, 0 };
+        imagine_error err = IMAGINE_ERROR_INIT;
+        imagine_context_options options;
+        imagine_context *context = NULL;
+        imagine_context_options_init(&options, sizeof options);
+        options.threads = 1;
+        options.allocate = stingy_alloc;
+        options.release = stingy_free;
+        options.allocator_data = &memory;
+        status = imagine_context_create(&context, &options, &err);
+        if (status >= 0)
+            status = whole_way(context, &err);
+        imagine_context_release(&context);
+        if (status < 0)
+            CHECK_STATUS(status, IMAGINE_ERROR_NO_MEMORY);
+        CHECK(atomic_load(&memory.held) == 0);
+    }
+    CHECK(status == IMAGINE_OK && n > 50);
+    printf("    %d allocations\n", (int)n - 1);
+}
+
 static void refuses_shapes(void)
 {
     imagine_error err = IMAGINE_ERROR_INIT;
@@ -378,6 +467,7 @@ int main(int argc, char **argv)
         { "per_token_agrees_with_per_clip", per_token_agrees_with_per_clip },
         { "pieces_do_not_show", pieces_do_not_show },
         { "cancels", cancels },
+        { "every_allocation_may_fail", every_allocation_may_fail },
         { "refuses_shapes", refuses_shapes },
         { "refuses_what_does_not_fit", refuses_what_does_not_fit },
     };
