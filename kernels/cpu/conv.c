@@ -36,11 +36,19 @@ VEC void copy(float *to, const float *from, int64_t n)
     int64_t i = 0;
     for (; i + VEC_LANES <= n; i += VEC_LANES)
         vec_store(to + i, vec_load(from + i));
-    if (i < n && n >= VEC_LANES)
+#if VEC_LANES == 16
+    if (i < n)
+        vec_store_n(to + i, vec_first(n - i), vec_load_n(from + i, vec_first(n - i)));
+#else
+    if (i < n && n >= VEC_LANES) { /* the last whole vector again: a masked store is slower */
         vec_store(to + n - VEC_LANES, vec_load(from + n - VEC_LANES));
-    else
-        for (; i < n; i++)
-            to[i] = from[i];
+        return;
+    }
+    for (; i + 4 <= n; i += 4)
+        _mm_storeu_ps(to + i, _mm_loadu_ps(from + i));
+    for (; i < n; i++)
+        to[i] = from[i];
+#endif
 }
 
 VEC void clear(float *to, int64_t n)

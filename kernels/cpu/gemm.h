@@ -14,9 +14,9 @@
 
 #define GEMM_ROWS 6
 #define GEMM_COLUMNS (2 * VEC_LANES)
-#define GEMM_DEPTH 256
+#define GEMM_DEPTH 384
 #define GEMM_TILE_ROWS 144
-#define GEMM_TILE_COLUMNS 512
+#define GEMM_TILE_COLUMNS 256
 #define GEMM_GROUP (GEMM_ROWS * GEMM_COLUMNS) /* sums that the inner loop holds in registers */
 
 /* What becomes of the sums: as imagine__linear_args says. */
@@ -223,6 +223,20 @@ static const float *gemm_panel(const gemm *g, const gemm_tile *t, int64_t column
     return t->b;
 }
 
+/* Group `i` of `groups` asks for its share of the panel after this one, so that the next first group need not wait. */
+static inline void gemm_prefetch(const gemm *g, const gemm_tile *t, int64_t column, int64_t k, int64_t depth, int64_t i,
+                                 int64_t groups)
+{
+    int64_t size = g->type == IMAGINE__W_BF16 ? 2 : 4, bytes = depth * GEMM_COLUMNS * size;
+    if (column + GEMM_COLUMNS >= t->columns)
+        return;
+    int64_t offset = (t->column + column + GEMM_COLUMNS) * g->parts * g->part_k + k * GEMM_COLUMNS;
+    const char *next = (const char *)g->packed + offset * size;
+    int64_t share = (bytes / groups + 64) & ~(int64_t)63;
+    for (int64_t at = i * share; at < gemm_min((i + 1) * share, bytes); at += 64)
+        _mm_prefetch(next + at, _MM_HINT_T1);
+}
+
 /* One block of K: adds its products to the sums, and after the last block turns these into y. */
 static void gemm_block(const gemm *g, const gemm_tile *t, int64_t k, int64_t depth, int first, int last)
 {
@@ -237,6 +251,7 @@ static void gemm_block(const gemm *g, const gemm_tile *t, int64_t k, int64_t dep
         int half = t->columns - column <= VEC_LANES;
         for (int64_t i = 0; i < groups; i++, sums += group_size) {
             int64_t row = i * GEMM_ROWS, rows = gemm_min(GEMM_ROWS, t->rows - row);
+            gemm_prefetch(g, t, column, k, depth, i, groups);
             multiply[half][rows - 1](t->a + row * GEMM_DEPTH, b, depth, sums, first);
             if (last)
                 gemm_finish_group(g, sums, t->row + row, rows, t->column + column);

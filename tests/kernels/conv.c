@@ -4,7 +4,7 @@
 /* As for linear, with k the values that a kernel covers: 2e-16 for each measured, a few outputs up to 5e-13. */
 static double limit_for(int64_t outputs, int64_t k)
 {
-    return outputs < 256 ? 1e-12 + 3e-16 * (double)k : 2e-13 + 3e-16 * (double)k;
+    return (outputs < 256 ? 1e-12 : 2e-13) + 3e-16 * (double)k;
 }
 
 typedef struct shape {
