@@ -1,0 +1,586 @@
+/* SPDX-License-Identifier: MIT */
+
+/* Contexts, memory, arenas, options structs, threads, cancelling, buffers. */
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/base.h"
+#include "test.h"
+
+static imagine_context *make_context(int32_t threads)
+{
+    imagine_context *context = NULL;
+    imagine_context_options options;
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context_options_init(&options, sizeof options);
+    options.threads = threads;
+    CHECK_OK(imagine_context_create(&context, &options, &err));
+    return context;
+}
+
+static imagine_context_info info_of(const imagine_context *context)
+{
+    imagine_context_info info = { .struct_size = sizeof info };
+    imagine_error err = IMAGINE_ERROR_INIT;
+    CHECK_OK(imagine_context_get_info(context, &info, &err));
+    return info;
+}
+
+/* ---- errors ------------------------------------------------------------------------------------------------------------------ */
+
+static void errors(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    char text[1001];
+    CHECK(sizeof err == 512);
+    CHECK(imagine__fail(NULL, IMAGINE_ERROR_IO, "x") == IMAGINE_ERROR_IO);
+    CHECK(imagine__fail(&err, IMAGINE_ERROR_IO, "%s-%d", "x", 7) == IMAGINE_ERROR_IO);
+    CHECK(err.status == IMAGINE_ERROR_IO && !strcmp(err.message, "x-7") && err.native_code == 0);
+    imagine__fail_errno(&err, IMAGINE_ERROR_NOT_FOUND, ENOENT, "%s", "file");
+    CHECK(err.native_code == ENOENT && !strncmp(err.message, "file: ", 6) && strlen(err.message) > 6);
+    for (size_t shift = 0; shift < 3; shift++) { /* the cut falls on each byte of a three-byte character */
+        memset(text, 'a', shift);
+        for (size_t i = shift; i + 3 < sizeof text; i += 3)
+            memcpy(text + i, "\xe2\x96\x81", 4);
+        imagine__fail(&err, IMAGINE_ERROR_IO, "%s", text);
+        size_t length = strlen(err.message);
+        CHECK(length > 480 && length < sizeof err.message && !strcmp(err.message + length - 3, "..."));
+        CHECK((length - 3 - shift) % 3 == 0);
+    }
+    CHECK(!strcmp(imagine_status_name(IMAGINE_ERROR_NO_MEMORY), "ERROR_NO_MEMORY"));
+    CHECK(!strcmp(imagine_status_name(-12345), "UNKNOWN"));
+    CHECK(!strcmp(imagine_status_text(IMAGINE_OK), "success"));
+    CHECK(imagine_version_number() == IMAGINE_VERSION_NUMBER && !strcmp(imagine_version_string(), "0.1.0"));
+}
+
+/* ---- options ----------------------------------------------------------------------------------------------------------------- */
+
+typedef struct small_options {
+    uint32_t struct_size;
+    int32_t a, b;
+} small_options;
+
+typedef struct large_options {
+    uint32_t struct_size;
+    int32_t a, b, c, d;
+} large_options;
+
+static void options_structs(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    large_options known = { sizeof known, 10, 20, 30, 40 };
+    small_options older = { sizeof older, 1, 2 };
+    CHECK_OK(imagine__read_options(&known, sizeof known, &older, "o", &err));
+    CHECK(known.struct_size == sizeof known && known.a == 1 && known.b == 2 && known.c == 30 && known.d == 40);
+    CHECK_OK(imagine__read_options(&known, sizeof known, NULL, "o", &err));
+    CHECK(known.a == 1);
+    small_options ours = { sizeof ours, 10, 20 };
+    large_options newer = { sizeof newer, 1, 2, 0, 0 };
+    CHECK_OK(imagine__read_options(&ours, sizeof ours, &newer, "o", &err));
+    CHECK(ours.struct_size == sizeof ours && ours.a == 1 && ours.b == 2);
+    newer.d = 1 << 24;
+    ours.a = 77;
+    CHECK_STATUS(imagine__read_options(&ours, sizeof ours, &newer, "o", &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    CHECK(ours.a == 77);
+    static const uint32_t sizes[] = { 0, 3, 4097, UINT32_MAX };
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        newer.struct_size = sizes[i];
+        CHECK_STATUS(imagine__read_options(&ours, sizeof ours, &newer, "o", &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+        CHECK_STATUS(imagine__write_struct(&newer, &ours, sizeof ours, "o", &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    }
+    newer = (large_options){ sizeof newer, 9, 9, 9, 9 };
+    CHECK_OK(imagine__write_struct(&newer, &ours, sizeof ours, "o", &err));
+    CHECK(newer.struct_size == sizeof newer && newer.a == 77 && newer.b == 2 && newer.c == 0 && newer.d == 0);
+    small_options out[2] = { { sizeof *out, 0, 0 }, { 5, 5, 5 } };
+    CHECK_OK(imagine__write_struct(out, &known, sizeof known, "o", &err));
+    CHECK(out[0].struct_size == sizeof *out && out[0].a == 1 && out[1].struct_size == 5);
+    CHECK_STATUS(imagine__write_struct(NULL, &known, sizeof known, "o", &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    memset(out, 0xff, sizeof out);
+    imagine__init_options(out, sizeof *out, &known, sizeof known);
+    CHECK(out[0].struct_size == sizeof *out && out[0].b == 2 && out[1].struct_size == UINT32_MAX);
+    memset(&newer, 0xff, sizeof newer);
+    imagine__init_options(&newer, sizeof newer, &ours, sizeof ours);
+    CHECK(newer.struct_size == sizeof newer && newer.a == 77 && newer.c == 0 && newer.d == 0);
+    imagine__init_options(NULL, 8, &ours, sizeof ours);
+    imagine__init_options(&newer, 2, &ours, sizeof ours);
+    CHECK(newer.a == 77);
+}
+
+/* ---- contexts and memory -------------------------------------------------------------------------------------------------- */
+
+static void context_options(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context *context = (imagine_context *)&err;
+    imagine_context_options o;
+#define REFUSED(field, value, expected)                                        \
+    do {                                                                       \
+        imagine_context_options_init(&o, sizeof o);                            \
+        o.field = (value);                                                     \
+        CHECK_STATUS(imagine_context_create(&context, &o, &err), (expected)); \
+        CHECK(context == NULL);                                                \
+    } while (0)
+    REFUSED(threads, -1, IMAGINE_ERROR_INVALID_ARGUMENT);
+    REFUSED(threads, 257, IMAGINE_ERROR_INVALID_ARGUMENT);
+    REFUSED(device, IMAGINE_DEVICE_CUDA, IMAGINE_ERROR_UNSUPPORTED);
+    REFUSED(device, 99, IMAGINE_ERROR_INVALID_ARGUMENT);
+    REFUSED(cpu_level, 9, IMAGINE_ERROR_INVALID_ARGUMENT);
+    REFUSED(log_level, 9, IMAGINE_ERROR_INVALID_ARGUMENT);
+    REFUSED(reserved0, 1, IMAGINE_ERROR_INVALID_ARGUMENT);
+    REFUSED(memory_limit, 1000, IMAGINE_ERROR_NO_MEMORY); /* two threads' scratch does not fit */
+    CHECK_STATUS(imagine_context_create(NULL, NULL, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    REQUIRE_OK(imagine_context_create(&context, NULL, &err));
+    imagine_context_info info = info_of(context);
+    CHECK(info.device == IMAGINE_DEVICE_CPU && info.threads >= 1 && info.cpu_level != IMAGINE_CPU_BEST);
+    imagine_context *other = imagine_context_retain(context);
+    imagine_context_release(&context);
+    CHECK(context == NULL && info_of(other).threads == info.threads);
+    imagine_context_release(&other);
+    imagine_context_release(&other);
+    imagine_context_release(NULL);
+    CHECK(imagine_context_retain(NULL) == NULL);
+}
+
+static void memory(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context_options o;
+    imagine_context *context;
+    imagine_context_options_init(&o, sizeof o);
+    o.threads = 1;
+    o.memory_limit = 1 << 20;
+    REQUIRE_OK(imagine_context_create(&context, &o, &err));
+    uint64_t empty = info_of(context).memory_used;
+    for (size_t size = 0; size < 300; size += 13) {
+        void *p = imagine__alloc(context, size);
+        CHECK(p && (uintptr_t)p % 64 == 0);
+        imagine__free(context, p);
+    }
+    CHECK(info_of(context).memory_used == empty);
+    imagine_context_reset_peak(context);
+    char *a = imagine__alloc(context, 600000);
+    CHECK(a != NULL);
+    CHECK(!imagine__alloc(context, 500000)); /* over the limit */
+    CHECK(!imagine__alloc(context, SIZE_MAX) && !imagine__alloc(context, SIZE_MAX - 64) && !imagine__calloc(context, SIZE_MAX / 2, 3));
+    uint64_t used = info_of(context).memory_used;
+    CHECK(used >= 600000 + empty && used < 600256 + empty);
+    imagine__free(context, a);
+    CHECK(info_of(context).memory_used == empty && info_of(context).memory_peak == used);
+    imagine_context_reset_peak(context);
+    CHECK(info_of(context).memory_peak == empty);
+    a = imagine__strdup(context, "text");
+    a = imagine__realloc(context, a, 500000);
+    CHECK(a && !strcmp(a, "text"));
+    CHECK(!imagine__realloc(context, a, 600000)); /* both at once do not fit; the old one stays */
+    CHECK(!strcmp(a, "text"));
+    imagine__free(context, a);
+    imagine__free(context, NULL);
+    int *zeros = imagine__calloc(context, 1000, sizeof *zeros), sum = 0;
+    for (int i = 0; zeros && i < 1000; i++)
+        sum |= zeros[i];
+    CHECK(zeros && !sum);
+    imagine__free(context, zeros);
+    CHECK(info_of(context).memory_used == empty);
+    imagine_context_release(&context);
+}
+
+/* An allocator that counts and, from a certain call on, refuses one. */
+typedef struct counting {
+    atomic_long calls, blocks, bytes;
+    long refuse;
+} counting;
+
+static void *count_alloc(void *data, size_t size, size_t alignment)
+{
+    counting *c = data;
+    void *pointer = NULL;
+    if (atomic_fetch_add(&c->calls, 1) == c->refuse || posix_memalign(&pointer, alignment, size))
+        return NULL;
+    memset(pointer, 0xa5, size);
+    atomic_fetch_add(&c->blocks, 1);
+    atomic_fetch_add(&c->bytes, (long)size);
+    return pointer;
+}
+
+static void count_free(void *data, void *pointer, size_t size)
+{
+    counting *c = data;
+    atomic_fetch_sub(&c->blocks, 1);
+    atomic_fetch_sub(&c->bytes, (long)size);
+    free(pointer);
+}
+
+static imagine_status live_a_little(counting *c)
+{
+    imagine_context_options o;
+    imagine_context *context = NULL;
+    imagine_buffer *buffer = NULL;
+    imagine_cancel *cancel = NULL;
+    imagine__work work;
+    imagine_error err = IMAGINE_ERROR_INIT;
+    int64_t shape[2] = { 100, 7 };
+    imagine_context_options_init(&o, sizeof o);
+    o.threads = 3;
+    o.allocate = count_alloc;
+    o.release = count_free;
+    o.allocator_data = c;
+    imagine_status status = imagine_context_create(&context, &o, &err);
+    if (status < 0)
+        return status;
+    status = imagine_buffer_create(&buffer, context, IMAGINE_F32, 2, shape, &err);
+    if (status >= 0)
+        status = imagine_cancel_create(&cancel, context, &err);
+    if (status >= 0)
+        status = imagine__work_init(&work, context, cancel, &err);
+    if (status >= 0) {
+        for (int i = 0; i < 40 && status >= 0; i++)
+            if (!imagine__arena_alloc(work.arena, 700000))
+                status = IMAGINE_ERROR_NO_MEMORY;
+        imagine__work_fini(&work);
+    }
+    imagine_context_release(&context);
+    imagine_cancel_release(&cancel);
+    imagine_buffer_release(&buffer);
+    return status;
+}
+
+static void every_allocation_fails(void)
+{
+    counting c = { .refuse = -1 };
+    CHECK(live_a_little(&c) == IMAGINE_OK && c.blocks == 0 && c.bytes == 0);
+    long calls = c.calls;
+    CHECK(calls > 40);
+    for (long i = 0; i < calls; i++) {
+        c = (counting){ .refuse = i };
+        CHECK(live_a_little(&c) == IMAGINE_ERROR_NO_MEMORY);
+        CHECK(c.blocks == 0 && c.bytes == 0);
+    }
+}
+
+static void logged(void *data, imagine_log_level level, const char *text)
+{
+    int *seen = data;
+    seen[level]++;
+    CHECK(!strcmp(text, "hello 5"));
+}
+
+static void logging(void)
+{
+    int seen[5] = { 0 };
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context_options o;
+    imagine_context *context;
+    imagine_context_options_init(&o, sizeof o);
+    o.threads = 1;
+    o.log = logged;
+    o.log_data = seen;
+    REQUIRE_OK(imagine_context_create(&context, &o, &err));
+    for (imagine_log_level level = IMAGINE_LOG_ERROR; level <= IMAGINE_LOG_DEBUG; level++)
+        imagine__log(context, level, "hello %d", 5);
+    CHECK(seen[1] == 1 && seen[2] == 1 && seen[3] == 0 && seen[4] == 0);
+    imagine_context_release(&context);
+}
+
+/* ---- arena --------------------------------------------------------------------------------------------------------------------- */
+
+static void arena(void)
+{
+    imagine_context *context = make_context(1);
+    uint64_t empty = info_of(context).memory_used;
+    imagine__arena *a = imagine__arena_create(context);
+    REQUIRE(a);
+    imagine__arena_mark start = imagine__arena_save(a);
+    char *blocks[200];
+    imagine__arena_mark middle = start;
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < 200; i++) {
+            size_t size = (size_t)(i * i * 97 % 300000);
+            if (i == 100)
+                middle = imagine__arena_save(a);
+            blocks[i] = imagine__arena_alloc(a, size);
+            REQUIRE(blocks[i] && (uintptr_t)blocks[i] % 64 == 0);
+            memset(blocks[i], i, size);
+        }
+        imagine__arena_restore(a, middle);
+        for (int i = 100; i < 200; i++) /* the same chunks again, of other sizes */
+            memset(imagine__arena_alloc(a, (size_t)(200 - i) * 1000), 255, (size_t)(200 - i) * 1000);
+        int intact = 1;
+        for (int i = 0; i < 100; i++)
+            for (size_t b = 0; b < (size_t)(i * i * 97 % 300000); b++)
+                intact &= blocks[i][b] == (char)i;
+        CHECK(intact);
+        imagine__arena_restore(a, start);
+    }
+    uint64_t kept = info_of(context).memory_used;
+    CHECK(kept > empty + 10000000);
+    CHECK(imagine__arena_alloc(a, 3000000) != NULL); /* replaces a free chunk that is too small */
+    CHECK(!imagine__arena_floats(a, -1) && !imagine__arena_floats(a, INT64_MAX) && !imagine__arena_alloc(a, SIZE_MAX));
+    CHECK(imagine__arena_floats(a, 0) != NULL);
+    imagine__arena_restore(a, start);
+    imagine__arena_trim(a);
+    CHECK(info_of(context).memory_used < empty + 4096);
+    CHECK(imagine__arena_alloc(a, 10) != NULL);
+    imagine__arena_destroy(a);
+    imagine__arena_destroy(NULL);
+    CHECK(info_of(context).memory_used == empty);
+    imagine_context_release(&context);
+}
+
+/* ---- threads --------------------------------------------------------------------------------------------------------------------- */
+
+typedef struct tally {
+    atomic_int *done;
+    atomic_int *in_use; /* by scratch: a flag kept in its first bytes would race, so one a caller */
+    imagine_cancel *cancel;
+    int64_t cancel_at;
+} tally;
+
+static void count_tile(void *arg, int64_t tile, void *scratch)
+{
+    tally *t = arg;
+    CHECK((uintptr_t)scratch % 64 == 0);
+    memset(scratch, (int)tile, 256);
+    memset((char *)scratch + IMAGINE__SCRATCH - 256, (int)tile, 256);
+    for (volatile int i = 0; i < 200; i++)
+        ;
+    const char *bytes = scratch;
+    CHECK(bytes[0] == (char)tile && bytes[255] == (char)tile && bytes[IMAGINE__SCRATCH - 1] == (char)tile); /* nobody else's */
+    atomic_fetch_add(&t->done[tile], 1);
+    if (t->cancel && tile == t->cancel_at)
+        imagine_cancel_fire(t->cancel);
+}
+
+static void run_all(imagine_context *context, int64_t count)
+{
+    imagine__work work;
+    imagine_error err = IMAGINE_ERROR_INIT;
+    tally t = { .done = calloc((size_t)count + 1, sizeof(atomic_int)) };
+    REQUIRE(t.done);
+    REQUIRE_OK(imagine__work_init(&work, context, NULL, &err));
+    imagine__parallel(&work.run, count, count_tile, &t);
+    CHECK_OK(imagine__work_check(&work, &err));
+    int wrong = 0;
+    for (int64_t i = 0; i < count; i++)
+        wrong += t.done[i] != 1;
+    CHECK(!wrong && !t.done[count]);
+    imagine__work_fini(&work);
+    free(t.done);
+}
+
+static const int32_t thread_counts[] = { 1, 2, 7 };
+
+static void tiles_once(void)
+{
+    for (size_t i = 0; i < 3; i++) {
+        imagine_context *context = make_context(thread_counts[i]);
+        REQUIRE(context);
+        static const int64_t counts[] = { 0, 1, 2, 3, 8, 1000, 20000 };
+        for (size_t c = 0; c < sizeof counts / sizeof *counts; c++)
+            run_all(context, counts[c]);
+        for (int repeat = 0; repeat < 2000; repeat++)
+            run_all(context, 1 + repeat % 5);
+        imagine_context_release(&context);
+    }
+}
+
+static void *caller(void *arg)
+{
+    for (int i = 0; i < 300; i++)
+        run_all(arg, 1 + i % 40);
+    return NULL;
+}
+
+static void several_callers(void)
+{
+    for (size_t i = 0; i < 3; i++) {
+        imagine_context *context = make_context(thread_counts[i]);
+        REQUIRE(context);
+        pthread_t threads[4];
+        for (int c = 0; c < 4; c++)
+            REQUIRE(!pthread_create(&threads[c], NULL, caller, context));
+        for (int c = 0; c < 4; c++)
+            pthread_join(threads[c], NULL);
+        imagine_context_release(&context);
+    }
+}
+
+static void cancelling(void)
+{
+    for (size_t i = 0; i < 3; i++) {
+        imagine_context *context = make_context(thread_counts[i]);
+        imagine_error err = IMAGINE_ERROR_INIT;
+        imagine_cancel *cancel;
+        imagine__work work;
+        atomic_int *done = calloc(100000, sizeof *done);
+        REQUIRE(context && done);
+        REQUIRE_OK(imagine_cancel_create(&cancel, context, &err));
+        tally t = { .done = done, .cancel = cancel, .cancel_at = 50 };
+        REQUIRE_OK(imagine__work_init(&work, context, cancel, &err));
+        CHECK(!imagine_cancel_fired(cancel) && !imagine__run_stopped(&work.run));
+        imagine__parallel(&work.run, 100000, count_tile, &t);
+        int sum = 0, most = 0;
+        for (int64_t k = 0; k < 100000; k++) {
+            sum += done[k];
+            most = done[k] > most ? done[k] : most;
+        }
+        CHECK(most == 1 && sum > 40 && sum < 90000);
+        CHECK_STATUS(imagine__work_check(&work, &err), IMAGINE_ERROR_CANCELLED);
+        imagine_cancel_reset(cancel);
+        CHECK_OK(imagine__work_check(&work, &err));
+        atomic_int stop;
+        atomic_init(&stop, 1);
+        work.stop = &stop;
+        CHECK_STATUS(imagine__work_check(&work, &err), IMAGINE_ERROR_CANCELLED);
+        imagine__work_fini(&work);
+        imagine__work_fini(&work);
+        imagine_context_release(&context); /* the token keeps the context */
+        imagine_cancel *second = imagine_cancel_retain(cancel);
+        imagine_cancel_release(&cancel);
+        imagine_cancel_fire(second);
+        CHECK(imagine_cancel_fired(second) == 1);
+        imagine_cancel_release(&second);
+        free(done);
+    }
+}
+
+static void no_threads_to_be_had(void)
+{
+    /* A thread's stack takes address space; a child keeps the limit to itself. */
+    pid_t child = fork();
+    if (!child) {
+        imagine_error err = IMAGINE_ERROR_INIT;
+        imagine_context *context = NULL;
+        counting c = { .refuse = -1 };
+        imagine_context_options o;
+        imagine_context_options_init(&o, sizeof o);
+        o.threads = 64;
+        o.allocate = count_alloc;
+        o.release = count_free;
+        o.allocator_data = &c;
+        struct rlimit limit;
+        FILE *status = fopen("/proc/self/statm", "r");
+        long pages = 0;
+        if (!status || fscanf(status, "%ld", &pages) != 1)
+            _exit(3);
+        fclose(status);
+        limit.rlim_cur = limit.rlim_max = (rlim_t)pages * 4096 + (300u << 20); /* for some of the 64 threads */
+        if (setrlimit(RLIMIT_AS, &limit))
+            _exit(3);
+        imagine_status got = imagine_context_create(&context, &o, &err);
+        _exit(got == IMAGINE_ERROR_THREAD && !context && !c.blocks && !c.bytes && err.message[0] && err.native_code ? 0 : 4);
+    }
+    int status = 0;
+    REQUIRE(child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status));
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    SKIP("a sanitizer's shadow does not live with a limit of address space");
+#endif
+    CHECK(WEXITSTATUS(status) == 0);
+}
+
+static void forked(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context *context = make_context(3);
+    imagine_buffer *buffer = NULL, *other = NULL;
+    int64_t one = 1;
+    REQUIRE_OK(imagine_buffer_create(&buffer, context, IMAGINE_F32, 1, &one, &err));
+    run_all(context, 10);
+    pid_t child = fork();
+    if (!child) {
+        imagine_context_info info = { .struct_size = sizeof info };
+        imagine_cancel *cancel = NULL;
+        imagine__work work;
+        int wrong = imagine_context_get_info(context, &info, &err) != IMAGINE_ERROR_FORKED;
+        wrong |= imagine_buffer_create(&other, context, IMAGINE_F32, 1, &one, &err) != IMAGINE_ERROR_FORKED;
+        wrong |= imagine_cancel_create(&cancel, context, &err) != IMAGINE_ERROR_FORKED;
+        wrong |= imagine__work_init(&work, context, NULL, &err) != IMAGINE_ERROR_FORKED;
+        imagine_buffer_release(&buffer);
+        imagine_context_release(&context); /* frees; there are no threads to wait for */
+#if defined(__SANITIZE_THREAD__)
+        _exit(wrong || test_failures); /* its runtime makes no threads after a fork */
+#endif
+        context = make_context(2); /* a new one works here */
+        wrong |= !context;
+        run_all(context, 10);
+        imagine_context_release(&context);
+        _exit(wrong || test_failures);
+    }
+    int status = 1;
+    CHECK(child > 0 && waitpid(child, &status, 0) == child);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    run_all(context, 10);
+    imagine_buffer_release(&buffer);
+    imagine_context_release(&context);
+}
+
+/* ---- buffers --------------------------------------------------------------------------------------------------------------------- */
+
+static void released(void *data, void *pointer)
+{
+    *(void **)data = pointer;
+}
+
+static void buffers(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context *context = make_context(1);
+    uint64_t empty = info_of(context).memory_used;
+    imagine_buffer *b = NULL;
+    int64_t shape[3] = { 2, 3, 4 }, negative[2] = { -1, 2 }, huge[2] = { INT64_MAX, INT64_MAX }, none[3] = { 5, 0, INT64_MAX };
+    REQUIRE_OK(imagine_buffer_create(&b, context, IMAGINE_F64, 3, shape, &err));
+    imagine_buffer_info info = { .struct_size = sizeof info };
+    CHECK_OK(imagine_buffer_get_info(b, &info, &err));
+    CHECK(info.dtype == IMAGINE_F64 && info.ndim == 3 && info.shape[2] == 4 && info.shape[3] == 0 && info.size == 192);
+    CHECK((uintptr_t)info.data % 64 == 0 && *(double *)info.data == 0 && imagine_buffer_data(b) == info.data);
+    imagine_buffer *again = imagine_buffer_retain(b);
+    imagine_buffer_release(&b);
+    CHECK(!b && imagine_buffer_size(again) == 192);
+    imagine_buffer_release(&again);
+    CHECK_STATUS(imagine_buffer_create(&b, context, IMAGINE_F32, 2, negative, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    CHECK_STATUS(imagine_buffer_create(&b, context, IMAGINE_F32, 2, huge, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    CHECK_STATUS(imagine_buffer_create(&b, context, 99, 3, shape, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    CHECK_STATUS(imagine_buffer_create(&b, context, IMAGINE_F32, 9, shape, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    CHECK_STATUS(imagine_buffer_create(&b, context, IMAGINE_F32, -1, shape, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    CHECK_STATUS(imagine_buffer_create(&b, context, IMAGINE_F32, 1, NULL, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    CHECK_OK(imagine_buffer_create(&b, context, IMAGINE_F32, 3, none, &err));
+    CHECK(imagine_buffer_size(b) == 0);
+    imagine_buffer_release(&b);
+    CHECK_OK(imagine_buffer_create(&b, context, IMAGINE_F32, 0, NULL, &err));
+    CHECK(imagine_buffer_size(b) == 4);
+    imagine_buffer_release(&b);
+    float values[24];
+    void *gone = NULL;
+    CHECK_STATUS(imagine_buffer_wrap(&b, context, IMAGINE_F32, 3, shape, (char *)values + 1, released, &gone, &err),
+                 IMAGINE_ERROR_INVALID_ARGUMENT);
+    CHECK_STATUS(imagine_buffer_wrap(&b, context, IMAGINE_F32, 3, shape, NULL, released, &gone, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    CHECK(!gone && !b);
+    CHECK_OK(imagine_buffer_wrap(&b, context, IMAGINE_F32, 3, shape, values, released, &gone, &err));
+    CHECK(imagine_buffer_data(b) == values && !gone);
+    imagine_buffer_release(&b);
+    CHECK(gone == values);
+    CHECK(!imagine_buffer_data(NULL) && !imagine_buffer_size(NULL));
+    char text[64];
+    imagine__shape_text(text, sizeof text, 3, shape);
+    CHECK(!strcmp(text, "[2, 3, 4]"));
+    imagine__shape_text(text, 6, 3, shape);
+    CHECK(strlen(text) < 6);
+    CHECK(info_of(context).memory_used == empty);
+    imagine_context_release(&context);
+}
+
+int main(int argc, char **argv)
+{
+    static const test_case cases[] = {
+        { "errors", errors }, { "options_structs", options_structs }, { "context_options", context_options }, { "memory", memory },
+        { "every_allocation_fails", every_allocation_fails }, { "logging", logging }, { "arena", arena },
+        { "tiles_once", tiles_once }, { "several_callers", several_callers }, { "cancelling", cancelling },
+        { "no_threads_to_be_had", no_threads_to_be_had }, { "forked", forked }, { "buffers", buffers },
+    };
+    return test_main("model/base", cases, sizeof cases / sizeof *cases, argc, argv);
+}
