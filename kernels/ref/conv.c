@@ -29,11 +29,12 @@ static int64_t tap_pixel(const imagine__conv_args *a, int64_t oy, int64_t ox, in
     return y / a->upsample * a->width + x / a->upsample;
 }
 
+/* In double, as in linear.c. */
 static float conv_at(const imagine__conv_args *a, int64_t oy, int64_t ox, int64_t o)
 {
     const imagine__conv_weight *w = a->w;
     int64_t offset = o * w->kt * w->kh * w->kw * w->cin;
-    float sum = 0;
+    double sum = 0;
 
     for (int32_t dt = 0; dt < w->kt; dt++) {
         for (int32_t dy = 0; dy < w->kh; dy++) {
@@ -43,11 +44,11 @@ static float conv_at(const imagine__conv_args *a, int64_t oy, int64_t ox, int64_
                     continue;
                 const float *x = a->x[dt] + pixel * a->ldx;
                 for (int64_t c = 0; c < w->cin; c++)
-                    sum += x[c] * imagine__weight_at(w->packed, w->type, offset + c);
+                    sum += (double)x[c] * imagine__weight_at(w->packed, w->type, offset + c);
             }
         }
     }
-    return sum;
+    return (float)sum;
 }
 
 /* A tile is up to PIXELS pixels of one output row. */

@@ -17,12 +17,13 @@ void imagine__ref_pack_linear(void *packed, const void *rows, int64_t first, int
         memcpy((char *)packed + (size_t)first * row, rows, (size_t)count * row);
 }
 
+/* In double: what the other versions lose by their sums of floats is then theirs alone. */
 static float dot(const float *x, const void *weight, imagine__wtype type, int64_t offset, int64_t k)
 {
-    float sum = 0;
+    double sum = 0;
     for (int64_t i = 0; i < k; i++)
-        sum += x[i] * imagine__weight_at(weight, type, offset + i);
-    return sum;
+        sum += (double)x[i] * imagine__weight_at(weight, type, offset + i);
+    return (float)sum;
 }
 
 #define ROWS 16
