@@ -120,35 +120,13 @@ static void load_queries(const job *g, const tile_state *t)
     }
 }
 
-/* 8 keys' values i..i+7 become 8 rows of a panel. */
-VEC void transpose_8x8(const float *from, int64_t stride, float *to)
-{
-    __m256 x[8], y[8];
-    for (int i = 0; i < 4; i++) {
-        __m256 low = _mm256_castps128_ps256(_mm_loadu_ps(from + i * stride));
-        __m256 high = _mm256_castps128_ps256(_mm_loadu_ps(from + i * stride + 4));
-        x[i] = _mm256_insertf128_ps(low, _mm_loadu_ps(from + (i + 4) * stride), 1);
-        x[i + 4] = _mm256_insertf128_ps(high, _mm_loadu_ps(from + (i + 4) * stride + 4), 1);
-    }
-    for (int i = 0; i < 8; i += 2) {
-        y[i] = _mm256_unpacklo_ps(x[i], x[i + 1]);
-        y[i + 1] = _mm256_unpackhi_ps(x[i], x[i + 1]);
-    }
-    for (int i = 0; i < 8; i += 4) {
-        _mm256_storeu_ps(to + i * COLUMNS, _mm256_shuffle_ps(y[i], y[i + 2], 0x44));
-        _mm256_storeu_ps(to + (i + 1) * COLUMNS, _mm256_shuffle_ps(y[i], y[i + 2], 0xee));
-        _mm256_storeu_ps(to + (i + 2) * COLUMNS, _mm256_shuffle_ps(y[i + 1], y[i + 3], 0x44));
-        _mm256_storeu_ps(to + (i + 3) * COLUMNS, _mm256_shuffle_ps(y[i + 1], y[i + 3], 0xee));
-    }
-}
-
 /* `count` keys, at most 8, as 8 columns of a panel; columns without a key are zeros. */
 static void pack_8_keys(const float *k, int64_t stride, int64_t count, int64_t d, float *panel)
 {
     int64_t i = 0;
     if (count == 8)
         for (; i + 8 <= d; i += 8)
-            transpose_8x8(k + i, stride, panel + i * COLUMNS);
+            vec_transpose_8x8(k + i, stride, panel + i * COLUMNS, COLUMNS);
     for (; i < d; i++)
         for (int64_t j = 0; j < 8; j++)
             panel[i * COLUMNS + j] = j < count ? k[j * stride + i] : 0;

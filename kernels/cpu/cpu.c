@@ -42,17 +42,41 @@ static const imagine__kernels kernels_avx2 = {
     .linear = imagine__avx2_linear,
     .conv = imagine__avx2_conv,
     .attention = imagine__avx2_attention,
-    .norm = imagine__ref_norm,
-    .norm_rope = imagine__ref_norm_rope,
+    .norm = imagine__avx2_norm,
+    .norm_rope = imagine__avx2_norm_rope,
     .patchify = imagine__ref_patchify,
     .unpatchify = imagine__ref_unpatchify,
-    .activate = imagine__ref_activate,
-    .embed = imagine__ref_embed,
-    .combine = imagine__ref_combine,
-    .transpose = imagine__ref_transpose,
-    .finite = imagine__ref_finite,
-    .to_u8 = imagine__ref_to_u8,
-    .from_u8 = imagine__ref_from_u8,
+    .activate = imagine__avx2_activate,
+    .embed = imagine__avx2_embed,
+    .combine = imagine__avx2_combine,
+    .transpose = imagine__avx2_transpose,
+    .finite = imagine__avx2_finite,
+    .to_u8 = imagine__avx2_to_u8,
+    .from_u8 = imagine__avx2_from_u8,
+};
+
+/* Products alone: the rest waits for memory. */
+static const imagine__kernels kernels_avx512 = {
+    .name = "avx512",
+    .linear_packed_size = imagine__avx512_linear_packed_size,
+    .pack_linear = imagine__avx512_pack_linear,
+    .pack_rows = 32,
+    .conv_packed_size = imagine__avx512_conv_packed_size,
+    .pack_conv = imagine__avx512_pack_conv,
+    .linear = imagine__avx512_linear,
+    .conv = imagine__avx512_conv,
+    .attention = imagine__avx2_attention,
+    .norm = imagine__avx2_norm,
+    .norm_rope = imagine__avx2_norm_rope,
+    .patchify = imagine__ref_patchify,
+    .unpatchify = imagine__ref_unpatchify,
+    .activate = imagine__avx2_activate,
+    .embed = imagine__avx2_embed,
+    .combine = imagine__avx2_combine,
+    .transpose = imagine__avx2_transpose,
+    .finite = imagine__avx2_finite,
+    .to_u8 = imagine__avx2_to_u8,
+    .from_u8 = imagine__avx2_from_u8,
 };
 
 static uint64_t enabled_registers(void)
@@ -83,10 +107,8 @@ static int32_t detect_level(void)
 
 const imagine__kernels *imagine__kernels_for_cpu(int32_t level, int32_t *used)
 {
-    static const imagine__kernels *const tables[] = {&imagine__kernels_plain, &kernels_avx2};
+    static const imagine__kernels *const tables[] = {&imagine__kernels_plain, &kernels_avx2, &kernels_avx512};
     int32_t best = detect_level();
-    if (best > IMAGINE_CPU_AVX2) /* nothing is faster with AVX-512 yet */
-        best = IMAGINE_CPU_AVX2;
     if (level > IMAGINE_CPU_BEST && level < best)
         best = level;
     if (used)
@@ -109,5 +131,7 @@ static int64_t plain_multiply_add(int64_t steps, float *out)
 
 int64_t imagine__cpu_multiply_add(const imagine__kernels *kernels, int64_t steps, float *out)
 {
+    if (kernels == &kernels_avx512)
+        return imagine__avx512_multiply_add(steps, out);
     return kernels == &kernels_avx2 ? imagine__avx2_multiply_add(steps, out) : plain_multiply_add(steps, out);
 }
