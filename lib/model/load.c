@@ -67,11 +67,11 @@ static imagine_status find(imagine__loaded *loaded, const char *name, const imag
     if (!t)
         return imagine__fail(error, IMAGINE_ERROR_MODEL, "%s: tensor \"%s\" is missing",
                              imagine__weights_path(loaded->weights, NULL), name);
+    loaded->asked[t - imagine__weights_at(loaded->weights, 0)] = 1;
     if (t->dtype != IMAGINE_F32 && t->dtype != IMAGINE_BF16 && t->dtype != IMAGINE_F16 && t->dtype != IMAGINE_F64)
         return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED,
                              "%s: tensor \"%s\" is stored in a type that weights may not have; f32, bf16, f16 and f64 are read",
                              imagine__weights_path(loaded->weights, t), name);
-    loaded->asked[t - imagine__weights_at(loaded->weights, 0)] = 1;
     *tensor = t;
     return IMAGINE_OK;
 }
