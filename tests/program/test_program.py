@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: MIT
+"""The command-line program on the two-layer pack: exit codes, files, JSON, Ctrl-C."""
+
+import json
+import os
+import pathlib
+import signal
+import struct
+import subprocess
+import tempfile
+import time
+import unittest
+
+import numpy
+
+TOP = pathlib.Path(__file__).resolve().parents[2]
+PROGRAM = os.environ.get("IMAGINE_PROGRAM", str(TOP / "build/examples/imagine"))
+PACK = str(TOP / "tests/packs/two-layer")
+
+
+def load(path):
+    """The f32 and i32 tensors of a safetensors file."""
+    data = pathlib.Path(path).read_bytes()
+    size = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8:8 + size])
+    kinds = {"F32": "<f4", "I32": "<i4"}
+    out = {}
+    for name, t in header.items():
+        if name != "__metadata__":
+            begin, end = (8 + size + n for n in t["data_offsets"])
+            out[name] = numpy.frombuffer(data[begin:end], kinds[t["dtype"]]).reshape(t["shape"])
+    return out
+
+
+def save(path, tensors):
+    header, body = {}, b""
+    for name, value in tensors.items():
+        raw = numpy.ascontiguousarray(value).tobytes()
+        kind = {"float32": "F32", "int64": "I64", "int32": "I32"}[str(value.dtype)]
+        header[name] = {"dtype": kind, "shape": list(value.shape), "data_offsets": [len(body), len(body) + len(raw)]}
+        body += raw
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    pathlib.Path(path).write_bytes(struct.pack("<Q", len(text)) + text + body)
+
+
+class Program(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+
+    def path(self, name):
+        return os.path.join(self.folder.name, name)
+
+    def run_program(self, *arguments, status=0, **kw):
+        done = subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, text=True, timeout=120,
+                              cwd=self.folder.name, **kw)
+        self.assertEqual(done.returncode, status, done.stderr)
+        return done
+
+    def generate(self, *arguments, **kw):
+        return self.run_program("generate", "a red apple", "--model", PACK, *arguments, **kw)
+
+    def test_usage_errors_are_2_and_failures_1(self):
+        self.assertIn("usage", self.run_program(status=2).stderr)
+        self.assertIn("no command", self.run_program("paint", status=2).stderr)
+        self.generate("--colour", status=2)
+        self.generate("--width", "ten", status=2)
+        self.generate("--schedule", "fast", status=2)
+        self.generate("--out", "a.jpg", status=2)
+        self.assertIn("does not apply", self.run_program("decode", "x", "--prompt", "y", status=2).stderr)
+        self.assertIn("96 and 112", self.generate("--width", "100", status=1).stderr)
+        self.assertIn("5 and 9", self.generate("--frames", "6", status=1).stderr)
+        self.assertIn("/no/model", self.run_program("info", "--model", "/no/model", status=1).stderr)
+        self.generate("--out", "/no/folder/a.png", status=1)
+
+    def test_help_has_examples(self):
+        for command in ("generate", "encode", "decode", "text", "denoise", "info", "bench"):
+            self.assertIn(f"  imagine {command}", self.run_program(command, "--help").stdout)
+        self.assertRegex(self.run_program("--version").stdout, r"^imagine \d+\.\d+\.\d+\n$")
+
+    def test_default_out_and_summary(self):
+        done = self.generate()
+        self.assertRegex(done.stdout, r"load .* text .* sample .* decode .* peak memory")
+        self.assertEqual(done.stderr, "")  # no bar where there is no terminal
+        self.assertTrue(pathlib.Path(self.path("out.png")).read_bytes().startswith(b"\x89PNG"))
+
+    def test_json(self):
+        done = json.loads(self.generate("--json", "--seed", "5", "--steps", "3").stdout)
+        self.assertEqual([done["width"], done["height"], done["frames"], done["steps"], done["seed"]], [32, 32, 5, 3, 5])
+        self.assertGreater(done["memory_peak"], 1000000)
+        self.assertGreater(done["seconds"]["total"], 0)
+        info = json.loads(self.run_program("info", "--json", "--model", PACK).stdout)
+        self.assertEqual(info["stages"], {"text": True, "sampler": True, "vae": True})
+
+    def test_latents_then_decode_is_generate(self):
+        self.generate("--out", "a.png")
+        self.generate("--out", "a.safetensors")
+        self.assertEqual(load(self.path("a.safetensors"))["latents"].shape, (16, 2, 4, 4))
+        self.run_program("decode", "a.safetensors", "--model", PACK, "--out", "b.png")
+        self.assertEqual(pathlib.Path(self.path("a.png")).read_bytes(), pathlib.Path(self.path("b.png")).read_bytes())
+
+    def test_stages_write_what_they_say(self):
+        done = json.loads(self.run_program("text", "a red apple", "--model", PACK, "--json", "--out", "t.safetensors").stdout)
+        text = load(self.path("t.safetensors"))
+        self.assertEqual(text["input_ids"].tolist(), done["input_ids"])
+        self.assertEqual(text["input_ids"][-1], 1)
+        self.assertEqual(text["prompt_embeds"].shape, (len(done["input_ids"]), 16))
+        self.generate("--frames", "1", "--out", "p.png")
+        self.run_program("encode", "p.png", "--model", PACK, "--out", "l.safetensors")
+        self.assertEqual(load(self.path("l.safetensors"))["latents"].shape, (16, 1, 4, 4))
+        self.run_program("decode", "l.safetensors", "--model", PACK, "--out", "f.safetensors")
+        frames = load(self.path("f.safetensors"))["frames"]
+        self.assertEqual(frames.shape, (3, 1, 32, 32))
+        self.assertLessEqual(abs(frames).max(), 1)
+
+    def test_denoise_with_timesteps_of_every_kind(self):
+        rng = numpy.random.default_rng(1)
+        inputs = {"hidden_states": rng.standard_normal((2, 16, 2, 4, 4), dtype=numpy.float32),
+                  "encoder_hidden_states": rng.standard_normal((2, 7, 16), dtype=numpy.float32)}
+        samples = []
+        for timestep in (numpy.array([500, 20], numpy.int64), numpy.array([500, 20], numpy.float32),
+                         numpy.array([[500] * 8, [20] * 8], numpy.int32)):
+            save(self.path("in.safetensors"), dict(inputs, timestep=timestep))
+            self.run_program("denoise", "in.safetensors", "--model", PACK, "--out", "s.safetensors")
+            samples.append(load(self.path("s.safetensors"))["sample"])
+        self.assertEqual(samples[0].shape, (2, 16, 2, 4, 4))
+        self.assertGreater(samples[0].std(), 0.01)
+        self.assertTrue((samples[0] == samples[1]).all() and (samples[0] == samples[2]).all())
+        save(self.path("in.safetensors"), dict(inputs, timestep=numpy.array([500, 2000], numpy.int64)))
+        self.assertIn("0..1000", self.run_program("denoise", "in.safetensors", "--model", PACK, status=1).stderr)
+
+    def test_embeds_from_a_file(self):
+        self.run_program("text", "a red apple", "--model", PACK, "--out", "t.safetensors")
+        self.generate("--out", "a.safetensors")
+        self.run_program("generate", "--embeds", "t.safetensors", "--model", PACK, "--out", "b.safetensors")
+        self.assertTrue((load(self.path("a.safetensors"))["latents"] == load(self.path("b.safetensors"))["latents"]).all())
+
+    def test_interrupt_saves_the_latents(self):
+        for delay in (0.4, 0.8, 1.6):  # a busy machine may need longer for the first step
+            process = subprocess.Popen([PROGRAM, "generate", "a dog", "--model", PACK, "--width", "256", "--height", "256",
+                                        "--frames", "49", "--steps", "1000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                       text=True, cwd=self.folder.name)
+            time.sleep(delay)
+            process.send_signal(signal.SIGINT)
+            begin = time.monotonic()
+            _, errors = process.communicate(timeout=60)
+            if "latents so far" in errors:
+                break
+        self.assertEqual(process.returncode, 1, errors)
+        self.assertLess(time.monotonic() - begin, 5)
+        self.assertIn("out.png.latents.safetensors", errors)
+        self.assertEqual(load(self.path("out.png.latents.safetensors"))["latents"].shape, (16, 13, 32, 32))
+        self.assertFalse(os.path.exists(self.path("out.png")))
+
+    def test_terminal_gets_a_bar(self):
+        import pty
+        master, slave = pty.openpty()
+        process = subprocess.Popen([PROGRAM, "generate", "a dog", "--model", PACK], stdout=subprocess.DEVNULL, stderr=slave,
+                                   cwd=self.folder.name)
+        self.assertEqual(process.wait(60), 0)
+        os.close(slave)
+        self.assertIn(b"sample", os.read(master, 4096))
+        os.close(master)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: MIT
+"""Runs the suites that tests/run names and adds up what they say."""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import time
+
+TOP = pathlib.Path(__file__).resolve().parent.parent
+BUILD = TOP / "build"
+CLOSING = re.compile(r"(\d+) passed, (\d+) failed(?:, (\d+) skipped)?")
+SANITIZE = ["-Db_sanitize=address,undefined", "-Db_lundef=false", "-Dbuildtype=debugoptimized"]
+SANITIZE_ENV = {"ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0", "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1"}
+
+
+def run(command, timeout=900, env=None, **kw):
+    """The finished process, output and errors together; a timeout reads as exit status 124."""
+    try:
+        return subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                              errors="replace", timeout=timeout, env=dict(os.environ, **(env or {})), **kw)
+    except subprocess.TimeoutExpired as late:
+        text = late.stdout or b""
+        text = text.decode(errors="replace") if isinstance(text, bytes) else text
+        return subprocess.CompletedProcess(command, 124, f"{text}\nno end after {timeout} s\n")
+
+
+def from_closing(done):
+    """(passed, failed, skipped, output) of a test program."""
+    found = CLOSING.findall(done.stdout)
+    passed, failed, skipped = (int(n or 0) for n in found[-1]) if found else (0, 0, 0)
+    if done.returncode and not failed:
+        failed = 1
+    if not found and not done.returncode:
+        passed = 1
+    return passed, failed, skipped, done.stdout
+
+
+def meson_test(test, env):
+    return from_closing(run(test["cmd"], env=dict(test["env"], **env), cwd=TOP))
+
+
+def meson_suites(build, prefix="", env=None):
+    text = run(["meson", "introspect", "--tests", build]).stdout
+    for test in json.loads(text):
+        yield prefix + test["name"], lambda test=test: meson_test(test, env or {})
+
+
+def unittest_suite(folder):
+    done = run([sys.executable, "-m", "unittest", "discover", "-s", folder], cwd=TOP,
+               env={"IMAGINE_LIBRARY": str(BUILD / "libimagine.so"), "IMAGINE_PROGRAM": str(BUILD / "examples/imagine")})
+    count = re.search(r"Ran (\d+) test", done.stdout)
+    bad = sum(int(n) for n in re.findall(r"(?:failures|errors)=(\d+)", done.stdout))
+    skipped = sum(int(n) for n in re.findall(r"skipped=(\d+)", done.stdout))
+    if done.returncode and not bad:
+        bad = 1
+    total = int(count.group(1)) if count else 0
+    return max(total - bad - skipped, 0), bad, skipped, done.stdout
+
+
+def headers():
+    """Each public header alone, as C11 and as C++17, without padding or any warning."""
+    passed, failed, output = 0, 0, ""
+    flags = ["-Wall", "-Wextra", "-Wpedantic", "-Wpadded", "-Werror", "-fsyntax-only", "-I", TOP / "include"]
+    for header in sorted((TOP / "include/imagine").glob("*.h")):
+        for compiler, standard, language in (("gcc", "c11", "c"), ("g++", "c++17", "c++")):
+            with tempfile.NamedTemporaryFile("w", suffix="." + language.replace("+", "p")) as source:
+                source.write(f"#include <imagine/{header.name}>\nint alone;\n")
+                source.flush()
+                done = run([compiler, "-std=" + standard, *flags, "-x", language, source.name])
+            passed += done.returncode == 0
+            failed += done.returncode != 0
+            output += done.stdout
+    return passed, failed, 0, output
+
+
+def suites(quick):
+    yield from meson_suites(BUILD)
+    yield "headers", headers
+    yield "abi", lambda: from_closing(run([sys.executable, TOP / "tests/abi/check.py", BUILD / "libimagine.so"]))
+    yield "source rules", lambda: from_closing(run([sys.executable, TOP / "tests/rules.py"]))
+    yield "program", lambda: unittest_suite(TOP / "tests/program")
+    yield "python binding", lambda: unittest_suite(TOP / "bindings/python/tests")
+    if quick:
+        return
+    build = TOP / "build-sanitize"
+    if not (build / "build.ninja").exists():
+        done = run(["meson", "setup", build, TOP, *SANITIZE])
+        if done.returncode:
+            yield "sanitized build", lambda: (0, 1, 0, done.stdout)
+            return
+    built = run(["ninja", "-C", build], timeout=1500)
+    if built.returncode:
+        yield "sanitized build", lambda: (0, 1, 0, built.stdout[-4000:])
+        return
+    yield from meson_suites(build, "sanitized ", SANITIZE_ENV)
+
+
+def main():
+    arguments = sys.argv[1:]
+    quick, listing = "--quick" in arguments, "--list" in arguments
+    names = [a for a in arguments if not a.startswith("--")]
+    unknown = [a for a in arguments if a.startswith("--") and a not in ("--quick", "--list")]
+    if unknown:
+        sys.exit(f"tests/run: {unknown[0]} is no option")
+    totals = [0, 0, 0]
+    for name, suite in suites(quick or bool(names and not any("sanitize" in n for n in names))):
+        if names and not any(n in name for n in names):
+            continue
+        if listing:
+            print(name)
+            continue
+        begin = time.monotonic()
+        passed, failed, skipped, output = suite()
+        if failed:
+            print(output.rstrip()[-6000:])
+        print(f"{'FAILED' if failed else 'ok    '} {name}: {passed} passed, {failed} failed, {skipped} skipped "
+              f"({time.monotonic() - begin:.1f} s)", flush=True)
+        totals = [a + b for a, b in zip(totals, (passed, failed, skipped))]
+    if listing:
+        return
+    if not any(totals):
+        print("no suite of that name")
+        totals[1] = 1
+    print(f"{totals[0]} passed, {totals[1]} failed" + (f", {totals[2]} skipped" if totals[2] else ""))
+    sys.exit(1 if totals[1] else 0)
+
+
+if __name__ == "__main__":
+    main()
