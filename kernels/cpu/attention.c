@@ -3,9 +3,9 @@
 #include "kernels/cpu/vec.h"
 #include "kernels/ref/ref.h"
 
-/* Attention by blocks of keys with a running softmax. A tile is a block of query rows of one head: it goes through the keys
- * block by block; K and V of a block are packed into panels that all its rows share. After a block, row r holds the
- * maximum m of its scores so far, l = sum exp(s - m) and o = sum exp(s - m) v; when m grows, l and o shrink by
+/* Attention by blocks of keys with a running softmax. A tile is a block of query rows of one head: it goes through the
+ * keys block by block; K and V of a block are packed into panels that all its rows share. After a block, row r holds
+ * the maximum m of its scores so far, l = sum exp(s - m) and o = sum exp(s - m) v; when m grows, l and o shrink by
  * exp(old m - new m), which the second product does as it adds to o.
  *
  * The blocks of keys depend on d and the number of keys alone, and a row never sees another row: how the rows are cut
@@ -57,8 +57,8 @@ static int64_t keys_of_block(int64_t d)
     return keys < 64 ? 64 : keys > 256 ? 256 : keys;
 }
 
-/* Tiles as large as the scratch allows, for K and V are packed anew for each; but no longer than some 10 ms, and some for
- * every thread. */
+/* Tiles as large as the scratch allows, for K and V are packed anew for each; but no longer than some 10 ms, and some
+ * for every thread. */
 static job plan(const imagine__attention_args *a)
 {
     job g = {.a = a, .block_keys = keys_of_block(a->d), .wide = round_up(a->d, COLUMNS)};
@@ -162,12 +162,12 @@ static void pack_values(const job *g, const tile_state *t, int64_t first, int64_
     }
 }
 
-/* ---- the two products ----------------------------------------------------------------------------------------------- */
+/* ---- the two products ------------------------------------------------------------------------------------------ */
 
 #define EACH_ROW(X) X(0) X(1) X(2) X(3) X(4) X(5)
 
-/* y[rows][COLUMNS] = a[rows][depth] b[depth][COLUMNS], plus shrink[row] * y when there is a `shrink`. Every number of rows
- * is a function of its own, in which `rows` is a constant; each element goes through the same operations in all. */
+/* y[rows][COLUMNS] = a[rows][depth] b[depth][COLUMNS], plus shrink[row] * y when there is a `shrink`. Every number of
+ * rows is a function of its own, in which `rows` is a constant; each element goes through the same operations in all. */
 VEC void multiply_rows(const float *a, int64_t lda, const float *b, int64_t depth, float *y, int64_t ldy,
                        const float *shrink, const int rows)
 {

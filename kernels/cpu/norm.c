@@ -10,7 +10,7 @@ static int64_t rows_per_tile(int64_t rows, int64_t dim)
     return n < 1 ? 1 : n > rows ? rows : n;
 }
 
-/* ---- sums of a row: four vectors, the rest one by one ---------------------------------------------------------------- */
+/* ---- sums of a row: four vectors, the rest one by one ------------------------------------------------------------ */
 
 static float sum(const float *x, int64_t n)
 {

@@ -3,9 +3,8 @@
 
 #include "kernels/ref/ref.h"
 
-/* One row at a time. Scores are computed twice (for the maximum, then for the weights), so that no memory grows with the
- * number of keys; only the output row is held, in double and in slices when the
- * scratch is too small for it. */
+/* One row at a time. Scores are computed twice (for the maximum, then for the weights), so that no memory grows with
+ * the number of keys; only the output row is held, in double and in slices when the scratch is too small for it. */
 
 typedef struct job {
     const imagine__attention_args *a;

@@ -43,7 +43,8 @@ static void activations(void)
             float *expected = run_activate(&imagine__kernels_plain, x, n, act, CHECK_FORWARD);
             float *y = run_activate(tables[t], x, n, act, CHECK_SHUFFLED);
             double left = worst_error(x, y, expected, n, -9, -1), right = worst_error(x, y, expected, n, -1, 9);
-            printf("    activation %d: relative error at most %.2g left of -1 and %.2g right of it\n", (int)act, left, right);
+            printf("    activation %d: relative error at most %.2g left of -1 and %.2g right of it\n", (int)act, left,
+                   right);
             CHECK(left <= left_limit && right <= limit);
             check_free(y);
             check_free(expected);
@@ -63,9 +64,9 @@ static void activation_edges(void)
             float *expected = run_activate(&imagine__kernels_plain, x, 13, act, CHECK_FORWARD);
             float *y = run_activate(tables[t], x, 13, act, CHECK_FORWARD);
             for (int i = 0; i < 13; i++) {
+                float allowed = fabsf(expected[i]) * 1e-6f + 1e-30f;
                 int same = isnan(expected[i]) ? isnan(y[i])
-                                              : y[i] == expected[i] || fabsf(y[i] - expected[i]) <= fabsf(expected[i]) * 1e-6f +
-                                                                                                     1e-30f;
+                                              : y[i] == expected[i] || fabsf(y[i] - expected[i]) <= allowed;
                 CHECK(same);
                 if (!same)
                     fprintf(stderr, "    act %d of %g: %g, not %g\n", (int)act, x[i], y[i], expected[i]);
@@ -105,7 +106,7 @@ static void activation_sizes(void)
         SKIP("this machine has no more than plain C");
 }
 
-/* ---- operations that give the same bytes as plain C ------------------------------------------------------------------ */
+/* ---- operations that give the same bytes as plain C -------------------------------------------------------------- */
 
 static void combinations(void)
 {
@@ -243,7 +244,8 @@ static void bytes(void)
             int64_t n = sizes[i];
             float *x = check_input(&r, n), *back = check_output_floats(n), *expected = check_output_floats(n);
             uint8_t *a = check_output((size_t)n), *b = check_output((size_t)n);
-            check_run plain = check_start(&imagine__kernels_plain, CHECK_FORWARD), c = check_start(tables[t], CHECK_THREADS);
+            check_run plain = check_start(&imagine__kernels_plain, CHECK_FORWARD);
+            check_run c = check_start(tables[t], CHECK_THREADS);
             imagine__kernels_plain.to_u8(&plain.run, x, a, n);
             tables[t]->to_u8(&c.run, x, b, n);
             CHECK(check_guards(b) && memcmp(a, b, (size_t)n) == 0);

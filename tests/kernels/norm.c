@@ -62,7 +62,8 @@ static void compare(const imagine__kernels *kernels, const shape *s, const input
     int same = check_same(y, expected, s->rows, s->dim, s->ldy, LIMIT);
     CHECK(same);
     if (!same)
-        fprintf(stderr, "    %s: rows %d dim %d kind %d act %d\n", kernels->name, (int)s->rows, (int)s->dim, s->kind, s->act);
+        fprintf(stderr, "    %s: rows %d dim %d kind %d act %d\n", kernels->name, (int)s->rows, (int)s->dim, s->kind,
+                s->act);
     for (int order = CHECK_BACKWARD; order < CHECK_ORDERS; order++) {
         float *again = run_norm(kernels, s, in, order);
         CHECK(memcmp(again, y, (size_t)((s->rows - 1) * s->ldy + s->dim) * sizeof *y) == 0);
@@ -210,7 +211,8 @@ static void norm_ropes(void)
         SKIP("this machine has no more than plain C");
 }
 
-/* By hand: (3, 4) has mean square 12.5; a quarter turn takes (a, b) to (-b, a); row 1 of two positions is not turned. */
+/* By hand: (3, 4) has mean square 12.5; a quarter turn takes (a, b) to (-b, a); row 1 of two positions is not
+ * turned. */
 static void plain_rope(void)
 {
     check_run c = check_start(&imagine__kernels_plain, CHECK_FORWARD);
