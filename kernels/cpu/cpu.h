@@ -52,9 +52,8 @@ void imagine__avx512_unpatchify(imagine__run *run, const imagine__patch_args *ar
 void imagine__avx512_activate(imagine__run *run, const float *x, float *y, int64_t n, imagine__act act);
 void imagine__avx512_embed(imagine__run *run, const void *table, imagine__wtype type, const int32_t *ids, int64_t count,
                            int64_t dim, float *y);
-void imagine__avx512_combine(imagine__run *run, int32_t terms, const float *coefficient, const float *const *x, float
- * *y,
-                             int64_t n);
+void imagine__avx512_combine(imagine__run *run, int32_t terms, const float *coefficient, const float *const *x,
+                             float *y, int64_t n);
 void imagine__avx512_transpose(imagine__run *run, const float *x, float *y, int64_t rows, int64_t columns);
 int imagine__avx512_finite(imagine__run *run, const float *x, int64_t n);
 void imagine__avx512_to_u8(imagine__run *run, const float *x, uint8_t *y, int64_t n);
