@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: MIT */
+
+/* Jobs: events, cancelling, what is kept afterwards. */
+
+#include <math.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "api.h"
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void events_in_order(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_model *model = open_model(2, &err);
+    imagine_job_options options;
+    imagine_job *job;
+    imagine_event event = { .struct_size = sizeof event };
+    imagine_buffer *kept = NULL, *latents = NULL;
+    int32_t step = 0, frame = 0, previews = 0;
+    REQUIRE(model);
+    imagine_job_options_init(&options, sizeof options);
+    options.prompt = "a red apple";
+    options.events = 0xffffffffu;
+    REQUIRE_OK(imagine_job_create(&job, model, &options, &err));
+    for (;;) {
+        REQUIRE_OK(imagine_job_next(job, &event, -1, &err));
+        if (event.kind == IMAGINE_EVENT_STEP) {
+            CHECK(event.step > step && event.steps == 4 && !frame && !latents && event.sigma < 1);
+            step = event.step;
+        } else if (event.kind == IMAGINE_EVENT_PREVIEW) {
+            imagine_buffer_info info = { .struct_size = sizeof info };
+            imagine_buffer_get_info(event.frames, &info, &err);
+            CHECK(info.dtype == IMAGINE_U8 && info.ndim == 4 && info.shape[0] == 1 && info.shape[1] == 32 && info.shape[3] == 3);
+            previews++;
+        } else if (event.kind == IMAGINE_EVENT_LATENTS) {
+            CHECK(step == 4 && !frame);
+            latents = imagine_buffer_retain(event.latents);
+        } else if (event.kind == IMAGINE_EVENT_FRAMES) {
+            CHECK(event.first_frame == frame && event.frame_count == (frame ? 4 : 1));
+            CHECK(imagine_buffer_size(event.frames) == (uint64_t)event.frame_count * 32 * 32 * 3);
+            frame += event.frame_count;
+            if (!kept)
+                kept = imagine_buffer_retain(event.frames);
+        } else {
+            CHECK(event.kind == IMAGINE_EVENT_DONE);
+            break;
+        }
+    }
+    CHECK(frame == 5 && event.frame_count == 5 && step == 4 && previews >= 1 && latents);
+    REQUIRE_OK(imagine_job_next(job, &event, 0, &err));
+    CHECK(event.kind == IMAGINE_EVENT_DONE);
+    imagine_job_info info = { .struct_size = sizeof info };
+    REQUIRE_OK(imagine_job_get_info(job, &info, &err));
+    CHECK(info.width == 32 && info.frames == 5 && info.steps == 4 && info.guidance == 3);
+    CHECK(info.seconds[IMAGINE_JOB_SAMPLE] > 0 && info.seconds[IMAGINE_JOB_DECODE] > 0 && info.memory_peak > 1000000);
+    imagine_job_destroy(&job);
+    CHECK(imagine_buffer_size(kept) == 32 * 32 * 3);
+    imagine_buffer_release(&kept);
+    imagine_buffer_release(&latents);
+    imagine_model_release(&model);
+}
+
+/* Only what was asked for comes. */
+static void event_mask(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_model *model = open_model(1, &err);
+    REQUIRE(model);
+    for (uint32_t kind = IMAGINE_EVENT_STEP; kind <= IMAGINE_EVENT_DONE; kind++) {
+        imagine_job_options options;
+        imagine_job *job;
+        imagine_event event = { .struct_size = sizeof event };
+        imagine_job_options_init(&options, sizeof options);
+        options.events = IMAGINE_EVENT_BIT(kind);
+        REQUIRE_OK(imagine_job_create(&job, model, &options, &err));
+        int32_t seen = 0;
+        do {
+            REQUIRE_OK(imagine_job_next(job, &event, -1, &err));
+            CHECK(event.kind == (int32_t)kind || event.kind == IMAGINE_EVENT_DONE);
+            seen += event.kind == (int32_t)kind;
+        } while (event.kind != IMAGINE_EVENT_DONE);
+        CHECK(seen > 0);
+        imagine_job_destroy(&job);
+    }
+    imagine_model_release(&model);
+}
+
+static imagine_job *long_job(imagine_model *model, imagine_cancel *cancel, imagine_error *error)
+{
+    imagine_sampler_options sampler;
+    imagine_job_options options;
+    imagine_job *job = NULL;
+    imagine_sampler_options_init(&sampler, sizeof sampler);
+    sampler.width = sampler.height = 192;
+    sampler.frames = 17;
+    sampler.steps = 1000;
+    imagine_job_options_init(&options, sizeof options);
+    options.sampler = &sampler;
+    options.cancel = cancel;
+    imagine_job_create(&job, model, &options, error);
+    return job;
+}
+
+static void timeouts_and_fd(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_model *model = open_model(2, &err);
+    imagine_event event = { .struct_size = sizeof event };
+    REQUIRE(model);
+    imagine_job *job = long_job(model, NULL, &err);
+    REQUIRE(job);
+    struct pollfd fd = { .fd = imagine_job_fd(job), .events = POLLIN };
+    REQUIRE(fd.fd >= 0);
+    CHECK(poll(&fd, 1, 20000) == 1); /* the first step */
+    CHECK(imagine_job_next(job, &event, 0, &err) == IMAGINE_OK && event.kind == IMAGINE_EVENT_STEP);
+    double begin = now();
+    imagine_status status = imagine_job_next(job, &event, 1000000, &err); /* shorter than a step, as a rule */
+    CHECK(status == IMAGINE_TIMEOUT || event.kind == IMAGINE_EVENT_STEP);
+    CHECK(now() - begin < 1);
+    imagine_job_cancel(job);
+    CHECK_STATUS(run_job(job, &err), IMAGINE_ERROR_CANCELLED);
+    CHECK(poll(&fd, 1, 0) == 1);
+    CHECK_STATUS(imagine_job_next(job, &event, 0, &err), IMAGINE_ERROR_CANCELLED);
+    imagine_job_destroy(&job);
+    /* Nobody listens: STEP events give way, frames wait, and destroying ends it. */
+    REQUIRE_OK(imagine_job_create(&job, model, NULL, &err));
+    usleep(30000);
+    imagine_job_destroy(&job);
+    imagine_model_release(&model);
+}
+
+static int ascending(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* From the call to the end of the job, at moments spread over loading, text and sampling. */
+static void cancel_is_quick(void)
+{
+    enum { TRIES = 100 };
+    static double took[TRIES];
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_model *model = open_model(2, &err);
+    unsigned random = 12345;
+    REQUIRE(model);
+    for (int i = 0; i < TRIES; i++) {
+        imagine_cancel *cancel = NULL;
+        imagine_job *job = long_job(model, NULL, &err);
+        REQUIRE(job);
+        random = random * 1103515245u + 12345u;
+        usleep(random >> 8 & 0x7fff); /* up to 33 ms */
+        double begin = now();
+        imagine_job_cancel(job);
+        CHECK_STATUS(run_job(job, &err), IMAGINE_ERROR_CANCELLED);
+        took[i] = now() - begin;
+        imagine_job_destroy(&job);
+        imagine_cancel_release(&cancel);
+    }
+    qsort(took, TRIES, sizeof *took, ascending);
+    printf("    cancelled after %.2f ms (median), %.2f ms (99th of 100), %.2f ms (most)\n", took[TRIES / 2] * 1e3,
+           took[TRIES - 2] * 1e3, took[TRIES - 1] * 1e3);
+    CHECK(took[TRIES - 2] <= 0.05);
+    imagine_model_release(&model);
+}
+
+static imagine_job *signalled;
+static void on_signal(int number)
+{
+    (void)number;
+    imagine_job_cancel(signalled);
+}
+
+static void *cancel_from_thread(void *job)
+{
+    usleep(5000);
+    imagine_job_cancel(job);
+    return NULL;
+}
+
+static void cancel_from_anywhere(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context *context = open_context(2, &err);
+    imagine_model *model;
+    imagine_cancel *cancel;
+    pthread_t thread;
+    REQUIRE(context);
+    REQUIRE_OK(imagine_model_open(&model, context, PACK, NULL, &err));
+    imagine_job *job = long_job(model, NULL, &err);
+    REQUIRE(job && !pthread_create(&thread, NULL, cancel_from_thread, job));
+    CHECK_STATUS(run_job(job, &err), IMAGINE_ERROR_CANCELLED);
+    pthread_join(thread, NULL);
+    imagine_job_destroy(&job);
+    signalled = long_job(model, NULL, &err);
+    REQUIRE(signalled);
+    void (*before)(int) = signal(SIGUSR1, on_signal);
+    raise(SIGUSR1);
+    signal(SIGUSR1, before);
+    CHECK_STATUS(run_job(signalled, &err), IMAGINE_ERROR_CANCELLED);
+    imagine_job_destroy(&signalled);
+    /* One token for several jobs; a fired one stops a job at once. */
+    REQUIRE_OK(imagine_cancel_create(&cancel, context, &err));
+    imagine_job *a = long_job(model, cancel, &err), *b = long_job(model, cancel, &err);
+    REQUIRE(a && b);
+    imagine_cancel_fire(cancel);
+    CHECK_STATUS(run_job(a, &err), IMAGINE_ERROR_CANCELLED);
+    CHECK_STATUS(run_job(b, &err), IMAGINE_ERROR_CANCELLED);
+    imagine_job_destroy(&a);
+    imagine_job_destroy(&b);
+    imagine_cancel_release(&cancel);
+    imagine_model_release(&model);
+    imagine_context_release(&context);
+}
+
+static void latents_survive(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_model *model = open_model(2, &err);
+    imagine_event event = { .struct_size = sizeof event };
+    imagine_buffer *latents, *frames = NULL;
+    imagine_job_options options;
+    REQUIRE(model);
+    imagine_job *job = long_job(model, NULL, &err);
+    REQUIRE(job);
+    do
+        REQUIRE_OK(imagine_job_next(job, &event, -1, &err));
+    while (event.step < 2);
+    imagine_job_cancel(job);
+    CHECK_STATUS(run_job(job, &err), IMAGINE_ERROR_CANCELLED);
+    REQUIRE_OK(imagine_job_get_latents(job, &latents, &err));
+    imagine_job_destroy(&job);
+    CHECK(imagine_buffer_size(latents) == 16 * 5 * 24 * 24 * sizeof(float));
+    for (size_t i = 0; i < imagine_buffer_size(latents) / sizeof(float); i++)
+        if (!isfinite(((float *)imagine_buffer_data(latents))[i])) {
+            CHECK(!"finite");
+            break;
+        }
+    imagine_job_options_init(&options, sizeof options);
+    options.latents = latents; /* only to be decoded */
+    REQUIRE_OK(imagine_job_create(&job, model, &options, &err));
+    int32_t seen = 0;
+    do {
+        REQUIRE_OK(imagine_job_next(job, &event, -1, &err));
+        CHECK(event.kind == IMAGINE_EVENT_FRAMES || event.kind == IMAGINE_EVENT_DONE);
+        if (event.kind == IMAGINE_EVENT_FRAMES && !seen)
+            frames = imagine_buffer_retain(event.frames);
+        seen += event.kind == IMAGINE_EVENT_FRAMES ? event.frame_count : 0;
+    } while (event.kind != IMAGINE_EVENT_DONE);
+    CHECK(seen == 17 && imagine_buffer_size(frames) == 192 * 192 * 3);
+    imagine_job_destroy(&job);
+    REQUIRE_OK(imagine_job_create(&job, model, NULL, &err));
+    imagine_buffer *none = latents;
+    imagine_job_cancel(job);
+    (void)run_job(job, &err);
+    if (imagine_job_get_latents(job, &none, &err) < 0)
+        CHECK(!none); /* before the first step there are none */
+    else
+        imagine_buffer_release(&none);
+    imagine_job_destroy(&job);
+    imagine_buffer_release(&frames);
+    imagine_buffer_release(&latents);
+    imagine_model_release(&model);
+}
+
+/* A failure comes with its message, and stays. */
+static void failing_job(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context *context = open_context(1, &err);
+    imagine_model *model;
+    imagine_job_options options;
+    imagine_job *job;
+    imagine_buffer *noise;
+    REQUIRE(context);
+    REQUIRE_OK(imagine_model_open(&model, context, PACK, NULL, &err));
+    REQUIRE_OK(imagine_buffer_create(&noise, context, IMAGINE_F32, 4, (int64_t[]){ 16, 2, 4, 5 }, &err));
+    imagine_job_options_init(&options, sizeof options);
+    options.noise = noise;
+    REQUIRE_OK(imagine_job_create(&job, model, &options, &err));
+    for (int twice = 0; twice < 2; twice++) {
+        memset(err.message, 0, sizeof err.message);
+        CHECK_STATUS(run_job(job, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+        CHECK(strstr(err.message, "noise"));
+    }
+    imagine_job_destroy(&job);
+    imagine_buffer_release(&noise);
+    imagine_model_release(&model);
+    imagine_context_release(&context);
+}
+
+int main(int argc, char **argv)
+{
+    static const test_case cases[] = {
+        { "events in order", events_in_order }, { "event mask", event_mask },
+        { "timeouts and fd", timeouts_and_fd }, { "cancel is quick", cancel_is_quick },
+        { "cancel from anywhere", cancel_from_anywhere }, { "latents survive", latents_survive },
+        { "failing job", failing_job },
+    };
+    return test_main("api/job", cases, sizeof cases / sizeof cases[0], argc, argv);
+}

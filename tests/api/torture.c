@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: MIT */
+
+/* Every allocation fails in turn, through context, load, generate and destroy: the call says so, and nothing is leaked. */
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "api.h"
+
+/* An allocator that counts and, at one of its calls, says no. */
+typedef struct allocator {
+    pthread_mutex_t mutex;
+    long calls, fail_at; /* fail_at 0: never */
+    long failed;
+    size_t held;
+} allocator;
+
+static void *counted_alloc(void *user_data, size_t size, size_t alignment)
+{
+    allocator *a = user_data;
+    void *out = NULL;
+    pthread_mutex_lock(&a->mutex);
+    int fail = ++a->calls == a->fail_at;
+    a->failed += fail;
+    if (!fail && posix_memalign(&out, alignment < sizeof out ? sizeof out : alignment, size ? size : 1) == 0)
+        a->held += size;
+    pthread_mutex_unlock(&a->mutex);
+    return out;
+}
+
+static void counted_free(void *user_data, void *pointer, size_t size)
+{
+    allocator *a = user_data;
+    pthread_mutex_lock(&a->mutex);
+    a->held -= size;
+    pthread_mutex_unlock(&a->mutex);
+    free(pointer);
+}
+
+/* A picture by a job with previews; decoded frames by hand; a file written and read. */
+static imagine_status use_model(imagine_model *model, imagine_error *error)
+{
+    imagine_sampler_options sampler;
+    imagine_job_options options;
+    imagine_job *job;
+    imagine_sampler_options_init(&sampler, sizeof sampler);
+    sampler.width = sampler.height = 16;
+    sampler.steps = 2;
+    imagine_job_options_init(&options, sizeof options);
+    options.prompt = "a red apple";
+    options.sampler = &sampler;
+    options.events = 0xffffffffu;
+    imagine_status status = imagine_job_create(&job, model, &options, error);
+    if (status < 0)
+        return status;
+    status = run_job(job, error);
+    imagine_job_destroy(&job);
+    return status;
+}
+
+static imagine_status use_all(allocator *a, int32_t threads, imagine_error *error)
+{
+    imagine_context_options options;
+    imagine_context *context;
+    imagine_model *model = NULL;
+    imagine_context_options_init(&options, sizeof options);
+    options.allocate = counted_alloc;
+    options.release = counted_free;
+    options.allocator_data = a;
+    options.threads = threads;
+    imagine_status status = imagine_context_create(&context, &options, error);
+    if (status < 0)
+        return status;
+    status = imagine_model_open(&model, context, PACK, NULL, error);
+    imagine_context_release(&context);
+    if (status >= 0)
+        status = use_model(model, error);
+    imagine_model_release(&model);
+    return status;
+}
+
+static void every_allocation(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    allocator a = { .mutex = PTHREAD_MUTEX_INITIALIZER };
+    long ended_well = 0;
+    REQUIRE_OK(use_all(&a, 1, &err));
+    long calls = a.calls;
+    CHECK(calls > 100 && a.held == 0);
+    for (long at = 1; at <= calls; at++) {
+        a = (allocator){ .mutex = PTHREAD_MUTEX_INITIALIZER, .fail_at = at };
+        memset(&err.message, 0, sizeof err.message);
+        imagine_status status = use_all(&a, 1, &err);
+        ended_well += status >= 0;
+        if ((status < 0 && (status != IMAGINE_ERROR_NO_MEMORY || !strstr(err.message, "memory"))) || a.held || !a.failed) {
+            fprintf(stderr, "    allocation %ld of %ld: status %d, %zu bytes kept, %s\n", at, calls, (int)status, a.held,
+                    err.message);
+            CHECK(!"the failure was reported and nothing was kept");
+        }
+    }
+    printf("    %ld allocations failed in turn, %ld of them could be done without\n", calls, ended_well);
+}
+
+/* The order of allocations differs from run to run with threads; nothing may be kept all the same. */
+static void with_threads(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    for (long at = 1; at < 200; at += 7) {
+        allocator a = { .mutex = PTHREAD_MUTEX_INITIALIZER, .fail_at = at };
+        imagine_status status = use_all(&a, 3, &err);
+        CHECK(status >= 0 || status == IMAGINE_ERROR_NO_MEMORY);
+        CHECK(a.held == 0);
+    }
+}
+
+/* A limit on memory is a failing allocation like any other. */
+static void memory_limit(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    uint64_t enough = 0;
+    for (uint64_t limit = 1 << 12; !enough && limit < 1u << 28; limit *= 2) {
+        imagine_context_options options;
+        imagine_context *context;
+        imagine_model *model = NULL;
+        imagine_context_options_init(&options, sizeof options);
+        options.memory_limit = limit;
+        options.threads = 1;
+        imagine_status status = imagine_context_create(&context, &options, &err);
+        if (status >= 0)
+            status = imagine_model_open(&model, context, PACK, NULL, &err);
+        if (status >= 0)
+            status = use_model(model, &err);
+        if (status >= 0) {
+            imagine_context_info info = { .struct_size = sizeof info };
+            CHECK_OK(imagine_context_get_info(context, &info, &err));
+            CHECK(info.memory_peak <= limit);
+            enough = limit;
+        } else {
+            CHECK_STATUS(status, IMAGINE_ERROR_NO_MEMORY);
+        }
+        imagine_model_release(&model);
+        imagine_context_release(&context);
+    }
+    CHECK(enough > 0);
+}
+
+int main(int argc, char **argv)
+{
+    static const test_case cases[] = {
+        { "every allocation", every_allocation }, { "with threads", with_threads }, { "memory limit", memory_limit },
+    };
+    return test_main("api/torture", cases, sizeof cases / sizeof cases[0], argc, argv);
+}
