@@ -170,7 +170,7 @@ static imagine_status run_replace(const imagine__step *step, const source *in, i
         status = imagine__text_add(out, in->bytes + plain, at - plain, error);
         if (status == IMAGINE_OK)
             status = imagine__text_add(out, step->content, step->content_size, error);
-        open = open && (at ? at - 1 : 0) < in->origin;
+        open = open && at + length - 1 < in->origin; /* the source of the last character that is replaced */
         aligned += open ? step->content_size : 0;
         plain = at + length;
     }
