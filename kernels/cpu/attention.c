@@ -45,7 +45,7 @@ static int64_t smaller(int64_t a, int64_t b)
 
 static int64_t most_rows(int64_t d)
 {
-    return d <= 128 ? 192 : d <= 1024 ? 96 : 24;
+    return d <= 128 ? 192 : d <= 1024 ? 96 : 12;
 }
 
 /* About 64 KiB of K, so that K, V, the scores and the rows stay in the second-level cache together. */
@@ -73,6 +73,12 @@ static job plan(const imagine__attention_args *a)
     g.tiles_per_head = (a->tokens + g.tile_rows - 1) / g.tile_rows;
     return g;
 }
+
+/* Rows of q and o, K and V, scores; what is left is for three numbers a row and rounding to whole cache lines. */
+#define FLOATS(rows, keys, d) (2 * (rows) * (d) + 2 * (keys) * (d) + (rows) * (keys))
+#define ROOM (IMAGINE__SCRATCH / 4 - 4096)
+_Static_assert(FLOATS(192, 256, 128) <= ROOM && FLOATS(96, 64, 1024) <= ROOM && FLOATS(12, COLUMNS, LARGEST_D) <= ROOM,
+               "the scratch is too small");
 
 static float *take(float **rest, int64_t count)
 {
@@ -167,7 +173,7 @@ static void pack_values(const job *g, const tile_state *t, int64_t first, int64_
 #define EACH_ROW(X) X(0) X(1) X(2) X(3) X(4) X(5)
 
 /* y[rows][COLUMNS] = a[rows][depth] b[depth][COLUMNS], plus shrink[row] * y when there is a `shrink`. Every number of
- * rows is a function of its own, in which `rows` is a constant; each element goes through the same operations in all. */
+ * rows is a function of its own, in which `rows` is a constant; an element goes through the same operations in all. */
 VEC void multiply_rows(const float *a, int64_t lda, const float *b, int64_t depth, float *y, int64_t ldy,
                        const float *shrink, const int rows)
 {

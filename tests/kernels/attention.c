@@ -53,7 +53,8 @@ static imagine__attention_args arguments(const shape *s, const inputs *in, float
     int64_t stride = token_stride(s);
     imagine__attention_args a = {
         .q = in->q, .k = in->k, .v = in->v, .y = y, .batch = s->batch, .heads = s->heads, .d = s->d,
-        .tokens = s->tokens, .kv = s->kv, .q_batch = s->tokens * stride, .q_token = stride, .k_batch = s->kv * stride, .k_token = stride,
+        .tokens = s->tokens, .kv = s->kv, .q_batch = s->tokens * stride, .q_token = stride,
+        .k_batch = s->kv * stride, .k_token = stride,
         .v_batch = s->kv * stride, .v_token = stride, .y_batch = s->tokens * stride, .y_token = stride,
         .kv_length = s->lengths ? in->lengths : NULL, .bias = s->bias ? in->bias : NULL,
         .scale = 1.0f / sqrtf((float)s->d)};
@@ -130,7 +131,8 @@ static void random_shapes(void)
     for (int t = 0; t < count; t++)
         for (int i = 0; i < 80; i++) {
             shape s = {check_between(&r, 1, 3), check_between(&r, 1, 5), check_between(&r, 1, 130),
-                       check_between(&r, 1, 220), check_between(&r, 1, 300), check_between(&r, 0, 20), i & 1, i >> 1 & 1};
+                       check_between(&r, 1, 220), check_between(&r, 1, 300), check_between(&r, 0, 20),
+                       i & 1, i >> 1 & 1};
             compare(tables[t], &s, &r);
         }
     check_report("attention", limit_for(1, 1));
