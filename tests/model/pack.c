@@ -1,0 +1,392 @@
+/* SPDX-License-Identifier: MIT */
+
+/* Packs: what is opened, what is told, what is refused, and that stages are loaded once. Variants of the two-layer pack
+ * are folders of links to its files, with some of them replaced. */
+
+#include <errno.h>
+#include <ftw.h>
+#include <pthread.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "dit/dit.h"
+#include "model/model.h"
+#include "test.h"
+#include "text/tokenizer.h"
+#include "text/umt5.h"
+#include "vae/vae.h"
+
+static imagine_context *context;
+static char folder[] = "/tmp/imagine-pack-XXXXXX";
+static char warning[600];
+
+static void remember(void *data, imagine_log_level level, const char *text)
+{
+    (void)data;
+    if (level == IMAGINE_LOG_WARNING)
+        snprintf(warning, sizeof warning, "%s", text);
+}
+
+static const char *const files[] = {
+    "model_index.json", "imagine.json", "scheduler/scheduler_config.json", "text_encoder/config.json",
+    "text_encoder/model.safetensors", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json", "transformer/config.json",
+    "transformer/diffusion_pytorch_model.safetensors", "vae/config.json", "vae/diffusion_pytorch_model.safetensors",
+};
+
+static int remove_one(const char *path, const struct stat *about, int kind, struct FTW *walk)
+{
+    (void)about;
+    (void)kind;
+    return walk->level ? remove(path) : 0;
+}
+
+/* Makes <folder> the whole pack again. */
+static void restore(void)
+{
+    char path[512];
+    nftw(folder, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        snprintf(path, sizeof path, "%s/%s", folder, files[i]);
+        *strrchr(path, '/') = 0;
+        CHECK(!mkdir(path, 0700) || errno == EEXIST);
+        snprintf(path, sizeof path, "%s/%s", folder, files[i]);
+        char source[600];
+        snprintf(source, sizeof source, "packs/two-layer/%s", files[i]);
+        CHECK(!symlink(test_path(source), path));
+    }
+}
+
+static void drop(const char *name)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    nftw(path, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+    CHECK(!remove(path));
+}
+
+static void replace(const char *name, const char *text)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    remove(path);
+    FILE *file = fopen(path, "wb");
+    if (!file || fwrite(text, 1, strlen(text), file) != strlen(text) || fclose(file))
+        test_fail(__FILE__, __LINE__, path);
+}
+
+/* The file with the first `from` in it changed to `to`. */
+static void change(const char *name, const char *from, const char *to)
+{
+    static char text[1 << 16], changed[(1 << 16) + 256];
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    FILE *file = fopen(path, "rb");
+    size_t size = file ? fread(text, 1, sizeof text - 1, file) : 0;
+    text[size] = 0;
+    if (file)
+        fclose(file);
+    char *found = strstr(text, from);
+    if (!found) {
+        test_fail(__FILE__, __LINE__, from);
+        return;
+    }
+    snprintf(changed, sizeof changed, "%.*s%s%s", (int)(found - text), text, to, found + strlen(from));
+    replace(name, changed);
+}
+
+static imagine_status open_pack(imagine_model_info *info, imagine_error *error)
+{
+    imagine_model *model;
+    imagine_status status = imagine_model_open(&model, context, folder, NULL, error);
+    CHECK((status < 0) == (model == NULL));
+    *info = (imagine_model_info){ .struct_size = sizeof *info };
+    if (status >= 0)
+        CHECK(imagine_model_get_info(model, info, error) == IMAGINE_OK);
+    imagine_model_release(&model);
+    return status;
+}
+
+static void whole(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_model_info info;
+    restore();
+    REQUIRE_OK(open_pack(&info, &err));
+    CHECK(info.stages == (IMAGINE_STAGE_TEXT | IMAGINE_STAGE_SAMPLER | IMAGINE_STAGE_VAE));
+    CHECK(info.width == 32 && info.height == 32 && info.frames == 5 && info.steps == 4 && info.guidance == 3);
+    CHECK(info.frames_per_second == 8 && info.text_length == 24 && info.text_dim == 16 && info.latent_channels == 16);
+    CHECK(info.spatial_factor == 8 && info.temporal_factor == 4 && info.size_multiple == 16);
+    CHECK(info.layers == 2 && info.width_hidden == 28);
+    CHECK(info.parameters_text > 1000 && info.parameters_sampler > 1000 && info.parameters_vae > 1000);
+    CHECK(info.bytes > 2 * (info.parameters_text + info.parameters_sampler + info.parameters_vae)); /* bf16, and headers */
+    drop("imagine.json");
+    REQUIRE_OK(open_pack(&info, &err));
+    CHECK(info.width == 832 && info.height == 480 && info.frames == 81 && info.steps == 50 && info.guidance == 5);
+    CHECK(info.frames_per_second == 16 && info.text_length == 24); /* from the tokenizer's configuration */
+    drop("tokenizer/tokenizer_config.json");
+    REQUIRE_OK(open_pack(&info, &err));
+    CHECK(info.text_length == 512);
+    replace("tokenizer/tokenizer_config.json", "{\"model_max_length\":1000000000000000019884624838656}");
+    REQUIRE_OK(open_pack(&info, &err));
+    CHECK(info.text_length == 512);
+    drop("model_index.json");
+    CHECK_OK(open_pack(&info, &err));
+}
+
+static void parts(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_model_info info;
+    imagine_model *model;
+    const imagine__dit *dit = NULL;
+    const imagine__vae_model *vae = NULL;
+    restore();
+    drop("transformer");
+    drop("scheduler");
+    REQUIRE_OK(open_pack(&info, &err));
+    CHECK(info.stages == (IMAGINE_STAGE_TEXT | IMAGINE_STAGE_VAE) && info.layers == 0 && info.size_multiple == 8);
+    REQUIRE_OK(imagine_model_open(&model, context, folder, NULL, &err));
+    CHECK_STATUS(imagine__model_dit(model, &dit, NULL, &err), IMAGINE_ERROR_NOT_FOUND);
+    CHECK(!dit && strstr(err.message, "transformer"));
+    CHECK_OK(imagine__model_vae(model, &vae, NULL, &err));
+    CHECK(vae != NULL);
+    imagine_model_release(&model);
+    drop("text_encoder");
+    REQUIRE_OK(open_pack(&info, &err));
+    CHECK(info.stages == IMAGINE_STAGE_VAE); /* a tokenizer alone is no text stage */
+    drop("vae");
+    drop("tokenizer");
+    CHECK_STATUS(open_pack(&info, &err), IMAGINE_ERROR_NOT_FOUND);
+    restore();
+    drop("vae");
+    REQUIRE_OK(open_pack(&info, &err));
+    CHECK(info.stages == (IMAGINE_STAGE_TEXT | IMAGINE_STAGE_SAMPLER) && info.latent_channels == 16);
+}
+
+static void refused(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_model_info info;
+    imagine_model *model;
+    CHECK_STATUS(imagine_model_open(&model, context, "no-such-pack", NULL, &err), IMAGINE_ERROR_NOT_FOUND);
+    CHECK_STATUS(imagine_model_open(&model, context, test_path("test.h"), NULL, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    CHECK_STATUS(imagine_model_open(&model, context, NULL, NULL, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    CHECK_STATUS(imagine_model_open(NULL, context, folder, NULL, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+#define REFUSED(edit, expected, word)                               \
+    do {                                                            \
+        restore();                                                  \
+        edit;                                                       \
+        CHECK_STATUS(open_pack(&info, &err), (expected));           \
+        if (!strstr(err.message, (word)))                           \
+            test_fail(__FILE__, __LINE__, err.message);             \
+    } while (0)
+    REFUSED(change("model_index.json", "WanPipeline", "FluxPipeline"), IMAGINE_ERROR_MODEL, "\"FluxPipeline\"");
+    REFUSED(replace("model_index.json", "{"), IMAGINE_ERROR_FORMAT, "model_index.json");
+    REFUSED(change("transformer/config.json", "\"text_dim\": 16", "\"text_dim\": 20"), IMAGINE_ERROR_MODEL, "\"text_dim\" is 20");
+    REFUSED(change("transformer/config.json", "\"in_channels\": 16", "\"in_channels\": 8"), IMAGINE_ERROR_MODEL, "\"in_channels\" is 8");
+    REFUSED(change("transformer/config.json", "\"out_channels\": 16", "\"out_channels\": 8"), IMAGINE_ERROR_MODEL, "\"out_channels\" 8");
+    REFUSED(change("transformer/config.json", "\"image_dim\": null", "\"image_dim\": 1280"), IMAGINE_ERROR_MODEL, "\"image_dim\" is 1280");
+    REFUSED(drop("transformer/config.json"), IMAGINE_ERROR_NOT_FOUND, "transformer/config.json");
+    REFUSED(drop("vae/diffusion_pytorch_model.safetensors"), IMAGINE_ERROR_NOT_FOUND, "vae/diffusion_pytorch_model.safetensors");
+    REFUSED(replace("vae/diffusion_pytorch_model.safetensors", "12345678{}"), IMAGINE_ERROR_FORMAT, "vae/diffusion_pytorch_model");
+    REFUSED((drop("text_encoder/model.safetensors"), replace("text_encoder/pytorch_model.bin", "x")), IMAGINE_ERROR_UNSUPPORTED,
+            "pytorch_model.bin");
+    REFUSED(replace("imagine.json", "{\"width\": 0}"), IMAGINE_ERROR_MODEL, "\"width\" is 0");
+    REFUSED(replace("imagine.json", "{\"widht\": 64}"), IMAGINE_ERROR_MODEL, "\"widht\"");
+    REFUSED(replace("imagine.json", "{\"fps\": -1}"), IMAGINE_ERROR_MODEL, "\"fps\"");
+    restore();
+    char second[512];
+    snprintf(second, sizeof second, "%s/transformer_2", folder);
+    CHECK(!mkdir(second, 0700));
+    CHECK_STATUS(open_pack(&info, &err), IMAGINE_ERROR_UNSUPPORTED);
+    CHECK(strstr(err.message, "transformer_2") != NULL);
+}
+
+static void schedules(void)
+{
+    static const struct {
+        const char *text;
+        imagine_schedule schedule;
+        double shift;
+        const char *warning;
+    } cases[] = {
+        { "{\"_class_name\":\"FlowMatchEulerDiscreteScheduler\",\"shift\":5.0}", IMAGINE_SCHEDULE_FLOW, 5, "" },
+        { "{\"_class_name\":\"UniPCMultistepScheduler\",\"use_flow_sigmas\":true,\"prediction_type\":\"flow_prediction\"}",
+          IMAGINE_SCHEDULE_WAN_UNIPC, 1, "" },
+        { "{\"_class_name\":\"UniPCMultistepScheduler\",\"use_flow_sigmas\":false,\"prediction_type\":\"epsilon\"}",
+          IMAGINE_SCHEDULE_DEFAULT, 1, "\"epsilon\"" },
+        { "{\"_class_name\":\"UniPCMultistepScheduler\"}", IMAGINE_SCHEDULE_DEFAULT, 1, "use_flow_sigmas" },
+        { "{\"_class_name\":\"DDIMScheduler\"}", IMAGINE_SCHEDULE_DEFAULT, 1, "DDIMScheduler" },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        imagine_error err = IMAGINE_ERROR_INIT;
+        imagine_model *model;
+        restore();
+        replace("scheduler/scheduler_config.json", cases[i].text);
+        warning[0] = 0;
+        REQUIRE_OK(imagine_model_open(&model, context, folder, NULL, &err));
+        const imagine__defaults *d = imagine__model_defaults(model);
+        CHECK(d->schedule == cases[i].schedule && d->shift == cases[i].shift);
+        CHECK(cases[i].warning[0] ? strstr(warning, cases[i].warning) != NULL : !warning[0]);
+        imagine_model_release(&model);
+    }
+    restore();
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_model *model;
+    REQUIRE_OK(imagine_model_open(&model, context, folder, NULL, &err));
+    CHECK(imagine__model_defaults(model)->schedule == IMAGINE_SCHEDULE_WAN_UNIPC && imagine__model_defaults(model)->shift == 3);
+    imagine_model_release(&model);
+}
+
+typedef struct ask {
+    imagine_model *model;
+    const imagine__dit *dit;
+    const imagine__umt5 *umt5;
+    const imagine__vae_model *vae;
+    const imagine__tokenizer *tokenizer;
+    imagine_status status;
+} ask;
+
+static void *ask_for_all(void *arg)
+{
+    ask *a = arg;
+    imagine_error err = IMAGINE_ERROR_INIT;
+    a->status = imagine__model_dit(a->model, &a->dit, NULL, &err);
+    a->status |= imagine__model_umt5(a->model, &a->umt5, NULL, &err);
+    a->status |= imagine__model_vae(a->model, &a->vae, NULL, &err);
+    a->status |= imagine__model_tokenizer(a->model, &a->tokenizer, &err);
+    return NULL;
+}
+
+static void loaded_once(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_model *model;
+    pthread_t threads[4];
+    ask asks[4];
+    restore();
+    REQUIRE_OK(imagine_model_open(&model, context, folder, NULL, &err));
+    for (int i = 0; i < 4; i++) {
+        asks[i] = (ask){ .model = model };
+        REQUIRE(!pthread_create(&threads[i], NULL, ask_for_all, &asks[i]));
+    }
+    for (int i = 0; i < 4; i++)
+        pthread_join(threads[i], NULL);
+    for (int i = 0; i < 4; i++) {
+        CHECK(asks[i].status == IMAGINE_OK && asks[i].dit && asks[i].umt5 && asks[i].vae && asks[i].tokenizer);
+        CHECK(asks[i].dit == asks[0].dit && asks[i].umt5 == asks[0].umt5 && asks[i].vae == asks[0].vae);
+        CHECK(asks[i].tokenizer == asks[0].tokenizer);
+    }
+    imagine_model *second = imagine_model_retain(model);
+    imagine_model_release(&model);
+    CHECK(imagine__model_context(second) == context);
+    imagine_model_release(&second);
+    imagine_model_release(&second);
+}
+
+/* A failure is not kept: the next call tries again. */
+static void tried_again(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_model *model;
+    imagine_cancel *cancel;
+    const imagine__dit *dit;
+    restore();
+    REQUIRE_OK(imagine_model_open(&model, context, folder, NULL, &err));
+    REQUIRE_OK(imagine_cancel_create(&cancel, context, &err));
+    imagine_cancel_fire(cancel);
+    CHECK_STATUS(imagine__model_dit(model, &dit, cancel, &err), IMAGINE_ERROR_CANCELLED);
+    CHECK(!dit);
+    imagine_cancel_reset(cancel);
+    CHECK_OK(imagine__model_dit(model, &dit, cancel, &err));
+    CHECK(dit != NULL);
+    imagine_cancel_release(&cancel);
+    imagine_model_release(&model);
+}
+
+/* ---- every allocation failing in turn ------------------------------------------------------------------------------------ */
+
+typedef struct counting {
+    long calls, blocks, refuse;
+} counting;
+
+static void *count_alloc(void *data, size_t size, size_t alignment)
+{
+    counting *c = data;
+    void *pointer = NULL;
+    if (c->calls++ == c->refuse || posix_memalign(&pointer, alignment, size))
+        return NULL;
+    c->blocks++;
+    return pointer;
+}
+
+static void count_free(void *data, void *pointer, size_t size)
+{
+    (void)size;
+    ((counting *)data)->blocks--;
+    free(pointer);
+}
+
+static imagine_status open_and_load(counting *c, imagine_error *error)
+{
+    imagine_context_options o;
+    imagine_context *own = NULL;
+    imagine_model *model = NULL;
+    ask a = { 0 };
+    imagine_context_options_init(&o, sizeof o);
+    o.threads = 1;
+    o.allocate = count_alloc;
+    o.release = count_free;
+    o.allocator_data = c;
+    imagine_status status = imagine_context_create(&own, &o, error);
+    if (status >= 0)
+        status = imagine_model_open(&model, own, folder, NULL, error);
+    if (status >= 0)
+        status = imagine__model_tokenizer(model, &a.tokenizer, error);
+    if (status >= 0)
+        status = imagine__model_umt5(model, &a.umt5, NULL, error);
+    if (status >= 0)
+        status = imagine__model_dit(model, &a.dit, NULL, error);
+    if (status >= 0)
+        status = imagine__model_vae(model, &a.vae, NULL, error);
+    imagine_context_release(&own);
+    imagine_model_release(&model);
+    return status;
+}
+
+static void every_allocation_fails(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    counting c = { .refuse = -1 };
+    restore();
+    REQUIRE_OK(open_and_load(&c, &err));
+    CHECK(c.blocks == 0 && c.calls > 300);
+    long calls = c.calls;
+    for (long i = 0; i < calls; i++) {
+        c = (counting){ .refuse = i };
+        imagine_status status = open_and_load(&c, &err);
+        if (status != IMAGINE_ERROR_NO_MEMORY || c.blocks) {
+            test_fail(__FILE__, __LINE__, "out of memory and nothing left");
+            fprintf(stderr, "    allocation %ld: status %d, %ld blocks left: %s\n", i, (int)status, c.blocks, err.message);
+        }
+    }
+}
+
+int main(int argc, char **argv)
+{
+    static const test_case cases[] = {
+        { "whole", whole }, { "parts", parts }, { "refused", refused }, { "schedules", schedules },
+        { "loaded_once", loaded_once }, { "tried_again", tried_again }, { "every_allocation_fails", every_allocation_fails },
+    };
+    imagine_context_options options;
+    imagine_context_options_init(&options, sizeof options);
+    options.threads = 2;
+    options.log = remember;
+    if (!mkdtemp(folder) || imagine_context_create(&context, &options, NULL) < 0)
+        return 1;
+    int result = test_main("model/pack", cases, sizeof cases / sizeof *cases, argc, argv);
+    nftw(folder, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+    rmdir(folder);
+    imagine_context_release(&context);
+    return result;
+}
