@@ -33,7 +33,8 @@ void imagine__arena_destroy(imagine__arena *arena)
     imagine__free(arena->context, arena);
 }
 
-/* A free chunk of at least `size` bytes at position `at`: one that is there, else a new one in the place of one that is too small. */
+/* A free chunk of at least `size` bytes at position `at`: one that is there, else a new one in the place of one that is
+ * too small. */
 static int provide(imagine__arena *arena, size_t at, size_t size)
 {
     for (size_t i = at; i < arena->count; i++)
@@ -62,7 +63,7 @@ static int provide(imagine__arena *arena, size_t at, size_t size)
         return 0;
     if (at < arena->count)
         arena->chunks[arena->count] = arena->chunks[at];
-    arena->chunks[at] = (chunk){ data, size };
+    arena->chunks[at] = (chunk) { data, size };
     arena->count++;
     return 1;
 }
@@ -96,7 +97,7 @@ float *imagine__arena_floats(imagine__arena *arena, int64_t count)
 
 imagine__arena_mark imagine__arena_save(const imagine__arena *arena)
 {
-    return (imagine__arena_mark){ arena->current, arena->offset };
+    return (imagine__arena_mark) { arena->current, arena->offset };
 }
 
 void imagine__arena_restore(imagine__arena *arena, imagine__arena_mark mark)

@@ -13,10 +13,9 @@
 
 #include "kernels/kernels.h"
 
-/* ---- errors ---------------------------------------------------------------------------------------------------- */
+/* ---- errors ---------------------------------------------------------------------------------- */
 
-/* Fills *error (which may be NULL) and returns `status`: `return imagine__fail(error, IMAGINE_ERROR_IO, "%s: ...", path);`
- * Long messages are cut at a character's boundary, with "..." at the end. */
+/* Fills *error (which may be NULL) and returns `status`, so that a caller can return the call itself. Long messages are cut at a character's boundary, with "..." at the end. */
 imagine_status imagine__fail(imagine_error *error, imagine_status status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
@@ -27,10 +26,10 @@ imagine_status imagine__fail_errno(imagine_error *error, imagine_status status, 
 /* "out of memory" for `size` bytes of `what`. */
 imagine_status imagine__fail_memory(imagine_error *error, size_t size, const char *what);
 
-/* ---- contexts, memory (memory.c, context.c) ---------------------------------------------------------------------- */
+/* ---- contexts, memory (memory.c, context.c) -------------------------------------------------- */
 
-/* Memory comes from the context's allocator, counts towards its limit and peak, and is aligned to 64 bytes. The size is kept
- * in front of the block, so free needs none. NULL when the allocator or the limit says no. Thread-safe. */
+/* Memory comes from the context's allocator, counts towards its limit and peak, and is aligned to 64 bytes. The size is
+ * kept in front of the block, so free needs none. NULL when the allocator or the limit says no. Thread-safe. */
 void *imagine__alloc(imagine_context *context, size_t size);
 void *imagine__calloc(imagine_context *context, size_t count, size_t size); /* zeroed; overflow-checked */
 void imagine__free(imagine_context *context, void *pointer); /* NULL is fine */
@@ -56,10 +55,10 @@ imagine_status imagine__cancel_create_child(imagine_cancel **cancel, imagine_con
 /* For destroy functions: 1 in a forked child, where threads must not be joined. */
 int imagine__forked(const imagine_context *context);
 
-/* ---- arena (arena.c) ------------------------------------------------------------------------------------------------ */
+/* ---- arena (arena.c) ------------------------------------------------------------------------- */
 
-/* A stack of temporary memory in chunks: allocate, and go back to a mark. Blocks are aligned to 64 bytes and never move.
- * Chunks are kept for the next use until the arena is destroyed. One thread. */
+/* A stack of temporary memory in chunks: allocate, and go back to a mark. Blocks are aligned to 64 bytes and never
+ * move. Chunks are kept for the next use until the arena is destroyed. One thread. */
 typedef struct imagine__arena imagine__arena;
 typedef struct imagine__arena_mark {
     size_t chunk, offset;
@@ -74,10 +73,11 @@ void imagine__arena_restore(imagine__arena *arena, imagine__arena_mark mark);
 /* Gives chunks that are not in use back to the context. */
 void imagine__arena_trim(imagine__arena *arena);
 
-/* ---- runs (run.c, threads.c) ------------------------------------------------------------------------------------------- */
+/* ---- runs (run.c, threads.c) ----------------------------------------------------------------- */
 
 /* A thread of control that computes: the run that the kernels see, an arena, and what may stop it. Embed as the first
- * member or by value; one thread at a time. Several runs may use the context's threads at once: they take turns by tile. */
+ * member or by value; one thread at a time. Several runs may use the context's threads at once: they take turns by
+ * tile. */
 typedef struct imagine__work {
     imagine__run run; /* first, so that &work->run is what the kernels get */
     imagine_context *context;
@@ -94,20 +94,21 @@ void imagine__work_fini(imagine__work *work); /* of a zeroed struct: nothing */
 /* IMAGINE_OK, or IMAGINE_ERROR_CANCELLED with its message. Call it after the operations of a block. */
 imagine_status imagine__work_check(const imagine__work *work, imagine_error *error);
 
-/* ---- options structs (options.c) -------------------------------------------------------------------------------------- */
+/* ---- options structs (options.c) ------------------------------------------------------------- */
 
-/* Copies a caller's options struct over `known` (of known_size bytes, already holding the defaults): a shorter struct leaves
- * the rest at the defaults; a longer one must be zero beyond known_size. `name` is the struct's, for messages. NULL options
- * mean the defaults. */
+/* Copies a caller's options struct over `known` (of known_size bytes, already holding the defaults): a shorter struct
+ * leaves the rest at the defaults; a longer one must be zero beyond known_size. `name` is the struct's, for messages.
+ * NULL options mean the defaults. */
 imagine_status imagine__read_options(void *known, size_t known_size, const void *options, const char *name,
                                      imagine_error *error);
-/* For outputs: writes min(out->struct_size, known_size) bytes, keeps struct_size, and zeroes what the caller has beyond. */
+/* For outputs: writes min(out->struct_size, known_size) bytes, keeps struct_size, and zeroes what the caller has
+ * beyond. */
 imagine_status imagine__write_struct(void *out, const void *known, size_t known_size, const char *name,
                                      imagine_error *error);
 /* For the _init functions: `defaults` cut to `size`, struct_size = size, the rest zero. */
 void imagine__init_options(void *options, size_t size, const void *defaults, size_t known_size);
 
-/* ---- buffers (buffer.c) ---------------------------------------------------------------------------------------------------- */
+/* ---- buffers (buffer.c) ---------------------------------------------------------------------- */
 
 size_t imagine__dtype_size(imagine_dtype dtype); /* 0: unknown */
 const char *imagine__dtype_name(imagine_dtype dtype); /* "f32" */

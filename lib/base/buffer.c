@@ -73,7 +73,8 @@ static imagine_status check_shape(imagine_context *context, imagine_dtype dtype,
     }
     for (int32_t i = 0; i < ndim && !empty; i++)
         if (!imagine__mul_size(*size, (size_t)shape[i], size) || *size > PTRDIFF_MAX)
-            return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "shape: the size in bytes is beyond any memory");
+            return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
+                                 "shape: the size in bytes is beyond any memory");
     if (empty)
         *size = 0;
     return IMAGINE_OK;

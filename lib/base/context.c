@@ -63,7 +63,7 @@ imagine_status imagine_context_create(imagine_context **context, const imagine_c
     imagine_context *made = allocate(o.allocator_data, sizeof *made, 64);
     if (!made)
         return imagine__fail_memory(error, sizeof *made, "a context");
-    *made = (imagine_context){
+    *made = (imagine_context) {
         .process = getpid(),
         .allocate = allocate,
         .release = o.release ? o.release : imagine__default_release,
@@ -108,7 +108,8 @@ void imagine_context_release(imagine_context **context)
     old->release(old->allocator_data, old, sizeof *old);
 }
 
-imagine_status imagine_context_get_info(const imagine_context *context, imagine_context_info *info, imagine_error *error)
+imagine_status imagine_context_get_info(const imagine_context *context, imagine_context_info *info,
+                                        imagine_error *error)
 {
     if (!context)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "context: the pointer is NULL");

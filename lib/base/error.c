@@ -4,7 +4,8 @@
 
 #include "base/base.h"
 
-static imagine_status fill(imagine_error *error, imagine_status status, int native, const char *format, va_list arguments)
+static imagine_status fill(imagine_error *error, imagine_status status, int native, const char *format,
+                           va_list arguments)
 {
     if (!error)
         return status;
@@ -52,7 +53,8 @@ imagine_status imagine__fail_errno(imagine_error *error, imagine_status status, 
 
 imagine_status imagine__fail_memory(imagine_error *error, size_t size, const char *what)
 {
-    return imagine__fail(error, IMAGINE_ERROR_NO_MEMORY, "out of memory: %zu bytes for %s could not be had", size, what);
+    return imagine__fail(error, IMAGINE_ERROR_NO_MEMORY, "out of memory: %zu bytes for %s could not be had", size,
+                         what);
 }
 
 const char *imagine_status_name(imagine_status status)
@@ -85,7 +87,7 @@ uint32_t imagine_version_number(void)
 }
 
 #define QUOTE_(x) #x
-#define QUOTE(x) QUOTE_(x)
+#define QUOTE(x)  QUOTE_(x)
 
 const char *imagine_version_string(void)
 {

@@ -10,7 +10,8 @@ static imagine_status read_size(const void *from, const char *name, uint32_t *si
     memcpy(size, from, sizeof *size);
     if (*size < sizeof *size || *size > LARGEST)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
-                             "%s: struct_size is %u; call its _init function or set it to sizeof(%s)", name, *size, name);
+                             "%s: struct_size is %u; call its _init function or set it to sizeof(%s)", name, *size,
+                             name);
     return IMAGINE_OK;
 }
 

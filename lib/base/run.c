@@ -6,8 +6,7 @@
 static int stopped(const imagine__run *run)
 {
     const imagine__work *work = (const imagine__work *)run;
-    return imagine_cancel_fired(work->cancel) ||
-           (work->stop && atomic_load_explicit(work->stop, memory_order_relaxed));
+    return imagine_cancel_fired(work->cancel) || (work->stop && atomic_load_explicit(work->stop, memory_order_relaxed));
 }
 
 static void parallel(imagine__run *run, int64_t count, imagine__tile_fn *fn, void *arg)

@@ -24,7 +24,7 @@ static void put32(uint8_t *p, uint32_t v)
     p[3] = (uint8_t)v;
 }
 
-/* ---- reading -------------------------------------------------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 typedef struct chunk {
     uint32_t tag, size;
@@ -51,7 +51,11 @@ typedef struct frame_control {
     uint8_t dispose, blend;
 } frame_control;
 
-enum { DISPOSE_NONE, DISPOSE_BACKGROUND, DISPOSE_PREVIOUS };
+enum {
+    DISPOSE_NONE,
+    DISPOSE_BACKGROUND,
+    DISPOSE_PREVIOUS
+};
 
 typedef struct animation {
     imagine_context *context;
@@ -94,7 +98,8 @@ static int read_control(const animation *a, const chunk *c, frame_control *f)
 {
     if (c->size != 26)
         return 0;
-    *f = (frame_control){ get32(c->data + 4), get32(c->data + 8), get32(c->data + 12), get32(c->data + 16), c->data[24], c->data[25] };
+    *f = (frame_control) { get32(c->data + 4),  get32(c->data + 8), get32(c->data + 12),
+                           get32(c->data + 16), c->data[24],        c->data[25] };
     return f->width && f->height && f->width <= a->width && f->height <= a->height && f->x <= a->width - f->width &&
            f->y <= a->height - f->height && f->dispose <= DISPOSE_PREVIOUS && f->blend <= 1;
 }
@@ -138,7 +143,8 @@ static void over_white(const uint8_t *rgba, uint8_t *rgb, size_t pixels)
 }
 
 /* Decodes the frame whose stream was assembled up to `length`, and draws it. */
-static imagine_status finish_frame(animation *a, size_t length, const frame_control *f, uint8_t *rgb, imagine_error *error)
+static imagine_status finish_frame(animation *a, size_t length, const frame_control *f, uint8_t *rgb,
+                                   imagine_error *error)
 {
     imagine__pixels pixels;
     length += put_chunk(a->stream + length, TAG('I', 'E', 'N', 'D'), NULL, 0);
@@ -216,15 +222,15 @@ static imagine_status survey(animation *a, imagine_error *error)
     a->width = get32(a->header);
     a->height = get32(a->header + 4);
     if (!a->width || !a->height || a->width > IMAGINE__PNG_MAX_SIDE || a->height > IMAGINE__PNG_MAX_SIDE)
-        return imagine__fail(error, IMAGINE_ERROR_FORMAT, "%s: is %ux%u pixels, 1 to %u a side are read", a->name, a->width,
-                             a->height, IMAGINE__PNG_MAX_SIDE);
+        return imagine__fail(error, IMAGINE_ERROR_FORMAT, "%s: is %ux%u pixels, 1 to %u a side are read", a->name,
+                             a->width, a->height, IMAGINE__PNG_MAX_SIDE);
     if (promised > controls)
         return broken(a, error, "it holds fewer frames than it promises");
     a->frames = promised;
     uint64_t bytes = (uint64_t)a->width * a->height * 3 * (promised ? promised : 1);
     if (bytes > IMAGINE__PNG_MAX_BYTES)
-        return imagine__fail(error, IMAGINE_ERROR_FORMAT, "%s: %u frames of %ux%u are more than %llu bytes", a->name, promised,
-                             a->width, a->height, (unsigned long long)IMAGINE__PNG_MAX_BYTES);
+        return imagine__fail(error, IMAGINE_ERROR_FORMAT, "%s: %u frames of %ux%u are more than %llu bytes", a->name,
+                             promised, a->width, a->height, (unsigned long long)IMAGINE__PNG_MAX_BYTES);
     return IMAGINE_OK;
 }
 
@@ -272,11 +278,11 @@ imagine_status imagine__apng_decode(imagine_context *context, const char *name, 
     return status;
 }
 
-/* ---- writing -------------------------------------------------------------------------------------------------------------- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 /* A chunk with up to 4 bytes (fdAT's sequence number) in front of its data. */
-static void write_chunk(imagine__output *output, uint32_t tag, const uint8_t *front, uint32_t front_size, const uint8_t *data,
-                        size_t size)
+static void write_chunk(imagine__output *output, uint32_t tag, const uint8_t *front, uint32_t front_size,
+                        const uint8_t *data, size_t size)
 {
     uint8_t word[8];
     put32(word, front_size + (uint32_t)size);
@@ -310,8 +316,9 @@ static void write_control(imagine__output *output, uint32_t sequence, uint32_t w
     write_chunk(output, TAG('f', 'c', 'T', 'L'), NULL, 0, data, 26);
 }
 
-imagine_status imagine__apng_encode(imagine_context *context, imagine__output *output, const uint8_t *rgb, uint32_t frames,
-                                    uint32_t width, uint32_t height, double frames_per_second, imagine_error *error)
+imagine_status imagine__apng_encode(imagine_context *context, imagine__output *output, const uint8_t *rgb,
+                                    uint32_t frames, uint32_t width, uint32_t height, double frames_per_second,
+                                    imagine_error *error)
 {
     uint8_t header[13] = { 0 }, word[8];
     uint32_t sequence = 0;
@@ -328,7 +335,8 @@ imagine_status imagine__apng_encode(imagine_context *context, imagine__output *o
     for (uint32_t f = 0; f < frames; f++) {
         uint8_t *bytes;
         size_t size;
-        imagine_status status = imagine__png_deflate(context, rgb + (size_t)f * width * height * 3, width, height, &bytes, &size, error);
+        imagine_status status =
+            imagine__png_deflate(context, rgb + (size_t)f * width * height * 3, width, height, &bytes, &size, error);
         if (status < 0)
             return status;
         if (frames > 1)

@@ -11,10 +11,11 @@
 imagine_status imagine__output_open(imagine__output *output, imagine_context *context, const char *path,
                                     imagine_error *error)
 {
-    *output = (imagine__output){ .context = context, .path = path, .fd = -1 };
+    *output = (imagine__output) { .context = context, .path = path, .fd = -1 };
     struct stat there;
     if (!stat(path, &there) && !S_ISREG(there.st_mode))
-        return imagine__fail(error, IMAGINE_ERROR_IO, "%s: exists and is not a regular file; nothing was written", path);
+        return imagine__fail(error, IMAGINE_ERROR_IO, "%s: exists and is not a regular file; nothing was written",
+                             path);
     size_t room = strlen(path) + 32;
     output->temporary = imagine__alloc(context, room);
     if (!output->temporary)
@@ -27,7 +28,8 @@ imagine_status imagine__output_open(imagine__output *output, imagine_context *co
     }
     if (output->fd >= 0)
         return IMAGINE_OK;
-    imagine_status status = imagine__fail_errno(error, IMAGINE_ERROR_IO, errno, "%s: cannot be created", output->temporary);
+    imagine_status status =
+        imagine__fail_errno(error, IMAGINE_ERROR_IO, errno, "%s: cannot be created", output->temporary);
     imagine__free(context, output->temporary);
     output->temporary = NULL;
     return status;

@@ -4,10 +4,10 @@
 
 #include "base/base.h"
 
-/* ---- output files (file.c) ------------------------------------------------------------------------------------------- */
+/* ---- output files (file.c) ------------------------------------------------------------------- */
 
-/* A file that appears under its name only when it is complete: written beside it, then renamed. The first failure is kept and
- * reported by the commit; writing after it does nothing. */
+/* A file that appears under its name only when it is complete: written beside it, then renamed. The first failure is
+ * kept and reported by the commit; writing after it does nothing. */
 typedef struct imagine__output {
     imagine_context *context;
     const char *path; /* the caller's, valid until commit or abandon */
@@ -22,9 +22,10 @@ void imagine__output_write(imagine__output *output, const void *bytes, size_t si
 imagine_status imagine__output_commit(imagine__output *output, imagine_error *error);
 void imagine__output_abandon(imagine__output *output); /* nothing stays; after a commit it does nothing */
 
-/* ---- PNG (png.c) ------------------------------------------------------------------------------------------------------ */
+/* ---- PNG (png.c) ----------------------------------------------------------------------------- */
 
-/* The picture of a PNG stream in memory, as 8-bit RGBA that is not premultiplied, rows dense. `name` is for messages. */
+/* The picture of a PNG stream in memory, as 8-bit RGBA that is not premultiplied, rows dense. `name` is for messages.
+ */
 typedef struct imagine__pixels {
     uint8_t *rgba; /* of the context; freed by the caller */
     uint32_t width, height;
@@ -38,17 +39,18 @@ imagine_status imagine__png_deflate(imagine_context *context, const uint8_t *rgb
                                     uint8_t **bytes, size_t *size, imagine_error *error);
 
 /* The largest width, height and number of bytes of decoded pictures that are read. */
-#define IMAGINE__PNG_MAX_SIDE 16384u
+#define IMAGINE__PNG_MAX_SIDE  16384u
 #define IMAGINE__PNG_MAX_BYTES ((uint64_t)4 << 30)
 
-/* ---- animated PNG (apng.c) ---------------------------------------------------------------------------------------------- */
+/* ---- animated PNG (apng.c) ------------------------------------------------------------------- */
 
 /* All frames of a PNG (one) or an animated PNG, each laid over white, as U8 [frames, height, width, 3]. */
 imagine_status imagine__apng_decode(imagine_context *context, const char *name, const uint8_t *bytes, size_t size,
                                     imagine_buffer **frames, imagine_error *error);
 
 /* Frames of U8 RGB to an output: a plain PNG for one, an animated one for several. */
-imagine_status imagine__apng_encode(imagine_context *context, imagine__output *output, const uint8_t *rgb, uint32_t frames,
-                                    uint32_t width, uint32_t height, double frames_per_second, imagine_error *error);
+imagine_status imagine__apng_encode(imagine_context *context, imagine__output *output, const uint8_t *rgb,
+                                    uint32_t frames, uint32_t width, uint32_t height, double frames_per_second,
+                                    imagine_error *error);
 
 #endif

@@ -9,7 +9,8 @@
 #include "io/io.h"
 #include "model/model.h"
 
-static imagine_status load_file(imagine_buffer **frames, imagine_context *context, const char *path, imagine_error *error)
+static imagine_status load_file(imagine_buffer **frames, imagine_context *context, const char *path,
+                                imagine_error *error)
 {
     char *bytes;
     size_t size;
@@ -21,7 +22,7 @@ static imagine_status load_file(imagine_buffer **frames, imagine_context *contex
     return status;
 }
 
-/* ---- folders --------------------------------------------------------------------------------------------------------------- */
+/* ---- folders --------------------------------------------------------------------------------- */
 
 typedef struct names {
     imagine_context *context;
@@ -110,12 +111,14 @@ static imagine_status join(imagine_buffer **frames, imagine_context *context, co
             shape[1] = size[1];
             shape[2] = size[2];
             if ((uint64_t)(shape[1] * shape[2]) * 3 * n->count > IMAGINE__PNG_MAX_BYTES)
-                status = imagine__fail(error, IMAGINE_ERROR_FORMAT, "%s: %zu such pictures are too many", n->list[i], n->count);
+                status = imagine__fail(error, IMAGINE_ERROR_FORMAT, "%s: %zu such pictures are too many", n->list[i],
+                                       n->count);
             else
                 status = imagine__buffer_new(frames, context, IMAGINE_U8, 4, shape, error);
         } else if (size[1] != shape[1] || size[2] != shape[2]) {
-            status = imagine__fail(error, IMAGINE_ERROR_FORMAT, "%s: is %lldx%lld, the pictures before it are %lldx%lld",
-                                   n->list[i], (long long)size[2], (long long)size[1], (long long)shape[2], (long long)shape[1]);
+            status = imagine__fail(error, IMAGINE_ERROR_FORMAT,
+                                   "%s: is %lldx%lld, the pictures before it are %lldx%lld", n->list[i],
+                                   (long long)size[2], (long long)size[1], (long long)shape[2], (long long)shape[1]);
         }
         if (status >= 0) {
             size_t bytes = (size_t)(shape[1] * shape[2] * 3);
@@ -128,7 +131,8 @@ static imagine_status join(imagine_buffer **frames, imagine_context *context, co
     return status;
 }
 
-static imagine_status load_folder(imagine_buffer **frames, imagine_context *context, const char *folder, imagine_error *error)
+static imagine_status load_folder(imagine_buffer **frames, imagine_context *context, const char *folder,
+                                  imagine_error *error)
 {
     names n = { .context = context };
     imagine_status status = list_folder(&n, folder, error);
@@ -142,14 +146,16 @@ static imagine_status load_folder(imagine_buffer **frames, imagine_context *cont
     return status;
 }
 
-imagine_status imagine_picture_load(imagine_buffer **frames, imagine_context *context, const char *path, imagine_error *error)
+imagine_status imagine_picture_load(imagine_buffer **frames, imagine_context *context, const char *path,
+                                    imagine_error *error)
 {
     struct stat st;
     if (!frames)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "frames: the pointer is NULL");
     *frames = NULL;
     if (!context || !path)
-        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: the pointer is NULL", context ? "path" : "context");
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: the pointer is NULL",
+                             context ? "path" : "context");
     imagine_status status = imagine__check_process(context, error);
     if (status < 0)
         return status;
@@ -164,7 +170,9 @@ imagine_status imagine_picture_save(imagine_context *context, const char *path, 
     int32_t ndim = 0;
     if (!context || !path || !frames)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: the pointer is NULL",
-                             !context ? "context" : !path ? "path" : "frames");
+                             !context ? "context"
+                             : !path  ? "path"
+                                      : "frames");
     imagine_status status = imagine__check_process(context, error);
     if (status < 0)
         return status;
@@ -173,11 +181,13 @@ imagine_status imagine_picture_save(imagine_context *context, const char *path, 
         shape[2] < 1 || shape[0] > 1 << 20 || shape[1] > IMAGINE__PNG_MAX_SIDE || shape[2] > IMAGINE__PNG_MAX_SIDE) {
         char text[160];
         imagine__shape_text(text, sizeof text, ndim, shape);
-        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "frames: %s %s, wanted is u8 [frames, height, width, 3]",
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
+                             "frames: %s %s, wanted is u8 [frames, height, width, 3]",
                              imagine__dtype_name(imagine__buffer_dtype(frames)), text);
     }
     if (shape[0] > 1 && !(frames_per_second > 0 && isfinite(frames_per_second)))
-        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "frames_per_second: %g is not above 0", frames_per_second);
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "frames_per_second: %g is not above 0",
+                             frames_per_second);
     imagine__output output;
     status = imagine__output_open(&output, context, path, error);
     if (status < 0)

@@ -124,7 +124,7 @@ imagine_status imagine__png_decode(imagine_context *context, const char *name, c
     return imagine__fail(error, IMAGINE_ERROR_FORMAT, "%s: %s", name, r.message);
 }
 
-/* ---- writing ------------------------------------------------------------------------------------------------------------ */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 static uint8_t paeth(int a, int b, int c)
 {
@@ -139,7 +139,11 @@ static uint64_t filter_row(int filter, const uint8_t *row, const uint8_t *above,
     uint64_t sum = 0;
     for (size_t i = 0; i < count; i++) {
         int left = i >= 3 ? row[i - 3] : 0, up = above ? above[i] : 0, corner = above && i >= 3 ? above[i - 3] : 0;
-        int base = filter == 0 ? 0 : filter == 1 ? left : filter == 2 ? up : filter == 3 ? (left + up) / 2 : paeth(left, up, corner);
+        int base = filter == 0   ? 0
+                   : filter == 1 ? left
+                   : filter == 2 ? up
+                   : filter == 3 ? (left + up) / 2
+                                 : paeth(left, up, corner);
         out[i] = (uint8_t)(row[i] - base);
         sum += out[i] < 128 ? out[i] : 256u - out[i];
     }

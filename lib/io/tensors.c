@@ -5,33 +5,35 @@
 #include "io/io.h"
 #include "model/model.h"
 
-/* ---- reading ----------------------------------------------------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 static imagine_status choose(const imagine__weights *weights, const char *path, const char *name,
                              const imagine__tensor **tensor, imagine_error *error)
 {
     int32_t count = imagine__weights_count(weights);
     if (!name && count != 1)
-        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: holds %d tensors, so a name must be given%s%s", path,
-                             count, count ? "; one is " : "", count ? imagine__weights_at(weights, 0)->name : "");
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: holds %d tensors, so a name must be given%s%s",
+                             path, count, count ? "; one is " : "", count ? imagine__weights_at(weights, 0)->name : "");
     const imagine__tensor *t = name ? imagine__weights_find(weights, name) : imagine__weights_at(weights, 0);
     if (!t)
         return imagine__fail(error, IMAGINE_ERROR_NOT_FOUND, "%s: there is no tensor \"%s\"", path, name);
     if (!imagine__dtype_size(t->dtype))
-        return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED, "%s: tensor \"%s\" is of a type that buffers do not have", path,
-                             t->name);
+        return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED,
+                             "%s: tensor \"%s\" is of a type that buffers do not have", path, t->name);
     *tensor = t;
     return IMAGINE_OK;
 }
 
-imagine_status imagine_buffer_load(imagine_buffer **buffer, imagine_context *context, const char *path, const char *name,
-                                   imagine_error *error)
+imagine_status imagine_buffer_load(imagine_buffer **buffer, imagine_context *context, const char *path,
+                                   const char *name, imagine_error *error)
 {
     imagine__weights *weights;
     const imagine__tensor *t = NULL;
     if (!buffer || !context || !path)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: the pointer is NULL",
-                             !buffer ? "buffer" : !context ? "context" : "path");
+                             !buffer    ? "buffer"
+                             : !context ? "context"
+                                        : "path");
     *buffer = NULL;
     imagine_status status = imagine__check_process(context, error);
     if (status >= 0)
@@ -49,7 +51,7 @@ imagine_status imagine_buffer_load(imagine_buffer **buffer, imagine_context *con
     return status;
 }
 
-/* ---- writing ----------------------------------------------------------------------------------------------------------------- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 /* A header that grows. */
 typedef struct text {
@@ -143,13 +145,17 @@ static imagine_status check(imagine_context *context, const char *path, uint32_t
 {
     if (!context || !path || (count && (!buffers || !names)))
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: the pointer is NULL",
-                             !context ? "context" : !path ? "path" : !buffers ? "buffers" : "names");
+                             !context   ? "context"
+                             : !path    ? "path"
+                             : !buffers ? "buffers"
+                                        : "names");
     for (uint32_t i = 0; i < count; i++) {
         if (!buffers[i] || !names[i])
             return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s[%u]: the pointer is NULL",
                                  buffers[i] ? "names" : "buffers", i);
         if (!strcmp(names[i], "__metadata__"))
-            return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "names[%u]: __metadata__ is reserved by the format", i);
+            return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
+                                 "names[%u]: __metadata__ is reserved by the format", i);
         for (uint32_t j = 0; j < i; j++)
             if (!strcmp(names[i], names[j]))
                 return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "names: \"%s\" is given twice", names[i]);

@@ -106,7 +106,8 @@ imagine_status imagine__config_open(imagine__config **config, imagine_context *c
     if (status >= 0) {
         made->path = imagine__strdup(context, path);
         made->strings = imagine__alloc(context, made->size + 1);
-        status = made->path && made->strings ? parse(context, made, error) : imagine__fail_memory(error, made->size, path);
+        status =
+            made->path && made->strings ? parse(context, made, error) : imagine__fail_memory(error, made->size, path);
     }
     if (status < 0)
         imagine__config_close(context, made);
@@ -131,7 +132,8 @@ static entry *find(imagine__config *config, const char *key)
     return NULL;
 }
 
-static imagine_status fail_value(const imagine__config *config, const entry *e, const char *wanted, imagine_error *error)
+static imagine_status fail_value(const imagine__config *config, const entry *e, const char *wanted,
+                                 imagine_error *error)
 {
     size_t length = e->end - e->begin;
     int shown = length > 120 ? 117 : (int)length;
@@ -224,7 +226,8 @@ imagine_status imagine__config_doubles(imagine__config *config, const char *key,
         return fail_value(config, e, "not an array", error);
     while (imagine__json_next(&json) != IMAGINE__JSON_ARRAY_END) {
         double number = json.kind == IMAGINE__JSON_TRUE;
-        if (json.kind != IMAGINE__JSON_TRUE && json.kind != IMAGINE__JSON_FALSE && !imagine__json_double(&json, &number))
+        if (json.kind != IMAGINE__JSON_TRUE && json.kind != IMAGINE__JSON_FALSE &&
+            !imagine__json_double(&json, &number))
             return fail_value(config, e, "not an array of numbers", error);
         if (*count == most)
             return fail_value(config, e, "longer than this library takes", error);

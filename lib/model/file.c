@@ -11,8 +11,8 @@ imagine_status imagine__open_file(const char *path, int *fd, uint64_t *size, ima
     struct stat about;
     int opened = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not make us wait */
     if (opened < 0)
-        return imagine__fail_errno(error, errno == ENOENT || errno == ENOTDIR ? IMAGINE_ERROR_NOT_FOUND : IMAGINE_ERROR_IO,
-                                   errno, "%s", path);
+        return imagine__fail_errno(
+            error, errno == ENOENT || errno == ENOTDIR ? IMAGINE_ERROR_NOT_FOUND : IMAGINE_ERROR_IO, errno, "%s", path);
     if (fstat(opened, &about)) {
         int number = errno;
         close(opened);
@@ -37,8 +37,9 @@ imagine_status imagine__pread(int fd, const char *path, uint64_t offset, void *o
         if (got < 0)
             return imagine__fail_errno(error, IMAGINE_ERROR_IO, errno, "%s", path);
         if (!got)
-            return imagine__fail(error, IMAGINE_ERROR_IO, "%s: ends at byte %llu, %llu bytes too early; was it cut short?",
-                                 path, (unsigned long long)offset, (unsigned long long)size);
+            return imagine__fail(error, IMAGINE_ERROR_IO,
+                                 "%s: ends at byte %llu, %llu bytes too early; was it cut short?", path,
+                                 (unsigned long long)offset, (unsigned long long)size);
         to += got;
         offset += (uint64_t)got;
         size -= (uint64_t)got;

@@ -19,7 +19,7 @@ enum {
 
 void imagine__json_init(imagine__json *json, const char *text, size_t size)
 {
-    *json = (imagine__json){ .text = text, .size = size, .state = AT_VALUE };
+    *json = (imagine__json) { .text = text, .size = size, .state = AT_VALUE };
 }
 
 static imagine__json_kind fail(imagine__json *json, const char *error)
@@ -342,7 +342,9 @@ int imagine__json_is(const imagine__json *json, const char *text)
  * 125e1. Digits beyond what can matter to rounding are folded into one. */
 int imagine__json_double(const imagine__json *json, double *value)
 {
-    enum { MOST = 780 };
+    enum {
+        MOST = 780
+    };
     char space[MOST + 32];
     size_t used = 0, at = json->begin;
     int64_t exponent = 0, written = 0;

@@ -4,12 +4,12 @@
 
 #include "model/model.h"
 
-#define STAGING ((size_t)4 << 20) /* bytes of a matrix that are read at once */
+#define STAGING      ((size_t)4 << 20) /* bytes of a matrix that are read at once */
 #define LONGEST_NAME 512
 
 void imagine__loaded_init(imagine__loaded *loaded, imagine_context *context, const imagine__weights *weights)
 {
-    *loaded = (imagine__loaded){ .context = context, .weights = weights };
+    *loaded = (imagine__loaded) { .context = context, .weights = weights };
 }
 
 void imagine__loaded_free(imagine__loaded *loaded)
@@ -20,7 +20,7 @@ void imagine__loaded_free(imagine__loaded *loaded)
         imagine__free(loaded->context, loaded->blocks[i]);
     imagine__free(loaded->context, loaded->blocks);
     imagine__free(loaded->context, loaded->asked);
-    *loaded = (imagine__loaded){ .context = NULL };
+    *loaded = (imagine__loaded) { .context = NULL };
 }
 
 /* A block that lives as long as *loaded. */
@@ -51,11 +51,12 @@ static void drop_last(imagine__loaded *loaded, size_t size)
 
 static imagine_status fail_memory(const imagine__tensor *t, size_t size, imagine_error *error)
 {
-    return imagine__fail(error, IMAGINE_ERROR_NO_MEMORY, "out of memory: %zu bytes for tensor \"%s\" could not be had", size,
-                         t->name);
+    return imagine__fail(error, IMAGINE_ERROR_NO_MEMORY, "out of memory: %zu bytes for tensor \"%s\" could not be had",
+                         size, t->name);
 }
 
-static imagine_status find(imagine__loaded *loaded, const char *name, const imagine__tensor **tensor, imagine_error *error)
+static imagine_status find(imagine__loaded *loaded, const char *name, const imagine__tensor **tensor,
+                           imagine_error *error)
 {
     if (loaded->cancel && imagine_cancel_fired(loaded->cancel))
         return imagine__fail(error, IMAGINE_ERROR_CANCELLED, "cancelled while the weights were read");
@@ -69,9 +70,10 @@ static imagine_status find(imagine__loaded *loaded, const char *name, const imag
                              imagine__weights_path(loaded->weights, NULL), name);
     loaded->asked[t - imagine__weights_at(loaded->weights, 0)] = 1;
     if (t->dtype != IMAGINE_F32 && t->dtype != IMAGINE_BF16 && t->dtype != IMAGINE_F16 && t->dtype != IMAGINE_F64)
-        return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED,
-                             "%s: tensor \"%s\" is stored in a type that weights may not have; f32, bf16, f16 and f64 are read",
-                             imagine__weights_path(loaded->weights, t), name);
+        return imagine__fail(
+            error, IMAGINE_ERROR_UNSUPPORTED,
+            "%s: tensor \"%s\" is stored in a type that weights may not have; f32, bf16, f16 and f64 are read",
+            imagine__weights_path(loaded->weights, t), name);
     *tensor = t;
     return IMAGINE_OK;
 }
@@ -139,7 +141,8 @@ static void to_floats(float *out, const void *raw, imagine_dtype dtype, size_t c
     }
 }
 
-/* `count` elements from element `begin` on, as `type`, in pieces through a small buffer where they must be converted. */
+/* `count` elements from element `begin` on, as `type`, in pieces through a small buffer where they must be converted.
+ */
 static imagine_status read_elements(imagine__loaded *loaded, const imagine__tensor *t, uint64_t begin, uint64_t count,
                                     imagine__wtype type, void *out, imagine_error *error)
 {
@@ -182,7 +185,8 @@ static imagine_status read_rows(imagine__loaded *loaded, const imagine__tensor *
         if (first >= rows[i])
             continue;
         int64_t now = rows[i] - first < count ? rows[i] - first : count;
-        imagine_status status = read_elements(loaded, parts[i], (uint64_t)(first * k), (uint64_t)(now * k), type, out, error);
+        imagine_status status =
+            read_elements(loaded, parts[i], (uint64_t)(first * k), (uint64_t)(now * k), type, out, error);
         if (status < 0)
             return status;
         out += (size_t)now * row;
@@ -193,8 +197,8 @@ static imagine_status read_rows(imagine__loaded *loaded, const imagine__tensor *
 }
 
 /* Packs in blocks of rows, so that a large matrix is not held twice. */
-static imagine_status pack_parts(imagine__loaded *loaded, imagine__linear_weight *w, const imagine__tensor *const *parts,
-                                 const int64_t *rows, imagine_error *error)
+static imagine_status pack_parts(imagine__loaded *loaded, imagine__linear_weight *w,
+                                 const imagine__tensor *const *parts, const int64_t *rows, imagine_error *error)
 {
     const imagine__kernels *kernels = imagine__context_kernels(loaded->context);
     size_t row = (size_t)w->k * type_size(w->type), size = kernels->linear_packed_size(w->n, w->k, w->type);
@@ -252,7 +256,9 @@ imagine_status imagine__load_linear_stack(imagine__loaded *loaded, imagine__line
                                           const char *const *names, const int64_t *rows, int64_t k, int bias,
                                           imagine_error *error)
 {
-    enum { MOST = 16 };
+    enum {
+        MOST = 16
+    };
     const imagine__tensor *parts[MOST];
     char name[LONGEST_NAME];
     imagine__linear_weight made = { .k = k };
@@ -323,8 +329,8 @@ static imagine_status pack_conv(imagine__loaded *loaded, imagine__conv_weight *w
     return status;
 }
 
-imagine_status imagine__load_conv(imagine__loaded *loaded, imagine__conv_weight *w, int64_t cout, int64_t cin, int32_t kt,
-                                  int32_t kh, int32_t kw, imagine_error *error, const char *format, ...)
+imagine_status imagine__load_conv(imagine__loaded *loaded, imagine__conv_weight *w, int64_t cout, int64_t cin,
+                                  int32_t kt, int32_t kh, int32_t kw, imagine_error *error, const char *format, ...)
 {
     char prefix[LONGEST_NAME], name[LONGEST_NAME];
     const imagine__tensor *t = NULL;
@@ -414,7 +420,8 @@ imagine_status imagine__load_no_others(const imagine__loaded *loaded, const char
         for (size_t j = 0; ignored && ignored[j] && !fine; j++)
             fine = !strncmp(t->name, ignored[j], strlen(ignored[j]));
         if (!fine)
-            return imagine__fail(error, IMAGINE_ERROR_MODEL, "%s: tensor \"%s\" is not part of the model that config.json describes",
+            return imagine__fail(error, IMAGINE_ERROR_MODEL,
+                                 "%s: tensor \"%s\" is not part of the model that config.json describes",
                                  imagine__weights_path(loaded->weights, t), t->name);
     }
     return IMAGINE_OK;

@@ -12,7 +12,7 @@ void imagine_model_options_init(imagine_model_options *options, size_t size)
     imagine__init_options(options, size, &option_defaults, sizeof option_defaults);
 }
 
-/* ---- life ------------------------------------------------------------------------------------------------------------------ */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static void init_locks(imagine_model *model)
 {
@@ -32,7 +32,8 @@ static imagine_status check_arguments(imagine_model **model, imagine_context *co
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "model: the pointer is NULL");
     *model = NULL;
     if (!context || !path)
-        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: the pointer is NULL", context ? "path" : "context");
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: the pointer is NULL",
+                             context ? "path" : "context");
     imagine_status status = imagine__check_process(context, error);
     if (status >= 0)
         status = imagine__read_options(&o, sizeof o, options, "imagine_model_options", error);
@@ -53,8 +54,15 @@ imagine_status imagine_model_open(imagine_model **model, imagine_context *contex
     atomic_init(&made->references, 1);
     made->context = imagine_context_retain(context);
     init_locks(made);
-    made->defaults = (imagine__defaults){ .width = 832, .height = 480, .frames = 81, .steps = 50, .text_length = 512,
-                                          .schedule = IMAGINE_SCHEDULE_WAN_UNIPC, .fps = 16, .guidance = 5, .shift = 3 };
+    made->defaults = (imagine__defaults) { .width = 832,
+                                           .height = 480,
+                                           .frames = 81,
+                                           .steps = 50,
+                                           .text_length = 512,
+                                           .schedule = IMAGINE_SCHEDULE_WAN_UNIPC,
+                                           .fps = 16,
+                                           .guidance = 5,
+                                           .shift = 3 };
     made->path = imagine__strdup(context, path);
     status = made->path ? imagine__pack_read(made, error) : imagine__fail_memory(error, 1, "a model's path");
     if (status < 0)
@@ -100,7 +108,7 @@ void imagine_model_release(imagine_model **model)
     imagine_context_release(&context);
 }
 
-/* ---- what it tells ----------------------------------------------------------------------------------------------------------- */
+/* ---- what it tells --------------------------------------------------------------------------- */
 
 static int32_t least_common_multiple(int32_t a, int32_t b)
 {
@@ -130,8 +138,13 @@ imagine_status imagine_model_get_info(const imagine_model *model, imagine_model_
         return status;
     const imagine__defaults *d = &model->defaults;
     const imagine__stage *s = model->stages;
-    imagine_model_info known = { .struct_size = sizeof known, .width = d->width, .height = d->height, .frames = d->frames,
-                                 .steps = d->steps, .guidance = d->guidance, .frames_per_second = d->fps };
+    imagine_model_info known = { .struct_size = sizeof known,
+                                 .width = d->width,
+                                 .height = d->height,
+                                 .frames = d->frames,
+                                 .steps = d->steps,
+                                 .guidance = d->guidance,
+                                 .frames_per_second = d->fps };
     if (s[IMAGINE__STAGE_TOKENIZER].folder && s[IMAGINE__STAGE_ENCODER].folder)
         known.stages |= IMAGINE_STAGE_TEXT;
     known.text_dim = model->text_dim;
@@ -169,7 +182,7 @@ const imagine__defaults *imagine__model_defaults(const imagine_model *model)
     return &model->defaults;
 }
 
-/* ---- stages, loaded once ------------------------------------------------------------------------------------------------------ */
+/* ---- stages, loaded once --------------------------------------------------------------------- */
 
 static imagine_status load(imagine_model *model, imagine__stage_kind kind, void **loaded, const imagine_cancel *cancel,
                            imagine_error *error)
@@ -231,7 +244,8 @@ static imagine_status get(imagine_model *model, imagine__stage_kind kind, void *
     if (status < 0)
         return status;
     if (!stage->folder)
-        return imagine__fail(error, IMAGINE_ERROR_NOT_FOUND, "%s: the pack has no %s/", model->path, imagine__stage_name(kind));
+        return imagine__fail(error, IMAGINE_ERROR_NOT_FOUND, "%s: the pack has no %s/", model->path,
+                             imagine__stage_name(kind));
     pthread_mutex_lock(&model->mutex);
     while (stage->loading && !imagine_cancel_fired(cancel))
         wait_a_moment(model);
@@ -256,7 +270,8 @@ static imagine_status get(imagine_model *model, imagine__stage_kind kind, void *
     return status;
 }
 
-imagine_status imagine__model_tokenizer(imagine_model *model, const imagine__tokenizer **tokenizer, imagine_error *error)
+imagine_status imagine__model_tokenizer(imagine_model *model, const imagine__tokenizer **tokenizer,
+                                        imagine_error *error)
 {
     void *loaded;
     imagine_status status = get(model, IMAGINE__STAGE_TOKENIZER, &loaded, NULL, error);

@@ -12,12 +12,14 @@ imagine_status imagine__read_file(imagine_context *context, const char *path, si
 /* Opens a regular file for reading: *fd and its size. */
 imagine_status imagine__open_file(const char *path, int *fd, uint64_t *size, imagine_error *error);
 /* pread until `size` bytes are there; a file that ends before is an error. */
-imagine_status imagine__pread(int fd, const char *path, uint64_t offset, void *out, uint64_t size, imagine_error *error);
+imagine_status imagine__pread(int fd, const char *path, uint64_t offset, void *out, uint64_t size,
+                              imagine_error *error);
 
-/* ---- JSON (json.c) ------------------------------------------------------------------------------------------------------ */
+/* ---- JSON (json.c) --------------------------------------------------------------------------- */
 
-/* A strict, non-recursive pull reader over a text in memory (RFC 8259; UTF-8 is checked; depth at most 64). Tokens come in the
- * order of the text: a key is followed by its value. The reader owns nothing; strings are decoded into the caller's space. */
+/* A strict, non-recursive pull reader over a text in memory (RFC 8259; UTF-8 is checked; depth at most 64). Tokens come
+ * in the order of the text: a key is followed by its value. The reader owns nothing; strings are decoded into the
+ * caller's space. */
 typedef enum imagine__json_kind {
     IMAGINE__JSON_END = 0, /* the text is over */
     IMAGINE__JSON_ERROR,
@@ -50,8 +52,8 @@ imagine__json_kind imagine__json_next(imagine__json *json);
 /* Skips the current value with all that is in it (current token: a value's first, or a key, whose value is skipped).
  * 0 on error. */
 int imagine__json_skip(imagine__json *json);
-/* The current string or key, unescaped (escapes never lengthen): at most end - begin bytes and a zero are written to `out` of
- * `size` bytes. Returns the length, or -1 when it does not fit. May contain zeros from \u0000. */
+/* The current string or key, unescaped (escapes never lengthen): at most end - begin bytes and a zero are written to
+ * `out` of `size` bytes. Returns the length, or -1 when it does not fit. May contain zeros from \u0000. */
 int64_t imagine__json_string(const imagine__json *json, char *out, size_t size);
 /* 1 if the current string or key is exactly `text`. */
 int imagine__json_is(const imagine__json *json, const char *text);
@@ -59,38 +61,40 @@ int imagine__json_double(const imagine__json *json, double *value); /* 0: not a 
 int imagine__json_int(const imagine__json *json, int64_t *value); /* 0: not an integer that fits */
 int32_t imagine__json_line(const imagine__json *json); /* for messages, from 1 */
 
-/* ---- configurations (config.c) ---------------------------------------------------------------------------------------------- */
+/* ---- configurations (config.c) --------------------------------------------------------------- */
 
-/* A config.json read whole: flat access to its top-level keys. Every key that was never asked for can be listed, so that a
- * stage can refuse what it does not know. */
+/* A config.json read whole: flat access to its top-level keys. Every key that was never asked for can be listed, so
+ * that a stage can refuse what it does not know. */
 typedef struct imagine__config imagine__config;
 
 imagine_status imagine__config_open(imagine__config **config, imagine_context *context, const char *path,
                                     imagine_error *error);
 void imagine__config_close(imagine_context *context, imagine__config *config);
 const char *imagine__config_path(const imagine__config *config);
-int imagine__config_has(const imagine__config *config, const char *key); /* 1 if present and not null; marks it as known */
+/* 1 if present and not null; marks the key as known. */
+int imagine__config_has(const imagine__config *config, const char *key);
 /* Each marks the key as known. A missing or null key gives the default; a value of another type is an error that names
  * file, key and value. */
-imagine_status imagine__config_int(imagine__config *, const char *key, int64_t *value, int64_t default_value, int64_t min,
-                                   int64_t max, imagine_error *error);
+imagine_status imagine__config_int(imagine__config *, const char *key, int64_t *value, int64_t default_value,
+                                   int64_t min, int64_t max, imagine_error *error);
 imagine_status imagine__config_double(imagine__config *, const char *key, double *value, double default_value,
                                       imagine_error *error);
-imagine_status imagine__config_bool(imagine__config *, const char *key, int *value, int default_value, imagine_error *error);
+imagine_status imagine__config_bool(imagine__config *, const char *key, int *value, int default_value,
+                                    imagine_error *error);
 /* *value points into the config. */
 imagine_status imagine__config_string(imagine__config *, const char *key, const char **value, const char *default_value,
                                       imagine_error *error);
-/* Arrays of numbers or booleans: *count in: the most that `values` holds, out: how many there are (0: missing or null). */
+/* Arrays of numbers or booleans: *count in: the most that `values` holds, out: how many there are (0: missing, null). */
 imagine_status imagine__config_doubles(imagine__config *, const char *key, double *values, int32_t *count,
                                        imagine_error *error);
 /* Fails unless a missing key, null, or exactly this value (JSON text, as "false", "\"silu\"", "0", "[1, 2, 2]") stands
  * there: "transformer/config.json: \"image_dim\" is 1280, this library runs null". */
 imagine_status imagine__config_expect(imagine__config *, const char *key, const char *json_value, imagine_error *error);
-/* Fails naming the first key that was never asked for (keys beginning with '_' and those in `ignored`, a NULL-terminated list,
- * aside). */
+/* Fails naming the first key that was never asked for (keys beginning with '_' and those in `ignored`, a
+ * NULL-terminated list, aside). */
 imagine_status imagine__config_no_others(imagine__config *, const char *const *ignored, imagine_error *error);
 
-/* ---- safetensors (safetensors.c) --------------------------------------------------------------------------------------------- */
+/* ---- safetensors (safetensors.c) ------------------------------------------------------------- */
 
 /* One tensor of a file or of a set of shards. The name lives as long as the set. */
 typedef struct imagine__tensor {
@@ -105,8 +109,8 @@ typedef struct imagine__tensor {
 
 typedef struct imagine__weights imagine__weights;
 
-/* One safetensors file, or in a folder `base`.safetensors or the shards that `base`.safetensors.index.json names. Reads and
- * checks headers only. Thread-safe after opening. */
+/* One safetensors file, or in a folder `base`.safetensors or the shards that `base`.safetensors.index.json names. Reads
+ * and checks headers only. Thread-safe after opening. */
 imagine_status imagine__weights_open_file(imagine__weights **weights, imagine_context *context, const char *path,
                                           imagine_error *error);
 imagine_status imagine__weights_open(imagine__weights **weights, imagine_context *context, const char *folder,
@@ -117,16 +121,18 @@ const imagine__tensor *imagine__weights_at(const imagine__weights *weights, int3
 const imagine__tensor *imagine__weights_find(const imagine__weights *weights, const char *name); /* NULL: none */
 uint64_t imagine__weights_bytes(const imagine__weights *weights); /* of all files */
 uint64_t imagine__weights_elements(const imagine__weights *weights);
-const char *imagine__weights_path(const imagine__weights *weights, const imagine__tensor *tensor); /* the file it is in */
+const char *imagine__weights_path(const imagine__weights *weights,
+                                  const imagine__tensor *tensor); /* the file it is in */
 /* Bytes begin..begin+size-1 of the tensor's data, with pread. A file cut short meanwhile is an error. */
 imagine_status imagine__weights_read(const imagine__weights *weights, const imagine__tensor *tensor, uint64_t begin,
                                      uint64_t size, void *out, imagine_error *error);
 
-/* ---- loading a stage's weights (load.c) -------------------------------------------------------------------------------------- */
+/* ---- loading a stage's weights (load.c) ------------------------------------------------------ */
 
-/* All weights of one stage, owned together and shared by its handles. Each function finds the tensor, checks that its shape is
- * the one given (the message names tensor, file, both shapes), reads it and places it as the kernels want it. F16 and F64 are
- * widened to or rounded to f32. On failure nothing is lost: what was loaded is freed by imagine__loaded_free. */
+/* All weights of one stage, owned together and shared by its handles. Each function finds the tensor, checks that its
+ * shape is the one given (the message names tensor, file, both shapes), reads it and places it as the kernels want it.
+ * F16 and F64 are widened to or rounded to f32. On failure nothing is lost: what was loaded is freed by
+ * imagine__loaded_free. */
 typedef struct imagine__loaded {
     imagine_context *context;
     const imagine__weights *weights;
@@ -140,17 +146,19 @@ typedef struct imagine__loaded {
 void imagine__loaded_init(imagine__loaded *loaded, imagine_context *context, const imagine__weights *weights);
 void imagine__loaded_free(imagine__loaded *loaded);
 
-/* `name` is "prefix.weight" and "prefix.bias": format arguments make the prefix. `bias` 0: none, 1: required. The weight's shape
- * is [n, k], or any whose product after the first dimension is k (patch embeddings). */
+/* `name` is "prefix.weight" and "prefix.bias": format arguments make the prefix. `bias` 0: none, 1: required. The
+ * weight's shape is [n, k], or any whose product after the first dimension is k (patch embeddings). */
 imagine_status imagine__load_linear(imagine__loaded *loaded, imagine__linear_weight *w, int64_t n, int64_t k, int bias,
-                                    imagine_error *error, const char *format, ...) __attribute__((format(printf, 7, 8)));
-/* Several matrices of the same k, put below each other as one (to_q, to_k, to_v): names[i] + ".weight" / ".bias", rows[i] each. */
+                                    imagine_error *error, const char *format, ...)
+    __attribute__((format(printf, 7, 8)));
+/* Several matrices of the same k, put below each other as one (to_q, to_k, to_v): names[i] + ".weight" / ".bias",
+ * rows[i] each. */
 imagine_status imagine__load_linear_stack(imagine__loaded *loaded, imagine__linear_weight *w, int32_t count,
                                           const char *const *names, const int64_t *rows, int64_t k, int bias,
                                           imagine_error *error);
 /* The weight's shape is [cout, cin, kt, kh, kw], or [cout, cin, kh, kw] for kt = 1. */
-imagine_status imagine__load_conv(imagine__loaded *loaded, imagine__conv_weight *w, int64_t cout, int64_t cin, int32_t kt,
-                                  int32_t kh, int32_t kw, imagine_error *error, const char *format, ...)
+imagine_status imagine__load_conv(imagine__loaded *loaded, imagine__conv_weight *w, int64_t cout, int64_t cin,
+                                  int32_t kt, int32_t kh, int32_t kw, imagine_error *error, const char *format, ...)
     __attribute__((format(printf, 9, 10)));
 /* A vector or small tensor of `count` values in all, as f32; the name in full. */
 imagine_status imagine__load_floats(imagine__loaded *loaded, const float **values, int64_t count, imagine_error *error,
@@ -163,31 +171,32 @@ imagine_status imagine__load_table(imagine__loaded *loaded, const void **table, 
  * NULL-terminated prefixes. (May be called once all of a stage is loaded.) */
 imagine_status imagine__load_no_others(const imagine__loaded *loaded, const char *const *ignored, imagine_error *error);
 
-/* ---- the pack (pack.c) --------------------------------------------------------------------------------------------------------- */
+/* ---- the pack (pack.c) ----------------------------------------------------------------------- */
 
 imagine_context *imagine__model_context(const imagine_model *model);
 /* "<pack>/<stage>/<file>" in *path, to be freed with imagine__free; stage may be NULL. */
 imagine_status imagine__model_path(const imagine_model *model, const char *stage, const char *file, char **path,
                                    imagine_error *error);
 
-/* The stages' weights are loaded when first asked for, once, and shared; threads that ask meanwhile wait. A failure is not
- * kept: the next call tries again. A pack without the stage: IMAGINE_ERROR_NOT_FOUND, naming the folder. What they return lives
- * as long as the model. */
+/* The stages' weights are loaded when first asked for, once, and shared; threads that ask meanwhile wait. A failure is
+ * not kept: the next call tries again. A pack without the stage: IMAGINE_ERROR_NOT_FOUND, naming the folder. What they
+ * return lives as long as the model. */
 struct imagine__tokenizer;
 struct imagine__umt5;
 struct imagine__dit;
 struct imagine__vae_model;
 imagine_status imagine__model_tokenizer(imagine_model *model, const struct imagine__tokenizer **tokenizer,
                                         imagine_error *error);
-imagine_status imagine__model_umt5(imagine_model *model, const struct imagine__umt5 **umt5, const imagine_cancel *cancel,
-                                   imagine_error *error);
+imagine_status imagine__model_umt5(imagine_model *model, const struct imagine__umt5 **umt5,
+                                   const imagine_cancel *cancel, imagine_error *error);
 imagine_status imagine__model_dit(imagine_model *model, const struct imagine__dit **dit, const imagine_cancel *cancel,
                                   imagine_error *error);
-imagine_status imagine__model_vae(imagine_model *model, const struct imagine__vae_model **vae, const imagine_cancel *cancel,
-                                  imagine_error *error);
+imagine_status imagine__model_vae(imagine_model *model, const struct imagine__vae_model **vae,
+                                  const imagine_cancel *cancel, imagine_error *error);
 
 /* The pack's defaults, from imagine.json at its root (all optional: width, height, frames, fps, steps, guidance,
- * text_length), else from the configurations, else 480x832, 81 frames, 16 fps, 50 steps, guidance 5, text length 512. */
+ * text_length), else from the configurations, else 480x832, 81 frames, 16 fps, 50 steps, guidance 5, text length 512.
+ */
 typedef struct imagine__defaults {
     int32_t width, height, frames, steps, text_length;
     imagine_schedule schedule; /* from scheduler/scheduler_config.json */

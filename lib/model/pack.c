@@ -49,7 +49,7 @@ static imagine_status open_optional(imagine__config **config, const imagine_mode
     return status;
 }
 
-/* ---- weights ------------------------------------------------------------------------------------------------------------- */
+/* ---- weights --------------------------------------------------------------------------------- */
 
 static int ends_with(const char *name, const char *end)
 {
@@ -81,10 +81,11 @@ static imagine_status open_weights(imagine_model *model, imagine__stage_kind kin
     imagine__stage *stage = &model->stages[kind];
     char name[256];
     if (only_pickles(stage->folder, name, sizeof name))
-        return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED,
-                             "%s: holds %s, a pickle, and no safetensors file. Pickles can run code and are not opened: convert "
-                             "it, as with save_pretrained of diffusers or transformers, which writes safetensors",
-                             stage->folder, name);
+        return imagine__fail(
+            error, IMAGINE_ERROR_UNSUPPORTED,
+            "%s: holds %s, a pickle, and no safetensors file. Pickles can run code and are not opened: convert "
+            "it, as with save_pretrained of diffusers or transformers, which writes safetensors",
+            stage->folder, name);
     return imagine__weights_open(&stage->weights, model->context, stage->folder, weight_names[kind], error);
 }
 
@@ -111,7 +112,7 @@ static imagine_status find_stage(imagine_model *model, imagine__stage_kind kind,
     return status;
 }
 
-/* ---- configurations of the whole ----------------------------------------------------------------------------------------- */
+/* ---- configurations of the whole ------------------------------------------------------------- */
 
 static imagine_status read_index(const imagine_model *model, imagine_error *error)
 {
@@ -143,21 +144,27 @@ typedef struct rule {
 
 /* Settings whose other values would give other schedules than this library's. */
 static const rule unipc_rules[] = {
-    { "prediction_type", "\"flow_prediction\"" }, { "use_flow_sigmas", "true" },
-    { "solver_order", "2" }, { "solver_type", "\"bh2\"" },
-    { "predict_x0", "true" }, { "lower_order_final", "true" },
-    { "thresholding", "false" }, { "disable_corrector", "[]" },
-    { "final_sigmas_type", "\"zero\"" }, { "num_train_timesteps", "1000" },
-    { "use_dynamic_shifting", "false" }, { "use_karras_sigmas", "false" },
-    { "use_exponential_sigmas", "false" }, { "use_beta_sigmas", "false" },
-    { "shift_terminal", "null" }, { NULL, NULL },
+    { "prediction_type", "\"flow_prediction\"" },
+    { "use_flow_sigmas", "true" },
+    { "solver_order", "2" },
+    { "solver_type", "\"bh2\"" },
+    { "predict_x0", "true" },
+    { "lower_order_final", "true" },
+    { "thresholding", "false" },
+    { "disable_corrector", "[]" },
+    { "final_sigmas_type", "\"zero\"" },
+    { "num_train_timesteps", "1000" },
+    { "use_dynamic_shifting", "false" },
+    { "use_karras_sigmas", "false" },
+    { "use_exponential_sigmas", "false" },
+    { "use_beta_sigmas", "false" },
+    { "shift_terminal", "null" },
+    { NULL, NULL },
 };
 static const rule euler_rules[] = {
-    { "num_train_timesteps", "1000" }, { "use_dynamic_shifting", "false" },
-    { "invert_sigmas", "false" }, { "stochastic_sampling", "false" },
-    { "use_karras_sigmas", "false" }, { "use_exponential_sigmas", "false" },
-    { "use_beta_sigmas", "false" }, { "shift_terminal", "null" },
-    { NULL, NULL },
+    { "num_train_timesteps", "1000" },  { "use_dynamic_shifting", "false" }, { "invert_sigmas", "false" },
+    { "stochastic_sampling", "false" }, { "use_karras_sigmas", "false" },    { "use_exponential_sigmas", "false" },
+    { "use_beta_sigmas", "false" },     { "shift_terminal", "null" },        { NULL, NULL },
 };
 
 static imagine_status read_schedule(imagine__config *config, imagine__defaults *d, imagine_error *error)
@@ -231,8 +238,11 @@ static imagine_status read_own_defaults(imagine_model *model, imagine_error *err
         const char *key;
         int32_t *value;
         int64_t most;
-    } numbers[] = { { "width", &d->width, 65536 }, { "height", &d->height, 65536 }, { "frames", &d->frames, 1 << 20 },
-                    { "steps", &d->steps, 1000 }, { "text_length", &d->text_length, 4096 } };
+    } numbers[] = { { "width", &d->width, 65536 },
+                    { "height", &d->height, 65536 },
+                    { "frames", &d->frames, 1 << 20 },
+                    { "steps", &d->steps, 1000 },
+                    { "text_length", &d->text_length, 4096 } };
     imagine__config *config;
     imagine_status status = open_optional(&config, model, NULL, "imagine.json", error);
     if (status < 0 || !config)
@@ -247,7 +257,8 @@ static imagine_status read_own_defaults(imagine_model *model, imagine_error *err
     if (status >= 0)
         status = imagine__config_double(config, "guidance", &d->guidance, d->guidance, error);
     if (status >= 0 && !(d->fps > 0 && d->fps <= 1000 && d->guidance >= 0 && d->guidance <= 1000))
-        status = imagine__fail(error, IMAGINE_ERROR_MODEL, "%s: \"fps\" must be above 0 and \"guidance\" not below; at most 1000",
+        status = imagine__fail(error, IMAGINE_ERROR_MODEL,
+                               "%s: \"fps\" must be above 0 and \"guidance\" not below; at most 1000",
                                imagine__config_path(config));
     if (status >= 0)
         status = imagine__config_no_others(config, NULL, error);
@@ -255,20 +266,24 @@ static imagine_status read_own_defaults(imagine_model *model, imagine_error *err
     return status;
 }
 
-/* ---- the whole ------------------------------------------------------------------------------------------------------------- */
+/* ---- the whole ------------------------------------------------------------------------------- */
 
 static imagine_status check_fit(const imagine_model *model, imagine_error *error)
 {
     const imagine__stage *s = model->stages;
-    if (s[IMAGINE__STAGE_TRANSFORMER].folder && s[IMAGINE__STAGE_ENCODER].folder && model->dit.text_dim != model->text_dim)
+    if (s[IMAGINE__STAGE_TRANSFORMER].folder && s[IMAGINE__STAGE_ENCODER].folder &&
+        model->dit.text_dim != model->text_dim)
         return imagine__fail(error, IMAGINE_ERROR_MODEL,
                              "%s: \"text_dim\" is %d, but the text encoder beside it is %d wide (\"d_model\")",
                              s[IMAGINE__STAGE_TRANSFORMER].folder, model->dit.text_dim, model->text_dim);
-    if (s[IMAGINE__STAGE_TRANSFORMER].folder && s[IMAGINE__STAGE_VAE].folder && model->dit.in_channels != model->vae.z_dim)
-        return imagine__fail(error, IMAGINE_ERROR_MODEL, "%s: \"in_channels\" is %d, but the VAE beside it has %d (\"z_dim\")",
+    if (s[IMAGINE__STAGE_TRANSFORMER].folder && s[IMAGINE__STAGE_VAE].folder &&
+        model->dit.in_channels != model->vae.z_dim)
+        return imagine__fail(error, IMAGINE_ERROR_MODEL,
+                             "%s: \"in_channels\" is %d, but the VAE beside it has %d (\"z_dim\")",
                              s[IMAGINE__STAGE_TRANSFORMER].folder, model->dit.in_channels, model->vae.z_dim);
     if (s[IMAGINE__STAGE_TRANSFORMER].folder && model->dit.in_channels != model->dit.out_channels)
-        return imagine__fail(error, IMAGINE_ERROR_MODEL, "%s: \"in_channels\" is %d and \"out_channels\" %d; both must be the same",
+        return imagine__fail(error, IMAGINE_ERROR_MODEL,
+                             "%s: \"in_channels\" is %d and \"out_channels\" %d; both must be the same",
                              s[IMAGINE__STAGE_TRANSFORMER].folder, model->dit.in_channels, model->dit.out_channels);
     return IMAGINE_OK;
 }
@@ -278,7 +293,8 @@ imagine_status imagine__pack_read(imagine_model *model, imagine_error *error)
     struct stat about;
     int found = 0;
     if (stat(model->path, &about))
-        return imagine__fail_errno(error, errno == ENOENT || errno == ENOTDIR ? IMAGINE_ERROR_NOT_FOUND : IMAGINE_ERROR_IO,
+        return imagine__fail_errno(error,
+                                   errno == ENOENT || errno == ENOTDIR ? IMAGINE_ERROR_NOT_FOUND : IMAGINE_ERROR_IO,
                                    errno, "%s", model->path);
     if (!S_ISDIR(about.st_mode))
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
@@ -291,8 +307,9 @@ imagine_status imagine__pack_read(imagine_model *model, imagine_error *error)
         found += model->stages[kind].folder != NULL;
     }
     if (status >= 0 && !found)
-        status = imagine__fail(error, IMAGINE_ERROR_NOT_FOUND,
-                               "%s: no model pack: it has no transformer/, vae/, text_encoder/ or tokenizer/", model->path);
+        status =
+            imagine__fail(error, IMAGINE_ERROR_NOT_FOUND,
+                          "%s: no model pack: it has no transformer/, vae/, text_encoder/ or tokenizer/", model->path);
     if (status >= 0)
         status = check_fit(model, error);
     if (status >= 0)

@@ -45,10 +45,23 @@ static size_t element_size(const imagine__json *json, imagine_dtype *dtype)
         imagine_dtype dtype;
         size_t size;
     } kinds[] = {
-        { "F32", IMAGINE_F32, 4 }, { "BF16", IMAGINE_BF16, 2 }, { "F16", IMAGINE_F16, 2 }, { "F64", IMAGINE_F64, 8 },
-        { "I32", IMAGINE_I32, 4 }, { "I64", IMAGINE_I64, 8 }, { "U8", IMAGINE_U8, 1 }, { "BOOL", 0, 1 },
-        { "I8", 0, 1 }, { "I16", 0, 2 }, { "U16", 0, 2 }, { "U32", 0, 4 }, { "U64", 0, 8 }, { "C64", 0, 8 },
-        { "F8_E4M3", 0, 1 }, { "F8_E5M2", 0, 1 }, { "F8_E8M0", 0, 1 },
+        { "F32", IMAGINE_F32, 4 },
+        { "BF16", IMAGINE_BF16, 2 },
+        { "F16", IMAGINE_F16, 2 },
+        { "F64", IMAGINE_F64, 8 },
+        { "I32", IMAGINE_I32, 4 },
+        { "I64", IMAGINE_I64, 8 },
+        { "U8", IMAGINE_U8, 1 },
+        { "BOOL", 0, 1 },
+        { "I8", 0, 1 },
+        { "I16", 0, 2 },
+        { "U16", 0, 2 },
+        { "U32", 0, 4 },
+        { "U64", 0, 8 },
+        { "C64", 0, 8 },
+        { "F8_E4M3", 0, 1 },
+        { "F8_E5M2", 0, 1 },
+        { "F8_E8M0", 0, 1 },
     };
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         if (imagine__json_is(json, kinds[i].name)) {
@@ -58,7 +71,8 @@ static size_t element_size(const imagine__json *json, imagine_dtype *dtype)
     return 0;
 }
 
-/* The name at the reader, decoded and kept; NULL for one with a zero inside. Names never take more room than the header. */
+/* The name at the reader, decoded and kept; NULL for one with a zero inside. Names never take more room than the
+ * header. */
 static char *take_name(reader *r)
 {
     char *name = r->names;
@@ -124,7 +138,11 @@ static imagine_status read_offsets(reader *r, imagine__tensor *t)
 
 static imagine_status read_tensor(reader *r, imagine__tensor *t)
 {
-    enum { DTYPE = 1, SHAPE = 2, OFFSETS = 4 };
+    enum {
+        DTYPE = 1,
+        SHAPE = 2,
+        OFFSETS = 4
+    };
     unsigned seen = 0;
     size_t element = 0;
     uint64_t elements = 0, bytes;
@@ -230,7 +248,8 @@ static imagine_status check_layout(reader *r, size_t first)
     for (size_t i = 0; i < count && status >= 0; i++) {
         const imagine__tensor *t = &w->tensors[first + order[i]];
         if (t->offset != at)
-            status = fail_tensor(r, t->name, t->offset < at ? "its data overlap another's" : "there is a hole before its data");
+            status = fail_tensor(r, t->name,
+                                 t->offset < at ? "its data overlap another's" : "there is a hole before its data");
         at = t->offset + t->size;
     }
     if (status >= 0 && at != r->data_size)

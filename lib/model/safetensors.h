@@ -26,6 +26,7 @@ struct imagine__weights {
 imagine_status imagine__weights_add(imagine__weights *weights, int32_t index, const char *path, imagine_error *error);
 
 /* Fills order with 0..count-1 sorted by `compare(items, a, b)`; takes no memory. */
-void imagine__sort(uint32_t *order, size_t count, const void *items, int (*compare)(const void *items, size_t a, size_t b));
+void imagine__sort(uint32_t *order, size_t count, const void *items,
+                   int (*compare)(const void *items, size_t a, size_t b));
 
 #endif

@@ -7,10 +7,11 @@
 
 #include "model/safetensors.h"
 
-#define MOST_SHARDS 1000
+#define MOST_SHARDS   1000
 #define LARGEST_INDEX ((size_t)100 << 20)
 
-static void sift(uint32_t *order, size_t at, size_t count, const void *items, int (*compare)(const void *, size_t, size_t))
+static void sift(uint32_t *order, size_t at, size_t count, const void *items,
+                 int (*compare)(const void *, size_t, size_t))
 {
     uint32_t value = order[at];
     for (size_t child; (child = 2 * at + 1) < count; at = child) {
@@ -23,7 +24,8 @@ static void sift(uint32_t *order, size_t at, size_t count, const void *items, in
     order[at] = value;
 }
 
-void imagine__sort(uint32_t *order, size_t count, const void *items, int (*compare)(const void *items, size_t a, size_t b))
+void imagine__sort(uint32_t *order, size_t count, const void *items,
+                   int (*compare)(const void *items, size_t a, size_t b))
 {
     for (size_t i = 0; i < count; i++)
         order[i] = (uint32_t)i;
@@ -88,7 +90,8 @@ static imagine_status finish(imagine__weights *weights, imagine_error *error)
         return imagine__fail_memory(error, weights->count * sizeof(uint32_t), "a set of weights");
     imagine__sort(weights->by_name, weights->count, weights->tensors, by_name);
     for (size_t i = 1; i < weights->count; i++) {
-        const imagine__tensor *a = &weights->tensors[weights->by_name[i - 1]], *b = &weights->tensors[weights->by_name[i]];
+        const imagine__tensor *a = &weights->tensors[weights->by_name[i - 1]],
+                              *b = &weights->tensors[weights->by_name[i]];
         if (!strcmp(a->name, b->name))
             return imagine__fail(error, IMAGINE_ERROR_FORMAT, "%s: tensor \"%s\" stands there twice%s%s",
                                  imagine__weights_path(weights, b), b->name, a->file == b->file ? "" : ", also in ",
@@ -122,7 +125,7 @@ typedef struct shards {
     struct {
         const char *tensor;
         uint32_t file;
-    } *map;
+    } * map;
     size_t map_count, map_capacity;
     const char *files[MOST_SHARDS];
     size_t file_count;
@@ -281,7 +284,8 @@ imagine_status imagine__weights_open(imagine__weights **weights, imagine_context
                                      const char *base, imagine_error *error)
 {
     *weights = NULL;
-    char *file = join(context, folder, base, ".safetensors"), *index = join(context, folder, base, ".safetensors.index.json");
+    char *file = join(context, folder, base, ".safetensors"),
+         *index = join(context, folder, base, ".safetensors.index.json");
     imagine_status status;
     if (!file || !index)
         status = imagine__fail_memory(error, strlen(folder), "a path");
@@ -349,7 +353,7 @@ imagine_status imagine__weights_read(const imagine__weights *weights, const imag
 {
     const imagine__weights_file *file = &weights->files[tensor->file];
     if (begin > tensor->size || size > tensor->size - begin)
-        return imagine__fail(error, IMAGINE_ERROR_INTERNAL, "%s: bytes outside of tensor \"%s\" were asked for", file->path,
-                             tensor->name);
+        return imagine__fail(error, IMAGINE_ERROR_INTERNAL, "%s: bytes outside of tensor \"%s\" were asked for",
+                             file->path, tensor->name);
     return imagine__pread(file->fd, file->path, tensor->offset + begin, out, size, error);
 }

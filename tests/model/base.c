@@ -32,7 +32,7 @@ static imagine_context_info info_of(const imagine_context *context)
     return info;
 }
 
-/* ---- errors ------------------------------------------------------------------------------------------------------------------ */
+/* ---- errors ---------------------------------------------------------------------------------- */
 
 static void errors(void)
 {
@@ -59,7 +59,7 @@ static void errors(void)
     CHECK(imagine_version_number() == IMAGINE_VERSION_NUMBER && !strcmp(imagine_version_string(), "0.1.0"));
 }
 
-/* ---- options ----------------------------------------------------------------------------------------------------------------- */
+/* ---- options --------------------------------------------------------------------------------- */
 
 typedef struct small_options {
     uint32_t struct_size;
@@ -94,7 +94,7 @@ static void options_structs(void)
         CHECK_STATUS(imagine__read_options(&ours, sizeof ours, &newer, "o", &err), IMAGINE_ERROR_INVALID_ARGUMENT);
         CHECK_STATUS(imagine__write_struct(&newer, &ours, sizeof ours, "o", &err), IMAGINE_ERROR_INVALID_ARGUMENT);
     }
-    newer = (large_options){ sizeof newer, 9, 9, 9, 9 };
+    newer = (large_options) { sizeof newer, 9, 9, 9, 9 };
     CHECK_OK(imagine__write_struct(&newer, &ours, sizeof ours, "o", &err));
     CHECK(newer.struct_size == sizeof newer && newer.a == 77 && newer.b == 2 && newer.c == 0 && newer.d == 0);
     small_options out[2] = { { sizeof *out, 0, 0 }, { 5, 5, 5 } };
@@ -112,19 +112,19 @@ static void options_structs(void)
     CHECK(newer.a == 77);
 }
 
-/* ---- contexts and memory -------------------------------------------------------------------------------------------------- */
+/* ---- contexts and memory --------------------------------------------------------------------- */
 
 static void context_options(void)
 {
     imagine_error err = IMAGINE_ERROR_INIT;
     imagine_context *context = (imagine_context *)&err;
     imagine_context_options o;
-#define REFUSED(field, value, expected)                                        \
-    do {                                                                       \
-        imagine_context_options_init(&o, sizeof o);                            \
-        o.field = (value);                                                     \
+#define REFUSED(field, value, expected)                                       \
+    do {                                                                      \
+        imagine_context_options_init(&o, sizeof o);                           \
+        o.field = (value);                                                    \
         CHECK_STATUS(imagine_context_create(&context, &o, &err), (expected)); \
-        CHECK(context == NULL);                                                \
+        CHECK(context == NULL);                                               \
     } while (0)
     REFUSED(threads, -1, IMAGINE_ERROR_INVALID_ARGUMENT);
     REFUSED(threads, 257, IMAGINE_ERROR_INVALID_ARGUMENT);
@@ -167,7 +167,8 @@ static void memory(void)
     char *a = imagine__alloc(context, 600000);
     CHECK(a != NULL);
     CHECK(!imagine__alloc(context, 500000)); /* over the limit */
-    CHECK(!imagine__alloc(context, SIZE_MAX) && !imagine__alloc(context, SIZE_MAX - 64) && !imagine__calloc(context, SIZE_MAX / 2, 3));
+    CHECK(!imagine__alloc(context, SIZE_MAX) && !imagine__alloc(context, SIZE_MAX - 64) &&
+          !imagine__calloc(context, SIZE_MAX / 2, 3));
     uint64_t used = info_of(context).memory_used;
     CHECK(used >= 600000 + empty && used < 600256 + empty);
     imagine__free(context, a);
@@ -257,7 +258,7 @@ static void every_allocation_fails(void)
     long calls = c.calls;
     CHECK(calls > 40);
     for (long i = 0; i < calls; i++) {
-        c = (counting){ .refuse = i };
+        c = (counting) { .refuse = i };
         CHECK(live_a_little(&c) == IMAGINE_ERROR_NO_MEMORY);
         CHECK(c.blocks == 0 && c.bytes == 0);
     }
@@ -287,7 +288,7 @@ static void logging(void)
     imagine_context_release(&context);
 }
 
-/* ---- arena --------------------------------------------------------------------------------------------------------------------- */
+/* ---- arena ----------------------------------------------------------------------------------- */
 
 static void arena(void)
 {
@@ -332,7 +333,7 @@ static void arena(void)
     imagine_context_release(&context);
 }
 
-/* ---- threads --------------------------------------------------------------------------------------------------------------------- */
+/* ---- threads --------------------------------------------------------------------------------- */
 
 typedef struct tally {
     atomic_int *done;
@@ -350,7 +351,8 @@ static void count_tile(void *arg, int64_t tile, void *scratch)
     for (volatile int i = 0; i < 200; i++)
         ;
     const char *bytes = scratch;
-    CHECK(bytes[0] == (char)tile && bytes[255] == (char)tile && bytes[IMAGINE__SCRATCH - 1] == (char)tile); /* nobody else's */
+    CHECK(bytes[0] == (char)tile && bytes[255] == (char)tile &&
+          bytes[IMAGINE__SCRATCH - 1] == (char)tile); /* nobody else's */
     atomic_fetch_add(&t->done[tile], 1);
     if (t->cancel && tile == t->cancel_at)
         imagine_cancel_fire(t->cancel);
@@ -473,7 +475,9 @@ static void no_threads_to_be_had(void)
         if (setrlimit(RLIMIT_AS, &limit))
             _exit(3);
         imagine_status got = imagine_context_create(&context, &o, &err);
-        _exit(got == IMAGINE_ERROR_THREAD && !context && !c.blocks && !c.bytes && err.message[0] && err.native_code ? 0 : 4);
+        _exit(got == IMAGINE_ERROR_THREAD && !context && !c.blocks && !c.bytes && err.message[0] && err.native_code
+                  ? 0
+                  : 4);
     }
     int status = 0;
     REQUIRE(child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status));
@@ -519,7 +523,7 @@ static void forked(void)
     imagine_context_release(&context);
 }
 
-/* ---- buffers --------------------------------------------------------------------------------------------------------------------- */
+/* ---- buffers --------------------------------------------------------------------------------- */
 
 static void released(void *data, void *pointer)
 {
@@ -532,7 +536,8 @@ static void buffers(void)
     imagine_context *context = make_context(1);
     uint64_t empty = info_of(context).memory_used;
     imagine_buffer *b = NULL;
-    int64_t shape[3] = { 2, 3, 4 }, negative[2] = { -1, 2 }, huge[2] = { INT64_MAX, INT64_MAX }, none[3] = { 5, 0, INT64_MAX };
+    int64_t shape[3] = { 2, 3, 4 }, negative[2] = { -1, 2 }, huge[2] = { INT64_MAX, INT64_MAX },
+            none[3] = { 5, 0, INT64_MAX };
     REQUIRE_OK(imagine_buffer_create(&b, context, IMAGINE_F64, 3, shape, &err));
     imagine_buffer_info info = { .struct_size = sizeof info };
     CHECK_OK(imagine_buffer_get_info(b, &info, &err));
@@ -558,7 +563,8 @@ static void buffers(void)
     void *gone = NULL;
     CHECK_STATUS(imagine_buffer_wrap(&b, context, IMAGINE_F32, 3, shape, (char *)values + 1, released, &gone, &err),
                  IMAGINE_ERROR_INVALID_ARGUMENT);
-    CHECK_STATUS(imagine_buffer_wrap(&b, context, IMAGINE_F32, 3, shape, NULL, released, &gone, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    CHECK_STATUS(imagine_buffer_wrap(&b, context, IMAGINE_F32, 3, shape, NULL, released, &gone, &err),
+                 IMAGINE_ERROR_INVALID_ARGUMENT);
     CHECK(!gone && !b);
     CHECK_OK(imagine_buffer_wrap(&b, context, IMAGINE_F32, 3, shape, values, released, &gone, &err));
     CHECK(imagine_buffer_data(b) == values && !gone);
@@ -577,10 +583,19 @@ static void buffers(void)
 int main(int argc, char **argv)
 {
     static const test_case cases[] = {
-        { "errors", errors }, { "options_structs", options_structs }, { "context_options", context_options }, { "memory", memory },
-        { "every_allocation_fails", every_allocation_fails }, { "logging", logging }, { "arena", arena },
-        { "tiles_once", tiles_once }, { "several_callers", several_callers }, { "cancelling", cancelling },
-        { "no_threads_to_be_had", no_threads_to_be_had }, { "forked", forked }, { "buffers", buffers },
+        { "errors", errors },
+        { "options_structs", options_structs },
+        { "context_options", context_options },
+        { "memory", memory },
+        { "every_allocation_fails", every_allocation_fails },
+        { "logging", logging },
+        { "arena", arena },
+        { "tiles_once", tiles_once },
+        { "several_callers", several_callers },
+        { "cancelling", cancelling },
+        { "no_threads_to_be_had", no_threads_to_be_had },
+        { "forked", forked },
+        { "buffers", buffers },
     };
     return test_main("model/base", cases, sizeof cases / sizeof *cases, argc, argv);
 }

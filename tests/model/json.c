@@ -27,9 +27,25 @@ static int valid(const char *text, size_t size)
 static void accepts(void)
 {
     static const char *const texts[] = {
-        "0", "-0", "1.5e-3", "1E+2", "true", "false", "null", "\"\"", "[]", "{}", " \t\r\n[ ] ", "[1,2]", "[[],{}]",
-        "{\"a\":1,\"b\":[true,null]}", "\"\\\"\\\\\\/\\b\\f\\n\\r\\t\\u00e9\\ud83d\\ude00\"", "\"\xc3\xa9\xe2\x96\x81\xf0\x9f\x98\x80\"",
-        "\"\x7f\"", "{\"\":0}", "123456789012345678901234567890",
+        "0",
+        "-0",
+        "1.5e-3",
+        "1E+2",
+        "true",
+        "false",
+        "null",
+        "\"\"",
+        "[]",
+        "{}",
+        " \t\r\n[ ] ",
+        "[1,2]",
+        "[[],{}]",
+        "{\"a\":1,\"b\":[true,null]}",
+        "\"\\\"\\\\\\/\\b\\f\\n\\r\\t\\u00e9\\ud83d\\ude00\"",
+        "\"\xc3\xa9\xe2\x96\x81\xf0\x9f\x98\x80\"",
+        "\"\x7f\"",
+        "{\"\":0}",
+        "123456789012345678901234567890",
     };
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         if (!valid(texts[i], strlen(texts[i])))
@@ -39,11 +55,67 @@ static void accepts(void)
 static void refuses(void)
 {
     static const char *const texts[] = {
-        "", " ", "01", "-", "+1", "1.", ".5", "1e", "1e+", "0x1", "tru", "truee", "nul", "\"", "\"\\\"", "\"\\x\"", "\"\\u12\"",
-        "\"\\u12g4\"", "\"\\ud800\"", "\"\\ud800\\u0041\"", "\"\\udc00\"", "\"\n\"", "\"\x01\"", "\"\x80\"", "\"\xc0\x80\"",
-        "\"\xed\xa0\x80\"", "\"\xf4\x90\x80\x80\"", "\"\xe2\x96\"", "\"\xff\"", "[", "]", "[1", "[1,", "[1,]", "[,]", "[1 2]", "[1}",
-        "{", "}", "{\"a\"", "{\"a\":", "{\"a\":1", "{\"a\":1,", "{\"a\":1,}", "{\"a\" 1}", "{1:2}", "{a:1}", "{\"a\":1]", "{,}",
-        "{\"a\":}", "{\"a\"}", "1 2", "[]x", "{}{}", "'a'", "NaN", "Infinity", "-Infinity", "\xef\xbb\xbf[]", "[1,2//x\n]", "\"a\" \"b\"",
+        "",
+        " ",
+        "01",
+        "-",
+        "+1",
+        "1.",
+        ".5",
+        "1e",
+        "1e+",
+        "0x1",
+        "tru",
+        "truee",
+        "nul",
+        "\"",
+        "\"\\\"",
+        "\"\\x\"",
+        "\"\\u12\"",
+        "\"\\u12g4\"",
+        "\"\\ud800\"",
+        "\"\\ud800\\u0041\"",
+        "\"\\udc00\"",
+        "\"\n\"",
+        "\"\x01\"",
+        "\"\x80\"",
+        "\"\xc0\x80\"",
+        "\"\xed\xa0\x80\"",
+        "\"\xf4\x90\x80\x80\"",
+        "\"\xe2\x96\"",
+        "\"\xff\"",
+        "[",
+        "]",
+        "[1",
+        "[1,",
+        "[1,]",
+        "[,]",
+        "[1 2]",
+        "[1}",
+        "{",
+        "}",
+        "{\"a\"",
+        "{\"a\":",
+        "{\"a\":1",
+        "{\"a\":1,",
+        "{\"a\":1,}",
+        "{\"a\" 1}",
+        "{1:2}",
+        "{a:1}",
+        "{\"a\":1]",
+        "{,}",
+        "{\"a\":}",
+        "{\"a\"}",
+        "1 2",
+        "[]x",
+        "{}{}",
+        "'a'",
+        "NaN",
+        "Infinity",
+        "-Infinity",
+        "\xef\xbb\xbf[]",
+        "[1,2//x\n]",
+        "\"a\" \"b\"",
     };
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         if (valid(texts[i], strlen(texts[i])))
@@ -81,9 +153,24 @@ static double number(const char *text)
 static void numbers(void)
 {
     static const char *const texts[] = {
-        "0", "-0.0", "1", "0.1", "-11.383742332458496", "1e-06", "1.25E3", "123456789.123456789", "0.000000000000000000001",
-        "2.2250738585072014e-308", "4.9e-324", "1.7976931348623157e308", "9007199254740993", "9007199254740993.00000000000000001",
-        "0.0000001e7", "100000000000000000000000e-23", "0.1e-400", "0e999999999999999999",
+        "0",
+        "-0.0",
+        "1",
+        "0.1",
+        "-11.383742332458496",
+        "1e-06",
+        "1.25E3",
+        "123456789.123456789",
+        "0.000000000000000000001",
+        "2.2250738585072014e-308",
+        "4.9e-324",
+        "1.7976931348623157e308",
+        "9007199254740993",
+        "9007199254740993.00000000000000001",
+        "0.0000001e7",
+        "100000000000000000000000e-23",
+        "0.1e-400",
+        "0e999999999999999999",
     };
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         double ours = number(texts[i]), theirs = strtod(texts[i], NULL);
@@ -130,8 +217,14 @@ static void integers(void)
         int fits;
         int64_t value;
     } cases[] = {
-        { "0", 1, 0 }, { "-1", 1, -1 }, { "9223372036854775807", 1, INT64_MAX }, { "-9223372036854775808", 1, INT64_MIN },
-        { "9223372036854775808", 0, 0 }, { "-9223372036854775809", 0, 0 }, { "1.0", 0, 0 }, { "1e3", 0, 0 },
+        { "0", 1, 0 },
+        { "-1", 1, -1 },
+        { "9223372036854775807", 1, INT64_MAX },
+        { "-9223372036854775808", 1, INT64_MIN },
+        { "9223372036854775808", 0, 0 },
+        { "-9223372036854775809", 0, 0 },
+        { "1.0", 0, 0 },
+        { "1e3", 0, 0 },
         { "99999999999999999999999", 0, 0 },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -204,9 +297,10 @@ static void damaged(void)
 int main(int argc, char **argv)
 {
     static const test_case cases[] = {
-        { "accepts", accepts }, { "refuses", refuses }, { "depth", depth }, { "numbers", numbers },
-        { "long_numbers", long_numbers }, { "locale_has_no_say", locale_has_no_say }, { "integers", integers },
-        { "strings", strings }, { "skipping", skipping }, { "damaged", damaged },
+        { "accepts", accepts },   { "refuses", refuses },           { "depth", depth },
+        { "numbers", numbers },   { "long_numbers", long_numbers }, { "locale_has_no_say", locale_has_no_say },
+        { "integers", integers }, { "strings", strings },           { "skipping", skipping },
+        { "damaged", damaged },
     };
     return test_main("model/json", cases, sizeof cases / sizeof *cases, argc, argv);
 }

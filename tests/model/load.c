@@ -11,7 +11,7 @@
 static imagine_context *context;
 static char path[] = "/tmp/imagine-load-XXXXXX";
 
-/* ---- configurations --------------------------------------------------------------------------------------------------------- */
+/* ---- configurations -------------------------------------------------------------------------- */
 
 static imagine_status open_text(imagine__config **config, const char *text, imagine_error *error)
 {
@@ -30,8 +30,11 @@ static void config_values(void)
     int b;
     int32_t count = 4;
     const char *s;
-    REQUIRE_OK(open_text(&c, "{\"i\":-3,\"f\":16.0,\"d\":1e-6,\"t\":true,\"s\":\"a\\u0062\",\"n\":null,\"v\":[1,2.5,false],\"o\":{\"x\":[1]},"
-                             "\"_private\":1}", &err));
+    REQUIRE_OK(open_text(&c,
+                         "{\"i\":-3,\"f\":16.0,\"d\":1e-6,\"t\":true,\"s\":\"a\\u0062\",\"n\":null,\"v\":[1,2.5,false],"
+                         "\"o\":{\"x\":[1]},"
+                         "\"_private\":1}",
+                         &err));
     CHECK(!strcmp(imagine__config_path(c), path));
     CHECK_OK(imagine__config_int(c, "i", &i, 5, -10, 10, &err));
     CHECK(i == -3);
@@ -93,8 +96,10 @@ static void config_expectations(void)
 
 static void config_refused(void)
 {
-    static const char *const texts[] = { "", "[]", "1", "{", "{\"a\":1,\"a\":2}", "{\"a\":1}x", "{\"a\\u0000\":1}", "{\"a\":\"\\u0000\"}",
-                                         "{\"a\":[}", "{\"a\"}" };
+    static const char *const texts[] = {
+        "",          "[]",     "1", "{", "{\"a\":1,\"a\":2}", "{\"a\":1}x", "{\"a\\u0000\":1}", "{\"a\":\"\\u0000\"}",
+        "{\"a\":[}", "{\"a\"}"
+    };
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         imagine_error err = IMAGINE_ERROR_INIT;
         imagine__config *c;
@@ -103,7 +108,7 @@ static void config_refused(void)
     }
 }
 
-/* ---- weights ------------------------------------------------------------------------------------------------------------------ */
+/* ---- weights --------------------------------------------------------------------------------- */
 
 static uint32_t state;
 
@@ -184,7 +189,9 @@ static void check_linear(const imagine__linear_weight *w, const float *values, c
 static void linear(void)
 {
     static const imagine_dtype types[] = { IMAGINE_F32, IMAGINE_BF16, IMAGINE_F16, IMAGINE_F64 };
-    static const int64_t shapes[][2] = { { 7, 5 }, { 2100, 700 }, { 1, 1 }, { 33, 64 } }; /* the second is read in blocks */
+    static const int64_t shapes[][2] = {
+        { 7, 5 }, { 2100, 700 }, { 1, 1 }, { 33, 64 }
+    }; /* the second is read in blocks */
     static const char *const names[] = { "p.3.weight", "p.3.bias" };
     for (size_t t = 0; t < 4; t++)
         for (size_t i = 0; i < 4; i++) {
@@ -213,9 +220,12 @@ static void linear(void)
 static void stack(void)
 {
     static const int64_t rows[3] = { 13, 1, 30 };
-    static const char *const names[] = { "q.weight", "k.weight", "v.weight", "q.bias", "k.bias", "v.bias" }, *const stems[] = { "q", "k", "v" };
-    static const imagine_dtype mixes[][3] = { { IMAGINE_F32, IMAGINE_F32, IMAGINE_F32 }, { IMAGINE_BF16, IMAGINE_BF16, IMAGINE_BF16 },
-                                              { IMAGINE_BF16, IMAGINE_F32, IMAGINE_F16 }, { IMAGINE_F32, IMAGINE_BF16, IMAGINE_BF16 } };
+    static const char *const names[] = { "q.weight", "k.weight", "v.weight", "q.bias", "k.bias", "v.bias" },
+                             *const stems[] = { "q", "k", "v" };
+    static const imagine_dtype mixes[][3] = { { IMAGINE_F32, IMAGINE_F32, IMAGINE_F32 },
+                                              { IMAGINE_BF16, IMAGINE_BF16, IMAGINE_BF16 },
+                                              { IMAGINE_BF16, IMAGINE_F32, IMAGINE_F16 },
+                                              { IMAGINE_F32, IMAGINE_BF16, IMAGINE_BF16 } };
     for (size_t t = 0; t < 4; t++) {
         imagine_error err = IMAGINE_ERROR_INIT;
         float values[44 * 9], bias[44];
@@ -244,7 +254,7 @@ static void others(void)
     imagine_error err = IMAGINE_ERROR_INIT;
     float values[4][300];
     int64_t conv[5] = { 3, 2, 1, 3, 2 }, flat[4] = { 3, 2, 3, 2 }, three = 3, table[2] = { 20, 15 };
-    imagine_buffer *b[6] = { tensor(IMAGINE_F16, 5, conv, values[0]), tensor(IMAGINE_F32, 1, &three, values[1]),
+    imagine_buffer *b[6] = { tensor(IMAGINE_F16, 5, conv, values[0]),  tensor(IMAGINE_F32, 1, &three, values[1]),
                              tensor(IMAGINE_BF16, 4, flat, values[0]), tensor(IMAGINE_F32, 1, &three, values[1]),
                              tensor(IMAGINE_F64, 2, table, values[2]), NULL };
     CHECK_OK(imagine_buffer_create(&b[5], context, IMAGINE_I32, 1, &three, &err));
@@ -276,7 +286,8 @@ static void others(void)
     CHECK_STATUS(imagine__load_linear(&loaded, &w, 4, 12, 0, &err, "c"), IMAGINE_ERROR_MODEL);
     CHECK_STATUS(imagine__load_linear(&loaded, &w, 3, 11, 0, &err, "c"), IMAGINE_ERROR_MODEL);
     CHECK(loaded.count == before);
-    CHECK_STATUS(imagine__load_no_others(&loaded, NULL, &err), IMAGINE_OK); /* a refused tensor was asked for all the same */
+    CHECK_STATUS(imagine__load_no_others(&loaded, NULL, &err),
+                 IMAGINE_OK); /* a refused tensor was asked for all the same */
     imagine__loaded_free(&loaded);
     imagine__loaded_init(&loaded, context, weights);
     CHECK_OK(imagine__load_linear(&loaded, &w, 3, 12, 0, &err, "c"));
@@ -326,8 +337,13 @@ static void halves(void)
 int main(int argc, char **argv)
 {
     static const test_case cases[] = {
-        { "config_values", config_values }, { "config_expectations", config_expectations }, { "config_refused", config_refused },
-        { "linear", linear }, { "stack", stack }, { "others", others }, { "halves", halves },
+        { "config_values", config_values },
+        { "config_expectations", config_expectations },
+        { "config_refused", config_refused },
+        { "linear", linear },
+        { "stack", stack },
+        { "others", others },
+        { "halves", halves },
     };
     imagine_context_options options;
     imagine_context_options_init(&options, sizeof options);

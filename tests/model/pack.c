@@ -28,9 +28,17 @@ static void remember(void *data, imagine_log_level level, const char *text)
 }
 
 static const char *const files[] = {
-    "model_index.json", "imagine.json", "scheduler/scheduler_config.json", "text_encoder/config.json",
-    "text_encoder/model.safetensors", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json", "transformer/config.json",
-    "transformer/diffusion_pytorch_model.safetensors", "vae/config.json", "vae/diffusion_pytorch_model.safetensors",
+    "model_index.json",
+    "imagine.json",
+    "scheduler/scheduler_config.json",
+    "text_encoder/config.json",
+    "text_encoder/model.safetensors",
+    "tokenizer/tokenizer.json",
+    "tokenizer/tokenizer_config.json",
+    "transformer/config.json",
+    "transformer/diffusion_pytorch_model.safetensors",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model.safetensors",
 };
 
 static int remove_one(const char *path, const struct stat *about, int kind, struct FTW *walk)
@@ -99,7 +107,7 @@ static imagine_status open_pack(imagine_model_info *info, imagine_error *error)
     imagine_model *model;
     imagine_status status = imagine_model_open(&model, context, folder, NULL, error);
     CHECK((status < 0) == (model == NULL));
-    *info = (imagine_model_info){ .struct_size = sizeof *info };
+    *info = (imagine_model_info) { .struct_size = sizeof *info };
     if (status >= 0)
         CHECK(imagine_model_get_info(model, info, error) == IMAGINE_OK);
     imagine_model_release(&model);
@@ -118,7 +126,8 @@ static void whole(void)
     CHECK(info.spatial_factor == 8 && info.temporal_factor == 4 && info.size_multiple == 16);
     CHECK(info.layers == 2 && info.width_hidden == 28);
     CHECK(info.parameters_text > 1000 && info.parameters_sampler > 1000 && info.parameters_vae > 1000);
-    CHECK(info.bytes > 2 * (info.parameters_text + info.parameters_sampler + info.parameters_vae)); /* bf16, and headers */
+    CHECK(info.bytes >
+          2 * (info.parameters_text + info.parameters_sampler + info.parameters_vae)); /* bf16, and headers */
     drop("imagine.json");
     REQUIRE_OK(open_pack(&info, &err));
     CHECK(info.width == 832 && info.height == 480 && info.frames == 81 && info.steps == 50 && info.guidance == 5);
@@ -172,25 +181,31 @@ static void refused(void)
     CHECK_STATUS(imagine_model_open(&model, context, test_path("test.h"), NULL, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
     CHECK_STATUS(imagine_model_open(&model, context, NULL, NULL, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
     CHECK_STATUS(imagine_model_open(NULL, context, folder, NULL, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
-#define REFUSED(edit, expected, word)                               \
-    do {                                                            \
-        restore();                                                  \
-        edit;                                                       \
-        CHECK_STATUS(open_pack(&info, &err), (expected));           \
-        if (!strstr(err.message, (word)))                           \
-            test_fail(__FILE__, __LINE__, err.message);             \
+#define REFUSED(edit, expected, word)                     \
+    do {                                                  \
+        restore();                                        \
+        edit;                                             \
+        CHECK_STATUS(open_pack(&info, &err), (expected)); \
+        if (!strstr(err.message, (word)))                 \
+            test_fail(__FILE__, __LINE__, err.message);   \
     } while (0)
     REFUSED(change("model_index.json", "WanPipeline", "FluxPipeline"), IMAGINE_ERROR_MODEL, "\"FluxPipeline\"");
     REFUSED(replace("model_index.json", "{"), IMAGINE_ERROR_FORMAT, "model_index.json");
-    REFUSED(change("transformer/config.json", "\"text_dim\": 16", "\"text_dim\": 20"), IMAGINE_ERROR_MODEL, "\"text_dim\" is 20");
-    REFUSED(change("transformer/config.json", "\"in_channels\": 16", "\"in_channels\": 8"), IMAGINE_ERROR_MODEL, "\"in_channels\" is 8");
-    REFUSED(change("transformer/config.json", "\"out_channels\": 16", "\"out_channels\": 8"), IMAGINE_ERROR_MODEL, "\"out_channels\" 8");
-    REFUSED(change("transformer/config.json", "\"image_dim\": null", "\"image_dim\": 1280"), IMAGINE_ERROR_MODEL, "\"image_dim\" is 1280");
+    REFUSED(change("transformer/config.json", "\"text_dim\": 16", "\"text_dim\": 20"), IMAGINE_ERROR_MODEL,
+            "\"text_dim\" is 20");
+    REFUSED(change("transformer/config.json", "\"in_channels\": 16", "\"in_channels\": 8"), IMAGINE_ERROR_MODEL,
+            "\"in_channels\" is 8");
+    REFUSED(change("transformer/config.json", "\"out_channels\": 16", "\"out_channels\": 8"), IMAGINE_ERROR_MODEL,
+            "\"out_channels\" 8");
+    REFUSED(change("transformer/config.json", "\"image_dim\": null", "\"image_dim\": 1280"), IMAGINE_ERROR_MODEL,
+            "\"image_dim\" is 1280");
     REFUSED(drop("transformer/config.json"), IMAGINE_ERROR_NOT_FOUND, "transformer/config.json");
-    REFUSED(drop("vae/diffusion_pytorch_model.safetensors"), IMAGINE_ERROR_NOT_FOUND, "vae/diffusion_pytorch_model.safetensors");
-    REFUSED(replace("vae/diffusion_pytorch_model.safetensors", "12345678{}"), IMAGINE_ERROR_FORMAT, "vae/diffusion_pytorch_model");
-    REFUSED((drop("text_encoder/model.safetensors"), replace("text_encoder/pytorch_model.bin", "x")), IMAGINE_ERROR_UNSUPPORTED,
-            "pytorch_model.bin");
+    REFUSED(drop("vae/diffusion_pytorch_model.safetensors"), IMAGINE_ERROR_NOT_FOUND,
+            "vae/diffusion_pytorch_model.safetensors");
+    REFUSED(replace("vae/diffusion_pytorch_model.safetensors", "12345678{}"), IMAGINE_ERROR_FORMAT,
+            "vae/diffusion_pytorch_model");
+    REFUSED((drop("text_encoder/model.safetensors"), replace("text_encoder/pytorch_model.bin", "x")),
+            IMAGINE_ERROR_UNSUPPORTED, "pytorch_model.bin");
     REFUSED(replace("imagine.json", "{\"width\": 0}"), IMAGINE_ERROR_MODEL, "\"width\" is 0");
     REFUSED(replace("imagine.json", "{\"widht\": 64}"), IMAGINE_ERROR_MODEL, "\"widht\"");
     REFUSED(replace("imagine.json", "{\"fps\": -1}"), IMAGINE_ERROR_MODEL, "\"fps\"");
@@ -211,7 +226,8 @@ static void schedules(void)
         const char *warning;
     } cases[] = {
         { "{\"_class_name\":\"FlowMatchEulerDiscreteScheduler\",\"shift\":5.0}", IMAGINE_SCHEDULE_FLOW, 5, "" },
-        { "{\"_class_name\":\"UniPCMultistepScheduler\",\"use_flow_sigmas\":true,\"prediction_type\":\"flow_prediction\"}",
+        { "{\"_class_name\":\"UniPCMultistepScheduler\",\"use_flow_sigmas\":true,\"prediction_type\":\"flow_"
+          "prediction\"}",
           IMAGINE_SCHEDULE_WAN_UNIPC, 1, "" },
         { "{\"_class_name\":\"UniPCMultistepScheduler\",\"use_flow_sigmas\":false,\"prediction_type\":\"epsilon\"}",
           IMAGINE_SCHEDULE_DEFAULT, 1, "\"epsilon\"" },
@@ -234,7 +250,8 @@ static void schedules(void)
     imagine_error err = IMAGINE_ERROR_INIT;
     imagine_model *model;
     REQUIRE_OK(imagine_model_open(&model, context, folder, NULL, &err));
-    CHECK(imagine__model_defaults(model)->schedule == IMAGINE_SCHEDULE_WAN_UNIPC && imagine__model_defaults(model)->shift == 3);
+    CHECK(imagine__model_defaults(model)->schedule == IMAGINE_SCHEDULE_WAN_UNIPC &&
+          imagine__model_defaults(model)->shift == 3);
     imagine_model_release(&model);
 }
 
@@ -267,7 +284,7 @@ static void loaded_once(void)
     restore();
     REQUIRE_OK(imagine_model_open(&model, context, folder, NULL, &err));
     for (int i = 0; i < 4; i++) {
-        asks[i] = (ask){ .model = model };
+        asks[i] = (ask) { .model = model };
         REQUIRE(!pthread_create(&threads[i], NULL, ask_for_all, &asks[i]));
     }
     for (int i = 0; i < 4; i++)
@@ -304,7 +321,7 @@ static void tried_again(void)
     imagine_model_release(&model);
 }
 
-/* ---- every allocation failing in turn ------------------------------------------------------------------------------------ */
+/* ---- every allocation failing in turn -------------------------------------------------------- */
 
 typedef struct counting {
     long calls, blocks, refuse;
@@ -363,11 +380,12 @@ static void every_allocation_fails(void)
     CHECK(c.blocks == 0 && c.calls > 300);
     long calls = c.calls;
     for (long i = 0; i < calls; i++) {
-        c = (counting){ .refuse = i };
+        c = (counting) { .refuse = i };
         imagine_status status = open_and_load(&c, &err);
         if (status != IMAGINE_ERROR_NO_MEMORY || c.blocks) {
             test_fail(__FILE__, __LINE__, "out of memory and nothing left");
-            fprintf(stderr, "    allocation %ld: status %d, %ld blocks left: %s\n", i, (int)status, c.blocks, err.message);
+            fprintf(stderr, "    allocation %ld: status %d, %ld blocks left: %s\n", i, (int)status, c.blocks,
+                    err.message);
         }
     }
 }
@@ -375,8 +393,13 @@ static void every_allocation_fails(void)
 int main(int argc, char **argv)
 {
     static const test_case cases[] = {
-        { "whole", whole }, { "parts", parts }, { "refused", refused }, { "schedules", schedules },
-        { "loaded_once", loaded_once }, { "tried_again", tried_again }, { "every_allocation_fails", every_allocation_fails },
+        { "whole", whole },
+        { "parts", parts },
+        { "refused", refused },
+        { "schedules", schedules },
+        { "loaded_once", loaded_once },
+        { "tried_again", tried_again },
+        { "every_allocation_fails", every_allocation_fails },
     };
     imagine_context_options options;
     imagine_context_options_init(&options, sizeof options);

@@ -56,9 +56,10 @@ static imagine_status try_header(const char *header, size_t data)
     return status;
 }
 
-#define GOOD \
-    "{\"__metadata__\":{\"format\":\"pt\"},\"b\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[0,24]}," \
-    "\"a\":{\"dtype\":\"BF16\",\"shape\":[4],\"data_offsets\":[24,32]},\"s\":{\"dtype\":\"I64\",\"shape\":[],\"data_offsets\":[32,40]}}  "
+#define GOOD                                                                                                          \
+    "{\"__metadata__\":{\"format\":\"pt\"},\"b\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[0,24]},"        \
+    "\"a\":{\"dtype\":\"BF16\",\"shape\":[4],\"data_offsets\":[24,32]},\"s\":{\"dtype\":\"I64\",\"shape\":[],\"data_" \
+    "offsets\":[32,40]}}  "
 
 static void reads(void)
 {
@@ -101,7 +102,9 @@ static void accepts(void)
         { ONE("\"dtype\":\"F32\",\"shape\":[0,9223372036854775807],\"data_offsets\":[0,0]"), 0 },
         { ONE("\"dtype\":\"BOOL\",\"shape\":[3],\"data_offsets\":[0,3]"), 3 },
         { ONE("\"dtype\":\"U8\",\"shape\":[1,1,1,1,1,1,1,3],\"data_offsets\":[0,3]"), 3 },
-        { "{\"a\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[2,2]},\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}", 2 },
+        { "{\"a\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[2,2]},\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_"
+          "offsets\":[0,2]}}",
+          2 },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         if (try_header(cases[i].header, cases[i].data) < 0)
@@ -144,11 +147,21 @@ static void refuses(void)
         { ONE("\"dtype\":\"U8\",\"shape\":[4294967296,4294967296],\"data_offsets\":[0,0]"), 0 },
         { ONE("\"dtype\":\"U8\",\"shape\":[18446744073709551616],\"data_offsets\":[0,0]"), 0 },
         { ONE("\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[18446744073709551612,0]"), 4 },
-        { "{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[2,4]}}", 4 },
-        { "{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},\"\\u0061\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[2,4]}}", 4 },
-        { "{\"a\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[0,3]},\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[2,4]}}", 4 },
-        { "{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}", 4 },
-        { "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[2,4]}}", 4 },
+        { "{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_"
+          "offsets\":[2,4]}}",
+          4 },
+        { "{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},\"\\u0061\":{\"dtype\":\"U8\",\"shape\":[2],"
+          "\"data_offsets\":[2,4]}}",
+          4 },
+        { "{\"a\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[0,3]},\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_"
+          "offsets\":[2,4]}}",
+          4 },
+        { "{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_"
+          "offsets\":[0,4]}}",
+          4 },
+        { "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_"
+          "offsets\":[2,4]}}",
+          4 },
         { "{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[2,4]}}", 4 },
         { "{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}", 4 },
         { "{\"a\\u0000b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}", 2 },
@@ -168,7 +181,9 @@ static void header_length(void)
     static char bytes[1024];
     imagine_error err = IMAGINE_ERROR_INIT;
     imagine__weights *weights;
-    static const uint64_t lengths[] = { 0, 1, 3, 84, 100, 99999999, 100000001, UINT64_MAX, UINT64_MAX - 7, (uint64_t)1 << 63 };
+    static const uint64_t lengths[] = {
+        0, 1, 3, 84, 100, 99999999, 100000001, UINT64_MAX, UINT64_MAX - 7, (uint64_t)1 << 63
+    };
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
         /* 91 bytes: the published file that makes others reserve what its header claims. */
         memset(bytes, ' ', 91);
@@ -272,7 +287,8 @@ static void shards(void)
         const char *text;
         imagine_status expected;
     } cases[] = {
-        { "{\"metadata\":{\"total_size\":4},\"weight_map\":{\"x\":\"one.safetensors\",\"y\":\"two.safetensors\"}}", IMAGINE_OK },
+        { "{\"metadata\":{\"total_size\":4},\"weight_map\":{\"x\":\"one.safetensors\",\"y\":\"two.safetensors\"}}",
+          IMAGINE_OK },
         { "{\"weight_map\":{\"x\":\"two.safetensors\",\"y\":\"two.safetensors\"}}", IMAGINE_ERROR_FORMAT },
         { "{\"weight_map\":{\"x\":\"one.safetensors\",\"z\":\"two.safetensors\"}}", IMAGINE_ERROR_FORMAT },
         { "{\"weight_map\":{\"x\":\"../one.safetensors\"}}", IMAGINE_ERROR_FORMAT },
@@ -287,9 +303,12 @@ static void shards(void)
         { "{\"weight_map\":{\"x\":\"three.safetensors\"}}", IMAGINE_ERROR_NOT_FOUND },
         { "{\"weight_map\":{\"x\":\"one.safetensors\",\"y\":\"same.safetensors\"}}", IMAGINE_ERROR_FORMAT },
     };
-    write_bytes(path_of("one.safetensors"), bytes, make(bytes, "{\"x\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}", 2));
-    write_bytes(path_of("same.safetensors"), bytes, make(bytes, "{\"x\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}", 2));
-    write_bytes(path_of("two.safetensors"), bytes, make(bytes, "{\"y\":{\"dtype\":\"F16\",\"shape\":[1],\"data_offsets\":[0,2]}}", 2));
+    write_bytes(path_of("one.safetensors"), bytes,
+                make(bytes, "{\"x\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}", 2));
+    write_bytes(path_of("same.safetensors"), bytes,
+                make(bytes, "{\"x\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}", 2));
+    write_bytes(path_of("two.safetensors"), bytes,
+                make(bytes, "{\"y\":{\"dtype\":\"F16\",\"shape\":[1],\"data_offsets\":[0,2]}}", 2));
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         write_bytes(index, cases[i].text, strlen(cases[i].text));
         imagine_status status = imagine__weights_open(&weights, context, folder, "m", &err);
@@ -298,7 +317,8 @@ static void shards(void)
         CHECK((status < 0) == (weights == NULL));
         if (!status) {
             const imagine__tensor *y = imagine__weights_find(weights, "y");
-            CHECK(imagine__weights_count(weights) == 2 && y && strstr(imagine__weights_path(weights, y), "two.safetensors"));
+            CHECK(imagine__weights_count(weights) == 2 && y &&
+                  strstr(imagine__weights_path(weights, y), "two.safetensors"));
         }
         imagine__weights_close(weights);
     }
@@ -324,7 +344,8 @@ static void buffers(void)
         REQUIRE_OK(imagine_buffer_load(&out, context, path, names[i], &err));
         imagine_buffer_info info = { .struct_size = sizeof info };
         CHECK_OK(imagine_buffer_get_info(out, &info, &err));
-        CHECK(info.dtype == types[i] && info.ndim == 2 && info.shape[0] == shapes[i][0] && info.shape[1] == shapes[i][1]);
+        CHECK(info.dtype == types[i] && info.ndim == 2 && info.shape[0] == shapes[i][0] &&
+              info.shape[1] == shapes[i][1]);
         CHECK(info.size == imagine_buffer_size(in[i]) && !memcmp(info.data, imagine_buffer_data(in[i]), info.size));
         imagine_buffer_release(&out);
     }
@@ -333,7 +354,8 @@ static void buffers(void)
     CHECK_OK(imagine_buffer_save(context, path, 1, in, names, &err));
     CHECK_OK(imagine_buffer_load(&out, context, path, NULL, &err));
     imagine_buffer_release(&out);
-    static const char *const twice[] = { "a", "a" }, *const reserved[] = { "__metadata__" }, *const broken[] = { "\xff" };
+    static const char *const twice[] = { "a", "a" }, *const reserved[] = { "__metadata__" },
+                             *const broken[] = { "\xff" };
     CHECK_STATUS(imagine_buffer_save(context, path, 2, in, twice, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
     CHECK_STATUS(imagine_buffer_save(context, path, 1, in, reserved, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
     CHECK_STATUS(imagine_buffer_save(context, path, 1, in, broken, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
@@ -358,8 +380,13 @@ static void not_files(void)
 
 static void clean_up(void)
 {
-    static const char *const names[] = { "case.safetensors", "m.safetensors.index.json", "one.safetensors", "two.safetensors",
-                                         "same.safetensors", "buffers.safetensors", "fifo" };
+    static const char *const names[] = { "case.safetensors",
+                                         "m.safetensors.index.json",
+                                         "one.safetensors",
+                                         "two.safetensors",
+                                         "same.safetensors",
+                                         "buffers.safetensors",
+                                         "fifo" };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         unlink(path_of(names[i]));
     CHECK(!rmdir(folder)); /* nothing else was left behind, no temporary file either */
@@ -380,9 +407,12 @@ static void clean_up(void)
 int main(int argc, char **argv)
 {
     static const test_case cases[] = {
-        { "reads", reads }, { "accepts", accepts }, { "refuses", refuses }, { "header_length", header_length },
-        { "truncated", truncated }, { "cut_short", cut_short }, { "mutations", mutations }, { "shards", shards },
-        { "buffers", buffers }, { "not_files", not_files }, { "clean_up", clean_up },
+        { "reads", reads },         { "accepts", accepts },
+        { "refuses", refuses },     { "header_length", header_length },
+        { "truncated", truncated }, { "cut_short", cut_short },
+        { "mutations", mutations }, { "shards", shards },
+        { "buffers", buffers },     { "not_files", not_files },
+        { "clean_up", clean_up },
     };
     imagine_context_options options;
     imagine_context_options_init(&options, sizeof options);
