@@ -15,7 +15,8 @@
 
 /* ---- errors ---------------------------------------------------------------------------------- */
 
-/* Fills *error (which may be NULL) and returns `status`, so that a caller can return the call itself. Long messages are cut at a character's boundary, with "..." at the end. */
+/* Fills *error (which may be NULL) and returns `status`, so that a caller can return the call itself. Long messages are
+ * cut at a character's boundary, with "..." at the end. */
 imagine_status imagine__fail(imagine_error *error, imagine_status status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
