@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* sentencepiece's precompiled character map: u32 size of the trie in bytes, the trie's units (a Darts-clone double array), then
- * the replacements, each ended by a zero byte. All numbers are little-endian. */
+/* sentencepiece's precompiled character map: u32 size of the trie in bytes, the trie's units (a Darts-clone double
+ * array), then the replacements, each ended by a zero byte. All numbers are little-endian. */
 #include <string.h>
 
 #include "text/pieces.h"
@@ -40,6 +40,11 @@ static int64_t base64_decode(const char *text, size_t size, uint8_t *out)
     return (int64_t)end;
 }
 
+static uint32_t little_endian(const uint8_t *b)
+{
+    return b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
+}
+
 int imagine__charsmap_read(imagine__charsmap *map, imagine_context *context, const char *base64, size_t size,
                            const char **what)
 {
@@ -53,14 +58,12 @@ int imagine__charsmap_read(imagine__charsmap *map, imagine_context *context, con
     if (decoded < 0)
         return 0;
     *what = "is shorter than it says";
-    uint32_t trie_size = decoded < 4 ? 0 : bytes[0] | (uint32_t)bytes[1] << 8 | (uint32_t)bytes[2] << 16 | (uint32_t)bytes[3] << 24;
+    uint32_t trie_size = decoded < 4 ? 0 : little_endian(bytes);
     if (trie_size < 4 || trie_size > decoded - 4)
         return 0;
     map->count = trie_size / 4;
-    for (size_t i = 0; i < map->count; i++) {
-        const uint8_t *u = bytes + 4 + 4 * i;
-        map->units[i] = u[0] | (uint32_t)u[1] << 8 | (uint32_t)u[2] << 16 | (uint32_t)u[3] << 24;
-    }
+    for (size_t i = 0; i < map->count; i++)
+        map->units[i] = little_endian(bytes + 4 + 4 * i);
     map->blob = (const char *)bytes + 4 + 4 * map->count;
     map->blob_size = (size_t)decoded - 4 - 4 * map->count;
     *what = "has replacements that are not UTF-8";

@@ -28,8 +28,8 @@ def main():
         entries.append("{ 0x%X, 0x%X, %d, %d }," % (points[0], points[1] if len(points) == 2 else 0, at, len(name)))
         at += len(name)
     print("/* SPDX-License-Identifier: MIT */")
-    print("/* Made by entities.py: the names without their \"&\" one after the other, and for each its code points, where its")
-    print(" * name begins and how long that is, in the order of the names' bytes. */")
+    print("/* Made by entities.py: the names without their \"&\" one after the other, and for each its code points,")
+    print(" * where its name begins and how long that is, in the order of the names' bytes. */")
     print("static const char entity_names[] =")
     text = "".join(name for name, _ in rows)
     for i in range(0, len(text), 112):

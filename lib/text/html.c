@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The prompt's cleaning: Python's html.unescape, str.strip and re.sub(r"\s+", " "), as diffusers' WanPipeline does it. */
+/* The prompt's cleaning: Python's html.unescape, str.strip and re.sub(r"\s+", " "), as diffusers' WanPipeline does it.
+ * */
 #include <string.h>
 
 #include "text/tokenizer.h"
@@ -35,8 +36,9 @@ static const entity *find_entity(const char *name, size_t length)
 
 /* What HTML makes of the numbers 0x80 to 0x9F: Windows-1252, where that has a character. */
 static const uint16_t windows[32] = {
-    0x20AC, 0x81, 0x201A, 0x0192, 0x201E, 0x2026, 0x2020, 0x2021, 0x02C6, 0x2030, 0x0160, 0x2039, 0x0152, 0x8D, 0x017D, 0x8F,
-    0x90, 0x2018, 0x2019, 0x201C, 0x201D, 0x2022, 0x2013, 0x2014, 0x02DC, 0x2122, 0x0161, 0x203A, 0x0153, 0x9D, 0x017E, 0x0178,
+    0x20AC, 0x81, 0x201A, 0x0192, 0x201E, 0x2026, 0x2020, 0x2021, 0x02C6, 0x2030, 0x0160, 0x2039, 0x0152, 0x8D, 0x017D,
+    0x8F, 0x90, 0x2018, 0x2019, 0x201C, 0x201D, 0x2022, 0x2013, 0x2014, 0x02DC, 0x2122, 0x0161, 0x203A, 0x0153, 0x9D,
+    0x017E, 0x0178,
 };
 
 /* Writes what the numeric reference to `c` stands for. */
@@ -79,8 +81,8 @@ static size_t unescape_number(const char *text, size_t size, char *out, size_t *
     return at + (at < size && text[at] == ';');
 }
 
-/* A named reference at text ("&..."): up to 32 characters that could be a name's, with a semicolon or without. The longest
- * beginning that is a name counts, the rest stays. */
+/* A named reference at text ("&..."): up to 32 characters that could be a name's, with a semicolon or without. The
+ * longest beginning that is a name counts, the rest stays. */
 static size_t unescape_name(const char *text, size_t size, char *out, size_t *written)
 {
     size_t at = 1;

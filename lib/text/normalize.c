@@ -9,7 +9,8 @@ imagine_status imagine__text_add(imagine__text *text, const char *bytes, size_t 
 {
     if (size > IMAGINE__TEXT_LIMIT - text->size)
         return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED,
-                             "the text grows beyond %zu MiB while it is normalised; shorten it or check the tokenizer's normalizer",
+                             "the text grows beyond %zu MiB while it is normalised; shorten it or check the "
+                             "tokenizer's normalizer",
                              IMAGINE__TEXT_LIMIT >> 20);
     if (text->capacity - text->size < size || !text->bytes) {
         size_t capacity = (text->size + size) * 2 + 64;
@@ -51,15 +52,15 @@ imagine_status imagine__spans_push(imagine__spans *spans, imagine__span span, im
 
 /* ---- normalisers ------------------------------------------------------------------------------------------------ */
 
-/* The text that a normaliser reads. `origin`: its first bytes that stem from the input's very beginning; the tokenizers library
- * keeps a source position for every byte, of which only this matters for ids. */
+/* The text that a normaliser reads. `origin`: its first bytes that stem from the input's very beginning; the tokenizers
+ * library keeps a source position for every byte, of which only this matters for ids. */
 typedef struct source {
     const char *bytes;
     size_t size, origin;
 } source;
 
-/* Counts characters of the source that are replaced (`old` of them) by `size` bytes of `new` characters, as the library does it:
- * character by character; more new ones share the source of the last old one, fewer take the rest away. */
+/* Counts characters of the source that are replaced (`old` of them) by `size` bytes of `new` characters, as the library
+ * does it: character by character; more new ones share the source of the last old one, fewer take the rest away. */
 typedef struct alignment {
     size_t at; /* in the source */
     size_t origin; /* of the output */
@@ -91,8 +92,8 @@ static void align(alignment *a, const source *in, const char *old, size_t old_si
         a->at += imagine__utf8_length(in->bytes[a->at]);
 }
 
-/* Replacements go by grapheme cluster where that has under 6 bytes, and there the shortest key that it begins with replaces it
- * whole; else by character. */
+/* Replacements go by grapheme cluster where that has under 6 bytes, and there the shortest key that it begins with
+ * replaces it whole; else by character. */
 static imagine_status run_charsmap(const imagine__step *step, const source *in, imagine__text *out, size_t *origin,
                                    imagine_error *error)
 {
@@ -125,8 +126,9 @@ static imagine_status run_strip(const imagine__step *step, const source *in, ima
                                 imagine_error *error)
 {
     size_t begin = 0, end = in->size, length;
-    while (step->left && begin < end && imagine__is_space(imagine__utf8_decode(in->bytes + begin, end - begin, &length)))
-        begin += length;
+    for (; step->left && begin < end; begin += length)
+        if (!imagine__is_space(imagine__utf8_decode(in->bytes + begin, end - begin, &length)))
+            break;
     while (step->right && end > begin) {
         size_t last = end - 1;
         while (last > begin && ((uint8_t)in->bytes[last] & 0xC0) == 0x80)
@@ -238,17 +240,17 @@ static imagine_status metaspace(const imagine__splitter *splitter, const source 
                                    .least = 1, .most = 1 };
     int marked = in->size && (in->bytes[0] == ' ' || (in->size >= splitter->mark_size &&
                                                       memcmp(in->bytes, splitter->mark, splitter->mark_size) == 0));
-    int wanted = splitter->prepend == IMAGINE__PREPEND_ALWAYS || (splitter->prepend == IMAGINE__PREPEND_FIRST && in->origin);
+    int first = splitter->prepend == IMAGINE__PREPEND_FIRST && in->origin;
     imagine__span whole = { out->text.size, 0, 0, -1, 0 };
     imagine_status status = IMAGINE_OK;
-    if (wanted && !marked)
+    if ((first || splitter->prepend == IMAGINE__PREPEND_ALWAYS) && !marked)
         status = imagine__text_add(&out->text, splitter->mark, splitter->mark_size, error);
     size_t front = out->text.size - whole.begin;
     if (status == IMAGINE_OK)
         status = run_replace(&spaces, in, &out->text, &whole.origin, error);
     whole.origin += whole.origin ? front : 0;
-    size_t begin = whole.begin;
-    for (size_t at = begin; splitter->split && status == IMAGINE_OK && at + splitter->mark_size <= out->text.size; at++) {
+    size_t begin = whole.begin, last = splitter->split ? out->text.size : 0;
+    for (size_t at = begin; status == IMAGINE_OK && at + splitter->mark_size <= last; at++) {
         if (memcmp(out->text.bytes + at, splitter->mark, splitter->mark_size) == 0 && at > begin) {
             status = imagine__spans_push(out, part_of(&whole, begin, at), error);
             begin = at;

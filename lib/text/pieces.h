@@ -108,15 +108,16 @@ typedef struct imagine__spans {
 void imagine__spans_free(imagine__spans *spans);
 imagine_status imagine__spans_push(imagine__spans *spans, imagine__span span, imagine_error *error);
 
-/* All normalisers over text (of `origin` bytes from the input's beginning), into out->bytes from out->size on; *origin follows.
- * `spare` is work space. */
+/* All normalisers over text (of `origin` bytes from the input's beginning), into out->bytes from out->size on; *origin
+ * follows. `spare` is work space. */
 imagine_status imagine__normalize(const imagine__tokenizer *tokenizer, const char *bytes, size_t size, size_t *origin,
                                   imagine__text *out, imagine__text *spare, imagine_error *error);
 /* One pre-tokenizer over all spans of `in`. */
 imagine_status imagine__split(const imagine__splitter *splitter, const imagine__spans *in, imagine__spans *out,
                               imagine_error *error);
 
-/* Reads tokenizer.json (tokenizer_read.c) into a zeroed tokenizer; what was read is freed by imagine__tokenizer_close. */
+/* Reads tokenizer.json (tokenizer_read.c) into a zeroed tokenizer; what was read is freed by imagine__tokenizer_close.
+ * */
 imagine_status imagine__tokenizer_read(imagine__tokenizer *tokenizer, const char *path, imagine_error *error);
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* From text to token ids, in the order of the tokenizers library: added tokens out of the text as it is, normalisers, added
- * tokens out of the normalised text, pre-tokenizers, the unigram model, the post-processor. */
+/* From text to token ids, in the order of the tokenizers library: added tokens out of the text as it is, normalisers,
+ * added tokens out of the normalised text, pre-tokenizers, the unigram model, the post-processor. */
 #include <string.h>
 
 #include "text/pieces.h"
@@ -180,7 +180,8 @@ static int search(const imagine__tokenizer *t, const char *text, size_t size, no
 }
 
 /* One piece of the best way, or several unknown ones fused: its id, or those of its bytes, or the unknown one. */
-static imagine_status add_piece(const imagine__tokenizer *t, const char *text, size_t size, ids *out, imagine_error *error)
+static imagine_status add_piece(const imagine__tokenizer *t, const char *text, size_t size, ids *out,
+                                imagine_error *error)
 {
     int32_t id = imagine__trie_find(&t->trie, text, size);
     int spelled = id < 0 && t->byte_fallback;
@@ -192,7 +193,8 @@ static imagine_status add_piece(const imagine__tokenizer *t, const char *text, s
     return spelled ? status : add_id(out, id < 0 ? t->unknown : id, error);
 }
 
-static imagine_status add_span(const imagine__tokenizer *t, const char *text, size_t size, ids *out, imagine_error *error)
+static imagine_status add_span(const imagine__tokenizer *t, const char *text, size_t size, ids *out,
+                               imagine_error *error)
 {
     if (out->node_capacity < size + 1) {
         size_t capacity = (size + 1) * 2;
@@ -272,7 +274,8 @@ imagine_status imagine__tokenize(const imagine__tokenizer *tokenizer, const char
                                  int32_t **result, int32_t *count, imagine_error *error)
 {
     const imagine__tokenizer *t = tokenizer;
-    size_t most = SIZE_MAX, bad = imagine__utf8_check(text, size), extra = (size_t)t->prefix_count + (size_t)t->suffix_count;
+    size_t most = SIZE_MAX, bad = imagine__utf8_check(text, size);
+    size_t extra = (size_t)t->prefix_count + (size_t)t->suffix_count;
     ids out = { t->context, NULL, 0, 0, NULL, 0 };
     imagine_status status = IMAGINE_OK;
     *result = NULL;
@@ -280,10 +283,11 @@ imagine_status imagine__tokenize(const imagine__tokenizer *tokenizer, const char
     if (bad < size)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "the text is not UTF-8 from byte %zu", bad);
     if (size > IMAGINE__TEXT_LIMIT)
-        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "the text is longer than %zu MiB", IMAGINE__TEXT_LIMIT >> 20);
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "the text is longer than %zu MiB",
+                             IMAGINE__TEXT_LIMIT >> 20);
     if (max_length < 0 || (max_length > 0 && (size_t)max_length < extra))
-        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "a length of %d leaves no room for the %zu special tokens",
-                             max_length, extra);
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
+                             "a length of %d leaves no room for the %zu special tokens", max_length, extra);
     for (int32_t i = 0; i < t->prefix_count && status == IMAGINE_OK; i++)
         status = add_id(&out, t->prefix[i], error);
     if (max_length > 0)

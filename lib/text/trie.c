@@ -123,8 +123,8 @@ static int build(builder *b, int32_t count)
     return 1;
 }
 
-imagine_status imagine__trie_build(imagine__trie *trie, imagine_context *context, const char *pool, const size_t *offset,
-                                   int32_t count, imagine_error *error)
+imagine_status imagine__trie_build(imagine__trie *trie, imagine_context *context, const char *pool,
+                                   const size_t *offset, int32_t count, imagine_error *error)
 {
     memset(trie, 0, sizeof *trie);
     if (offset[count] - offset[0] >= UINT32_MAX)

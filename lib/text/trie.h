@@ -4,8 +4,8 @@
 
 #include "base/base.h"
 
-/* A set of byte strings with a number each. Nodes are stored breadth first, so that the children of a node lie side by side,
- * sorted by label: those of node v are first[v] to first[v + 1] - 1. 9 bytes a node. */
+/* A set of byte strings with a number each. Nodes are stored breadth first, so that the children of a node lie side by
+ * side, sorted by label: those of node v are first[v] to first[v + 1] - 1. 9 bytes a node. */
 typedef struct imagine__trie {
     uint32_t *first; /* [nodes + 1] */
     int32_t *value; /* [nodes], -1 where no string ends */
@@ -14,10 +14,10 @@ typedef struct imagine__trie {
     uint32_t reserved;
 } imagine__trie;
 
-/* From `count` strings: string i is pool[offset[i]] to pool[offset[i + 1] - 1] and has the value i; of equal ones the last counts.
- * Empty ones are left out. */
-imagine_status imagine__trie_build(imagine__trie *trie, imagine_context *context, const char *pool, const size_t *offset,
-                                   int32_t count, imagine_error *error);
+/* From `count` strings: string i is pool[offset[i]] to pool[offset[i + 1] - 1] and has the value i; of equal ones the
+ * last counts. Empty ones are left out. */
+imagine_status imagine__trie_build(imagine__trie *trie, imagine_context *context, const char *pool,
+                                   const size_t *offset, int32_t count, imagine_error *error);
 void imagine__trie_free(imagine__trie *trie, imagine_context *context);
 
 /* The child of `node` with this label, or 0 (the root, which is no child). The root is 0. */

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* The encoder of transformers' UMT5EncoderModel. Only the prompt's own tokens are computed: what the reference pads it with is
- * masked out of every softmax, so nothing depends on it. */
+/* The encoder of transformers' UMT5EncoderModel. Only the prompt's own tokens are computed: what the reference pads it
+ * with is masked out of every softmax, so nothing depends on it. */
 #include "text/umt5.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-#define BIAS_VALUES ((int64_t)4 << 20) /* of relative position bias held at a time, about: more heads go one after the other */
+/* Values of relative position bias held at a time, about: more heads go one after the other. */
+#define BIAS_VALUES ((int64_t)4 << 20)
 #define BIAS_ROWS 64 /* a tile's */
 
 typedef struct block {
@@ -37,8 +38,9 @@ struct imagine__umt5 {
 
 /* What does not change the encoder's result: how it was trained, and the decoder that Wan leaves out. */
 static const char *const ignored_keys[] = {
-    "architectures", "classifier_dropout", "decoder_start_token_id", "dropout_rate", "dtype", "torch_dtype", "eos_token_id",
-    "initializer_factor", "is_encoder_decoder", "num_decoder_layers", "pad_token_id", "bos_token_id", "unk_token_id",
+    "architectures", "classifier_dropout", "decoder_start_token_id", "dropout_rate", "dtype", "torch_dtype",
+    "eos_token_id", "initializer_factor", "is_encoder_decoder", "num_decoder_layers", "pad_token_id", "bos_token_id",
+    "unk_token_id",
     "tie_word_embeddings", "tokenizer_class", "transformers_version", "use_cache", "output_past", "scalable_attention",
     "n_positions", "max_length", "output_attentions", "output_hidden_states", "return_dict", "task_specific_params",
     "chunk_size_feed_forward", "id2label", "label2id", "problem_type", NULL,
@@ -165,9 +167,10 @@ static imagine_status load_all(imagine__umt5 *u, const imagine__weights *weights
 {
     /* The table has two names, of which files hold one or both. */
     static const char *const others[] = { "decoder.", "lm_head.", "encoder.embed_tokens.", "shared.", NULL };
-    const char *table = imagine__weights_find(weights, "shared.weight") ? "shared.weight" : "encoder.embed_tokens.weight";
+    int shared = imagine__weights_find(weights, "shared.weight") != NULL;
     const settings *c = &u->config;
-    imagine_status status = imagine__load_table(&u->loaded, &u->table, &u->table_type, c->vocabulary, c->dim, error, "%s", table);
+    imagine_status status = imagine__load_table(&u->loaded, &u->table, &u->table_type, c->vocabulary, c->dim, error,
+                                                "%s.weight", shared ? "shared" : "encoder.embed_tokens");
     for (int i = 0; i < c->layers && status == IMAGINE_OK; i++) {
         status = load_attention(u, &u->blocks[i], i, error);
         if (status == IMAGINE_OK)
@@ -226,8 +229,8 @@ int32_t imagine__umt5_vocabulary(const imagine__umt5 *umt5)
 
 /* ---- relative position bias ------------------------------------------------------------------------------------- */
 
-/* The bucket of key position minus query position: both directions have half of the buckets, of which half are exact and half
- * logarithmic, in f32 as transformers computes them. */
+/* The bucket of key position minus query position: both directions have half of the buckets, of which half are exact
+ * and half logarithmic, in f32 as transformers computes them. */
 static int64_t bucket_of(const settings *c, int64_t relative)
 {
     int64_t half = c->buckets / 2, exact = half / 2, distance = relative < 0 ? -relative : relative;
@@ -313,7 +316,8 @@ static void run_block(const forward *f, const block *b)
     linear(f, (imagine__linear_args){ .w = &b->out, .x = f->y, .y = f->x, .add = f->x });
     norm(f, b->ffn_norm, f->h);
     linear(f, (imagine__linear_args){ .w = &b->up, .x = f->h, .y = f->b });
-    linear(f, (imagine__linear_args){ .w = &b->gate, .x = f->h, .y = f->a, .act = IMAGINE__ACT_GELU_TANH, .mul = f->b });
+    linear(f, (imagine__linear_args){
+                  .w = &b->gate, .x = f->h, .y = f->a, .act = IMAGINE__ACT_GELU_TANH, .mul = f->b });
     linear(f, (imagine__linear_args){ .w = &b->down, .x = f->a, .y = f->x, .add = f->x });
 }
 
@@ -355,12 +359,13 @@ imagine_status imagine__umt5_forward(const imagine__umt5 *umt5, imagine__work *w
         return IMAGINE_OK;
     for (int32_t i = 0; i < count; i++)
         if (ids[i] < 0 || ids[i] >= c->vocabulary)
-            return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "token id %d is not below the text encoder's %lld rows",
-                                 ids[i], (long long)c->vocabulary);
+            return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
+                                 "token id %d is not below the text encoder's %lld rows", ids[i],
+                                 (long long)c->vocabulary);
     if (!allocate(&f)) {
         imagine__arena_restore(work->arena, mark);
-        return imagine__fail(error, IMAGINE_ERROR_NO_MEMORY, "out of memory for %d tokens in the text encoder; shorten the text",
-                             count);
+        return imagine__fail(error, IMAGINE_ERROR_NO_MEMORY,
+                             "out of memory for %d tokens in the text encoder; shorten the text", count);
     }
     kernels->embed(&work->run, umt5->table, umt5->table_type, ids, count, c->dim, f.x);
     for (int64_t i = 0; i < c->layers && status == IMAGINE_OK; i++) {

@@ -4,8 +4,8 @@
 
 #include "model/model.h"
 
-/* The umT5 encoder of transformers' UMT5EncoderModel: relative position bias in every layer, unscaled QK, gated gelu_new
- * FFN. Immutable once loaded; any number of threads. */
+/* The umT5 encoder of transformers' UMT5EncoderModel: relative position bias in every layer, unscaled QK, gated
+ * gelu_new FFN. Immutable once loaded; any number of threads. */
 typedef struct imagine__umt5 imagine__umt5;
 
 /* Loads text_encoder/ : config.json and model.safetensors or its shards. `config_only` checks config.json alone, for

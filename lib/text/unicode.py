@@ -3,7 +3,8 @@
 """Writes graphemes.inc: the classes that the grapheme rules of UAX #29 need, as ranges of code points.
 
 Needs the `regex` package, whose Unicode tables it asks: python lib/text/unicode.py > lib/text/graphemes.inc
-The tables are those of Unicode 17, as in the tokenizers library whose ids the tokenizer has to give; `regex` may be newer."""
+The tables are those of Unicode 17, as in the tokenizers library whose ids the tokenizer has to give; `regex` may be
+newer."""
 import sys
 
 import regex
@@ -13,7 +14,8 @@ ASKED = {"RI": "Regional_Indicator"}
 FLAGS = {"InCB=Consonant": "CONSONANT", "InCB=Linker": "LINKER", "InCB=Extend": "JOINER"}
 # Code points with a class that came after Unicode 17.
 LATER = [(0x5C8, 0x5C9), (0xB53, 0xB54), (0x1ADE, 0x1ADF), (0x1AEC, 0x1AF0), (0x10ECB, 0x10ECF), (0x10EF0, 0x10EF9),
-         (0x11DF0, 0x11DF0), (0x1D127, 0x1D128), (0x1D250, 0x1D252), (0x1D25B, 0x1D25C), (0x1D25F, 0x1D25F), (0x1D280, 0x1D281)]
+         (0x11DF0, 0x11DF0), (0x1D127, 0x1D128), (0x1D250, 0x1D252), (0x1D25B, 0x1D25C), (0x1D25F, 0x1D25F),
+         (0x1D280, 0x1D281)]
 
 
 def matches(prop):

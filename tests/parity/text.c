@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 
 /* The tokenizer against the tokenizers library, prompt cleaning against Python, the encoder against transformers
- * (make_text.py); and files that are damaged, memory that runs out, long texts. IMAGINE_TEST_TEXT_PACK names a further pack,
- * IMAGINE_TEST_TEXT_GOLDEN what `make_text.py pack` made of it. */
+ * (make_text.py); and files that are damaged, memory that runs out, long texts. IMAGINE_TEST_TEXT_PACK names a
+ * further pack, IMAGINE_TEST_TEXT_GOLDEN what `make_text.py pack` made of it. */
 
 #include <stdatomic.h>
 #include <sys/stat.h>
@@ -162,8 +162,10 @@ static void test_cut(void)
 /* 100 kB of what could be slow, on every tokenizer. */
 static void test_long(void)
 {
-    static const char *const units[] = { "a", " ", "\xCC\x81", "\xE2\x96\x81", "a red apple ", "<extra_id_", "\xF0\x9F\x91\xA9\xE2\x80\x8D",
-                                         "\xF0\x9F\x87\xAB", "\t\n", "\xE0\xA4\x95\xE0\xA5\x8D", "</s> ", "\xEF\xAC\x83" };
+    static const char *const units[] = {
+        "a", " ", "\xCC\x81", "\xE2\x96\x81", "a red apple ", "<extra_id_", "\xF0\x9F\x91\xA9\xE2\x80\x8D",
+        "\xF0\x9F\x87\xAB", "\t\n", "\xE0\xA4\x95\xE0\xA5\x8D", "</s> ", "\xEF\xAC\x83",
+    };
     const size_t size = 100000;
     imagine_context *context = new_context();
     imagine_error err = IMAGINE_ERROR_INIT;
@@ -192,7 +194,7 @@ static void test_long(void)
     imagine_context_release(&context);
 }
 
-/* ---- prompts ------------------------------------------------------------------------------------------------------ */
+/* ---- prompts ----------------------------------------------------------------------------------------------------- */
 
 static void test_clean(void)
 {
@@ -211,7 +213,8 @@ static void test_clean(void)
         REQUIRE_OK(imagine__clean_prompt(context, prompt, &clean, &clean_size, &err));
         if (clean_size != expected_size || memcmp(clean, expected, clean_size) != 0 || clean[clean_size] != 0) {
             test_fail(__FILE__, __LINE__, "a prompt as Python cleans it");
-            fprintf(stderr, "    \"%.200s\"\n    \"%.200s\"\n    \"%.*s\"\n", prompt, clean, (int)expected_size, expected);
+            fprintf(stderr, "    \"%.200s\"\n    \"%.200s\"\n    \"%.*s\"\n", prompt, clean, (int)expected_size,
+                    expected);
         }
         imagine__free(context, clean);
         free(prompt);
@@ -224,7 +227,7 @@ static void test_clean(void)
     imagine_context_release(&context);
 }
 
-/* ---- damaged files -------------------------------------------------------------------------------------------------- */
+/* ---- damaged files ----------------------------------------------------------------------------------------------- */
 
 static char scratch_path[64];
 
@@ -268,8 +271,10 @@ static char *replaced(const char *text, size_t begin, const char *from, const ch
 /* Opens the file, and if that works runs a few strings through it: whatever happens, no crash and no silent failure. */
 static void use_file(imagine_context *context, const char *bytes, size_t size, int *opened)
 {
-    static const char *const texts[] = { "", " a  red apple\xCC\x81 ", "\xEF\xAC\x81\xCC\x81 <extra_id_3> </s> \xF0\x9F\x91\xA9",
-                                         "\xE2\x96\x81\xE2\x96\x81x new word \x01\xC3\xA9" };
+    static const char *const texts[] = {
+        "", " a  red apple\xCC\x81 ", "\xEF\xAC\x81\xCC\x81 <extra_id_3> </s> \xF0\x9F\x91\xA9",
+        "\xE2\x96\x81\xE2\x96\x81x new word \x01\xC3\xA9",
+    };
     imagine_error err = IMAGINE_ERROR_INIT;
     imagine__tokenizer *t = NULL;
     if (imagine__tokenizer_open(&t, context, scratch_file(bytes, size), &err) < 0) {
@@ -291,8 +296,10 @@ static void use_file(imagine_context *context, const char *bytes, size_t size, i
 /* One mutation: a byte, a cut, a stretch repeated or left out, or a token of JSON swapped for another. */
 static char *mutate(const char *text, size_t size, size_t *new_size)
 {
-    static const char *const tokens[] = { "true", "false", "null", "\"id\"", "\"type\"", "{", "}", "[", "]", ",", ":", "0", "-1",
-                                          "99999999999", "1e999", "\"\"", "\"\xE2\x96\x81\"", "\"\\u0000\"", "\"ids\"", "\"A\"" };
+    static const char *const tokens[] = {
+        "true", "false", "null", "\"id\"", "\"type\"", "{", "}", "[", "]", ",", ":", "0", "-1",
+        "99999999999", "1e999", "\"\"", "\"\xE2\x96\x81\"", "\"\\u0000\"", "\"ids\"", "\"A\"",
+    };
     const uint32_t kinds = sizeof tokens / sizeof *tokens;
     for (;;) {
         /* Half of them where the settings stand, which are few bytes beside the vocabulary. */
@@ -365,7 +372,8 @@ static void test_refusals(void)
         { "t5", "\"Unigram\"", "\"BPE\"", "\"model.type\" is BPE", IMAGINE_ERROR_UNSUPPORTED },
         { "t5", "\"Strip\"", "\"NFKC\"", "normalizer \"NFKC\"", IMAGINE_ERROR_UNSUPPORTED },
         { "t5", "\"Metaspace\"", "\"ByteLevel\"", "pre_tokenizer \"ByteLevel\"", IMAGINE_ERROR_UNSUPPORTED },
-        { "t5", "\"TemplateProcessing\"", "\"BertProcessing\"", "post_processor \"BertProcessing\"", IMAGINE_ERROR_UNSUPPORTED },
+        { "t5", "\"TemplateProcessing\"", "\"BertProcessing\"", "post_processor \"BertProcessing\"",
+          IMAGINE_ERROR_UNSUPPORTED },
         { "t5", " {2,}", "[a-z]+", "\"pattern\" is [a-z]+", IMAGINE_ERROR_UNSUPPORTED },
         { "t5", "\"version\": \"1.0\"", "\"version\": \"2.0\"", "\"version\" is 2.0", IMAGINE_ERROR_UNSUPPORTED },
         { "t5", "\"single_word\": false", "\"single_word\": true", "single_word", IMAGINE_ERROR_UNSUPPORTED },
@@ -374,7 +382,8 @@ static void test_refusals(void)
         { "t5", "\"ids\": [1]", "\"ids\": [1310]", "token id 1310", IMAGINE_ERROR_FORMAT },
         { "t5", "\"ids\": [1]", "\"ids\": [\"a\"]", "\"ids\" is not", IMAGINE_ERROR_FORMAT },
         { "t5", "\"precompiled_charsmap\": \"", "\"precompiled_charsmap\": \"*", "not base64", IMAGINE_ERROR_FORMAT },
-        { "t5", "\"precompiled_charsmap\": \"", "\"precompiled_charsmap\": \"/////", "charsmap\" ", IMAGINE_ERROR_FORMAT },
+        { "t5", "\"precompiled_charsmap\": \"", "\"precompiled_charsmap\": \"/////", "charsmap\" ",
+          IMAGINE_ERROR_FORMAT },
         { "t5", "\"prepend_scheme\": \"always\"", "\"prepend_scheme\": \"often\"", "\"prepend_scheme\" is often",
           IMAGINE_ERROR_UNSUPPORTED },
         { "raw", "\"never\"", "\"first\"", "contradicts", IMAGINE_ERROR_FORMAT },
@@ -395,7 +404,8 @@ static void test_refusals(void)
         REQUIRE(text);
         char *changed = replaced(text, 0, cases[i].from, cases[i].to);
         REQUIRE(changed);
-        CHECK_STATUS(imagine__tokenizer_open(&t, context, scratch_file(changed, strlen(changed)), &err), cases[i].status);
+        const char *path = scratch_file(changed, strlen(changed));
+        CHECK_STATUS(imagine__tokenizer_open(&t, context, path, &err), cases[i].status);
         if (!strstr(err.message, cases[i].word) || !strstr(err.message, "imagine-text-")) {
             test_fail(__FILE__, __LINE__, cases[i].word);
             fprintf(stderr, "    %s\n", err.message);
@@ -421,10 +431,11 @@ static void test_many_pieces(void)
     size_t room = (size_t)pieces * 64 + 1000, at = 0;
     char *text = malloc(room);
     REQUIRE(text);
-    at += (size_t)snprintf(text, room, "{\"version\": \"1.0\", \"model\": {\"type\": \"Unigram\", \"unk_id\": 0, \"vocab\": [[\"<unk>\", 0]");
+    at += (size_t)snprintf(text, room, "{\"version\": \"1.0\", \"model\": {\"type\": \"Unigram\", \"unk_id\": 0, "
+                                       "\"vocab\": [[\"<unk>\", 0]");
     for (int i = 1; i < pieces; i++)
-        at += (size_t)snprintf(text + at, room - at, ",\n      [\n        \"\\u2581%x%s\",\n        -%d.%06d\n      ]", random_below(1u << 24),
-                               i % 3 ? "ing" : "\xD0\xB0\xD1\x8F", i % 17, i);
+        at += (size_t)snprintf(text + at, room - at, ",\n      [\n        \"\\u2581%x%s\",\n        -%d.%06d\n      ]",
+                               random_below(1u << 24), i % 3 ? "ing" : "\xD0\xB0\xD1\x8F", i % 17, i);
     at += (size_t)snprintf(text + at, room - at, "]}}");
     const char *path = scratch_file(text, at);
     double start = seconds();
@@ -438,7 +449,7 @@ static void test_many_pieces(void)
     imagine_context_release(&context);
 }
 
-/* ---- memory that runs out --------------------------------------------------------------------------------------------- */
+/* ---- memory that runs out ---------------------------------------------------------------------------------------- */
 
 typedef struct ration {
     atomic_long left, held;
@@ -506,7 +517,7 @@ static void test_memory(void)
     }
 }
 
-/* ---- the encoder ------------------------------------------------------------------------------------------------------- */
+/* ---- the encoder ------------------------------------------------------------------------------------------------- */
 
 typedef struct encoder {
     bench at;
@@ -638,7 +649,8 @@ static void test_configurations(void)
         { "\"d_model\": 40", "\"d_model\": 0", "d_model" },
         { "\"d_kv\": 16", "\"d_kv\": \"16\"", "d_kv" },
         { "\"num_layers\": 2", "\"num_layers\": -3", "num_layers" },
-        { "\"relative_attention_max_distance\": 128", "\"relative_attention_max_distance\": 8", "relative_attention_max_distance" },
+        { "\"relative_attention_max_distance\": 128", "\"relative_attention_max_distance\": 8",
+          "relative_attention_max_distance" },
         { "\"layer_norm_epsilon\": 1e-06", "\"layer_norm_epsilon\": -1", "layer_norm_epsilon" },
         { "\"use_cache\"", "\"rope_theta\"", "rope_theta" },
     };
