@@ -182,6 +182,13 @@ const imagine__defaults *imagine__model_defaults(const imagine_model *model)
     return &model->defaults;
 }
 
+imagine_status imagine__model_check_schedule(const imagine_model *model, imagine_error *error)
+{
+    if (model->scheduler.status < 0 && error)
+        *error = model->scheduler;
+    return model->scheduler.status;
+}
+
 /* ---- stages, loaded once --------------------------------------------------------------------- */
 
 static imagine_status load(imagine_model *model, imagine__stage_kind kind, void **loaded, const imagine_cancel *cancel,

@@ -203,5 +203,7 @@ typedef struct imagine__defaults {
     double fps, guidance, shift;
 } imagine__defaults;
 const imagine__defaults *imagine__model_defaults(const imagine_model *model);
+/* IMAGINE_OK, or why the pack's own schedule, which is then IMAGINE_SCHEDULE_DEFAULT, cannot be run. */
+imagine_status imagine__model_check_schedule(const imagine_model *model, imagine_error *error);
 
 #endif

@@ -191,8 +191,8 @@ static imagine_status read_schedule(imagine__config *config, imagine__defaults *
         status = imagine__config_expect(config, r->key, r->value, error);
     if (status >= 0)
         status = imagine__config_double(config, rules == unipc_rules ? "flow_shift" : "shift", &d->shift, 1, error);
-    if (status >= 0 && !(d->shift > 0 && d->shift <= 1000))
-        status = imagine__fail(error, IMAGINE_ERROR_MODEL, "%s: the shift is not above 0 and at most 1000",
+    if (status >= 0 && !(d->shift >= 0.01 && d->shift <= 100))
+        status = imagine__fail(error, IMAGINE_ERROR_MODEL, "%s: the shift is not in 0.01..100",
                                imagine__config_path(config));
     if (status >= 0)
         d->schedule = rules == unipc_rules ? IMAGINE_SCHEDULE_WAN_UNIPC : IMAGINE_SCHEDULE_FLOW;
@@ -203,12 +203,11 @@ static imagine_status read_schedule(imagine__config *config, imagine__defaults *
 static imagine_status read_scheduler(imagine_model *model, imagine_error *error)
 {
     imagine__config *config;
-    imagine_error refusal = IMAGINE_ERROR_INIT;
     imagine_status status = open_optional(&config, model, "scheduler", "scheduler_config.json", error);
     if (status < 0 || !config)
         return status;
-    if (read_schedule(config, &model->defaults, &refusal) < 0) {
-        imagine__log(model->context, IMAGINE_LOG_WARNING, "%s", refusal.message);
+    if (read_schedule(config, &model->defaults, &model->scheduler) < 0) {
+        imagine__log(model->context, IMAGINE_LOG_WARNING, "%s", model->scheduler.message);
         model->defaults.schedule = IMAGINE_SCHEDULE_DEFAULT;
         model->defaults.shift = 1;
     }

@@ -39,6 +39,7 @@ struct imagine_model {
     imagine__dit_config dit;
     imagine__vae_config vae;
     imagine__defaults defaults;
+    imagine_error scheduler; /* why the pack has no schedule of its own, or IMAGINE_OK */
 };
 
 /* "transformer" and so on. */

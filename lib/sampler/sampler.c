@@ -119,6 +119,8 @@ imagine_status imagine__sampler_settle(imagine_sampler_options *settled, const i
         (status = check_range(o.steps, 0, 1000, "steps", error)) < 0)
         return status;
     settle(&o, imagine__model_defaults(model));
+    if (!o.schedule)
+        return imagine__model_check_schedule(model, error);
     if ((status = check_sizes(&o, model, error)) < 0)
         return status;
     *settled = o;

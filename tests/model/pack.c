@@ -243,6 +243,9 @@ static void schedules(void)
         REQUIRE_OK(imagine_model_open(&model, context, folder, NULL, &err));
         const imagine__defaults *d = imagine__model_defaults(model);
         CHECK(d->schedule == cases[i].schedule && d->shift == cases[i].shift);
+        imagine_status status = imagine__model_check_schedule(model, &err);
+        CHECK(status == (cases[i].schedule ? IMAGINE_OK : err.status) && (cases[i].schedule || status < 0));
+        CHECK(cases[i].schedule || strstr(err.message, cases[i].warning));
         CHECK(cases[i].warning[0] ? strstr(warning, cases[i].warning) != NULL : !warning[0]);
         imagine_model_release(&model);
     }
