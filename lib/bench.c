@@ -63,6 +63,11 @@ imagine_status imagine_bench(imagine_context *context, int32_t index, imagine_be
         return no_entry(index, error);
     memcpy(known.name, measured.name, sizeof known.name);
     memcpy(known.kind, measured.kind, sizeof known.kind);
+    /* On a busy machine the peak may come out below what an entry reached; it is what it is because nothing is faster. */
+    if (measured.gflops > bench.peak) {
+        bench.peak = measured.gflops;
+        measured.share = 1;
+    }
     known.gflops = measured.gflops;
     known.share = measured.share;
     known.seconds = measured.seconds;

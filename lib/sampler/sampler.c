@@ -347,6 +347,9 @@ static imagine_status draw_noise(imagine_sampler *s, imagine_error *error)
         return imagine__fail_memory(error, (size_t)(channels * area) * sizeof *frame, "noise");
     for (int32_t b = 0; b < s->o.batch; b++)
         for (int64_t f = 0; f < frames; f++) {
+            imagine_status status = imagine__work_check(&s->work, error);
+            if (status < 0)
+                return status;
             imagine__noise_fill(frame, channels * area, s->o.seed + (uint64_t)b, IMAGINE__NOISE_INITIAL, (uint32_t)f);
             for (int64_t c = 0; c < channels; c++)
                 memcpy(s->x + b * s->clip + (c * frames + f) * area, frame + c * area, (size_t)area * sizeof *frame);

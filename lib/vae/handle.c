@@ -81,7 +81,7 @@ void imagine_vae_reset(imagine_vae *vae)
     vae->height = vae->width = vae->decoded = 0;
 }
 
-/* Frame `frame` of planes[channels][frames][pixels] to out[pixels][channels] or, with `back`, the other way. */
+/* Frame `frame` of planes[channels][frames][pixels] to out[pixels][channels], and back. */
 static void gather(float *out, const float *planes, int64_t channels, int64_t frames, int64_t pixels, int64_t frame)
 {
     for (int64_t c = 0; c < channels; c++) {

@@ -155,7 +155,6 @@ static void cancel_is_quick(void)
     unsigned random = 12345;
     REQUIRE(model);
     for (int i = 0; i < TRIES; i++) {
-        imagine_cancel *cancel = NULL;
         imagine_job *job = long_job(model, NULL, &err);
         REQUIRE(job);
         random = random * 1103515245u + 12345u;
@@ -165,12 +164,15 @@ static void cancel_is_quick(void)
         CHECK_STATUS(run_job(job, &err), IMAGINE_ERROR_CANCELLED);
         took[i] = now() - begin;
         imagine_job_destroy(&job);
-        imagine_cancel_release(&cancel);
     }
     qsort(took, TRIES, sizeof *took, ascending);
     printf("    cancelled after %.2f ms (median), %.2f ms (99th of 100), %.2f ms (most)\n", took[TRIES / 2] * 1e3,
            took[TRIES - 2] * 1e3, took[TRIES - 1] * 1e3);
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    CHECK(took[TRIES - 2] <= 0.5); /* the promise is the release build's */
+#else
     CHECK(took[TRIES - 2] <= 0.05);
+#endif
     imagine_model_release(&model);
 }
 
