@@ -264,8 +264,8 @@ static void check_pack(const char *name)
     char folder[64], cases[96];
     snprintf(folder, sizeof folder, "parity/vae/%s", name);
     snprintf(cases, sizeof cases, "parity/vae/%s/cases.safetensors", name);
-    check_cases(test_path(folder), test_path(cases), IMAGINE_CPU_PLAIN);
-    check_cases(test_path(folder), test_path(cases), IMAGINE_CPU_BEST);
+    for (imagine_cpu_level level = IMAGINE_CPU_PLAIN; level <= IMAGINE_CPU_AVX512; level++)
+        check_cases(test_path(folder), test_path(cases), level);
 }
 
 static void parity_f32(void)
