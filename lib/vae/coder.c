@@ -96,8 +96,8 @@ imagine_status vae_begin(imagine__vae_coder *coder, vae_side *side, int32_t heig
     if (coder->picture && side->started)
         return imagine__fail(error, IMAGINE_ERROR_STATE, "a second frame for a clip of one frame");
     if (!fits(&coder->vae->config, height, width))
-        return imagine__fail(error, IMAGINE_ERROR_NO_MEMORY, "a latent frame of %d x %d (height x width) is larger than "
-                             "any memory", (int)height, (int)width);
+        return imagine__fail(error, IMAGINE_ERROR_NO_MEMORY, "a latent frame of %d x %d (height x width) is larger "
+                             "than any memory", (int)height, (int)width);
     side->height = height;
     side->width = width;
     return IMAGINE_OK;
