@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-THREADS = 2
+THREADS = int(os.environ.get("IMAGINE_TRAIN_THREADS", 2))
 
 
 def arguments(description):
@@ -55,12 +55,12 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(g):
-    """The nearest matrix with singular values near 1: five quintic Newton-Schulz steps in bf16."""
+    """The nearest matrix with singular values near 1: four quintic Newton-Schulz steps in bf16."""
     x = g.bfloat16()
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     x = x / (x.norm() + 1e-7)
-    for _ in range(5):
+    for _ in range(4):
         a = x @ x.T
         x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
     return (x.T if tall else x).float()

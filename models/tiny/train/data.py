@@ -251,7 +251,7 @@ def motion_path(rng, motion, mirror):
         x = x if motion == "right" else 64 - x
     elif motion == "bouncing":
         size = rng.uniform(34, 40)
-        jump = np.abs(np.sin(np.pi * np.arange(FRAMES) / 4))
+        jump = np.sin(np.pi * t)
         ground = rng.uniform(40, 43)
         squash = 1 - 0.16 * (jump < 0.1)
         width, height = size * (2 - squash), size * squash

@@ -30,6 +30,8 @@ def new_vae():
     """A fresh VAE whose other temporal taps are zero, so that what it learns on pictures holds for still clips."""
     vae = AutoencoderKLWan(**CONFIG)
     with torch.no_grad():
+        vae.quant_conv.weight[16:] = 0  # the log variance is a constant: see SPREAD in train_vae.py
+        vae.quant_conv.bias[16:] = -6.0
         for m in vae.modules():
             if isinstance(m, wan.WanCausalConv3d) and m.kernel_size[0] == 3:
                 m.weight[:, :, :2] = 0

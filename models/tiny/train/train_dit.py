@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: MIT
+"""Trains the diffusion transformer and the text encoder together: pictures first, then clips among them."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import WanTransformer3DModel
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+import common
+import latents
+import sample
+import text
+
+CONFIG = dict(patch_size=(1, 2, 2), num_attention_heads=4, attention_head_dim=64, in_channels=16, out_channels=16,
+              text_dim=text.WIDTH, freq_dim=256, ffn_dim=576, num_layers=4, cross_attn_norm=True,
+              qk_norm="rms_norm_across_heads", eps=1e-6, rope_max_seq_len=1024)
+SETTINGS = dict(lr=2.5e-3, steps=8000, warmup=40, decay=120, average=0.975, weight_decay=0.01,
+                pictures_first=150, picture_share=0.2, picture_batch=96, clip_batch=40)
+SMOKE = dict(steps=6, warmup=2, decay=3, pictures_first=3, picture_batch=4, clip_batch=4)
+NO_CAPTION = 0.1
+OFTEN = ("apple", "dog", "car", "cat", "ball", "heart", "house", "tree", "star", "balloon", "banana", "fish")  # 3 times
+SAVE_EVERY, SHEET_EVERY = 100, 250
+
+
+class Model(torch.nn.Module):
+    def __init__(self, tok):
+        super().__init__()
+        self.encoder = text.new_encoder(tok)
+        self.dit = WanTransformer3DModel(**CONFIG)
+        torch.nn.init.zeros_(self.dit.proj_out.weight)
+
+    def forward(self, x, timestep, ids, mask):
+        return self.dit(x, timestep, text.embed(self.encoder, ids, mask), return_dict=False)[0].float()
+
+
+def tables(name):
+    """Weights with two axes that are tables of vectors, which AdamW suits better."""
+    return any(k in name for k in ("shared", "embed_tokens", "relative_attention_bias", "scale_shift_table"))
+
+
+class Trainer:
+    def __init__(self, args, settings):
+        self.args, self.s = args, settings
+        self.path = args.state / "dit.pt"
+        self.tok = text.tokenizer(args.state)
+        self.model = Model(self.tok)
+        self.shown = Model(self.tok).eval()
+        saved = common.load(self.path)
+        if saved:
+            self.model.load_state_dict(saved["model"])
+        named = list(self.model.named_parameters())
+        matrices, others = common.split([(n, p) for n, p in named if not tables(n)])
+        others += [p for n, p in named if tables(n)]
+        self.optimisers = common.Optimisers(matrices, others, settings["lr"], settings["steps"],
+                                            settings["warmup"], settings["decay"], settings["weight_decay"])
+        self.average = common.Average(self.model, settings["average"])
+        self.step = 0
+        if saved:
+            self.optimisers.load(saved["optimisers"])
+            self.average.values, self.step = saved["average"], saved["step"]
+        self.meter = common.Meter(args.state / "dit.log", saved and saved["meter"])
+        self.vae = latents.trained_vae(args.state)
+        self.load_data(common.load(args.state / "latents.pt"))
+
+    def load_data(self, cache):
+        self.mean, self.std = cache["mean"], cache["std"]
+        self.sets, self.weights = {}, {}
+        for kind in ("picture", "clip"):
+            captions = cache[f"{kind}_captions"]
+            ids, mask = text.tokens(self.tok, [c for four in captions for c in four])
+            self.sets[kind] = cache[f"{kind}s"], ids.view(-1, 4, text.LENGTH), mask.view(-1, 4, text.LENGTH)
+            weight = np.array([3.0 if any(set(c.split()) & set(OFTEN) for c in four) else 1.0 for four in captions])
+            self.weights[kind] = weight / weight.sum()
+        self.no_ids, self.no_mask = text.tokens(self.tok, [""])
+
+    def batch(self, rng):
+        first = self.step < self.s["pictures_first"]
+        kind = "picture" if first or rng.random() < self.s["picture_share"] else "clip"
+        n = self.s[f"{kind}_batch"]
+        x, ids, mask = self.sets[kind]
+        rows = torch.from_numpy(rng.choice(len(x), size=n, p=self.weights[kind]))
+        wording = torch.from_numpy(rng.integers(4, size=n))
+        x, ids, mask = x[rows], ids[rows, wording], mask[rows, wording]
+        if kind == "picture":
+            x, ids, mask = self.add_first_frames(rng, x, ids, mask)
+        empty = torch.from_numpy(rng.random(n) < NO_CAPTION)
+        ids[empty], mask[empty] = self.no_ids, self.no_mask
+        return x, ids, mask
+
+    def add_first_frames(self, rng, x, ids, mask):
+        """A quarter of the pictures are first frames of clips, so that motion words do no harm there."""
+        clips, clip_ids, clip_mask = self.sets["clip"]
+        n = len(x) // 4
+        rows = torch.from_numpy(rng.integers(len(clips), size=n))
+        x[:n], ids[:n], mask[:n] = clips[rows, :, :1], clip_ids[rows, 0], clip_mask[rows, 0]
+        return x, ids, mask
+
+    def one_step(self):
+        rng = np.random.default_rng([self.step, 99])
+        x, ids, mask = self.batch(rng)
+        normal = torch.from_numpy(rng.normal(0.4, 1.1, len(x))).float()
+        sigma = torch.sigmoid(normal).view(-1, 1, 1, 1, 1)
+        noise = torch.from_numpy(rng.standard_normal(x.shape, dtype=np.float32))
+        noisy = (1 - sigma) * x + sigma * noise
+        # plain products beat the flash kernel at 48 tokens
+        with common.autocast(), sdpa_kernel(SDPBackend.MATH):
+            v = self.model(noisy, sigma.flatten() * 1000, ids, mask)
+        loss = F.mse_loss(v, noise - x)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimisers.apply(self.step)
+        self.average.update(self.model, self.step)
+        self.meter.samples += len(x)
+        self.step += 1
+        return loss.item(), x.shape[2]
+
+    def save(self):
+        common.save(self.path, model=self.model.state_dict(), average=self.average.values, step=self.step,
+                    optimisers=self.optimisers.state(), meter=self.meter.state())
+
+    def show(self):
+        self.average.store_into(self.shown)
+        frames = 1 if self.step < self.s["pictures_first"] + 100 else 9
+        with common.autocast():
+            z = sample.sample(self.shown.dit, self.shown.encoder, self.tok, sample.PROMPTS, frames)
+            out = sample.frames_of(self.vae, z, self.mean, self.std)
+        sample.sheet(out, self.args.state / f"dit-{self.step:05d}.png", 8 if frames == 1 else 2)
+
+    def run(self):
+        recent = {1: [], 3: []}
+        while self.step < self.optimisers.total:
+            if common.wants_to_finish(self.args.state, "dit"):
+                self.optimisers.finish(self.step)
+            loss, depth = self.one_step()
+            recent[depth].append(loss)
+            if self.step % 50 == 0:
+                means = ", ".join(f"{k}: {np.mean(v[-50:]):.4f}" for k, v in recent.items() if v)
+                self.meter.say(f"step {self.step}, loss by latent frames {means}")
+            last = self.step == self.optimisers.total
+            if self.step % SAVE_EVERY == 0 or last:
+                self.save()
+            if self.step % SHEET_EVERY == 0 or last:
+                self.show()
+
+
+def main():
+    args = common.arguments(__doc__).parse_args()
+    common.prepare(args)
+    torch.manual_seed(0)
+    Trainer(args, dict(SETTINGS, **(SMOKE if args.smoke else {}))).run()
+
+
+if __name__ == "__main__":
+    main()
