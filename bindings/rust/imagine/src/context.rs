@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: MIT
+use std::fmt;
+
+use imagine_sys as sys;
+
+use crate::handle::{check, count, int, Handle, Plain};
+use crate::Result;
+
+/// Instruction sets of the CPU, each with those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum CpuLevel {
+    /// What the machine has.
+    Best,
+    /// Plain C, the specification.
+    Plain,
+    /// AVX2, FMA and F16C.
+    Avx2,
+    /// AVX-512 F, BW, DQ and VL.
+    Avx512,
+}
+
+impl CpuLevel {
+    fn number(self) -> sys::imagine_cpu_level {
+        match self {
+            CpuLevel::Best => sys::IMAGINE_CPU_BEST,
+            CpuLevel::Plain => sys::IMAGINE_CPU_PLAIN,
+            CpuLevel::Avx2 => sys::IMAGINE_CPU_AVX2,
+            CpuLevel::Avx512 => sys::IMAGINE_CPU_AVX512,
+        }
+    }
+
+    fn from_number(number: sys::imagine_cpu_level) -> Self {
+        match number {
+            sys::IMAGINE_CPU_PLAIN => CpuLevel::Plain,
+            sys::IMAGINE_CPU_AVX2 => CpuLevel::Avx2,
+            sys::IMAGINE_CPU_AVX512 => CpuLevel::Avx512,
+            _ => CpuLevel::Best, // a newer library's
+        }
+    }
+}
+
+/// How a [`Context`] is made: `ContextOptions::new().threads(2)`.
+#[derive(Clone, Copy, Debug)]
+pub struct ContextOptions {
+    threads: u32,
+    memory_limit: u64,
+    cpu_level: CpuLevel,
+}
+
+impl Default for ContextOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ContextOptions {
+    /// As many threads as the process may run on, no memory limit, the best instructions.
+    pub fn new() -> Self {
+        ContextOptions { threads: 0, memory_limit: 0, cpu_level: CpuLevel::Best }
+    }
+
+    /// Threads that compute, 1 to 256; 0: as many as this process may run on. The result does not depend on it.
+    #[must_use]
+    pub fn threads(mut self, threads: u32) -> Self {
+        self.threads = threads;
+        self
+    }
+
+    /// Bytes that the context may hold at once; 0: no limit.
+    #[must_use]
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.memory_limit = bytes;
+        self
+    }
+
+    /// Uses at most this instruction set.
+    #[must_use]
+    pub fn cpu_level(mut self, level: CpuLevel) -> Self {
+        self.cpu_level = level;
+        self
+    }
+}
+
+/// What a [`Context`] has and uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ContextInfo {
+    /// Threads that compute.
+    pub threads: u32,
+    /// The instruction set in use.
+    pub cpu_level: CpuLevel,
+    /// Bytes held now.
+    pub memory_used: u64,
+    /// Most bytes held since creation or the last [`Context::reset_peak`].
+    pub memory_peak: u64,
+}
+
+/// Threads and memory that models use. Clones are the same context; everything made from it keeps it alive.
+#[derive(Clone)]
+pub struct Context(pub(crate) Handle<sys::imagine_context>);
+
+impl Context {
+    /// A context with the default options.
+    pub fn new() -> Result<Self> {
+        Self::with(&ContextOptions::new())
+    }
+
+    /// A context with options of your own.
+    pub fn with(options: &ContextOptions) -> Result<Self> {
+        let mut raw = sys::imagine_context_options::initialized(sys::imagine_context_options_init);
+        raw.threads = int("threads", options.threads)?;
+        raw.memory_limit = options.memory_limit;
+        raw.cpu_level = options.cpu_level.number();
+        // SAFETY: both outputs and the options live during the call.
+        Handle::make(|context, error| unsafe { sys::imagine_context_create(context, &raw, error) }).map(Context)
+    }
+
+    /// What the context has and uses.
+    pub fn info(&self) -> Result<ContextInfo> {
+        let mut raw = sys::imagine_context_info::sized();
+        // SAFETY: the context is alive, and `raw` says its own size.
+        check(|error| unsafe { sys::imagine_context_get_info(self.0.raw(), &mut raw, error) })?;
+        Ok(ContextInfo {
+            threads: count(raw.threads),
+            cpu_level: CpuLevel::from_number(raw.cpu_level),
+            memory_used: raw.memory_used,
+            memory_peak: raw.memory_peak,
+        })
+    }
+
+    /// Begins a new measurement of [`ContextInfo::memory_peak`].
+    pub fn reset_peak(&self) {
+        // SAFETY: the context is alive.
+        unsafe { sys::imagine_context_reset_peak(self.0.raw()) }
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Context").field(&self.0.raw()).finish()
+    }
+}
+
+/// Asks running work to stop, from any thread. Clones are the same token; one token may be given to several jobs and
+/// stages.
+#[derive(Clone)]
+pub struct CancelToken(pub(crate) Handle<sys::imagine_cancel>);
+
+impl CancelToken {
+    /// A token that has not been fired.
+    pub fn new(context: &Context) -> Result<Self> {
+        // SAFETY: the context is alive, the outputs live during the call.
+        Handle::make(|cancel, error| unsafe { sys::imagine_cancel_create(cancel, context.0.raw(), error) })
+            .map(CancelToken)
+    }
+
+    /// From now on work that was given this token ends with [`Error::Cancelled`](crate::Error::Cancelled), within 50 ms.
+    /// Only sets a flag, so that a signal handler may call it.
+    pub fn cancel(&self) {
+        // SAFETY: the token is alive.
+        unsafe { sys::imagine_cancel_fire(self.0.raw()) }
+    }
+
+    /// Whether the token has been fired.
+    pub fn is_cancelled(&self) -> bool {
+        // SAFETY: the token is alive.
+        unsafe { sys::imagine_cancel_fired(self.0.raw()) != 0 }
+    }
+}
+
+impl fmt::Debug for CancelToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CancelToken").field("cancelled", &self.is_cancelled()).finish()
+    }
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: MIT
+use std::fmt;
+use std::path::Path;
+
+use imagine_sys as sys;
+
+use crate::handle::{check, count, path as c_path, Handle, Plain};
+use crate::{Context, Frames, Job, JobOptions, Result, Vae};
+
+/// What a [`Model`] is made for. Zero where the stage that says so is missing.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct ModelInfo {
+    /// Whether the pack has a text encoder.
+    pub has_text: bool,
+    /// Whether the pack has a transformer.
+    pub has_sampler: bool,
+    /// Whether the pack has a VAE.
+    pub has_vae: bool,
+    /// The default width in pixels.
+    pub width: u32,
+    /// The default height in pixels.
+    pub height: u32,
+    /// The default number of frames.
+    pub frames: u32,
+    /// The default number of steps.
+    pub steps: u32,
+    /// The default guidance scale.
+    pub guidance: f64,
+    /// At which the clips are meant to be shown.
+    pub frames_per_second: f64,
+    /// Channels of the latents.
+    pub latent_channels: u32,
+    /// Pixels per latent along x and y.
+    pub spatial_factor: u32,
+    /// Frames per latent frame, after the first.
+    pub temporal_factor: u32,
+    /// Width and height must be multiples of this.
+    pub size_multiple: u32,
+    /// Tokens that the text conditioning is padded to.
+    pub text_length: u32,
+    /// Numbers in the embedding of a token.
+    pub text_dim: u32,
+    /// Layers of the transformer.
+    pub layers: u32,
+    /// Width of the transformer.
+    pub width_hidden: u32,
+    /// Parameters of the text encoder.
+    pub parameters_text: u64,
+    /// Parameters of the transformer.
+    pub parameters_sampler: u64,
+    /// Parameters of the VAE.
+    pub parameters_vae: u64,
+    /// Bytes of all weight files.
+    pub bytes: u64,
+}
+
+/// An opened model pack. Clones are the same model; it may be used from any number of threads at once.
+#[derive(Clone)]
+pub struct Model {
+    pub(crate) handle: Handle<sys::imagine_model>,
+    context: Context,
+}
+
+impl Model {
+    /// Opens the pack in the folder `path`, with a context of its own.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_in(&Context::new()?, path)
+    }
+
+    /// Opens the pack in the folder `path`. What cannot run is refused with a message that names the key or tensor.
+    pub fn open_in(context: &Context, path: impl AsRef<Path>) -> Result<Self> {
+        let path = c_path(path.as_ref())?;
+        // SAFETY: the context and the path live during the call; no options are the defaults.
+        let handle = Handle::make(|model, error| unsafe {
+            sys::imagine_model_open(model, context.0.raw(), path.as_ptr(), std::ptr::null(), error)
+        })?;
+        Ok(Model { handle, context: context.clone() })
+    }
+
+    /// The context that the model was opened in.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// What the pack is made for.
+    pub fn info(&self) -> Result<ModelInfo> {
+        let mut raw = sys::imagine_model_info::sized();
+        // SAFETY: the model is alive, and `raw` says its own size.
+        check(|error| unsafe { sys::imagine_model_get_info(self.handle.raw(), &mut raw, error) })?;
+        Ok(ModelInfo {
+            has_text: raw.stages & sys::IMAGINE_STAGE_TEXT != 0,
+            has_sampler: raw.stages & sys::IMAGINE_STAGE_SAMPLER != 0,
+            has_vae: raw.stages & sys::IMAGINE_STAGE_VAE != 0,
+            width: count(raw.width),
+            height: count(raw.height),
+            frames: count(raw.frames),
+            steps: count(raw.steps),
+            guidance: raw.guidance,
+            frames_per_second: raw.frames_per_second,
+            latent_channels: count(raw.latent_channels),
+            spatial_factor: count(raw.spatial_factor),
+            temporal_factor: count(raw.temporal_factor),
+            size_multiple: count(raw.size_multiple),
+            text_length: count(raw.text_length),
+            text_dim: count(raw.text_dim),
+            layers: count(raw.layers),
+            width_hidden: count(raw.width_hidden),
+            parameters_text: raw.parameters_text,
+            parameters_sampler: raw.parameters_sampler,
+            parameters_vae: raw.parameters_vae,
+            bytes: raw.bytes,
+        })
+    }
+
+    /// Starts a generation; the same as [`Job::start`].
+    pub fn job(&self, options: &JobOptions) -> Result<Job> {
+        Job::start(self, options)
+    }
+
+    /// All frames of a generation at once. [`Model::job`] gives them piece by piece, and tells how far it is.
+    pub fn generate(&self, options: &JobOptions) -> Result<Frames> {
+        let job = Job::start(self, &options.clone().decode(false))?;
+        let token = job.cancel_token();
+        let latents = job.finish()?;
+        Vae::with_cancel(self, &token)?.decode(&latents)
+    }
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Model").field(&self.handle.raw()).finish()
+    }
+}

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: MIT
+use std::ffi::CString;
+use std::ptr::{null, null_mut};
+
+use imagine_sys as sys;
+
+use crate::handle::{int, text, Plain};
+use crate::{Buffer, CancelToken, Error, Result};
+
+/// What fills in the sigmas and the step rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Schedule {
+    /// The pack's own.
+    Default,
+    /// Linear from 1, shifted, with Euler steps.
+    Flow,
+    /// Wan's: shifted, with UniPC steps.
+    WanUnipc,
+}
+
+/// How a step goes from one sigma to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StepRule {
+    /// The schedule's own.
+    Default,
+    /// Euler.
+    Euler,
+    /// UniPC of order 2, with corrector.
+    Unipc,
+}
+
+/// What a [`Job`](crate::Job) is to do: `JobOptions::new("a red apple").seed(7).steps(20)`. What is not set is the
+/// pack's default. Checked when the job is started.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct JobOptions {
+    prompt: String,
+    negative: Option<String>,
+    seed: u64,
+    width: u32,
+    height: u32,
+    frames: u32,
+    steps: u32,
+    guidance: Option<f64>,
+    shift: Option<f64>,
+    schedule: Schedule,
+    step_rule: StepRule,
+    sigmas: Option<Vec<f64>>,
+    embeds: Option<Buffer>,
+    negative_embeds: Option<Buffer>,
+    noise: Option<Buffer>,
+    latents: Option<Buffer>,
+    pub(crate) cancel: Option<CancelToken>,
+    previews: u32,
+    decode: bool,
+}
+
+impl JobOptions {
+    /// A generation for a prompt, with seed 0 and the pack's defaults.
+    pub fn new(prompt: impl Into<String>) -> Self {
+        JobOptions {
+            prompt: prompt.into(),
+            negative: None,
+            seed: 0,
+            width: 0,
+            height: 0,
+            frames: 0,
+            steps: 0,
+            guidance: None,
+            shift: None,
+            schedule: Schedule::Default,
+            step_rule: StepRule::Default,
+            sigmas: None,
+            embeds: None,
+            negative_embeds: None,
+            noise: None,
+            latents: None,
+            cancel: None,
+            previews: 0,
+            decode: true,
+        }
+    }
+
+    /// What the pictures should not look like; only with a guidance above 1.
+    pub fn negative(mut self, prompt: impl Into<String>) -> Self {
+        self.negative = Some(prompt.into());
+        self
+    }
+
+    /// Where the noise comes from: the same seed gives the same bytes.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Width and height in pixels.
+    pub fn size(mut self, width: u32, height: u32) -> Self {
+        self.width = width;
+        self.height = height;
+        self
+    }
+
+    /// Length of the clip; 1 is a picture.
+    pub fn frames(mut self, frames: u32) -> Self {
+        self.frames = frames;
+        self
+    }
+
+    /// Steps of the sampler, 1 to 1000.
+    pub fn steps(mut self, steps: u32) -> Self {
+        self.steps = steps;
+        self
+    }
+
+    /// Scale of the classifier-free guidance; 1 is without.
+    pub fn guidance(mut self, scale: f64) -> Self {
+        self.guidance = Some(scale);
+        self
+    }
+
+    /// Shift of the schedule.
+    pub fn shift(mut self, shift: f64) -> Self {
+        self.shift = Some(shift);
+        self
+    }
+
+    /// The preset that fills in the sigmas.
+    pub fn schedule(mut self, schedule: Schedule) -> Self {
+        self.schedule = schedule;
+        self
+    }
+
+    /// The step rule, where it is not to be the schedule's own.
+    pub fn step_rule(mut self, rule: StepRule) -> Self {
+        self.step_rule = rule;
+        self
+    }
+
+    /// Sigmas of your own instead of a preset: one more than steps, from at most 1 downwards.
+    pub fn sigmas(mut self, sigmas: impl Into<Vec<f64>>) -> Self {
+        self.sigmas = Some(sigmas.into());
+        self
+    }
+
+    /// Text conditioning, as [`Text::encode`](crate::Text::encode) gives, instead of the prompt.
+    pub fn prompt_embeds(mut self, embeds: &Buffer) -> Self {
+        self.embeds = Some(embeds.clone());
+        self
+    }
+
+    /// The same instead of the negative prompt.
+    pub fn negative_embeds(mut self, embeds: &Buffer) -> Self {
+        self.negative_embeds = Some(embeds.clone());
+        self
+    }
+
+    /// Noise of your own instead of the seed's, `f32` [channels, frames, height, width] in latents.
+    pub fn noise(mut self, noise: &Buffer) -> Self {
+        self.noise = Some(noise.clone());
+        self
+    }
+
+    /// Finished latents: the job only decodes these.
+    pub fn latents(mut self, latents: &Buffer) -> Self {
+        self.latents = Some(latents.clone());
+        self
+    }
+
+    /// Asks for [`Event::Preview`](crate::Event::Preview) after every so many steps; 0 is never.
+    pub fn previews(mut self, every: u32) -> Self {
+        self.previews = every;
+        self
+    }
+
+    /// Whether the latents are decoded to frames; true unless set.
+    pub fn decode(mut self, decode: bool) -> Self {
+        self.decode = decode;
+        self
+    }
+
+    /// A token that cancels the job, instead of one of the job's own.
+    pub fn cancel(mut self, token: &CancelToken) -> Self {
+        self.cancel = Some(token.clone());
+        self
+    }
+
+    fn sampler(&self) -> Result<sys::imagine_sampler_options> {
+        let mut raw = sys::imagine_sampler_options::initialized(sys::imagine_sampler_options_init);
+        raw.width = int("width", self.width)?;
+        raw.height = int("height", self.height)?;
+        raw.frames = int("frames", self.frames)?;
+        raw.steps = int("steps", self.steps)?;
+        raw.seed = self.seed;
+        raw.guidance = self.guidance.unwrap_or(raw.guidance);
+        raw.shift = self.shift.unwrap_or(raw.shift);
+        raw.schedule = match self.schedule {
+            _ if self.sigmas.is_some() => sys::IMAGINE_SCHEDULE_SIGMAS,
+            Schedule::Default => sys::IMAGINE_SCHEDULE_DEFAULT,
+            Schedule::Flow => sys::IMAGINE_SCHEDULE_FLOW,
+            Schedule::WanUnipc => sys::IMAGINE_SCHEDULE_WAN_UNIPC,
+        };
+        raw.step_rule = match self.step_rule {
+            StepRule::Default => sys::IMAGINE_STEP_DEFAULT,
+            StepRule::Euler => sys::IMAGINE_STEP_EULER,
+            StepRule::Unipc => sys::IMAGINE_STEP_UNIPC,
+        };
+        if let Some(sigmas) = &self.sigmas {
+            raw.sigmas = sigmas.as_ptr();
+            raw.sigma_count = u32::try_from(sigmas.len()).map_err(|_| Error::invalid("sigmas: too many".to_owned()))?;
+        }
+        Ok(raw)
+    }
+
+    /// Lets `call` see the options in C, which live no longer than that, with `token` as the job's.
+    pub(crate) fn with_raw<T>(
+        &self,
+        token: &CancelToken,
+        call: impl FnOnce(&sys::imagine_job_options) -> Result<T>,
+    ) -> Result<T> {
+        let buffer = |buffer: &Option<Buffer>| buffer.as_ref().map_or(null_mut(), Buffer::raw);
+        let prompt = text("prompt", &self.prompt)?;
+        let negative: Option<CString> = self.negative.as_deref().map(|n| text("negative prompt", n)).transpose()?;
+        let sampler = self.sampler()?;
+        let mut raw = sys::imagine_job_options::initialized(sys::imagine_job_options_init);
+        raw.prompt = prompt.as_ptr();
+        raw.negative_prompt = negative.as_ref().map_or(null(), |n| n.as_ptr());
+        raw.sampler = &sampler;
+        raw.prompt_embeds = buffer(&self.embeds);
+        raw.negative_embeds = buffer(&self.negative_embeds);
+        raw.noise = buffer(&self.noise);
+        raw.latents = buffer(&self.latents);
+        raw.cancel = token.0.raw();
+        raw.decode = i32::from(self.decode);
+        raw.events = [sys::IMAGINE_EVENT_STEP, sys::IMAGINE_EVENT_LATENTS, sys::IMAGINE_EVENT_FRAMES]
+            .iter()
+            .fold(0, |events, kind| events | 1 << kind);
+        if self.previews > 0 {
+            raw.events |= 1 << sys::IMAGINE_EVENT_PREVIEW;
+            raw.preview_every = int("previews", self.previews)?;
+        }
+        call(&raw)
+    }
+}

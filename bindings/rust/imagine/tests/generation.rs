@@ -1,0 +1,408 @@
+// SPDX-License-Identifier: MIT
+//! The crate on the two-layer pack.
+
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use imagine::{
+    load_picture, save_picture, Buffer, CancelToken, Context, ContextOptions, CpuLevel, Dtype, Error, Event, Frames,
+    Job, JobOptions, JobStage, Model, Schedule, StepRule, Text, Vae,
+};
+
+fn pack() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../tests/packs/two-layer")
+}
+
+fn model() -> Model {
+    Model::open(pack()).unwrap()
+}
+
+fn options() -> JobOptions {
+    JobOptions::new("a b c").seed(5).steps(3)
+}
+
+/// A file of this test alone, removed at the end.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        Scratch(std::env::temp_dir().join(format!("imagine-rust-{}-{}", std::process::id(), name)))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn version_and_info() {
+    assert_eq!(imagine::version().split('.').filter(|part| part.parse::<u32>().is_ok()).count(), 3);
+    let info = model().info().unwrap();
+    assert!(info.has_text && info.has_sampler && info.has_vae);
+    assert_eq!((info.width, info.height, info.frames, info.steps), (32, 32, 5, 4));
+    assert_eq!((info.guidance, info.frames_per_second, info.text_length), (3.0, 8.0, 24));
+    assert!(info.bytes > 0 && info.parameters_vae > 0 && info.layers == 2);
+}
+
+#[test]
+fn generate_gives_frames() {
+    let frames = model().generate(&options()).unwrap();
+    assert_eq!(frames.shape(), [5, 32, 32, 3]);
+    assert_eq!((frames.count(), frames.height(), frames.width()), (5, 32, 32));
+    assert_eq!(frames.rgb().len(), 5 * 32 * 32 * 3);
+    assert!(frames.rgb().iter().any(|value| *value != frames.rgb()[0]));
+    assert_eq!(frames.frame(4).unwrap(), &frames.rgb()[4 * 32 * 32 * 3..]);
+    assert!(frames.frame(5).is_none() && frames.frame(usize::MAX).is_none());
+}
+
+#[test]
+fn same_seed_same_bytes() {
+    let context = Context::with(&ContextOptions::new().threads(1)).unwrap();
+    let first = model().generate(&options()).unwrap();
+    let second = Model::open_in(&context, pack()).unwrap().generate(&options()).unwrap();
+    assert_eq!(first.rgb(), second.rgb());
+    assert_ne!(first.rgb(), model().generate(&options().seed(6)).unwrap().rgb());
+    assert_ne!(first.rgb(), model().generate(&options().guidance(1.0)).unwrap().rgb());
+    assert_ne!(first.rgb(), model().generate(&options().negative("c b a")).unwrap().rgb());
+}
+
+#[test]
+fn sizes_are_obeyed() {
+    let picture = model().generate(&options().size(48, 16).frames(1)).unwrap();
+    assert_eq!(picture.shape(), [1, 16, 48, 3]);
+}
+
+#[test]
+fn events_and_pieces() {
+    let model = model();
+    let whole = model.generate(&options()).unwrap();
+    let (mut steps, mut previews, mut latents, mut pieces, mut end) = (Vec::new(), 0, None, Vec::new(), None);
+    let mut job = model.job(&options().previews(1)).unwrap();
+    for event in &mut job {
+        assert!(end.is_none());
+        match event.unwrap() {
+            Event::Step { step, steps: of, sigma, seconds } => {
+                assert!(of == 3 && sigma < 1.0 && seconds >= 0.0);
+                steps.push(step);
+            }
+            Event::Preview(frames) => {
+                assert_eq!(frames.shape(), [1, 32, 32, 3]);
+                previews += 1;
+            }
+            Event::Latents(buffer) => latents = Some(buffer),
+            Event::Frames { first, frames } => {
+                assert_eq!(first, pieces.iter().map(Frames::count).sum::<usize>());
+                pieces.push(frames);
+            }
+            Event::Done { frames } => end = Some(frames),
+            other => panic!("{:?}", other),
+        }
+    }
+    assert_eq!(end, Some(5));
+    assert_eq!(steps.last(), Some(&3));
+    assert!(previews > 0 && pieces.len() > 1);
+    assert!(job.next().is_none());
+    assert!(matches!(job.next_timeout(Duration::ZERO), Ok(Some(Event::Done { frames: 5 }))));
+
+    // Pieces are the whole decode, to the byte, and so are pieces decoded by the stage alone.
+    let joined: Vec<u8> = pieces.iter().flat_map(|piece| piece.rgb().iter().copied()).collect();
+    assert_eq!(joined, whole.rgb());
+    let latents = latents.unwrap();
+    assert_eq!(latents.as_slice::<f32>().unwrap(), job.latents().unwrap().as_slice::<f32>().unwrap());
+    let mut vae = Vae::new(&model).unwrap();
+    assert_eq!(vae.decode(&latents).unwrap().rgb(), whole.rgb());
+    let again = model.job(&JobOptions::new("").latents(&latents)).unwrap();
+    let decoded: Vec<u8> = again
+        .filter_map(|event| match event.unwrap() {
+            Event::Frames { frames, .. } => Some(frames.rgb().to_vec()),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    assert_eq!(decoded, whole.rgb());
+    assert_eq!(model.generate(&JobOptions::new("").latents(&latents)).unwrap().rgb(), whole.rgb());
+
+    let info = job.info().unwrap();
+    assert_eq!((info.width, info.height, info.frames, info.steps, info.guidance), (32, 32, 5, 3, 3.0));
+    assert!(info.seconds_sample > 0.0 && info.seconds_decode > 0.0 && info.memory_peak > 0);
+    assert_eq!(info.stage, JobStage::Idle);
+}
+
+#[test]
+fn clips_in_pieces() {
+    let model = model();
+    let job = model.job(&options().decode(false)).unwrap();
+    let latents = job.finish().unwrap();
+    let (values, shape) = (latents.as_slice::<f32>().unwrap(), latents.shape());
+    let (count, plane) = (shape[1], shape[2] * shape[3]);
+    let mut vae = Vae::new(&model).unwrap();
+    let whole = vae.decode(&latents).unwrap();
+    for _ in 0..2 {
+        let mut joined = Vec::new();
+        for k in 0..count {
+            let frame = (0..shape[0]).flat_map(|c| &values[(c * count + k) * plane..(c * count + k + 1) * plane]);
+            let piece: Vec<f32> = frame.copied().collect();
+            let piece = Buffer::from_vec(model.context(), piece, &[shape[0], 1, shape[2], shape[3]]).unwrap();
+            joined.extend_from_slice(vae.decode_next(&piece).unwrap().rgb());
+        }
+        assert_eq!(joined, whole.rgb());
+        vae.reset();
+    }
+    let floats = vae.decode_f32(&latents).unwrap();
+    assert_eq!(floats.shape(), [3, 5, 32, 32]);
+    assert!(floats.as_slice::<f32>().unwrap().iter().all(|value| (-1.0..=1.0).contains(value)));
+    assert_eq!(vae.encode(&whole).unwrap().shape(), shape);
+}
+
+#[test]
+fn text_noise_and_sigmas_from_outside() {
+    let model = model();
+    let mut text = Text::new(&model).unwrap();
+    let (ids, embeds) = text.encode("a b c").unwrap();
+    assert_eq!(ids.dtype(), Dtype::I32);
+    assert_eq!(embeds.shape(), [ids.shape()[0], model.info().unwrap().text_dim as usize]);
+    let tokens = text.tokenize("a b c", None).unwrap();
+    assert_eq!(tokens.as_slice::<i32>().unwrap(), ids.as_slice::<i32>().unwrap());
+    assert_eq!(text.tokenize("a b c", Some(2)).unwrap().shape(), [2]);
+
+    let (_, empty) = text.encode("").unwrap();
+    let given = JobOptions::new("").seed(5).steps(3).prompt_embeds(&embeds).negative_embeds(&empty);
+    assert_eq!(model.generate(&given).unwrap().rgb(), model.generate(&options()).unwrap().rgb());
+
+    let shape = model.job(&options()).unwrap().finish().unwrap().shape().to_vec();
+    let noise: Vec<f32> = (0..shape.iter().product::<usize>()).map(|i| (i as f32 * 0.7).sin() * 1.4).collect();
+    let noise = Buffer::from_slice(model.context(), &noise, &shape).unwrap();
+    let given = JobOptions::new("a").noise(&noise).sigmas([1.0, 0.5, 0.0]);
+    let first = model.generate(&given.clone().seed(1)).unwrap();
+    assert_eq!(first.rgb(), model.generate(&given.clone().seed(2)).unwrap().rgb());
+    assert_ne!(first.rgb(), model.generate(&given.sigmas([1.0, 0.7, 0.0])).unwrap().rgb());
+    let euler = model.generate(&options().schedule(Schedule::Flow).step_rule(StepRule::Euler).shift(5.0)).unwrap();
+    let unipc = model.generate(&options().schedule(Schedule::WanUnipc).step_rule(StepRule::Unipc).shift(5.0)).unwrap();
+    assert_ne!(euler.rgb(), unipc.rgb());
+}
+
+#[test]
+fn cancel_from_another_thread() {
+    let model = model();
+    let mut job = model.job(&JobOptions::new("a").steps(1000)).unwrap();
+    let token = job.cancel_token();
+    let firing = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(50));
+        token.cancel();
+    });
+    let last = job.by_ref().last().unwrap();
+    firing.join().unwrap();
+    let error = last.unwrap_err();
+    assert!(matches!(error, Error::Cancelled(_)), "{:?}", error);
+    assert_eq!((error.status(), error.name()), (-3, "ERROR_CANCELLED"));
+    assert!(job.cancel_token().is_cancelled());
+    assert!(job.next().is_none());
+    assert!(matches!(job.next_timeout(Duration::ZERO), Err(Error::Cancelled(_))));
+}
+
+#[test]
+fn one_token_for_many() {
+    let model = model();
+    let token = CancelToken::new(model.context()).unwrap();
+    let long = JobOptions::new("a").steps(1000).cancel(&token);
+    let mut jobs: Vec<Job> = (0..2).map(|_| model.job(&long).unwrap()).collect();
+    let mut alone = model.job(&options()).unwrap();
+    token.clone().cancel();
+    for job in &mut jobs {
+        assert!(matches!(job.last().unwrap(), Err(Error::Cancelled(_))));
+    }
+    assert!(matches!(alone.by_ref().last(), Some(Ok(Event::Done { frames: 5 }))));
+    assert!(matches!(model.generate(&options().cancel(&token)), Err(Error::Cancelled(_))));
+    let latents = alone.latents().unwrap();
+    let cancelled = Vae::with_cancel(&model, &token).and_then(|mut vae| vae.decode(&latents));
+    assert!(matches!(cancelled, Err(Error::Cancelled(_))));
+    let cancelled = Text::with_cancel(&model, &token).and_then(|mut text| text.encode("a"));
+    assert!(matches!(cancelled, Err(Error::Cancelled(_))));
+}
+
+#[test]
+fn cancel_on_the_own_thread_keeps_the_latents() {
+    let mut job = model().job(&JobOptions::new("a").steps(1000)).unwrap();
+    assert!(matches!(job.next(), Some(Ok(Event::Step { .. }))));
+    job.cancel();
+    assert!(matches!(job.by_ref().last(), Some(Err(Error::Cancelled(_)))));
+    assert!(job.latents().unwrap().as_slice::<f32>().unwrap().iter().all(|value| value.is_finite()));
+}
+
+#[test]
+fn drop_while_running() {
+    let context = Context::new().unwrap();
+    let empty = context.info().unwrap().memory_used;
+    for wait in [0, 5, 30] {
+        let model = Model::open_in(&context, pack()).unwrap();
+        let job = model.job(&JobOptions::new("a").steps(1000)).unwrap();
+        thread::sleep(Duration::from_millis(wait));
+        let begin = Instant::now();
+        drop(job);
+        assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    }
+    assert_eq!(context.info().unwrap().memory_used, empty);
+}
+
+#[test]
+fn timeouts() {
+    let mut job = model().job(&JobOptions::new("a").steps(1000)).unwrap();
+    while job.next_timeout(Duration::ZERO).unwrap().is_some() {}
+    assert!(job.event_fd().is_some());
+    assert!(matches!(job.next_timeout(Duration::MAX), Ok(Some(Event::Step { .. }))));
+}
+
+#[test]
+fn jobs_move_and_models_are_shared() {
+    let model = model();
+    let expected = model.generate(&options()).unwrap();
+    let job = model.job(&options().decode(false)).unwrap();
+    let moved = thread::spawn(move || job.finish()).join().unwrap().unwrap();
+    assert_eq!(Vae::new(&model).unwrap().decode(&moved).unwrap().rgb(), expected.rgb());
+    thread::scope(|scope| {
+        let running: Vec<_> = (0..3).map(|_| scope.spawn(|| model.generate(&options()).unwrap())).collect();
+        for thread in running {
+            assert_eq!(thread.join().unwrap().rgb(), expected.rgb());
+        }
+    });
+}
+
+#[test]
+fn buffers_outlive_everything_and_are_not_copied() {
+    let context = Context::new().unwrap();
+    let empty = context.info().unwrap().memory_used;
+    let model = Model::open_in(&context, pack()).unwrap();
+    let mut job = model.job(&options()).unwrap();
+    let frames = job
+        .find_map(|event| match event.unwrap() {
+            Event::Frames { frames, .. } => Some(frames),
+            _ => None,
+        })
+        .unwrap();
+    let (copy, clone) = (frames.rgb().to_vec(), frames.clone());
+    assert_eq!(clone.rgb().as_ptr(), frames.rgb().as_ptr());
+    drop((job, model));
+    assert_eq!(frames.rgb(), copy);
+    drop(frames);
+    let clone = thread::spawn(move || clone).join().unwrap();
+    assert_eq!(clone.rgb(), copy);
+    assert!(context.info().unwrap().memory_used > empty);
+    drop(clone);
+    assert_eq!(context.info().unwrap().memory_used, empty);
+}
+
+#[test]
+fn buffers_from_values() {
+    let context = Context::new().unwrap();
+    let values = vec![1.5f64, -2.0, 0.25, 8.0, 9.0, 10.0];
+    let at = values.as_ptr();
+    let wrapped = Buffer::from_vec(&context, values, &[2, 3]).unwrap();
+    assert_eq!(wrapped.as_slice::<f64>().unwrap().as_ptr(), at);
+    let copied = Buffer::from_slice(&context, wrapped.as_slice::<f64>().unwrap(), &[3, 2]).unwrap();
+    assert_eq!(copied.as_bytes(), wrapped.as_bytes());
+    assert_eq!((copied.dtype(), copied.shape()), (Dtype::F64, &[3, 2][..]));
+    assert_eq!(format!("{:?}", copied), "Buffer { dtype: F64, shape: [3, 2] }");
+    let none = Buffer::from_vec(&context, Vec::<i64>::new(), &[0, 4]).unwrap();
+    assert_eq!((none.as_slice::<i64>().unwrap().len(), none.shape()), (0, &[0, 4][..]));
+    let one = Buffer::from_slice(&context, &[7i32], &[]).unwrap();
+    assert_eq!((one.as_slice::<i32>().unwrap(), one.shape()), (&[7][..], &[][..]));
+
+    for wrong in [&[5][..], &[2, 2], &[usize::MAX, 2], &[2, 3, 0]] {
+        assert!(matches!(Buffer::from_slice(&context, &[1u8; 6], wrong), Err(Error::InvalidArgument(_))));
+        assert!(matches!(Buffer::from_vec(&context, vec![1u8; 6], wrong), Err(Error::InvalidArgument(_))));
+    }
+    assert!(matches!(Buffer::from_vec(&context, vec![1u8], &[1; 9]), Err(Error::InvalidArgument(_))));
+    let error = wrapped.as_slice::<f32>().unwrap_err();
+    assert!(error.message().contains("F32") && error.message().contains("F64"), "{}", error);
+    assert!(matches!(Frames::try_from(wrapped), Err(Error::InvalidArgument(_))));
+    assert!(matches!(Frames::from_rgb(&context, vec![0; 7], 1, 1), Err(Error::InvalidArgument(_))));
+    assert!(matches!(Frames::from_rgb(&context, vec![0; 7], usize::MAX, 2), Err(Error::InvalidArgument(_))));
+    assert!(matches!(Frames::from_rgb(&context, vec![], 0, 2), Err(Error::InvalidArgument(_))));
+}
+
+#[test]
+fn tensors_in_files() {
+    let context = Context::new().unwrap();
+    let file = Scratch::new("tensors.safetensors");
+    let first = Buffer::from_slice(&context, &[1.0f32, 2.0], &[2]).unwrap();
+    let second = Buffer::from_slice(&context, &[3i64], &[1, 1]).unwrap();
+    Buffer::save(&context, &file.0, &[("first", &first), ("second", &second)]).unwrap();
+    let read = Buffer::load(&context, &file.0, Some("second")).unwrap();
+    assert_eq!((read.as_slice::<i64>().unwrap(), read.shape()), (&[3][..], &[1, 1][..]));
+    assert!(matches!(Buffer::load(&context, &file.0, Some("third")), Err(Error::NotFound(_))));
+}
+
+#[test]
+fn pictures() {
+    let model = model();
+    let frames = model.generate(&options()).unwrap();
+    let file = Scratch::new("clip.png");
+    save_picture(model.context(), &file.0, &frames, 8.0).unwrap();
+    assert_eq!(std::fs::read(&file.0).unwrap()[..8], *b"\x89PNG\r\n\x1a\n");
+    let read = load_picture(model.context(), &file.0).unwrap();
+    assert_eq!((read.shape(), read.rgb()), (frames.shape(), frames.rgb()));
+    let error = save_picture(model.context(), "no/such/folder/x.png", &frames, 8.0).unwrap_err();
+    assert!(matches!(error, Error::Io(_) | Error::NotFound(_)), "{:?}", error);
+    assert!(error.message().contains("no/such/folder") && error.native_code() != 0, "{:?}", error);
+    assert!(matches!(save_picture(model.context(), &file.0, &frames, f64::NAN), Err(Error::InvalidArgument(_))));
+}
+
+#[test]
+fn errors_are_typed_and_name_what_they_should() {
+    let error = Model::open("no-such-model").unwrap_err();
+    assert!(matches!(error, Error::NotFound(_)), "{:?}", error);
+    assert!(error.message().contains("no-such-model"), "{}", error);
+    assert_eq!((error.status(), error.name()), (-21, "ERROR_NOT_FOUND"));
+    let shown: Box<dyn std::error::Error> = Box::new(error.clone());
+    assert_eq!(shown.to_string(), format!("{} (ERROR_NOT_FOUND)", error.message()));
+
+    let model = model();
+    let invalid = |options: JobOptions, names: &str| {
+        let error = model.job(&options).and_then(Job::finish).unwrap_err();
+        assert!(matches!(error, Error::InvalidArgument(_)), "{:?}", error);
+        assert!(error.message().contains(names), "{} does not name {}", error, names);
+    };
+    invalid(options().frames(6), "frames");
+    invalid(options().size(3, 32), "width");
+    invalid(options().size(u32::MAX, 32), "width");
+    invalid(options().steps(u32::MAX), "steps");
+    invalid(options().steps(1001), "steps");
+    invalid(options().guidance(f64::NAN), "guidance");
+    invalid(JobOptions::new("a\0b"), "prompt");
+    invalid(options().negative("\0"), "negative");
+    invalid(options().steps(0).sigmas([]), "sigma");
+    invalid(options().steps(0).sigmas([0.5, 0.9]), "sigma");
+    invalid(options().previews(u32::MAX), "preview");
+    let wrong = Buffer::from_slice(model.context(), &[0.0f32; 4], &[2, 2]).unwrap();
+    invalid(options().noise(&wrong), "noise");
+    invalid(options().latents(&wrong), "latents");
+    assert!(matches!(Vae::new(&model).unwrap().decode(&wrong), Err(Error::InvalidArgument(_))));
+    assert!(matches!(Model::open("a\0b"), Err(Error::InvalidArgument(_))));
+    assert!(matches!(Text::new(&model).unwrap().encode("\0"), Err(Error::InvalidArgument(_))));
+}
+
+#[test]
+fn contexts() {
+    let plain = ContextOptions::new().threads(2).cpu_level(CpuLevel::Plain);
+    let context = Context::with(&plain).unwrap();
+    let info = context.info().unwrap();
+    assert_eq!((info.threads, info.cpu_level), (2, CpuLevel::Plain));
+    let held = Buffer::from_slice(&context, &[0u8; 1 << 20], &[1 << 20]).unwrap();
+    assert!(context.info().unwrap().memory_used >= info.memory_used + (1 << 20));
+    drop(held);
+    let peak = context.info().unwrap().memory_peak;
+    assert!(peak >= 1 << 20);
+    context.reset_peak();
+    assert!(context.info().unwrap().memory_peak <= peak - (1 << 20));
+    assert!(matches!(Context::with(&ContextOptions::new().threads(1000)), Err(Error::InvalidArgument(_))));
+
+    // A limit that leaves room for the context itself and little more.
+    let alone = ContextOptions::new().threads(1);
+    let limit = Context::with(&alone).unwrap().info().unwrap().memory_used + (1 << 16);
+    let tight = Context::with(&alone.memory_limit(limit)).unwrap();
+    let full = Model::open_in(&tight, pack()).and_then(|model| model.generate(&options()));
+    assert!(matches!(full, Err(Error::NoMemory(_))), "{:?}", full);
+}
