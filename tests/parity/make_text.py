@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Makes the text goldens: tokenizers trained with sentencepiece in several settings and what the tokenizers library makes of
-text_strings.py's strings with them (text/*.json, *.ids), prompts as diffusers cleans them (text/clean.*), and umT5 encoders
-with random weights and what transformers computes with them (text/umt5-*).
+"""Makes the text goldens: tokenizers trained with sentencepiece in several settings and what the tokenizers library
+makes of text_strings.py's strings with them (text/*.json, *.ids), prompts as diffusers cleans them (text/clean.*), and umT5
+encoders with random weights and what transformers computes with them (text/umt5-*).
 
-    python make_text.py [ids] [clean] [umt5]          everything, or parts of it, into text/
-    python make_text.py pack FOLDER OUT                OUT.ids and OUT.safetensors for a pack's tokenizer/ and text_encoder/
+    python make_text.py [ids] [clean] [umt5]      everything, or parts of it, into text/
+    python make_text.py pack FOLDER OUT           OUT.ids and OUT.safetensors for a pack's tokenizer/ and text_encoder/
 """
 import base64
 import html
@@ -25,9 +25,10 @@ HERE = Path(__file__).parent / "text"
 # ---- tokenizers ------------------------------------------------------------------------------------------------------
 
 def rules(fold):
-    """A small normalisation in sentencepiece's TSV: parts of NFKC with compositions, controls dropped, white space to space."""
+    """A small normalisation in sentencepiece's TSV: parts of NFKC with compositions, no controls, one kind of space."""
     table = {}
-    for c in [*range(0xA0, 0x250), *range(0x370, 0x530), *range(0x1E00, 0x1F00), *range(0x2000, 0x2150), *range(0x2460, 0x2474),
+    for c in [*range(0xA0, 0x250), *range(0x370, 0x530), *range(0x1E00, 0x1F00), *range(0x2000, 0x2150),
+              *range(0x2460, 0x2474),
               *range(0xFB00, 0xFB07), *range(0xFF01, 0xFFE7), 0x2126, 0x212A, 0x33A4, 0x338F, 0xFDFA]:
         s = unicodedata.normalize("NFKC", chr(c))
         if fold:
@@ -55,7 +56,8 @@ def train(name, folder, fold=None, **options):
         tsv.write_text(rules(fold))
         options["normalization_rule_tsv"] = str(tsv)
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_prefix=str(folder / name), model_type="unigram", num_threads=1, minloglevel=2,
+        sentence_iterator=iter(lines), model_prefix=str(folder / name), model_type="unigram", num_threads=1,
+        minloglevel=2,
         pad_id=0, eos_id=1, unk_id=2, bos_id=-1, hard_vocab_limit=False, **options)
     return folder / (name + ".model")
 
@@ -99,7 +101,8 @@ def read_model(path):
 
 
 def special(content, **flags):
-    return dict(content=content, single_word=False, lstrip=False, rstrip=False, normalized=False, special=True) | flags
+    return dict(content=content, single_word=False, lstrip=False, rstrip=False, normalized=False,
+                special=True) | flags
 
 
 def tokenizer_json(pieces, normalizer, pre_tokenizer, added, byte_fallback=False, eos=True):
@@ -134,7 +137,8 @@ def metaspace(scheme, split=True, **more):
 def t5_layout(pieces, charsmap):
     """As transformers' converter for T5 writes it."""
     pieces = pieces + [("<extra_id_%d>" % i, 0.0) for i in range(9, -1, -1)]
-    added = [special(p) for p in ("<pad>", "</s>", "<unk>")] + [special("<extra_id_%d>" % i) for i in range(9, -1, -1)]
+    names = ["<pad>", "</s>", "<unk>"] + ["<extra_id_%d>" % i for i in range(9, -1, -1)]
+    added = [special(name) for name in names]
     steps = ([precompiled(charsmap)] if charsmap else []) + [
         {"type": "Strip", "strip_left": False, "strip_right": True},
         {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "▁"}]
@@ -144,7 +148,8 @@ def t5_layout(pieces, charsmap):
 def llama_layout(pieces, charsmap):
     """Spaces replaced by the normaliser, no pre-tokenizer, bytes for what is unknown."""
     added = [special("<unk>"), special("</s>", rstrip=True), special("<pad>", lstrip=True),
-             special("red apple", special=False, normalized=True), special("new word", special=False, lstrip=True, rstrip=True)]
+             special("red apple", special=False, normalized=True),
+             special("new word", special=False, lstrip=True, rstrip=True)]
     steps = [{"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]
     return tokenizer_json(pieces, sequence(*steps), None, added, byte_fallback=True, eos=False)
 
@@ -163,7 +168,8 @@ def raw_layout(pieces, charsmap):
 def words_layout(pieces, charsmap):
     added = [special(p) for p in ("<pad>", "</s>", "<unk>")] + [special("Ａ b", special=False, normalized=True)]
     steps = [{"type": "Strip", "strip_left": True, "strip_right": True}, precompiled(charsmap)]
-    before = sequence({"type": "WhitespaceSplit"}, {"type": "Metaspace", "replacement": "▁", "add_prefix_space": True},
+    before = sequence({"type": "WhitespaceSplit"}, {"type": "Metaspace", "replacement": "▁",
+                                                    "add_prefix_space": True},
                       key="pretokenizers")
     return tokenizer_json(pieces, sequence(*steps), before, added)
 
@@ -173,7 +179,8 @@ TOKENIZERS = {
     "identity": (dict(normalization_rule_name="identity", vocab_size=700), t5_layout),
     "llama": (dict(normalization_rule_name="identity", vocab_size=900, byte_fallback=True), llama_layout),
     "first": (dict(fold=True, vocab_size=1100, byte_fallback=True, character_coverage=0.98), first_layout),
-    "raw": (dict(normalization_rule_name="identity", vocab_size=600, add_dummy_prefix=False, remove_extra_whitespaces=False,
+    "raw": (dict(normalization_rule_name="identity", vocab_size=600, add_dummy_prefix=False,
+                 remove_extra_whitespaces=False,
                  split_by_whitespace=False), raw_layout),
     "words": (dict(fold=True, vocab_size=720, split_by_unicode_script=False), words_layout),
 }
@@ -188,8 +195,8 @@ def write_ids(path, rows):
 
 
 def simple(text):
-    """Strings on which sentencepiece and the tokenizers library agree by construction: words of letters and marks, one space
-    between them, neither of them normalised."""
+    """Strings on which sentencepiece and the tokenizers library agree by construction: words of letters and marks, one
+    space between them, neither of them normalised."""
     return re.fullmatch(r"\w+( \w+)*", text) and unicodedata.normalize("NFKC", text) == text
 
 
@@ -229,11 +236,16 @@ def make_clean():
         some = names[i:i + 100]
         prompts.append(" ".join("&" + n for n in some))
         prompts.append("".join("&%sx" % n.rstrip(";") for n in some))
-    prompts += ["&#%d;" % c for c in [*range(0, 300), 0xD800, 0xFDD0, 0xFFFE, 0xFFFF, 0x1F600, 0x1FFFF, 0x10FFFF, 0x110000]]
-    prompts += ["&#x%X" % c for c in [0, 1, 0xB, 0xD, 0x20, 0x85, 0x99, 0x2028, 0xDFFF, 0xFFFE, 0x10FFFE, 0xFFFFFFFF]]
-    prompts += ["&", "&;", "&&amp;", "&#", "&#;", "&#x", "&#x;", "&#xg", "&# 65;", "&amp", "&ampx", "&amp;lt;", "&amp;amp;lt;", "&am",
-                "&a", "a&b", "&CounterClockwiseContourIntegral;", "&CounterClockwiseContourIntegral", "&" + "n" * 40 + ";",
-                "&notin;&notinx;&noti", "&gt&lt", "&é;", "&#" + "9" * 100 + ";", "&#0000000000065;", "&" * 50, "\x1c a \x1f\x85b\u2003",
+    prompts += ["&#%d;" % c for c in [*range(0, 300), 0xD800, 0xFDD0, 0xFFFE, 0xFFFF, 0x1F600, 0x1FFFF, 0x10FFFF,
+                                      0x110000]]
+    prompts += ["&#x%X" % c for c in [0, 1, 0xB, 0xD, 0x20, 0x85, 0x99, 0x2028, 0xDFFF, 0xFFFE, 0x10FFFE,
+                                      0xFFFFFFFF]]
+    prompts += ["&", "&;", "&&amp;", "&#", "&#;", "&#x", "&#x;", "&#xg", "&# 65;", "&amp", "&ampx", "&amp;lt;",
+                "&amp;amp;lt;", "&am",
+                "&a", "a&b", "&CounterClockwiseContourIntegral;", "&CounterClockwiseContourIntegral",
+                "&" + "n" * 40 + ";",
+                "&notin;&notinx;&noti", "&gt&lt", "&é;", "&#" + "9" * 100 + ";", "&#0000000000065;", "&" * 50,
+                "\x1c a \x1f\x85b\u2003",
                 "&nbsp; a &nbsp;&#10; b&#x3000;", "&NotEqualTilde;&nGt;&nvlt;", "&amp;#38;amp;"]
     write_strings(HERE / "clean.in", prompts)
     write_strings(HERE / "clean.out", [clean(p) for p in prompts])
@@ -243,9 +255,12 @@ def make_clean():
 # ---- encoders --------------------------------------------------------------------------------------------------------
 
 ENCODERS = {  # name: stored as, lengths of the cases, configuration
-    "umt5-f32": ("float32", [1, 2, 7, 130], dict(d_model=40, num_heads=3, d_kv=16, num_layers=2, d_ff=72, vocab_size=300)),
-    "umt5-bf16": ("bfloat16", [1, 9, 67], dict(d_model=24, num_heads=2, d_kv=20, num_layers=3, d_ff=56, vocab_size=200,
-                                               relative_attention_num_buckets=12, relative_attention_max_distance=40)),
+    "umt5-f32": ("float32", [1, 2, 7, 130], dict(d_model=40, num_heads=3, d_kv=16, num_layers=2, d_ff=72,
+                                                 vocab_size=300)),
+    "umt5-bf16": ("bfloat16", [1, 9, 67], dict(d_model=24, num_heads=2, d_kv=20, num_layers=3, d_ff=56,
+                                               vocab_size=200,
+                                               relative_attention_num_buckets=12,
+                                               relative_attention_max_distance=40)),
     "umt5-f16": ("float16", [5, 33], dict(d_model=17, num_heads=5, d_kv=7, num_layers=1, d_ff=19, vocab_size=61,
                                           relative_attention_num_buckets=9, layer_norm_epsilon=1e-5)),
 }

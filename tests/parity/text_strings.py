@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Strings of many scripts for the tokenizer's tests, made from a seed: words are drawn from the letters of each script."""
+"""Strings of many scripts for the tokenizer's tests, made from a seed: words are drawn from each script's letters."""
 import random
 
 SCRIPTS = {
@@ -28,17 +28,27 @@ MARKS = {
     "tamil": "ாிீுூெேைொோௌ்",
 }
 ODD = [
-    "\u0000", "\u0001", "\u0008", "\t", "\n", "\r", "\r\n", "\u000b", "\u000c", "\u001b", "\u001c", "\u007f", "\u0080", "\u0085",
-    "\u009f", "\u00a0", "\u00ad", "\u1680", "\u180e", "\u2000", "\u2003", "\u2009", "\u200b", "\u200c", "\u200d", "\u200e", "\u2028",
-    "\u2029", "\u202f", "\u2060", "\u3000", "\ufeff", "\ufffd", "\uffff", "\ue000", "\U000f0000", "\U0010ffff", "\ufe0f",
-    "ﬀ", "ﬁ", "ﬂ", "ﬃ", "ﬆ", "ĳ", "ǆ", "½", "²", "①", "㎏", "℃", "№", "™", "Ａ", "ｂ", "９", "！", "～", "ｱ", "ｶﾞ", "ﾊﾟ", "￥",
-    "ﷺ", "ﻻ", "Å", "Ω", "K", "가", "각", "ᄀ", "\u1100\u1161\u11a8", "\u0041\u030a", "e\u0301", "\u1112\u1161\u11ab\u0301",
-    "ﬁ\u0301", "²\u0308", "Ａ\u0301", "①\u0308", "e\u0301\u0323\u0302\u0308", "🙂", "👍🏽", "👩‍👩‍👧‍👦", "🏳️‍🌈", "🇫🇷", "🇫🇷🇯🇵🇩", "❤️", "1️⃣", "🧑🏿‍🚀",
-    "क्ष", "क्‍ष", "ক্ত", "ക്ഷ", "\U000110bda", "\u0600a", "\u0d4ea", "ำ", "กำ", "▁", "▁▁", "▁a", "_", "<0x41>", "<0x0A>", "<unk>",
-    "</s>", "<pad>", "<s>", "<extra_id_0>", "<extra_id_7>", "<extra_id_77>", "</s", "<s", "&amp;", "&lt;b&gt;", "&#x41;", "&#0;",
-    "&notit;", "&amp;amp;", "&eacute", "ſ", "ẞ", "İ", "ı", "Ǆ", "𝐀", "𝔘", "𠀀", "𓀀", "ꙮ", "\u0378", "\u2fff", "€", "£", "…", "—", "“”",
+    "\u0000", "\u0001", "\u0008", "\t", "\n", "\r", "\r\n", "\u000b", "\u000c", "\u001b", "\u001c", "\u007f",
+    "\u0080", "\u0085",
+    "\u009f", "\u00a0", "\u00ad", "\u1680", "\u180e", "\u2000", "\u2003", "\u2009", "\u200b", "\u200c", "\u200d",
+    "\u200e", "\u2028",
+    "\u2029", "\u202f", "\u2060", "\u3000", "\ufeff", "\ufffd", "\uffff", "\ue000", "\U000f0000", "\U0010ffff",
+    "\ufe0f",
+    "ﬀ", "ﬁ", "ﬂ", "ﬃ", "ﬆ", "ĳ", "ǆ", "½", "²", "①", "㎏", "℃", "№", "™", "Ａ", "ｂ", "９", "！", "～", "ｱ", "ｶﾞ", "ﾊﾟ",
+    "￥",
+    "ﷺ", "ﻻ", "Å", "Ω", "K", "가", "각", "ᄀ", "\u1100\u1161\u11a8", "\u0041\u030a", "e\u0301",
+    "\u1112\u1161\u11ab\u0301",
+    "ﬁ\u0301", "²\u0308", "Ａ\u0301", "①\u0308", "e\u0301\u0323\u0302\u0308", "🙂", "👍🏽", "👩‍👩‍👧‍👦", "🏳️‍🌈", "🇫🇷",
+    "🇫🇷🇯🇵🇩", "❤️", "1️⃣", "🧑🏿‍🚀",
+    "क्ष", "क्‍ष", "ক্ত", "ക്ഷ", "\U000110bda", "\u0600a", "\u0d4ea", "ำ", "กำ", "▁", "▁▁", "▁a", "_", "<0x41>",
+    "<0x0A>", "<unk>",
+    "</s>", "<pad>", "<s>", "<extra_id_0>", "<extra_id_7>", "<extra_id_77>", "</s", "<s", "&amp;", "&lt;b&gt;",
+    "&#x41;", "&#0;",
+    "&notit;", "&amp;amp;", "&eacute", "ſ", "ẞ", "İ", "ı", "Ǆ", "𝐀", "𝔘", "𠀀", "𓀀", "ꙮ", "\u0378", "\u2fff", "€",
+    "£", "…", "—", "“”",
 ]
-PLAIN = "a red apple|the dog runs on a blue background|yellow car moving to the right|two cats, one hat|small green bird"
+PLAIN = ("a red apple|the dog runs on a blue background|yellow car moving to the right|two cats, one hat|"
+         "small green bird")
 
 
 def word(rng, script):
@@ -66,7 +76,8 @@ def corpus(seed, lines):
     for _ in range(lines):
         script = rng.choice(list(SCRIPTS))
         if rng.random() < 0.25:
-            out.append(rng.choice(PLAIN.split("|")) + rng.choice(["", ".", "!", ", " + rng.choice(PLAIN.split("|"))]))
+            text = rng.choice(PLAIN.split("|"))
+            out.append(text + rng.choice(["", ".", "!", ", " + rng.choice(PLAIN.split("|"))]))
         else:
             out.append(sentence(rng, script, rng.randint(3, 9)))
     return out
@@ -84,18 +95,22 @@ def one(rng, i):
     if kind == 3:
         return "".join(rng.choice(ODD) for _ in range(rng.randint(1, 8)))
     if kind == 4:
-        return "".join(word(rng, rng.choice(scripts)) + " " * rng.choice([0, 1, 1, 2, 3, 7]) for _ in range(rng.randint(1, 5)))
+        return "".join(word(rng, rng.choice(scripts)) + " " * rng.choice([0, 1, 1, 2, 3, 7])
+                       for _ in range(rng.randint(1, 5)))
     if kind == 5:
         return rng.choice(ODD) + word(rng, rng.choice(scripts)) + rng.choice(ODD) * rng.randint(1, 3)
     if kind == 6:
         return "".join(rng.choice("aab ▁\t\u0301ﬁＡ\u200d") for _ in range(rng.randint(1, 14)))
     ranges = [(0x20, 0x7F), (0xA0, 0x250), (0x300, 0x370), (0x900, 0xE00), (0x1100, 0x1200), (0x2000, 0x2C00),
-              (0x3000, 0x3400), (0xAC00, 0xD7A4), (0xF900, 0xFFFE), (0x1F000, 0x1FB00), (0x10000, 0x20000), (0xE0000, 0xE01F0)]
+              (0x3000, 0x3400), (0xAC00, 0xD7A4), (0xF900, 0xFFFE), (0x1F000, 0x1FB00), (0x10000, 0x20000),
+              (0xE0000, 0xE01F0)]
     return "".join(chr(rng.randrange(*rng.choice(ranges))) for _ in range(rng.randint(1, 9)))
 
 
 def strings(count, seed=7):
     rng = random.Random(seed)
-    fixed = ["", " ", "   ", "a", " a", "a ", "  a  b  ", "</s>", " </s> ", "a</s>b", "a </s>  b", "<extra_id_0> <extra_id_1>",
-             "▁", "▁a", "\u0301", "\u0301a", "\u200ba b", "a" * 300, "ab" * 150, " " * 120, "\u0301" * 40, "x \n\t y"]
+    fixed = ["", " ", "   ", "a", " a", "a ", "  a  b  ", "</s>", " </s> ", "a</s>b", "a </s>  b",
+             "<extra_id_0> <extra_id_1>",
+             "▁", "▁a", "\u0301", "\u0301a", "\u200ba b", "a" * 300, "ab" * 150, " " * 120, "\u0301" * 40,
+             "x \n\t y"]
     return (fixed + [one(rng, i) for i in range(count - len(fixed))])[:count]
