@@ -291,7 +291,7 @@ static void missing_stage(void)
     imagine_model *model;
     imagine_text *text;
     imagine_job *job;
-    char folder[] = "/tmp/imagine-test-XXXXXX", link[64], target[1200];
+    char folder[] = P_tmpdir "/imagine-test-XXXXXX", link[64], target[1200];
     REQUIRE(context && mkdtemp(folder));
     snprintf(link, sizeof link, "%s/vae", folder);
     REQUIRE(realpath(test_path("packs/two-layer/vae"), target) && symlink(target, link) == 0);
