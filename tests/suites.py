@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -61,6 +62,18 @@ def unittest_suite(folder):
     return max(total - bad - skipped, 0), bad, skipped, done.stdout
 
 
+def cargo_suite(folder):
+    """The crates' own tests, with what cargo builds kept in the build folder."""
+    if not shutil.which("cargo"):
+        print("no cargo here: the Rust binding is skipped")
+        return 0, 0, 1, ""
+    done = run(["cargo", "test", "--offline", "--no-fail-fast"], cwd=folder,
+               env={"IMAGINE_LIB_DIR": str(BUILD), "CARGO_TARGET_DIR": str(BUILD / "rust")})
+    found = re.findall(r"test result: .*? (\d+) passed; (\d+) failed; (\d+) ignored", done.stdout)
+    passed, failed, skipped = (sum(int(n) for n in column) for column in zip(*found)) if found else (0, 0, 0)
+    return passed, failed or int(done.returncode != 0), skipped, done.stdout
+
+
 def headers():
     """Each public header alone, as C11 and as C++17, without padding or any warning."""
     passed, failed, output = 0, 0, ""
@@ -84,6 +97,7 @@ def suites(quick):
     yield "source rules", lambda: from_closing(run([sys.executable, TOP / "tests/rules.py"]))
     yield "program", lambda: unittest_suite(TOP / "tests/program")
     yield "python binding", lambda: unittest_suite(TOP / "bindings/python/tests")
+    yield "rust binding", lambda: cargo_suite(TOP / "bindings/rust")
     if quick:
         return
     build = TOP / "build-sanitize"

@@ -7,7 +7,7 @@ use imagine_sys as sys;
 use crate::handle::{check, path as c_path};
 use crate::{Buffer, Context, Dtype, Error, Result};
 
-/// Pictures of one size as `u8` [frames, height, width, 3] in sRGB. A [`Buffer`] known to be that.
+/// Pictures of one size as `u8 [frames, height, width, 3]` in sRGB. A [`Buffer`] known to be that.
 #[derive(Clone, Debug)]
 pub struct Frames(Buffer);
 

@@ -25,7 +25,7 @@ pub enum Event {
     },
     /// The first frame of the estimate so far.
     Preview(Frames),
-    /// Sampling is over: `f32` [channels, frames, height, width].
+    /// Sampling is over: `f32 [channels, frames, height, width]`.
     Latents(Buffer),
     /// The next frames of the clip.
     Frames {

@@ -156,7 +156,7 @@ impl JobOptions {
         self
     }
 
-    /// Noise of your own instead of the seed's, `f32` [channels, frames, height, width] in latents.
+    /// Noise of your own instead of the seed's, `f32 [channels, frames, height, width]` in latents.
     pub fn noise(mut self, noise: &Buffer) -> Self {
         self.noise = Some(noise.clone());
         self

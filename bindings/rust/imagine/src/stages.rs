@@ -35,7 +35,7 @@ impl Text {
             .map(Text)
     }
 
-    /// Token ids, `i32` [length], ending with the end-of-text token; cut to `max_length` if there is one.
+    /// Token ids, `i32 [length]`, ending with the end-of-text token; cut to `max_length` if there is one.
     pub fn tokenize(&mut self, prompt: &str, max_length: Option<u32>) -> Result<Buffer> {
         let prompt = c_text("prompt", prompt)?;
         let length = int("max_length", max_length.unwrap_or(0))?;
@@ -45,7 +45,7 @@ impl Text {
         })
     }
 
-    /// Token ids, `i32` [length], and the encoder's hidden states, `f32` [length, text_dim], without padding.
+    /// Token ids, `i32 [length]`, and the encoder's hidden states, `f32 [length, text_dim]`, without padding.
     pub fn encode(&mut self, prompt: &str) -> Result<(Buffer, Buffer)> {
         let prompt = c_text("prompt", prompt)?;
         let mut raw = std::ptr::null_mut();
@@ -80,7 +80,7 @@ impl Vae {
         Owned::make(|vae, error| unsafe { sys::imagine_vae_create(vae, model.handle.raw(), &options, error) }).map(Vae)
     }
 
-    /// Latents, `f32` [channels, frames, height, width], of [`Frames`] or of `f32` [3, frames, height, width] in [-1, 1].
+    /// Latents, `f32 [channels, frames, height, width]`, of [`Frames`] or of `f32 [3, frames, height, width]` in [-1, 1].
     pub fn encode(&mut self, frames: &Buffer) -> Result<Buffer> {
         // SAFETY: the handle is ours alone, the frames live during the call.
         Buffer::make(|latents, error| unsafe { sys::imagine_vae_encode(self.0.raw(), frames.raw(), latents, error) })
@@ -91,7 +91,7 @@ impl Vae {
         self.decode_to(latents, sys::IMAGINE_U8)?.try_into()
     }
 
-    /// The same as `f32` [3, frames, height, width] in [-1, 1].
+    /// The same as `f32 [3, frames, height, width]` in [-1, 1].
     pub fn decode_f32(&mut self, latents: &Buffer) -> Result<Buffer> {
         self.decode_to(latents, sys::IMAGINE_F32)
     }

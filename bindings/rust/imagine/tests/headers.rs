@@ -112,7 +112,7 @@ fn functions_of_headers(headers: &str) -> BTreeMap<String, String> {
             .split(',')
             .map(|argument| argument.trim())
             .filter(|argument| *argument != "void")
-            .map(|argument| split(argument))
+            .map(split)
             .map(|(kind, name)| format!("{}: {}", name, rust_type(&kind)))
             .collect();
         let result = if result == "void" { String::new() } else { format!(" -> {}", rust_type(&result)) };
