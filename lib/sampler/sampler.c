@@ -33,100 +33,6 @@ struct imagine_sampler {
     int begun, failed;
 };
 
-static const imagine_sampler_options defaults = {
-    .struct_size = sizeof(imagine_sampler_options),
-    .batch = 1,
-    .guidance = -1,
-};
-
-void imagine_sampler_options_init(imagine_sampler_options *options, size_t size)
-{
-    imagine__init_options(options, size, &defaults, sizeof defaults);
-}
-
-/* ---- options ----------------------------------------------------------------------------------------------------- */
-
-static imagine_status check_range(int64_t value, int64_t low, int64_t high, const char *name, imagine_error *error)
-{
-    if (value >= low && value <= high)
-        return IMAGINE_OK;
-    return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: %lld is not in %lld..%lld", name, (long long)value,
-                         (long long)low, (long long)high);
-}
-
-static imagine_status check_schedule(const imagine_sampler_options *o, imagine_error *error)
-{
-    imagine_status status = check_range(o->schedule, IMAGINE_SCHEDULE_DEFAULT, IMAGINE_SCHEDULE_SIGMAS, "schedule", error);
-    if (status < 0 ||
-        (status = check_range(o->step_rule, IMAGINE_STEP_DEFAULT, IMAGINE_STEP_UNIPC, "step_rule", error)) < 0 ||
-        (status = check_range(o->cfg_mode, IMAGINE_CFG_AUTO, IMAGINE_CFG_IN_TURN, "cfg_mode", error)) < 0)
-        return status;
-    if (o->schedule == IMAGINE_SCHEDULE_SIGMAS) {
-        if (!o->sigmas || o->sigma_count < 2 || o->sigma_count > 1001)
-            return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
-                                 "sigmas: IMAGINE_SCHEDULE_SIGMAS needs 2 to 1001 of them, one more than steps");
-        if (o->steps && (uint32_t)o->steps != o->sigma_count - 1)
-            return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "steps: %d do not fit %u sigmas; give 0 or %u",
-                                 o->steps, o->sigma_count, o->sigma_count - 1);
-    } else if (o->sigmas || o->sigma_count) {
-        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "sigmas: set schedule to IMAGINE_SCHEDULE_SIGMAS");
-    }
-    if (!(o->shift >= 0 && o->shift <= 1000))
-        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "shift: %g is not in 0..1000", o->shift);
-    if (!(o->guidance >= -1e6 && o->guidance <= 1e6))
-        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "guidance: %g is no scale", o->guidance);
-    return IMAGINE_OK;
-}
-
-/* The pack's defaults for what the caller left open. */
-static void settle(imagine_sampler_options *o, const imagine__defaults *pack)
-{
-    o->width = o->width ? o->width : pack->width;
-    o->height = o->height ? o->height : pack->height;
-    o->frames = o->frames ? o->frames : pack->frames;
-    if (o->schedule == IMAGINE_SCHEDULE_SIGMAS)
-        o->steps = (int32_t)o->sigma_count - 1;
-    o->steps = o->steps ? o->steps : pack->steps;
-    o->guidance = o->guidance < 0 ? pack->guidance : o->guidance;
-    o->shift = o->shift > 0 ? o->shift : pack->shift;
-    o->schedule = o->schedule ? o->schedule : pack->schedule;
-}
-
-static imagine_status check_sizes(const imagine_sampler_options *o, const imagine_model *model, imagine_error *error)
-{
-    imagine_model_info info = { .struct_size = sizeof info };
-    imagine_status status = imagine_model_get_info(model, &info, error);
-    if (status < 0)
-        return status;
-    int32_t multiple = info.size_multiple > 0 ? info.size_multiple : 1;
-    int32_t factor = info.temporal_factor > 0 ? info.temporal_factor : 1;
-    if ((status = imagine__need_multiple(o->width, multiple, "width", error)) < 0 ||
-        (status = imagine__need_multiple(o->height, multiple, "height", error)) < 0)
-        return status;
-    return imagine__need_frames(o->frames, factor, "frames", error);
-}
-
-imagine_status imagine__sampler_settle(imagine_sampler_options *settled, const imagine_model *model,
-                                       const imagine_sampler_options *options, imagine_error *error)
-{
-    imagine_sampler_options o = defaults;
-    imagine_status status = imagine__read_options(&o, sizeof o, options, "imagine_sampler_options", error);
-    if (status < 0 || (status = check_schedule(&o, error)) < 0 ||
-        (status = check_range(o.batch, 1, 64, "batch", error)) < 0 ||
-        (status = check_range(o.width, 0, 1 << 16, "width", error)) < 0 ||
-        (status = check_range(o.height, 0, 1 << 16, "height", error)) < 0 ||
-        (status = check_range(o.frames, 0, 1 << 20, "frames", error)) < 0 ||
-        (status = check_range(o.steps, 0, 1000, "steps", error)) < 0)
-        return status;
-    settle(&o, imagine__model_defaults(model));
-    if (!o.schedule)
-        return imagine__model_check_schedule(model, error);
-    if ((status = check_sizes(&o, model, error)) < 0)
-        return status;
-    *settled = o;
-    return IMAGINE_OK;
-}
-
 /* ---- life -------------------------------------------------------------------------------------------------------- */
 
 /* Latent sizes for the pixels asked for. */
@@ -489,9 +395,9 @@ imagine_status imagine_sampler_step(imagine_sampler *sampler, imagine_step_info 
 static imagine_status copy_clip(imagine_sampler *s, const float *values, int32_t index, imagine_buffer **latents,
                                 imagine_error *error)
 {
-    imagine_status status = check_range(index, 0, s->o.batch - 1, "index", error);
-    if (status >= 0)
-        status = imagine__buffer_new(latents, s->context, IMAGINE_F32, 4, s->shape, error);
+    if (index < 0 || index >= s->o.batch)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "index: %d is not in 0..%d", index, s->o.batch - 1);
+    imagine_status status = imagine__buffer_new(latents, s->context, IMAGINE_F32, 4, s->shape, error);
     if (status >= 0)
         memcpy(imagine_buffer_data(*latents), values + index * s->clip, (size_t)s->clip * sizeof *values);
     return status;
