@@ -22,6 +22,11 @@ fn options() -> JobOptions {
     JobOptions::new("a b c").seed(5).steps(3)
 }
 
+/// Work that is not done before a test has stopped it, however busy the machine is.
+fn long() -> JobOptions {
+    JobOptions::new("a").size(96, 96).frames(9).steps(1000)
+}
+
 /// A file of this test alone, removed at the end.
 struct Scratch(PathBuf);
 
@@ -187,7 +192,7 @@ fn text_noise_and_sigmas_from_outside() {
 #[test]
 fn cancel_from_another_thread() {
     let model = model();
-    let mut job = model.job(&JobOptions::new("a").steps(1000)).unwrap();
+    let mut job = model.job(&long()).unwrap();
     let token = job.cancel_token();
     let firing = thread::spawn(move || {
         thread::sleep(Duration::from_millis(50));
@@ -207,8 +212,8 @@ fn cancel_from_another_thread() {
 fn one_token_for_many() {
     let model = model();
     let token = CancelToken::new(model.context()).unwrap();
-    let long = JobOptions::new("a").steps(1000).cancel(&token);
-    let mut jobs: Vec<Job> = (0..2).map(|_| model.job(&long).unwrap()).collect();
+    let stopped = long().cancel(&token);
+    let mut jobs: Vec<Job> = (0..2).map(|_| model.job(&stopped).unwrap()).collect();
     let mut alone = model.job(&options()).unwrap();
     token.clone().cancel();
     for job in &mut jobs {
@@ -225,7 +230,7 @@ fn one_token_for_many() {
 
 #[test]
 fn cancel_on_the_own_thread_keeps_the_latents() {
-    let mut job = model().job(&JobOptions::new("a").steps(1000)).unwrap();
+    let mut job = model().job(&long()).unwrap();
     assert!(matches!(job.next(), Some(Ok(Event::Step { .. }))));
     job.cancel();
     assert!(matches!(job.by_ref().last(), Some(Err(Error::Cancelled(_)))));
@@ -238,7 +243,7 @@ fn drop_while_running() {
     let empty = context.info().unwrap().memory_used;
     for wait in [0, 5, 30] {
         let model = Model::open_in(&context, pack()).unwrap();
-        let job = model.job(&JobOptions::new("a").steps(1000)).unwrap();
+        let job = model.job(&long()).unwrap();
         thread::sleep(Duration::from_millis(wait));
         let begin = Instant::now();
         drop(job);
@@ -249,7 +254,7 @@ fn drop_while_running() {
 
 #[test]
 fn timeouts() {
-    let mut job = model().job(&JobOptions::new("a").steps(1000)).unwrap();
+    let mut job = model().job(&long()).unwrap();
     while job.next_timeout(Duration::ZERO).unwrap().is_some() {}
     assert!(job.event_fd().is_some());
     assert!(matches!(job.next_timeout(Duration::MAX), Ok(Some(Event::Step { .. }))));
