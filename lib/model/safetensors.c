@@ -131,7 +131,7 @@ static imagine_status read_offsets(reader *r, imagine__tensor *t)
         return fail_tensor(r, t->name, "its data_offsets are not two whole numbers");
     if (begin < 0 || end < begin || (uint64_t)end > r->data_size)
         return fail_tensor(r, t->name, "its data_offsets lie outside of the file");
-    t->offset = (uint64_t)begin; /* from the data's begin, for now */
+    t->offset = (uint64_t)begin; /* from the data's begin; the header's length is added once all are read */
     t->size = (uint64_t)(end - begin);
     return IMAGINE_OK;
 }
