@@ -150,7 +150,7 @@ impl Buffer {
             unsafe { sys::imagine_buffer_create(buffer, context.0.raw(), T::NUMBER, ndim, shape.as_ptr(), error) }
         })?;
         if !values.is_empty() {
-            // SAFETY: the new buffer has room for as many elements as the shape, which were counted, and nobody else has it.
+            // SAFETY: the new buffer has room for the elements, which were counted, and is not shared yet.
             unsafe { std::ptr::copy_nonoverlapping(values.as_ptr().cast::<u8>(), buffer.data as *mut u8, buffer.size) };
         }
         Ok(buffer)

@@ -155,7 +155,8 @@ impl CancelToken {
             .map(CancelToken)
     }
 
-    /// From now on work that was given this token ends with [`Error::Cancelled`](crate::Error::Cancelled), within 50 ms.
+    /// From now on work that was given this token ends with [`Error::Cancelled`](crate::Error::Cancelled), within
+    /// 50 ms.
     /// Only sets a flag, so that a signal handler may call it.
     pub fn cancel(&self) {
         // SAFETY: the token is alive.

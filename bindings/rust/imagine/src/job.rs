@@ -114,8 +114,8 @@ pub struct JobInfo {
     pub memory_peak: u64,
 }
 
-/// One generation, prompt to frames, at work in the background: iterate over it for its events. Dropping it cancels what
-/// is running and waits for its end, within 50 ms.
+/// One generation, prompt to frames, at work in the background: iterate over it for its events. Dropping it cancels
+/// what is running and waits for its end, within 50 ms.
 ///
 /// A job may be sent to another thread and is used by one at a time; to cancel it from elsewhere there is
 /// [`Job::cancel_token`].

@@ -28,7 +28,8 @@
 //! - [`Context`], [`Model`], [`Buffer`], [`Frames`] and [`CancelToken`] are references that are counted: a clone is the
 //!   same thing, and any thread may use it.
 //! - [`Job`], [`Text`] and [`Vae`] are used by one thread at a time: they are `Send` and not `Sync`.
-//! - Memory from the library is seen as slices of a [`Buffer`] or [`Frames`], never copied, and lives as long as they do.
+//! - Memory from the library is seen as slices of a [`Buffer`] or [`Frames`], never copied, and lives as long as
+//!   they do.
 //! - Every failure is an [`Error`] with the library's own message; nothing here panics on bad input.
 
 #![deny(missing_docs)]

@@ -80,7 +80,8 @@ impl Vae {
         Owned::make(|vae, error| unsafe { sys::imagine_vae_create(vae, model.handle.raw(), &options, error) }).map(Vae)
     }
 
-    /// Latents, `f32 [channels, frames, height, width]`, of [`Frames`] or of `f32 [3, frames, height, width]` in [-1, 1].
+    /// Latents, `f32 [channels, frames, height, width]`, of [`Frames`] or of
+    /// `f32 [3, frames, height, width]` in [-1, 1].
     pub fn encode(&mut self, frames: &Buffer) -> Result<Buffer> {
         // SAFETY: the handle is ours alone, the frames live during the call.
         Buffer::make(|latents, error| unsafe { sys::imagine_vae_encode(self.0.raw(), frames.raw(), latents, error) })
