@@ -156,19 +156,20 @@ class Failures(unittest.TestCase):
 
     def test_cancel_from_another_thread(self):
         model = imagine.open(PACK)
-        job = model.job("a", steps=1000)
-        timer = threading.Timer(0.05, job.cancel)
-        timer.start()
+        job = model.job("a", steps=1000, width=256, height=256, frames=33)  # many seconds of work
+        self.assertEqual(job.next().kind, "step")
+        thread = threading.Thread(target=job.cancel)
+        thread.start()
         with self.assertRaises(imagine.Cancelled):
             for _ in job:
                 pass
-        timer.join()
+        thread.join()
         job.close()
         with self.assertRaises(imagine.StateError):
             job.next()
 
     def test_timeout(self):
-        with imagine.open(PACK).job("a", steps=1000) as job:
+        with imagine.open(PACK).job("a", steps=1000, width=256, height=256, frames=33) as job:
             with self.assertRaises(TimeoutError):
                 while True:
                     job.next(timeout=0)
