@@ -13,9 +13,13 @@ imagine_status imagine__output_open(imagine__output *output, imagine_context *co
 {
     *output = (imagine__output) { .context = context, .path = path, .fd = -1 };
     struct stat there;
-    if (!stat(path, &there) && !S_ISREG(there.st_mode))
-        return imagine__fail(error, IMAGINE_ERROR_IO, "%s: exists and is not a regular file; nothing was written",
-                             path);
+    if (!stat(path, &there)) {
+        if (!S_ISREG(there.st_mode))
+            return imagine__fail(error, IMAGINE_ERROR_IO, "%s: exists and is not a regular file; nothing was written",
+                                 path);
+    } else if (errno != ENOENT) {
+        return imagine__fail_errno(error, IMAGINE_ERROR_IO, errno, "%s: cannot be written", path);
+    }
     size_t room = strlen(path) + 32;
     output->temporary = imagine__alloc(context, room);
     if (!output->temporary)
@@ -23,7 +27,7 @@ imagine_status imagine__output_open(imagine__output *output, imagine_context *co
     for (int attempt = 0; attempt < 100 && output->fd < 0; attempt++) {
         snprintf(output->temporary, room, "%s.%ld-%d.part", path, (long)getpid(), attempt);
         output->fd = open(output->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-        if (output->fd < 0 && errno != EEXIST)
+        if (output->fd < 0 && errno != EEXIST && errno != EINTR)
             break;
     }
     if (output->fd >= 0)
@@ -51,9 +55,21 @@ void imagine__output_write(imagine__output *output, const void *bytes, size_t si
     }
 }
 
+/* The bytes must have arrived before the name points to them, or a crash leaves an empty file under it. Returns errno. */
+static int flush(int fd)
+{
+    int failed;
+    do
+        failed = fsync(fd) < 0 ? errno : 0;
+    while (failed == EINTR);
+    return failed == EINVAL || failed == ENOTSUP ? 0 : failed; /* a file system that has no such thing */
+}
+
 imagine_status imagine__output_commit(imagine__output *output, imagine_error *error)
 {
     imagine_status status = IMAGINE_OK;
+    if (!output->failed)
+        output->failed = flush(output->fd);
     if (close(output->fd) < 0 && !output->failed && errno != EINTR)
         output->failed = errno;
     output->fd = -1;

@@ -4,7 +4,6 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "io/io.h"
 #include "model/model.h"
@@ -87,9 +86,12 @@ static imagine_status list_folder(names *n, const char *folder, imagine_error *e
     DIR *dir = opendir(folder);
     if (!dir)
         return imagine__fail_errno(error, IMAGINE_ERROR_IO, errno, "%s: cannot be opened", folder);
-    for (struct dirent *entry; status >= 0 && (entry = readdir(dir));)
+    struct dirent *entry;
+    for (errno = 0; status >= 0 && (entry = readdir(dir)); errno = 0)
         if (is_png(entry->d_name) && !add_name(n, folder, entry->d_name))
             status = imagine__fail_memory(error, 64, "the names of a folder");
+    if (status >= 0 && errno)
+        status = imagine__fail_errno(error, IMAGINE_ERROR_IO, errno, "%s: cannot be read", folder);
     closedir(dir);
     if (status >= 0 && !n->count)
         status = imagine__fail(error, IMAGINE_ERROR_NOT_FOUND, "%s: no file in it is named *.png", folder);
@@ -149,7 +151,7 @@ static imagine_status load_folder(imagine_buffer **frames, imagine_context *cont
 imagine_status imagine_picture_load(imagine_buffer **frames, imagine_context *context, const char *path,
                                     imagine_error *error)
 {
-    struct stat st;
+    imagine__path_kind kind;
     if (!frames)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "frames: the pointer is NULL");
     *frames = NULL;
@@ -157,9 +159,9 @@ imagine_status imagine_picture_load(imagine_buffer **frames, imagine_context *co
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: the pointer is NULL",
                              context ? "path" : "context");
     imagine_status status = imagine__check_process(context, error);
-    if (status < 0)
+    if (status < 0 || (status = imagine__look(path, &kind, error)) < 0)
         return status;
-    if (!stat(path, &st) && S_ISDIR(st.st_mode))
+    if (kind == IMAGINE__PATH_FOLDER)
         return load_folder(frames, context, path, error);
     return load_file(frames, context, path, error);
 }

@@ -6,10 +6,30 @@
 
 #include "model/model.h"
 
+imagine_status imagine__look(const char *path, imagine__path_kind *kind, imagine_error *error)
+{
+    struct stat about;
+    *kind = IMAGINE__PATH_NONE;
+    if (!stat(path, &about))
+        *kind = S_ISDIR(about.st_mode) ? IMAGINE__PATH_FOLDER : IMAGINE__PATH_FILE;
+    else if (errno != ENOENT && errno != ENOTDIR)
+        return imagine__fail_errno(error, IMAGINE_ERROR_IO, errno, "%s", path);
+    return IMAGINE_OK;
+}
+
+static int open_again(const char *path)
+{
+    int fd;
+    do
+        fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not make us wait */
+    while (fd < 0 && errno == EINTR);
+    return fd;
+}
+
 imagine_status imagine__open_file(const char *path, int *fd, uint64_t *size, imagine_error *error)
 {
     struct stat about;
-    int opened = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not make us wait */
+    int opened = open_again(path);
     if (opened < 0)
         return imagine__fail_errno(
             error, errno == ENOENT || errno == ENOTDIR ? IMAGINE_ERROR_NOT_FOUND : IMAGINE_ERROR_IO, errno, "%s", path);

@@ -9,6 +9,9 @@
 /* A regular file read whole (at most `limit` bytes), with a zero behind; *data is freed with imagine__free (file.c). */
 imagine_status imagine__read_file(imagine_context *context, const char *path, size_t limit, char **data, size_t *size,
                                   imagine_error *error);
+/* What is there at `path`; an error where that cannot be told. */
+typedef enum imagine__path_kind { IMAGINE__PATH_NONE, IMAGINE__PATH_FOLDER, IMAGINE__PATH_FILE } imagine__path_kind;
+imagine_status imagine__look(const char *path, imagine__path_kind *kind, imagine_error *error);
 /* Opens a regular file for reading: *fd and its size. */
 imagine_status imagine__open_file(const char *path, int *fd, uint64_t *size, imagine_error *error);
 /* pread until `size` bytes are there; a file that ends before is an error. */

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "model/pack.h"
 
@@ -27,23 +26,17 @@ imagine_status imagine__model_path(const imagine_model *model, const char *stage
     return IMAGINE_OK;
 }
 
-static int is_folder(const char *path)
-{
-    struct stat about;
-    return !stat(path, &about) && S_ISDIR(about.st_mode);
-}
-
 /* Opens <pack>/[stage/]file; *config stays NULL where there is no such file. */
 static imagine_status open_optional(imagine__config **config, const imagine_model *model, const char *stage,
                                     const char *file, imagine_error *error)
 {
     char *path;
-    struct stat about;
+    imagine__path_kind kind;
     *config = NULL;
     imagine_status status = imagine__model_path(model, stage, file, &path, error);
     if (status < 0)
         return status;
-    if (!stat(path, &about) || errno != ENOENT)
+    if ((status = imagine__look(path, &kind, error)) >= 0 && kind)
         status = imagine__config_open(config, model->context, path, error);
     imagine__free(model->context, path);
     return status;
@@ -96,7 +89,10 @@ static imagine_status find_stage(imagine_model *model, imagine__stage_kind kind,
     imagine_status status = imagine__model_path(model, NULL, imagine__stage_name(kind), &stage->folder, error);
     if (status < 0)
         return status;
-    if (!is_folder(stage->folder)) {
+    imagine__path_kind found;
+    if ((status = imagine__look(stage->folder, &found, error)) < 0)
+        return status;
+    if (found != IMAGINE__PATH_FOLDER) {
         imagine__free(model->context, stage->folder);
         stage->folder = NULL;
         return IMAGINE_OK;
@@ -131,7 +127,8 @@ static imagine_status refuse_experts(const imagine_model *model, imagine_error *
     imagine_status status = imagine__model_path(model, NULL, "transformer_2", &path, error);
     if (status < 0)
         return status;
-    if (is_folder(path))
+    imagine__path_kind kind;
+    if ((status = imagine__look(path, &kind, error)) >= 0 && kind == IMAGINE__PATH_FOLDER)
         status = imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED,
                                "%s: this version runs models of one transformer, not two experts", path);
     imagine__free(model->context, path);
@@ -289,21 +286,22 @@ static imagine_status check_fit(const imagine_model *model, imagine_error *error
 
 imagine_status imagine__pack_read(imagine_model *model, imagine_error *error)
 {
-    struct stat about;
+    imagine__path_kind kind;
     int found = 0;
-    if (stat(model->path, &about))
-        return imagine__fail_errno(error,
-                                   errno == ENOENT || errno == ENOTDIR ? IMAGINE_ERROR_NOT_FOUND : IMAGINE_ERROR_IO,
-                                   errno, "%s", model->path);
-    if (!S_ISDIR(about.st_mode))
+    imagine_status status = imagine__look(model->path, &kind, error);
+    if (status < 0)
+        return status;
+    if (!kind)
+        return imagine__fail_errno(error, IMAGINE_ERROR_NOT_FOUND, ENOENT, "%s", model->path);
+    if (kind != IMAGINE__PATH_FOLDER)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
                              "%s: not a folder; give the folder that holds transformer/, vae/ and so on", model->path);
-    imagine_status status = read_index(model, error);
+    status = read_index(model, error);
     if (status >= 0)
         status = refuse_experts(model, error);
-    for (int kind = 0; kind < IMAGINE__STAGE_COUNT && status >= 0; kind++) {
-        status = find_stage(model, kind, error);
-        found += model->stages[kind].folder != NULL;
+    for (int i = 0; i < IMAGINE__STAGE_COUNT && status >= 0; i++) {
+        status = find_stage(model, i, error);
+        found += model->stages[i].folder != NULL;
     }
     if (status >= 0 && !found)
         status =

@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-#include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "model/safetensors.h"
@@ -274,25 +272,20 @@ static imagine_status open_index(imagine__weights **weights, imagine_context *co
     return status;
 }
 
-static int exists(const char *path)
-{
-    struct stat about;
-    return !stat(path, &about);
-}
-
 imagine_status imagine__weights_open(imagine__weights **weights, imagine_context *context, const char *folder,
                                      const char *base, imagine_error *error)
 {
     *weights = NULL;
     char *file = join(context, folder, base, ".safetensors"),
          *index = join(context, folder, base, ".safetensors.index.json");
-    imagine_status status;
-    if (!file || !index)
-        status = imagine__fail_memory(error, strlen(folder), "a path");
-    else if (!exists(file) && exists(index))
-        status = open_index(weights, context, folder, index, error);
-    else
-        status = imagine__weights_open_file(weights, context, file, error);
+    imagine__path_kind whole = IMAGINE__PATH_NONE, parts = IMAGINE__PATH_NONE;
+    imagine_status status = file && index ? imagine__look(file, &whole, error)
+                                          : imagine__fail_memory(error, strlen(folder), "a path");
+    if (status >= 0 && !whole)
+        status = imagine__look(index, &parts, error);
+    if (status >= 0)
+        status = parts ? open_index(weights, context, folder, index, error)
+                        : imagine__weights_open_file(weights, context, file, error);
     imagine__free(context, file);
     imagine__free(context, index);
     return status;
