@@ -99,10 +99,9 @@ static imagine_status latent_frame(imagine_job *job, const imagine_buffer *laten
     imagine_status status = imagine__buffer_new(frame, job->context, IMAGINE_F32, 4, shape, error);
     if (status < 0)
         return status;
-    float *to = imagine_buffer_data(*frame);
-    const float *from = imagine_buffer_data(latents);
-    for (int64_t c = 0; c < all[0]; c++)
-        memcpy(to + c * area, from + (c * all[1] + k) * area, (size_t)area * sizeof *to);
+    size_t size = (size_t)area * sizeof(float);
+    imagine__copy(job->context, imagine_buffer_data(*frame), size,
+                  (const float *)imagine_buffer_data(latents) + k * area, (size_t)all[1] * size, size, all[0]);
     return IMAGINE_OK;
 }
 

@@ -58,7 +58,7 @@ static int provide(imagine__arena *arena, size_t at, size_t size)
     }
     if (size < SMALLEST_CHUNK)
         size = SMALLEST_CHUNK;
-    char *data = imagine__alloc(arena->context, size);
+    char *data = imagine__alloc_values(arena->context, size);
     if (!data)
         return 0;
     if (at < arena->count)

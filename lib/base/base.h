@@ -38,6 +38,17 @@ char *imagine__strdup(imagine_context *context, const char *text);
 /* New block with the old one's first min(old, size) bytes; the old one stays on failure. */
 void *imagine__realloc(imagine_context *context, void *pointer, size_t size);
 
+/* Memory for the values of tensors: weights, activations, latents, pictures. The same as imagine__alloc, but in a context
+ * that plans (plan.c) the bytes are only counted: the pointer may be moved along and given back, and must not be looked
+ * through. So values are touched in operations, in the tiles of imagine__parallel, and by these functions alone; what else
+ * looks at them asks imagine__planning first. */
+void *imagine__alloc_values(imagine_context *context, size_t size);
+float *imagine__zero_floats(imagine_context *context, size_t count); /* overflow-checked */
+/* Copies `count` pieces of `size` bytes, whose beginnings lie to_step and from_step bytes apart. No cancel leaves it out. */
+void imagine__copy(const imagine_context *context, void *to, size_t to_step, const void *from, size_t from_step,
+                   size_t size, int64_t count);
+void imagine__clear(const imagine_context *context, void *to, size_t size);
+
 /* a * b or a + b in *result; 0 on overflow, else 1. */
 int imagine__mul_size(size_t a, size_t b, size_t *result);
 int imagine__add_size(size_t a, size_t b, size_t *result);
@@ -55,6 +66,15 @@ imagine_status imagine__cancel_create_child(imagine_cancel **cancel, imagine_con
                                             imagine_error *error);
 /* For destroy functions: 1 in a forked child, where threads must not be joined. */
 int imagine__forked(const imagine_context *context);
+
+/* ---- plans (plan.c) ------------------------------------------------------------------------- */
+
+/* A context in which the same code runs and nothing is computed: operations and tiles do nothing, values are counted and
+ * not had (imagine__alloc_values). What `context` allows is no limit; all else, small as it is, comes from its memory.
+ * It counts on from `held` bytes. One thread; released before `context` is. */
+imagine_status imagine__context_plan(imagine_context **planning, imagine_context *context, uint64_t held,
+                                     imagine_error *error);
+int imagine__planning(const imagine_context *context);
 
 /* ---- arena (arena.c) ------------------------------------------------------------------------- */
 

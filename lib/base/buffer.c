@@ -111,7 +111,7 @@ imagine_status imagine__buffer_new(imagine_buffer **buffer, imagine_context *con
     imagine_status status = make(buffer, context, dtype, ndim, shape, error);
     if (status < 0)
         return status;
-    (*buffer)->data = imagine__alloc(context, (*buffer)->size);
+    (*buffer)->data = imagine__alloc_values(context, (*buffer)->size);
     if (!(*buffer)->data) {
         size_t size = (*buffer)->size;
         imagine_buffer_release(buffer);
@@ -125,7 +125,7 @@ imagine_status imagine_buffer_create(imagine_buffer **buffer, imagine_context *c
 {
     imagine_status status = imagine__buffer_new(buffer, context, dtype, ndim, shape, error);
     if (status >= 0)
-        memset((*buffer)->data, 0, (*buffer)->size);
+        imagine__clear(context, (*buffer)->data, (*buffer)->size);
     return status;
 }
 

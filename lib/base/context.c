@@ -105,6 +105,9 @@ void imagine_context_release(imagine_context **context)
     if (atomic_fetch_sub(&old->references, 1) != 1)
         return;
     imagine__pool_destroy(old->pool, old);
+    if (old->plan)
+        imagine__free(old, old->plan->sizes);
+    imagine__free(old, old->plan);
     old->release(old->allocator_data, old, sizeof *old);
 }
 

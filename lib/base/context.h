@@ -10,6 +10,14 @@
 
 typedef struct imagine__pool imagine__pool;
 
+/* What a context that plans has instead of memory. */
+typedef struct imagine__plan {
+    imagine__kernels kernels; /* of operations that do nothing */
+    size_t *sizes; /* of the blocks of values: what is given out is made of an index into these */
+    size_t count, capacity;
+    size_t unused; /* 1 + the index of one that was given back, whose size is the next one like it; 0: none */
+} imagine__plan;
+
 struct imagine_context {
     atomic_int references;
     int32_t threads;
@@ -17,6 +25,7 @@ struct imagine_context {
     imagine_cpu_level cpu_level;
     const imagine__kernels *kernels;
     imagine__pool *pool; /* NULL with one thread */
+    imagine__plan *plan; /* NULL: memory is there */
     imagine_alloc_fn *allocate;
     imagine_free_fn *release;
     void *allocator_data;
@@ -33,6 +42,12 @@ struct imagine_cancel {
     imagine_context *context;
     imagine_cancel *parent; /* fires this one too; or NULL */
 };
+
+/* Books `size` bytes if the limit allows it. */
+int imagine__reserve(imagine_context *context, uint64_t size);
+/* Blocks of values in a context that plans. `size` is what has been reserved for it. 0 or NULL: `pointer` is none of these. */
+void *imagine__plan_take(imagine_context *context, size_t size);
+size_t imagine__plan_give_back(imagine_context *context, const void *pointer);
 
 /* The C library's allocator behind the context's interface. */
 void *imagine__default_allocate(void *user_data, size_t size, size_t alignment);

@@ -35,8 +35,7 @@ int imagine__add_size(size_t a, size_t b, size_t *result)
     return !__builtin_add_overflow(a, b, result);
 }
 
-/* Books `size` bytes if the limit allows it. */
-static int reserve(imagine_context *context, uint64_t size)
+int imagine__reserve(imagine_context *context, uint64_t size)
 {
     uint64_t used = atomic_load_explicit(&context->memory_used, memory_order_relaxed), now;
     do {
@@ -53,7 +52,7 @@ static int reserve(imagine_context *context, uint64_t size)
 void *imagine__alloc(imagine_context *context, size_t size)
 {
     size_t total;
-    if (!imagine__add_size(size, ALIGNMENT, &total) || total > PTRDIFF_MAX || !reserve(context, total))
+    if (!imagine__add_size(size, ALIGNMENT, &total) || total > PTRDIFF_MAX || !imagine__reserve(context, total))
         return NULL;
     header *block = context->allocate(context->allocator_data, total, ALIGNMENT);
     if (!block) {
@@ -77,10 +76,50 @@ void imagine__free(imagine_context *context, void *pointer)
 {
     if (!pointer)
         return;
-    header *block = (header *)((char *)pointer - ALIGNMENT);
-    size_t total = block->size;
-    context->release(context->allocator_data, block, total);
+    size_t total = context->plan ? imagine__plan_give_back(context, pointer) : 0;
+    if (!total) {
+        header *block = (header *)((char *)pointer - ALIGNMENT);
+        total = block->size;
+        context->release(context->allocator_data, block, total);
+    }
     atomic_fetch_sub(&context->memory_used, total);
+}
+
+void *imagine__alloc_values(imagine_context *context, size_t size)
+{
+    size_t total;
+    if (!context->plan)
+        return imagine__alloc(context, size);
+    if (!imagine__add_size(size, ALIGNMENT, &total) || total > PTRDIFF_MAX || !imagine__reserve(context, total))
+        return NULL;
+    void *values = imagine__plan_take(context, total);
+    if (!values)
+        atomic_fetch_sub(&context->memory_used, total);
+    return values;
+}
+
+float *imagine__zero_floats(imagine_context *context, size_t count)
+{
+    size_t total;
+    float *floats = imagine__mul_size(count, sizeof *floats, &total) ? imagine__alloc_values(context, total) : NULL;
+    if (floats)
+        imagine__clear(context, floats, total);
+    return floats;
+}
+
+void imagine__copy(const imagine_context *context, void *to, size_t to_step, const void *from, size_t from_step,
+                   size_t size, int64_t count)
+{
+    if (context->plan || !size)
+        return;
+    for (int64_t i = 0; i < count; i++)
+        memcpy((char *)to + (size_t)i * to_step, (const char *)from + (size_t)i * from_step, size);
+}
+
+void imagine__clear(const imagine_context *context, void *to, size_t size)
+{
+    if (!context->plan && size)
+        memset(to, 0, size);
 }
 
 char *imagine__strdup(imagine_context *context, const char *text)

@@ -20,6 +20,14 @@ static void parallel(imagine__run *run, int64_t count, imagine__tile_fn *fn, voi
         fn(arg, tile, work->scratch);
 }
 
+static void parallel_planned(imagine__run *run, int64_t count, imagine__tile_fn *fn, void *arg)
+{
+    (void)run;
+    (void)count;
+    (void)fn;
+    (void)arg;
+}
+
 imagine_status imagine__work_init(imagine__work *work, imagine_context *context, const imagine_cancel *cancel,
                                   imagine_error *error)
 {
@@ -28,12 +36,12 @@ imagine_status imagine__work_init(imagine__work *work, imagine_context *context,
     if (status < 0)
         return status;
     work->run.kernels = context->kernels;
-    work->run.parallel = parallel;
+    work->run.parallel = context->plan ? parallel_planned : parallel;
     work->run.stopped = stopped;
     work->context = context;
     work->cancel = cancel;
     work->arena = imagine__arena_create(context);
-    work->scratch = imagine__alloc(context, IMAGINE__SCRATCH);
+    work->scratch = imagine__alloc_values(context, IMAGINE__SCRATCH);
     if (!work->arena || !work->scratch) {
         imagine__work_fini(work);
         return imagine__fail_memory(error, IMAGINE__SCRATCH, "a stage's scratch");

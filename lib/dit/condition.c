@@ -35,14 +35,22 @@ static void sinusoid_rows(void *arg, int64_t tile, void *scratch)
     }
 }
 
-static void sinusoids(imagine__work *work, sinusoid_job *job)
+static void fill_frequencies(void *arg, int64_t tile, void *scratch)
 {
     const float log_period = (float)-9.210340371976184; /* -ln 10000 */
+    const sinusoid_job *job = arg;
     int64_t half = job->dim / 2;
+    (void)tile;
+    (void)scratch;
     for (int64_t i = 0; i < half; i++) {
         float exponent = log_period * (float)i / (float)half;
         job->frequencies[i] = (float)exp((double)exponent);
     }
+}
+
+static void sinusoids(imagine__work *work, sinusoid_job *job)
+{
+    imagine__parallel(&work->run, 1, fill_frequencies, job);
     imagine__parallel(&work->run, (job->rows + SINUSOID_ROWS - 1) / SINUSOID_ROWS, sinusoid_rows, job);
 }
 
@@ -157,13 +165,14 @@ imagine_status imagine__dit_text_create(imagine__dit_text **out, const imagine__
     if (!imagine__mul_size((size_t)batch * (size_t)length, (size_t)dit->dim * 2 * sizeof(float), &size) ||
         !imagine__mul_size(size, (size_t)dit->config.layers, &size))
         return imagine__fail_memory(error, SIZE_MAX, "the text's keys and values");
-    imagine__dit_text *text = imagine__calloc(dit->context, 1, sizeof *text);
+    imagine__dit_text *text = imagine__calloc(work->context, 1, sizeof *text);
     if (!text)
         return imagine__fail_memory(error, sizeof *text, "the text conditioning");
+    text->context = work->context;
     text->dit = dit;
     text->batch = batch;
     text->length = length;
-    text->kv = imagine__alloc(dit->context, size);
+    text->kv = imagine__alloc_values(work->context, size);
     imagine_status status = text->kv ? text_fill(text, work, embeds, error)
                                      : imagine__fail_memory(error, size, "the text's keys and values");
     if (status < 0) {
@@ -178,7 +187,7 @@ void imagine__dit_text_free(imagine__dit_text *text)
 {
     if (!text)
         return;
-    imagine_context *context = text->dit->context;
+    imagine_context *context = text->context;
     imagine__free(context, text->kv);
     imagine__free(context, text);
 }

@@ -31,6 +31,7 @@ struct imagine__dit {
 };
 
 struct imagine__dit_text {
+    imagine_context *context; /* of the run it was made in */
     const imagine__dit *dit;
     int32_t batch, length;
     float *kv; /* [layers, batch, length, 2 dim]: normalised keys, then values */

@@ -14,10 +14,20 @@ static void split(int32_t head_dim, int32_t pairs[3])
     pairs[0] = head_dim / 2 - 2 * pairs[1];
 }
 
-/* table[position][pair], interleaved (cos, sin), for one axis. */
-static void axis_table(float *table, int32_t positions, int32_t pairs)
+typedef struct rope_job {
+    int32_t grid[3], pairs[3];
+    float *axes[3]; /* [position, pair], interleaved (cos, sin), of one axis */
+    float *cosines, *sines; /* [token, pair of the head] */
+} rope_job;
+
+/* The table of axis `axis`. */
+static void fill_axis(void *arg, int64_t axis, void *scratch)
 {
-    for (int32_t p = 0; p < positions; p++)
+    const rope_job *job = arg;
+    float *table = job->axes[axis];
+    int32_t pairs = job->pairs[axis];
+    (void)scratch;
+    for (int32_t p = 0; p < job->grid[axis]; p++)
         for (int32_t i = 0; i < pairs; i++) {
             double angle = p * (1.0 / pow(10000.0, (double)(2 * i) / (2 * pairs)));
             *table++ = (float)cos(angle);
@@ -35,32 +45,40 @@ static void put(float *cosines, float *sines, const float *axis, int32_t positio
     }
 }
 
+/* One row of tokens. */
+static void fill_row(void *arg, int64_t row, void *scratch)
+{
+    const rope_job *job = arg;
+    const int32_t *pairs = job->pairs;
+    int32_t half = pairs[0] + pairs[1] + pairs[2];
+    int32_t t = (int32_t)(row / job->grid[1]), y = (int32_t)(row % job->grid[1]);
+    float *c = job->cosines + row * job->grid[2] * half, *s = job->sines + row * job->grid[2] * half;
+    (void)scratch;
+    for (int32_t x = 0; x < job->grid[2]; x++, c += half, s += half) {
+        put(c, s, job->axes[0], t, pairs[0]);
+        put(c + pairs[0], s + pairs[0], job->axes[1], y, pairs[1]);
+        put(c + pairs[0] + pairs[1], s + pairs[0] + pairs[1], job->axes[2], x, pairs[2]);
+    }
+}
+
 imagine_status imagine__dit_rope(imagine__work *work, int32_t head_dim, const int32_t grid[3], const float **cos_table,
                                  const float **sin_table, imagine_error *error)
 {
-    int32_t pairs[3], half = head_dim / 2;
-    split(head_dim, pairs);
+    rope_job job = { .grid = { grid[0], grid[1], grid[2] } };
+    int32_t half = head_dim / 2;
+    split(head_dim, job.pairs);
     int64_t tokens = (int64_t)grid[0] * grid[1] * grid[2];
-    float *cosines = imagine__arena_floats(work->arena, tokens * half);
-    float *sines = imagine__arena_floats(work->arena, tokens * half);
+    job.cosines = imagine__arena_floats(work->arena, tokens * half);
+    job.sines = imagine__arena_floats(work->arena, tokens * half);
     imagine__arena_mark mark = imagine__arena_save(work->arena);
-    float *axes[3] = { NULL, NULL, NULL };
     for (int a = 0; a < 3; a++)
-        axes[a] = imagine__arena_floats(work->arena, (int64_t)grid[a] * pairs[a] * 2);
-    if (!cosines || !sines || !axes[0] || !axes[1] || !axes[2])
+        job.axes[a] = imagine__arena_floats(work->arena, (int64_t)grid[a] * job.pairs[a] * 2);
+    if (!job.cosines || !job.sines || !job.axes[0] || !job.axes[1] || !job.axes[2])
         return imagine__fail_memory(error, (size_t)tokens * (size_t)half * 8, "the position table");
-    for (int a = 0; a < 3; a++)
-        axis_table(axes[a], grid[a], pairs[a]);
-    float *c = cosines, *s = sines;
-    for (int32_t t = 0; t < grid[0]; t++)
-        for (int32_t y = 0; y < grid[1]; y++)
-            for (int32_t x = 0; x < grid[2]; x++, c += half, s += half) {
-                put(c, s, axes[0], t, pairs[0]);
-                put(c + pairs[0], s + pairs[0], axes[1], y, pairs[1]);
-                put(c + pairs[0] + pairs[1], s + pairs[0] + pairs[1], axes[2], x, pairs[2]);
-            }
+    imagine__parallel(&work->run, 3, fill_axis, &job);
+    imagine__parallel(&work->run, (int64_t)grid[0] * grid[1], fill_row, &job);
     imagine__arena_restore(work->arena, mark);
-    *cos_table = cosines;
-    *sin_table = sines;
+    *cos_table = job.cosines;
+    *sin_table = job.sines;
     return IMAGINE_OK;
 }

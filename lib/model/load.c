@@ -34,7 +34,7 @@ static void *keep(imagine__loaded *loaded, size_t size)
         loaded->blocks = blocks;
         loaded->capacity = capacity;
     }
-    void *block = imagine__alloc(loaded->context, size);
+    void *block = imagine__alloc_values(loaded->context, size);
     if (block) {
         loaded->blocks[loaded->count++] = block;
         loaded->bytes += size;
@@ -147,14 +147,16 @@ static imagine_status read_elements(imagine__loaded *loaded, const imagine__tens
                                     imagine__wtype type, void *out, imagine_error *error)
 {
     size_t size = imagine__dtype_size(t->dtype);
+    int planning = imagine__planning(loaded->context);
     if (t->dtype == (type == IMAGINE__W_F32 ? IMAGINE_F32 : IMAGINE_BF16))
-        return imagine__weights_read(loaded->weights, t, begin * size, count * size, out, error);
+        return planning ? IMAGINE_OK
+                        : imagine__weights_read(loaded->weights, t, begin * size, count * size, out, error);
     uint64_t piece = count < STAGING / 8 ? count : STAGING / 8;
-    void *raw = imagine__alloc(loaded->context, (size_t)piece * size);
+    void *raw = imagine__alloc_values(loaded->context, (size_t)piece * size);
     if (!raw)
         return fail_memory(t, (size_t)piece * size, error);
     imagine_status status = IMAGINE_OK;
-    for (uint64_t at = 0; at < count && status >= 0; at += piece) {
+    for (uint64_t at = 0; at < count && status >= 0 && !planning; at += piece) {
         uint64_t now = count - at < piece ? count - at : piece;
         status = imagine__weights_read(loaded->weights, t, (begin + at) * size, now * size, raw, error);
         if (status >= 0)
@@ -205,7 +207,7 @@ static imagine_status pack_parts(imagine__loaded *loaded, imagine__linear_weight
     int64_t step = kernels->pack_rows * (int64_t)(1 + STAGING / (row * (size_t)kernels->pack_rows + 1));
     if (step > w->n)
         step = w->n;
-    void *packed = keep(loaded, size), *staging = imagine__alloc(loaded->context, (size_t)step * row);
+    void *packed = keep(loaded, size), *staging = imagine__alloc_values(loaded->context, (size_t)step * row);
     imagine_status status = IMAGINE_OK;
     if (!packed || !staging)
         status = fail_memory(parts[0], size, error);
@@ -316,7 +318,7 @@ static imagine_status pack_conv(imagine__loaded *loaded, imagine__conv_weight *w
     const imagine__kernels *kernels = imagine__context_kernels(loaded->context);
     size_t raw_size = (size_t)elements(t) * type_size(w->type);
     size_t size = kernels->conv_packed_size(w->cout, w->cin, w->kt, w->kh, w->kw, w->type);
-    void *packed = keep(loaded, size), *raw = imagine__alloc(loaded->context, raw_size);
+    void *packed = keep(loaded, size), *raw = imagine__alloc_values(loaded->context, raw_size);
     imagine_status status = packed && raw ? read_elements(loaded, t, 0, (uint64_t)elements(t), w->type, raw, error)
                                           : fail_memory(t, size + raw_size, error);
     if (status >= 0) {

@@ -83,9 +83,9 @@ static imagine_status set_up(imagine_sampler *s, const imagine_sampler_options *
         (status = imagine__work_init(&s->work, s->context, s->cancel, error)) < 0 ||
         (status = imagine__stepper_create(&s->stepper, &s->work, &s->schedule, s->count, error)) < 0)
         return status;
-    s->x = imagine__calloc(s->context, (size_t)s->count, (s->batched ? 2 : 1) * sizeof(float));
-    s->v = imagine__calloc(s->context, (size_t)s->count, (s->guided ? 2 : 1) * sizeof(float));
-    s->estimate = imagine__calloc(s->context, (size_t)s->count, sizeof(float));
+    s->x = imagine__zero_floats(s->context, (size_t)s->count * (s->batched ? 2 : 1));
+    s->v = imagine__zero_floats(s->context, (size_t)s->count * (s->guided ? 2 : 1));
+    s->estimate = imagine__zero_floats(s->context, (size_t)s->count);
     if (!s->x || !s->v || !s->estimate)
         return imagine__fail_memory(error, (size_t)s->count * sizeof(float), "the latents");
     return IMAGINE_OK;
@@ -172,8 +172,8 @@ static void pad_text(const imagine_sampler *s, const imagine_buffer *embeds, int
     for (int32_t b = 0; b < s->o.batch; b++) {
         const float *from = (const float *)imagine_buffer_data(embeds) + (ndim == 3 ? b * given * dim : 0);
         float *to = out + b * length * dim;
-        memcpy(to, from, (size_t)(rows * dim) * sizeof *to);
-        memset(to + rows * dim, 0, (size_t)((length - rows) * dim) * sizeof *to);
+        imagine__copy(s->context, to, 0, from, 0, (size_t)(rows * dim) * sizeof *to, 1);
+        imagine__clear(s->context, to + rows * dim, (size_t)((length - rows) * dim) * sizeof *to);
     }
 }
 
@@ -256,9 +256,11 @@ static imagine_status draw_noise(imagine_sampler *s, imagine_error *error)
             imagine_status status = imagine__work_check(&s->work, error);
             if (status < 0)
                 return status;
-            imagine__noise_fill(frame, channels * area, s->o.seed + (uint64_t)b, IMAGINE__NOISE_INITIAL, (uint32_t)f);
-            for (int64_t c = 0; c < channels; c++)
-                memcpy(s->x + b * s->clip + (c * frames + f) * area, frame + c * area, (size_t)area * sizeof *frame);
+            if (!imagine__planning(s->context))
+                imagine__noise_fill(frame, channels * area, s->o.seed + (uint64_t)b, IMAGINE__NOISE_INITIAL,
+                                    (uint32_t)f);
+            imagine__copy(s->context, s->x + b * s->clip + f * area, (size_t)(frames * area) * sizeof *frame, frame,
+                          (size_t)area * sizeof *frame, (size_t)area * sizeof *frame, channels);
         }
     return IMAGINE_OK;
 }
@@ -274,7 +276,8 @@ imagine_status imagine_sampler_begin(imagine_sampler *sampler, const imagine_buf
                              "a prompt needs as many out as in", sampler->config->in_channels,
                              sampler->config->out_channels);
     if (noise) {
-        memcpy(sampler->x, imagine_buffer_data(noise), (size_t)sampler->count * sizeof *sampler->x);
+        imagine__copy(sampler->context, sampler->x, 0, imagine_buffer_data(noise), 0,
+                      (size_t)sampler->count * sizeof *sampler->x, 1);
     } else {
         imagine__arena_mark mark = imagine__arena_save(sampler->work.arena);
         status = draw_noise(sampler, error);
@@ -318,7 +321,7 @@ static imagine_status predict(imagine_sampler *s, imagine_error *error)
     float *negative = s->v + s->count;
     imagine_status status;
     if (s->batched) {
-        memcpy(s->x + s->count, s->x, (size_t)s->count * sizeof *s->x);
+        imagine__copy(s->context, s->x + s->count, 0, s->x, 0, (size_t)s->count * sizeof *s->x, 1);
         status = forward(s, s->text, 2 * s->o.batch, s->v, error);
     } else {
         status = forward(s, s->text, s->o.batch, s->v, error);
@@ -399,7 +402,8 @@ static imagine_status copy_clip(imagine_sampler *s, const float *values, int32_t
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "index: %d is not in 0..%d", index, s->o.batch - 1);
     imagine_status status = imagine__buffer_new(latents, s->context, IMAGINE_F32, 4, s->shape, error);
     if (status >= 0)
-        memcpy(imagine_buffer_data(*latents), values + index * s->clip, (size_t)s->clip * sizeof *values);
+        imagine__copy(s->context, imagine_buffer_data(*latents), 0, values + index * s->clip, 0,
+                      (size_t)s->clip * sizeof *values, 1);
     return status;
 }
 

@@ -5,7 +5,6 @@
 #include "sampler/schedule.h"
 
 #include <math.h>
-#include <string.h>
 
 struct imagine__stepper {
     imagine__work *work;
@@ -32,7 +31,7 @@ imagine_status imagine__stepper_create(imagine__stepper **out, imagine__work *wo
     float **tensors[] = { &s->now, &s->result, &s->m0, &s->m1, &s->last, &s->from };
     size_t needed = schedule->rule == IMAGINE_STEP_UNIPC ? 6 : 2;
     for (size_t i = 0; i < needed; i++) {
-        *tensors[i] = imagine__calloc(work->context, (size_t)count, sizeof(float));
+        *tensors[i] = imagine__zero_floats(work->context, (size_t)count);
         if (!*tensors[i]) {
             imagine__stepper_free(s);
             return imagine__fail_memory(error, (size_t)count * sizeof(float), "the step rule's tensors");
@@ -59,6 +58,11 @@ void imagine__stepper_free(imagine__stepper *s)
 void imagine__stepper_reset(imagine__stepper *s)
 {
     s->next = 0;
+}
+
+static void copy(const imagine__stepper *s, float *to, const float *from)
+{
+    imagine__copy(s->work->context, to, 0, from, 0, (size_t)s->count * sizeof *to, 1);
 }
 
 static void combine(imagine__stepper *s, int32_t terms, const double *coefficients, const float *const *x, float *y)
@@ -159,7 +163,7 @@ static void unipc_advance(imagine__stepper *s, int32_t step, const float *x)
     if (step > 0)
         correct(s, step);
     else
-        memcpy(s->from, x, (size_t)s->count * sizeof *x);
+        copy(s, s->from, x);
     predict(s, step);
 }
 
@@ -183,7 +187,6 @@ imagine_status imagine__stepper_step(imagine__stepper *s, int32_t step, float *x
                              s->next, s->schedule->steps);
     const double *sigmas = s->schedule->sigmas;
     const float *const t[2] = { x, v };
-    size_t bytes = (size_t)s->count * sizeof *x;
     combine(s, 2, (const double[]){ 1, -sigmas[step] }, t, s->now);
     if (s->schedule->rule == IMAGINE_STEP_UNIPC)
         unipc_advance(s, step, x);
@@ -193,9 +196,9 @@ imagine_status imagine__stepper_step(imagine__stepper *s, int32_t step, float *x
     imagine_status status = imagine__work_check(s->work, error);
     if (status < 0)
         return status;
-    memcpy(x, s->result, bytes);
+    copy(s, x, s->result);
     if (x0)
-        memcpy(x0, s->now, bytes);
+        copy(s, x0, s->now);
     if (s->schedule->rule == IMAGINE_STEP_UNIPC)
         unipc_remember(s);
     s->next++;

@@ -260,11 +260,38 @@ static void bias_tile(void *arg, int64_t tile, void *scratch)
 
 /* ---- forward ---------------------------------------------------------------------------------------------------- */
 
+/* Everything of a block's bias that depends on the distance of two tokens alone. */
+typedef struct spread {
+    const settings *config;
+    const float *bias; /* [buckets, heads] */
+    int32_t *buckets; /* [2 * tokens - 1] */
+    float *values; /* [heads, 2 * tokens - 1] */
+    int64_t tokens;
+} spread;
+
+static void fill_buckets(void *arg, int64_t tile, void *scratch)
+{
+    const spread *s = arg;
+    (void)tile;
+    (void)scratch;
+    for (int64_t i = 0; i < 2 * s->tokens - 1; i++)
+        s->buckets[i] = (int32_t)bucket_of(s->config, i - (s->tokens - 1));
+}
+
+static void spread_head(void *arg, int64_t head, void *scratch)
+{
+    const spread *s = arg;
+    int64_t span = 2 * s->tokens - 1;
+    (void)scratch;
+    for (int64_t i = 0; i < span; i++)
+        s->values[head * span + i] = s->bias[s->buckets[i] * s->config->heads + head];
+}
+
 typedef struct forward {
     const imagine__umt5 *u;
     imagine__work *work;
     int64_t tokens;
-    const int32_t *buckets; /* [2 * tokens - 1] */
+    int32_t *buckets; /* [2 * tokens - 1] */
     float *x, *h; /* [tokens, dim]: the residual stream and its norm */
     float *a, *b, *y; /* [tokens, 3 * inner or ffn], [tokens, ffn], [tokens, inner] */
     float *values, *bias; /* of one block, and of some of its heads */
@@ -291,9 +318,8 @@ static void attend(const forward *f, const block *b)
 {
     const settings *c = &f->u->config;
     int64_t n = f->tokens, span = 2 * n - 1, row = 3 * c->inner;
-    for (int64_t h = 0; h < c->heads; h++)
-        for (int64_t i = 0; i < span; i++)
-            f->values[h * span + i] = b->bias[f->buckets[i] * c->heads + h];
+    spread all = { c, b->bias, f->buckets, f->values, n };
+    imagine__parallel(&f->work->run, c->heads, spread_head, &all);
     for (int64_t h = 0; h < c->heads; h += f->heads) {
         int64_t heads = f->heads < c->heads - h ? f->heads : c->heads - h, tiles = (n + BIAS_ROWS - 1) / BIAS_ROWS;
         bias fill = { f->values + h * span, f->bias, n, tiles };
@@ -331,7 +357,7 @@ static int allocate(forward *f)
         return 0; /* the bias of one head alone would take terabytes */
     f->heads = BIAS_VALUES / (n * n);
     f->heads = f->heads < 1 ? 1 : f->heads > c->heads ? c->heads : f->heads;
-    int32_t *buckets = imagine__arena_alloc(arena, (size_t)span * sizeof *buckets);
+    f->buckets = imagine__arena_alloc(arena, (size_t)span * sizeof *f->buckets);
     f->x = imagine__arena_floats(arena, n * c->dim);
     f->h = imagine__arena_floats(arena, n * c->dim);
     f->a = imagine__arena_floats(arena, n * wide);
@@ -339,11 +365,10 @@ static int allocate(forward *f)
     f->y = imagine__arena_floats(arena, n * c->inner);
     f->values = imagine__arena_floats(arena, c->heads * span);
     f->bias = imagine__arena_floats(arena, f->heads * n * n);
-    f->buckets = buckets;
-    if (!buckets || !f->x || !f->h || !f->a || !f->b || !f->y || !f->values || !f->bias)
+    if (!f->buckets || !f->x || !f->h || !f->a || !f->b || !f->y || !f->values || !f->bias)
         return 0;
-    for (int64_t i = 0; i < span; i++)
-        buckets[i] = (int32_t)bucket_of(c, i - (n - 1));
+    spread all = { .config = c, .buckets = f->buckets, .tokens = n };
+    imagine__parallel(&f->work->run, 1, fill_buckets, &all);
     return 1;
 }
 

@@ -3,11 +3,15 @@
 
 #include "vae/internal.h"
 
-#define FRAME_HEAD 64 /* keeps the values aligned */
-
 float *vae_frame_data(vae_frame *frame)
 {
-    return frame ? (float *)(void *)((char *)frame + FRAME_HEAD) : NULL;
+    return frame ? frame->values : NULL;
+}
+
+static void frame_free(imagine__vae_coder *coder, vae_frame *frame)
+{
+    imagine__free(coder->work->context, frame->values);
+    imagine__free(coder->work->context, frame);
 }
 
 /* A frame of `count` values, one that is no longer needed if there is one. */
@@ -20,9 +24,12 @@ static vae_frame *frame_get(imagine__vae_coder *coder, int64_t count, imagine_er
             return frame;
         }
     }
-    size_t size = (size_t)count * sizeof(float) + FRAME_HEAD; /* vae_begin has seen to it that this cannot overflow */
-    vae_frame *frame = imagine__alloc(coder->vae->context, size);
-    if (!frame) {
+    size_t size = (size_t)count * sizeof(float); /* vae_begin has seen to it that this cannot overflow */
+    vae_frame *frame = imagine__calloc(coder->work->context, 1, sizeof *frame);
+    if (frame)
+        frame->values = imagine__alloc_values(coder->work->context, size);
+    if (!frame || !frame->values) {
+        imagine__free(coder->work->context, frame);
         imagine__fail_memory(error, size, "a frame of the VAE's feature cache");
         return NULL;
     }
@@ -107,12 +114,12 @@ imagine_status imagine__vae_coder_create(imagine__vae_coder **coder, const imagi
                                          imagine_error *error)
 {
     *coder = NULL;
-    imagine__vae_coder *made = imagine__calloc(vae->context, 1, sizeof *made);
+    imagine__vae_coder *made = imagine__calloc(work->context, 1, sizeof *made);
     if (!made)
         return imagine__fail_memory(error, sizeof *made, "a VAE coder");
-    made->caches = imagine__calloc(vae->context, (size_t)vae->slots, sizeof *made->caches);
+    made->caches = imagine__calloc(work->context, (size_t)vae->slots, sizeof *made->caches);
     if (!made->caches) {
-        imagine__free(vae->context, made);
+        imagine__free(work->context, made);
         return imagine__fail_memory(error, (size_t)vae->slots * sizeof *made->caches, "a VAE coder");
     }
     made->vae = vae;
@@ -131,7 +138,7 @@ void imagine__vae_coder_reset(imagine__vae_coder *coder)
     }
     while (coder->spare) {
         vae_frame *next = coder->spare->next;
-        imagine__free(coder->vae->context, coder->spare);
+        frame_free(coder, coder->spare);
         coder->spare = next;
     }
     memset(&coder->encode, 0, sizeof coder->encode);
@@ -150,6 +157,7 @@ void imagine__vae_coder_free(imagine__vae_coder *coder)
     if (!coder)
         return;
     imagine__vae_coder_reset(coder);
-    imagine__free(coder->vae->context, coder->caches);
-    imagine__free(coder->vae->context, coder);
+    imagine_context *context = coder->work->context;
+    imagine__free(context, coder->caches);
+    imagine__free(context, coder);
 }

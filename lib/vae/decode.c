@@ -83,7 +83,7 @@ static imagine_status enter(imagine__vae_coder *coder, const float *latent, vae_
     float *input = scaled ? vae_input(coder, &coder->vae->decoder.conv_in, pixels * z, error) : NULL;
     if (!input)
         return IMAGINE_ERROR_NO_MEMORY;
-    for (int64_t p = 0; p < pixels; p++)
+    for (int64_t p = 0; p < pixels && !imagine__planning(coder->work->context); p++)
         for (int64_t i = 0; i < z; i++)
             scaled[p * z + i] = latent[i * pixels + p] * c->std[i] + c->mean[i];
     vae_run_linear(coder, &coder->vae->decoder.quant, pixels, scaled, NULL, input);

@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: MIT */
-#include <string.h>
 
 #include "vae/internal.h"
 
@@ -31,7 +30,7 @@ static imagine_status halve_time(imagine__vae_coder *coder, const vae_level *lev
     halve(coder, &level->space, size, x, input);
     *ready = 1;
     if (!coder->encode.started) {
-        memcpy(y, input, (size_t)count * sizeof(float));
+        imagine__copy(coder->work->context, y, 0, input, 0, (size_t)count * sizeof(float), 1);
         vae_advance(coder, &level->time);
     } else if (!cache->last[0]) {
         vae_advance(coder, &level->time);
@@ -78,7 +77,7 @@ static imagine_status leave(imagine__vae_coder *coder, const float *x, vae_size 
     if (status < 0)
         return status;
     vae_run_linear(coder, &coder->vae->encoder.quant, pixels, moments, NULL, quantised);
-    for (int64_t i = 0; i < z; i++)
+    for (int64_t i = 0; i < z && !imagine__planning(coder->work->context); i++)
         for (int64_t p = 0; p < pixels; p++)
             coder->out[i * pixels + p] = (quantised[p * 2 * z + i] - c->mean[i]) / c->std[i];
     coder->made++;
@@ -111,7 +110,7 @@ static imagine_status encode_frame(imagine__vae_coder *coder, const float *in, v
     float *x = input ? vae_floats(coder, pixels * half->conv_in.w.cout, error) : NULL;
     if (!x)
         return IMAGINE_ERROR_NO_MEMORY;
-    memcpy(input, in, (size_t)pixels * 3 * sizeof(float));
+    imagine__copy(coder->work->context, input, 0, in, 0, (size_t)pixels * 3 * sizeof(float), 1);
     vae_run_conv(coder, &half->conv_in, size, NULL, x);
     imagine_status status = encode_level(coder, 0, size, x, error);
     imagine__arena_restore(coder->work->arena, mark);

@@ -3,7 +3,6 @@
 /* The visual tokenizer's handle: checks, layouts, and the loop over latent frames. Tensors of the API are planes of
  * channels over the whole clip; a coder works on one frame, channels last. */
 
-#include <string.h>
 
 #include "stage.h"
 #include "vae/vae.h"
@@ -104,16 +103,18 @@ static void scatter_clamped(float *planes, const float *in, int64_t channels, in
 }
 
 /* Frame `frame` of [channels, frames, pixels] to or from a dense [channels, pixels]. */
-static void slice(float *out, const float *planes, int64_t channels, int64_t frames, int64_t pixels, int64_t frame)
+static void slice(const imagine_vae *vae, float *out, const float *planes, int64_t channels, int64_t frames,
+                  int64_t pixels, int64_t frame)
 {
-    for (int64_t c = 0; c < channels; c++)
-        memcpy(out + c * pixels, planes + (c * frames + frame) * pixels, (size_t)pixels * sizeof *out);
+    size_t size = (size_t)pixels * sizeof *out;
+    imagine__copy(vae->context, out, size, planes + frame * pixels, (size_t)frames * size, size, channels);
 }
 
-static void unslice(float *planes, const float *in, int64_t channels, int64_t frames, int64_t pixels, int64_t frame)
+static void unslice(const imagine_vae *vae, float *planes, const float *in, int64_t channels, int64_t frames,
+                    int64_t pixels, int64_t frame)
 {
-    for (int64_t c = 0; c < channels; c++)
-        memcpy(planes + (c * frames + frame) * pixels, in + c * pixels, (size_t)pixels * sizeof *in);
+    size_t size = (size_t)pixels * sizeof *in;
+    imagine__copy(vae->context, planes + frame * pixels, (size_t)frames * size, in, size, size, channels);
 }
 
 /* ---- encode ------------------------------------------------------------------------------------------------------ */
@@ -160,7 +161,7 @@ static void read_frames(imagine_vae *vae, const clip *in, int64_t first, int64_t
         vae->work.run.kernels->from_u8(&vae->work.run, in->bytes + first * pixels * 3, out, count * pixels * 3);
         return;
     }
-    for (int64_t f = 0; f < count; f++)
+    for (int64_t f = 0; f < count && !imagine__planning(vae->context); f++)
         gather(out + f * pixels * 3, in->planes, 3, in->frames, pixels, first + f);
 }
 
@@ -186,7 +187,7 @@ static imagine_status encode_clip(imagine_vae *vae, const clip *in, float *laten
         if (!vae->work.run.kernels->finite(&vae->work.run, latent, c->z_dim * area))
             return imagine__fail(error, IMAGINE_ERROR_NOT_FINITE, "latent frame %lld of the encoded clip holds a NaN or "
                                  "an infinity; are all pixels finite?", (long long)k);
-        unslice(latents, latent, c->z_dim, count, area, k);
+        unslice(vae, latents, latent, c->z_dim, count, area, k);
     }
     return IMAGINE_OK;
 }
@@ -256,7 +257,7 @@ static imagine_status decode_one(imagine_vae *vae, const imagine_buffer *latents
     int bytes = imagine__buffer_dtype(frames) == IMAGINE_U8;
     int64_t pixels = in[2] * in[3] * vae->config->spatial_factor * vae->config->spatial_factor;
     int32_t count = 0;
-    slice(latent, imagine_buffer_data(latents), in[0], in[1], in[2] * in[3], k);
+    slice(vae, latent, imagine_buffer_data(latents), in[0], in[1], in[2] * in[3], k);
     imagine_status status =
         imagine__vae_decode_latent(vae->coder, latent, (int32_t)in[2], (int32_t)in[3], rgb, &count, error);
     if (status < 0 || (status = imagine__work_check(&vae->work, error)) < 0)
@@ -271,7 +272,7 @@ static imagine_status decode_one(imagine_vae *vae, const imagine_buffer *latents
     if (bytes)
         kernels->to_u8(&vae->work.run, rgb, (uint8_t *)imagine_buffer_data(frames) + *at * pixels * 3,
                        count * pixels * 3);
-    for (int32_t f = 0; f < count && !bytes; f++)
+    for (int32_t f = 0; f < count && !bytes && !imagine__planning(vae->context); f++)
         scatter_clamped(imagine_buffer_data(frames), rgb + f * pixels * 3, 3, out[1], pixels, *at + f);
     *at += count;
     return imagine__work_check(&vae->work, error);

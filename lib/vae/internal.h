@@ -75,6 +75,7 @@ struct imagine__vae_model {
 typedef struct vae_frame {
     struct vae_frame *next; /* in the list of frames to use again */
     int64_t count;
+    float *values;
 } vae_frame;
 
 /* What a convolution over time remembers: the last two frames that went in, NULL for zeros before the first. */

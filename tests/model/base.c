@@ -342,6 +342,75 @@ typedef struct tally {
     int64_t cancel_at;
 } tally;
 
+/* ---- plans ----------------------------------------------------------------------------------- */
+
+/* What a stage does with memory; 1: all of it could be had. */
+static int use_memory(imagine_context *context)
+{
+    imagine__work work;
+    imagine_error err = IMAGINE_ERROR_INIT;
+    if (imagine__work_init(&work, context, NULL, &err) < 0)
+        return 0;
+    imagine__arena_mark mark = imagine__arena_save(work.arena);
+    float *floats[40], *kept = imagine__zero_floats(context, 1 << 20);
+    int all = kept != NULL;
+    for (int i = 0; i < 40; i++) {
+        floats[i] = imagine__zero_floats(context, (size_t)(i % 7 + 1) << 14);
+        all &= floats[i] && !((uintptr_t)floats[i] % 64) && imagine__arena_floats(work.arena, 100000 * (i % 5)) != NULL;
+        if (i % 8 == 7)
+            imagine__arena_restore(work.arena, mark);
+        if (i % 3 == 2) {
+            imagine__free(context, floats[i - 1]);
+            floats[i - 1] = NULL;
+        }
+    }
+    imagine__copy(context, kept, 64, floats[0], 64, 32, 100);
+    imagine__norm_args norm = { .x = kept, .y = kept, .rows = 16, .dim = 16, .ldx = 16, .ldy = 16, .eps = 1e-6f };
+    work.run.kernels->norm(&work.run, &norm);
+    CHECK(work.run.kernels->finite(&work.run, kept, 1 << 20));
+    for (int i = 0; i < 40; i++)
+        imagine__free(context, floats[i]);
+    imagine__free(context, kept);
+    imagine__work_fini(&work);
+    return all;
+}
+
+static void plans(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context *context = make_context(1), *planning;
+    uint64_t before = info_of(context).memory_used;
+    REQUIRE_OK(imagine__context_plan(&planning, context, before, &err));
+    CHECK(imagine__planning(planning) && !imagine__planning(context));
+    imagine_context_reset_peak(context);
+    uint64_t begin = info_of(planning).memory_used, cost = info_of(context).memory_used;
+    CHECK(use_memory(planning));
+    uint64_t told = info_of(planning).memory_peak - begin, spent = info_of(context).memory_peak - cost;
+    CHECK(info_of(planning).memory_used - begin < 8192 && spent < 16384); /* its list of blocks stays */
+    imagine_context_release(&planning);
+    CHECK(info_of(context).memory_used == before);
+    imagine_context_reset_peak(context);
+    CHECK(use_memory(context));
+    uint64_t used = info_of(context).memory_peak - before;
+    CHECK(used > 8000000 && told >= used && told - used < 16384);
+    imagine_context_release(&context);
+}
+
+/* More than any machine has, and then more than can be counted. */
+static void plans_beyond_memory(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context *context = make_context(1), *planning;
+    REQUIRE_OK(imagine__context_plan(&planning, context, 0, &err));
+    imagine__arena *arena = imagine__arena_create(planning);
+    CHECK(imagine__arena_floats(arena, (int64_t)1 << 58) != NULL);
+    CHECK(info_of(planning).memory_peak > (uint64_t)1 << 60);
+    CHECK(!imagine__zero_floats(planning, SIZE_MAX / 8) && !imagine__zero_floats(planning, SIZE_MAX));
+    imagine__arena_destroy(arena);
+    imagine_context_release(&planning);
+    imagine_context_release(&context);
+}
+
 static void count_tile(void *arg, int64_t tile, void *scratch)
 {
     tally *t = arg;
@@ -590,6 +659,8 @@ int main(int argc, char **argv)
         { "every_allocation_fails", every_allocation_fails },
         { "logging", logging },
         { "arena", arena },
+        { "plans", plans },
+        { "plans_beyond_memory", plans_beyond_memory },
         { "tiles_once", tiles_once },
         { "several_callers", several_callers },
         { "cancelling", cancelling },
