@@ -37,6 +37,31 @@ def check_map(_):
     return [] if sorted(named) == sorted(golden) else ["lib/imagine.map and tests/abi/symbols.txt differ"]
 
 
+def check_nodes(library):
+    """A symbol stays for ever in the version node in which it first came: programs ask for both."""
+    first = set((HERE / "v0.1/symbols.txt").read_text().split())
+    found = dict(re.findall(r"\b(imagine_\w+)@@(\w+(?:\.\d+)?)", "\n".join(lines("nm", "-D", "--defined-only", library))))
+    return [f"{name} is in node {node}" for name, node in found.items() if node != ("IMAGINE_0" if name in first else "IMAGINE_0.2")]
+
+
+def check_structs(_):
+    """tests/abi/structs.c tries every struct of the headers."""
+    text = "".join(h.read_text() for h in sorted((TOP / "include/imagine").glob("*.h")))
+    public = set(re.findall(r"^typedef struct (imagine_\w+) \{\n    uint32_t struct_size;", text, re.M)) - {"imagine_error"}
+    tried = set(re.findall(r"^    (?:INPUT|OUTPUT)\((\w+),", (HERE / "structs.c").read_text(), re.M))
+    return [f"tests/abi/structs.c has no line for {name}" for name in sorted(public - tried)]
+
+
+def check_version(_):
+    """Everything that states the version states the same."""
+    header = (TOP / "include/imagine/version.h").read_text()
+    version = ".".join(re.search(rf"VERSION_{part} (\d+)", header).group(1) for part in ("MAJOR", "MINOR", "PATCH"))
+    stated = {"meson.build": r"version: '([\d.]+)', license", "bindings/python/pyproject.toml": r'^version = "(.*)"',
+              "bindings/rust/imagine-sys/Cargo.toml": r'^version = "(.*)"', "bindings/rust/imagine/Cargo.toml": r'^version = "(.*)"'}
+    found = {path: re.search(pattern, (TOP / path).read_text(), re.M).group(1) for path, pattern in stated.items()}
+    return [f"{path} says {other}, version.h {version}" for path, other in found.items() if other != version]
+
+
 def check_headers(_):
     golden = (HERE / "symbols.txt").read_text().split()
     text = "".join(h.read_text() for h in sorted((TOP / "include/imagine").glob("*.h")))
@@ -69,7 +94,8 @@ def check_stack(library):
 
 def main():
     library, passed, failed = sys.argv[1], 0, 0
-    for check in (check_symbols, check_map, check_headers, check_soname, check_references, check_needed, check_stack):
+    for check in (check_symbols, check_map, check_nodes, check_headers, check_structs, check_version, check_soname, check_references,
+                  check_needed, check_stack):
         faults = check(library)
         for fault in faults:
             print(f"{check.__name__}: {fault}")

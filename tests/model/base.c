@@ -56,7 +56,7 @@ static void errors(void)
     CHECK(!strcmp(imagine_status_name(IMAGINE_ERROR_NO_MEMORY), "ERROR_NO_MEMORY"));
     CHECK(!strcmp(imagine_status_name(-12345), "UNKNOWN"));
     CHECK(!strcmp(imagine_status_text(IMAGINE_OK), "success"));
-    CHECK(imagine_version_number() == IMAGINE_VERSION_NUMBER && !strcmp(imagine_version_string(), "0.1.0"));
+    CHECK(imagine_version_number() == IMAGINE_VERSION_NUMBER && !strcmp(imagine_version_string(), "0.2.0"));
 }
 
 /* ---- options --------------------------------------------------------------------------------- */

@@ -93,7 +93,7 @@ def _call(name, *arguments):
 
 
 def version():
-    """The version of the library, as "0.1.0"."""
+    """The version of the library, as "0.2.0"."""
     return _lib().imagine_version_string().decode()
 
 

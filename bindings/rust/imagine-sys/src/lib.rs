@@ -26,7 +26,7 @@ macro_rules! opaque {
 // Version: imagine/version.h.
 
 pub const IMAGINE_VERSION_MAJOR: u32 = 0;
-pub const IMAGINE_VERSION_MINOR: u32 = 1;
+pub const IMAGINE_VERSION_MINOR: u32 = 2;
 pub const IMAGINE_VERSION_PATCH: u32 = 0;
 
 extern "C" {

@@ -60,7 +60,7 @@ pub use stages::{Text, Vae};
 /// What everything that can fail returns.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// The version of the library that is running, as `"0.1.0"`.
+/// The version of the library that is running, as `"0.2.0"`.
 pub fn version() -> &'static str {
     // SAFETY: takes nothing and returns a constant.
     unsafe { handle::constant(sys::imagine_version_string()) }

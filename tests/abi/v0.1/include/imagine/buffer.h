@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef IMAGINE_BUFFER_H
+#define IMAGINE_BUFFER_H
+
+#include "context.h"
+
+/* A dense, row-major tensor on the host, reference counted. Shape and type never change; the bytes may be written by
+ * whoever owns it alone. Every function may be called from any thread. */
+typedef struct imagine_buffer imagine_buffer;
+
+typedef int32_t imagine_dtype;
+#define IMAGINE_U8 1
+#define IMAGINE_I32 2
+#define IMAGINE_I64 3
+#define IMAGINE_F16 4
+#define IMAGINE_BF16 5
+#define IMAGINE_F32 6
+#define IMAGINE_F64 7
+
+#define IMAGINE_MAX_DIMS 8
+
+/* What imagine_buffer_get_info tells. The pointer lives as long as the buffer. */
+typedef struct imagine_buffer_info {
+    uint32_t struct_size;
+    imagine_dtype dtype;
+    int32_t ndim;
+    uint32_t reserved0;
+    int64_t shape[IMAGINE_MAX_DIMS]; /* row-major, the last dimension is contiguous */
+    void *data; /* aligned to 64 bytes unless the memory is the caller's */
+    uint64_t size; /* bytes */
+} imagine_buffer_info;
+
+/* Called once, when the last reference to a wrapping buffer is dropped, from whichever thread drops it. */
+typedef void imagine_buffer_release_fn(void *user_data, void *data);
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* A new buffer of zeros. `ndim` 0 to IMAGINE_MAX_DIMS, no negative dimension. */
+IMAGINE_API imagine_status imagine_buffer_create(imagine_buffer **buffer, imagine_context *context, imagine_dtype dtype,
+                                                 int32_t ndim, const int64_t *shape, imagine_error *error);
+
+/* A buffer over the caller's memory, which must stay valid until `release` is called (NULL: until the last reference
+ * is dropped). `data` must be aligned to its element. On failure `release` is not called. */
+IMAGINE_API imagine_status imagine_buffer_wrap(imagine_buffer **buffer, imagine_context *context, imagine_dtype dtype,
+                                               int32_t ndim, const int64_t *shape, void *data,
+                                               imagine_buffer_release_fn *release, void *user_data,
+                                               imagine_error *error);
+
+IMAGINE_API imagine_buffer *imagine_buffer_retain(imagine_buffer *buffer);
+IMAGINE_API void imagine_buffer_release(imagine_buffer **buffer);
+
+/* Fills min(info->struct_size, known) bytes of *info. */
+IMAGINE_API imagine_status imagine_buffer_get_info(const imagine_buffer *buffer, imagine_buffer_info *info,
+                                                   imagine_error *error);
+
+/* Shorthands for the two fields that are wanted most. NULL and 0 for a NULL buffer. */
+IMAGINE_API void *imagine_buffer_data(const imagine_buffer *buffer);
+IMAGINE_API uint64_t imagine_buffer_size(const imagine_buffer *buffer);
+
+/* A tensor of a safetensors file, as stored (BOOL, I8 and the like are refused). `name` NULL: the file's only tensor. */
+IMAGINE_API imagine_status imagine_buffer_load(imagine_buffer **buffer, imagine_context *context, const char *path,
+                                               const char *name, imagine_error *error);
+
+/* Writes `count` buffers into a safetensors file under the names given: to a temporary name first, then renamed, so
+ * that a file of that name is either the old or the new one. */
+IMAGINE_API imagine_status imagine_buffer_save(imagine_context *context, const char *path, uint32_t count,
+                                               imagine_buffer *const *buffers, const char *const *names,
+                                               imagine_error *error);
+
+/* Pictures as U8 [frames, height, width, 3] in sRGB: from a PNG, an animated PNG, or a folder of PNGs of one size in the
+ * order of their names. Transparency is laid over white. */
+IMAGINE_API imagine_status imagine_picture_load(imagine_buffer **frames, imagine_context *context, const char *path,
+                                                imagine_error *error);
+
+/* Writes U8 [frames, height, width, 3] as PNG: one frame as a plain PNG, several as an animated PNG at
+ * `frames_per_second` (above 0), looping for ever. To a temporary name first, then renamed. */
+IMAGINE_API imagine_status imagine_picture_save(imagine_context *context, const char *path,
+                                                const imagine_buffer *frames, double frames_per_second,
+                                                imagine_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef IMAGINE_CONTEXT_H
+#define IMAGINE_CONTEXT_H
+
+#include "status.h"
+
+/* Where the work is done, with how many threads, with whose memory. Reference counted; every function here may be
+ * called from any thread. A process may hold as many contexts as it likes: they share nothing. */
+typedef struct imagine_context imagine_context;
+
+typedef int32_t imagine_device;
+#define IMAGINE_DEVICE_CPU 1
+#define IMAGINE_DEVICE_CUDA 2 /* reserved: refused with ERROR_UNSUPPORTED by this version */
+
+/* Instruction set levels of the CPU, each with those before it. */
+typedef int32_t imagine_cpu_level;
+#define IMAGINE_CPU_BEST 0 /* what the machine has */
+#define IMAGINE_CPU_PLAIN 1 /* plain C, the specification */
+#define IMAGINE_CPU_AVX2 2 /* AVX2, FMA, F16C */
+#define IMAGINE_CPU_AVX512 3 /* AVX-512 F, BW, DQ, VL */
+
+typedef int32_t imagine_log_level;
+#define IMAGINE_LOG_ERROR 1
+#define IMAGINE_LOG_WARNING 2
+#define IMAGINE_LOG_INFO 3
+#define IMAGINE_LOG_DEBUG 4
+
+/* Returns `size` bytes at a multiple of `alignment` (a power of two, at most 4096), or NULL. May be called from any
+ * thread, several at once. */
+typedef void *imagine_alloc_fn(void *user_data, size_t size, size_t alignment);
+
+/* Gives back what imagine_alloc_fn returned; `size` is the size that was asked for. */
+typedef void imagine_free_fn(void *user_data, void *pointer, size_t size);
+
+/* One line of log, without a newline; the text lives until the function returns. May be called from any thread,
+ * several at once; must not call back into the library. */
+typedef void imagine_log_fn(void *user_data, imagine_log_level level, const char *text);
+
+typedef struct imagine_context_options {
+    uint32_t struct_size;
+    imagine_device device; /* default IMAGINE_DEVICE_CPU */
+    int32_t threads; /* threads that compute, 1 to 256; 0: as many as this process may run on */
+    imagine_cpu_level cpu_level; /* at most this level (for tests); default IMAGINE_CPU_BEST */
+    uint64_t memory_limit; /* bytes that the context may hold at once; 0: no limit */
+    imagine_alloc_fn *allocate; /* NULL, with `release` NULL: the C library's */
+    imagine_free_fn *release;
+    void *allocator_data;
+    imagine_log_fn *log; /* NULL: silence */
+    void *log_data;
+    imagine_log_level log_level; /* the most detailed level that is reported; default IMAGINE_LOG_WARNING */
+    uint32_t reserved0;
+} imagine_context_options;
+
+typedef struct imagine_context_info {
+    uint32_t struct_size;
+    imagine_device device;
+    int32_t threads;
+    imagine_cpu_level cpu_level; /* the level in use, never IMAGINE_CPU_BEST */
+    uint64_t memory_used; /* bytes held now */
+    uint64_t memory_peak; /* most bytes held since creation or the last imagine_context_reset_peak */
+} imagine_context_info;
+
+/* Asks running work to stop. Reference counted; may be fired from any thread and from a signal handler, and be given
+ * to several handles at once. */
+typedef struct imagine_cancel imagine_cancel;
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Fills in the defaults. `size` is the caller's sizeof(imagine_context_options). */
+IMAGINE_API void imagine_context_options_init(imagine_context_options *options, size_t size);
+
+/* Makes a context and its threads. `options` may be NULL. On failure *context is NULL and nothing is left behind. */
+IMAGINE_API imagine_status imagine_context_create(imagine_context **context, const imagine_context_options *options,
+                                                  imagine_error *error);
+
+IMAGINE_API imagine_context *imagine_context_retain(imagine_context *context);
+
+/* Drops one reference and sets *context to NULL; NULL and a pointer to NULL are fine. Models, buffers and stages hold
+ * references of their own, so the order of releasing does not matter. */
+IMAGINE_API void imagine_context_release(imagine_context **context);
+
+/* Fills min(info->struct_size, known) bytes of *info. */
+IMAGINE_API imagine_status imagine_context_get_info(const imagine_context *context, imagine_context_info *info,
+                                                    imagine_error *error);
+
+/* Begins a new measurement of memory_peak. */
+IMAGINE_API void imagine_context_reset_peak(imagine_context *context);
+
+IMAGINE_API imagine_status imagine_cancel_create(imagine_cancel **cancel, imagine_context *context,
+                                                 imagine_error *error);
+IMAGINE_API imagine_cancel *imagine_cancel_retain(imagine_cancel *cancel);
+IMAGINE_API void imagine_cancel_release(imagine_cancel **cancel);
+
+/* From now on work that was given this token ends with IMAGINE_ERROR_CANCELLED, within 50 ms. Async-signal-safe. */
+IMAGINE_API void imagine_cancel_fire(imagine_cancel *cancel);
+
+/* Makes the token usable again. Not while work that was given it is running. */
+IMAGINE_API void imagine_cancel_reset(imagine_cancel *cancel);
+
+/* 1 after imagine_cancel_fire, else 0. */
+IMAGINE_API int32_t imagine_cancel_fired(const imagine_cancel *cancel);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

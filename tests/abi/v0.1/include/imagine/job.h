@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef IMAGINE_JOB_H
+#define IMAGINE_JOB_H
+
+#include "buffer.h"
+#include "model.h"
+#include "sampler.h"
+
+/* One generation, prompt to frames, pulled event by event. The work is done by a thread of the job's own together with
+ * the context's threads; the caller's thread only waits. A job is used by one thread at a time, except for
+ * imagine_job_cancel. A picture is a clip of one frame. */
+typedef struct imagine_job imagine_job;
+
+typedef int32_t imagine_event_kind;
+#define IMAGINE_EVENT_STEP 1 /* a step of the sampler is done */
+#define IMAGINE_EVENT_PREVIEW 2 /* the first frame of the estimate so far, `frames` U8 [1, height, width, 3] */
+#define IMAGINE_EVENT_LATENTS 3 /* sampling is over, `latents` F32 [channels, frames, height, width] */
+#define IMAGINE_EVENT_FRAMES 4 /* the next frames of the clip, `frames` U8 [frames, height, width, 3] */
+#define IMAGINE_EVENT_DONE 5 /* all is done; always delivered, and again on every later call */
+
+/* Bits of imagine_job_options.events. */
+#define IMAGINE_EVENT_BIT(kind) (1u << (kind))
+
+typedef int32_t imagine_job_stage;
+#define IMAGINE_JOB_LOAD 1
+#define IMAGINE_JOB_TEXT 2
+#define IMAGINE_JOB_SAMPLE 3
+#define IMAGINE_JOB_DECODE 4
+
+typedef struct imagine_job_options {
+    uint32_t struct_size;
+    uint32_t events; /* IMAGINE_EVENT_BIT of those wanted; default STEP and FRAMES */
+    const char *prompt; /* UTF-8, copied; NULL is the empty prompt */
+    const char *negative_prompt; /* likewise */
+    const imagine_sampler_options *sampler; /* NULL: the pack's defaults; batch must be 1; copied */
+    imagine_buffer *prompt_embeds; /* instead of `prompt`, as imagine_text_encode gives; retained */
+    imagine_buffer *negative_embeds; /* likewise */
+    imagine_buffer *noise; /* instead of the seed's noise; retained */
+    imagine_buffer *latents; /* finished latents: only decode these; retained */
+    imagine_cancel *cancel; /* NULL, or a token that cancels this job too; retained */
+    int32_t preview_every; /* steps between previews; default 1 */
+    int32_t decode; /* 0: end with the latents; default 1 */
+} imagine_job_options;
+
+typedef struct imagine_event {
+    uint32_t struct_size;
+    imagine_event_kind kind;
+    int32_t step, steps; /* STEP, PREVIEW */
+    int32_t first_frame; /* FRAMES: the number of the first frame in `frames` */
+    int32_t frame_count; /* FRAMES: frames in this event; DONE: of the whole clip */
+    double sigma; /* STEP */
+    double seconds; /* since the job was created */
+    imagine_buffer *frames; /* belongs to the job until the next call; imagine_buffer_retain keeps it longer */
+    imagine_buffer *latents; /* likewise */
+} imagine_event;
+
+/* What a job has spent so far, for each imagine_job_stage: seconds[IMAGINE_JOB_TEXT] and so on. */
+typedef struct imagine_job_info {
+    uint32_t struct_size;
+    imagine_job_stage stage; /* at work now */
+    int32_t width, height, frames, steps; /* as they were settled */
+    double guidance;
+    double seconds[8];
+    uint64_t memory_peak; /* bytes the context held at most while the job ran (which began its measurement anew) */
+} imagine_job_info;
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+IMAGINE_API void imagine_job_options_init(imagine_job_options *options, size_t size);
+
+/* Checks the options against the model and starts the job. On failure *job is NULL. */
+IMAGINE_API imagine_status imagine_job_create(imagine_job **job, imagine_model *model,
+                                              const imagine_job_options *options, imagine_error *error);
+
+/* Waits for the next event for up to `timeout_ns` nanoseconds (0: not at all; below 0: for ever). IMAGINE_TIMEOUT when
+ * there is none yet; a failure of the job, with its message, once what came before it was delivered; it stays. STEP and
+ * PREVIEW events that are not fetched in time give way to newer ones; the others wait for the caller. */
+IMAGINE_API imagine_status imagine_job_next(imagine_job *job, imagine_event *event, int64_t timeout_ns,
+                                            imagine_error *error);
+
+/* Asks the job to stop, from any thread or a signal handler, while the job exists; returns at once. The job then ends
+ * with IMAGINE_ERROR_CANCELLED within 50 ms. */
+IMAGINE_API void imagine_job_cancel(imagine_job *job);
+
+/* An eventfd that is readable while imagine_job_next would not wait. It belongs to the job; -1 where there is none. Never
+ * read it: only poll. */
+IMAGINE_API int32_t imagine_job_fd(const imagine_job *job);
+
+/* The latents as they are after the last whole step, also after a cancelled or failed decode: nothing sampled is lost.
+ * IMAGINE_ERROR_STATE before the first step is done. The caller releases *latents. */
+IMAGINE_API imagine_status imagine_job_get_latents(imagine_job *job, imagine_buffer **latents, imagine_error *error);
+
+/* Fills min(info->struct_size, known) bytes of *info. */
+IMAGINE_API imagine_status imagine_job_get_info(imagine_job *job, imagine_job_info *info, imagine_error *error);
+
+/* Cancels what is running, waits for its end, frees everything and sets *job to NULL. */
+IMAGINE_API void imagine_job_destroy(imagine_job **job);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef IMAGINE_MODEL_H
+#define IMAGINE_MODEL_H
+
+#include "context.h"
+
+/* An opened model pack: a folder in the diffusers layout (model_index.json, transformer/, vae/, text_encoder/,
+ * tokenizer/, scheduler/). Immutable and reference counted; one model serves any number of stages and jobs on any
+ * threads. The weights of a stage are read when a stage handle or job first needs them. */
+typedef struct imagine_model imagine_model;
+
+typedef struct imagine_model_options {
+    uint32_t struct_size;
+    uint32_t reserved0;
+} imagine_model_options;
+
+/* Which stages a pack has. */
+#define IMAGINE_STAGE_TEXT 1u
+#define IMAGINE_STAGE_SAMPLER 2u
+#define IMAGINE_STAGE_VAE 4u
+
+/* What a pack is made for. Zero where the stage that says so is missing. */
+typedef struct imagine_model_info {
+    uint32_t struct_size;
+    uint32_t stages; /* IMAGINE_STAGE_ bits */
+    int32_t width, height, frames; /* the pack's defaults for a job, in pixels and frames */
+    int32_t steps;
+    double guidance;
+    double frames_per_second;
+    int32_t latent_channels;
+    int32_t spatial_factor; /* pixels per latent along x and y, 8 or 16 */
+    int32_t temporal_factor; /* 4: frames = 4k+1 for k+1 latent frames */
+    int32_t size_multiple; /* width and height must be multiples of this */
+    int32_t text_length; /* tokens that the text conditioning is padded to */
+    int32_t text_dim;
+    int32_t layers; /* of the transformer */
+    int32_t width_hidden; /* of the transformer */
+    uint64_t parameters_text, parameters_sampler, parameters_vae;
+    uint64_t bytes; /* of all weight files */
+} imagine_model_info;
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+IMAGINE_API void imagine_model_options_init(imagine_model_options *options, size_t size);
+
+/* Opens the pack in the folder `path`: reads every configuration and every weight file's header, and refuses what
+ * cannot run with a message that names the key or tensor. `options` may be NULL. On failure *model is NULL. */
+IMAGINE_API imagine_status imagine_model_open(imagine_model **model, imagine_context *context, const char *path,
+                                              const imagine_model_options *options, imagine_error *error);
+
+IMAGINE_API imagine_model *imagine_model_retain(imagine_model *model);
+IMAGINE_API void imagine_model_release(imagine_model **model);
+
+/* Fills min(info->struct_size, known) bytes of *info. */
+IMAGINE_API imagine_status imagine_model_get_info(const imagine_model *model, imagine_model_info *info,
+                                                  imagine_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef IMAGINE_SAMPLER_H
+#define IMAGINE_SAMPLER_H
+
+#include "buffer.h"
+#include "model.h"
+
+/* The DiT sampler: text conditioning and noise to latents, one step a call. One thread at a time; many handles at once
+ * on one model. */
+typedef struct imagine_sampler imagine_sampler;
+
+/* Presets: what fills in the sigmas and the step rule. */
+typedef int32_t imagine_schedule;
+#define IMAGINE_SCHEDULE_DEFAULT 0 /* the pack's own, from scheduler/scheduler_config.json */
+#define IMAGINE_SCHEDULE_FLOW 1 /* linear 1 to 1/n, then 0, shifted; Euler */
+#define IMAGINE_SCHEDULE_WAN_UNIPC 2 /* linspace(1, .001, n+1) without its end, shifted; UniPC order 2, bh2 */
+#define IMAGINE_SCHEDULE_SIGMAS 3 /* the caller's sigmas with `step_rule` */
+
+typedef int32_t imagine_step_rule;
+#define IMAGINE_STEP_DEFAULT 0 /* the preset's */
+#define IMAGINE_STEP_EULER 1 /* x + (sigma' - sigma) v */
+#define IMAGINE_STEP_UNIPC 2 /* UniPC, order 2, bh2, with corrector (Zhao et al. 2023) */
+
+/* How the two predictions of classifier-free guidance are computed. The results are the same to the byte. */
+typedef int32_t imagine_cfg_mode;
+#define IMAGINE_CFG_AUTO 0
+#define IMAGINE_CFG_BATCHED 1 /* both in one forward of twice the batch: faster */
+#define IMAGINE_CFG_IN_TURN 2 /* one after the other: less memory */
+
+typedef struct imagine_sampler_options {
+    uint32_t struct_size;
+    int32_t batch; /* clips sampled at once, 1 to 64; clip b uses seed + b; default 1 */
+    int32_t width, height, frames; /* in pixels and frames; 0: the pack's default */
+    int32_t steps; /* 1 to 1000; 0: the pack's default, or sigma_count - 1 */
+    uint64_t seed;
+    double guidance; /* CFG scale: 1 means without; below 0 the pack's default; default -1 */
+    double shift; /* of the schedule; 0: the pack's */
+    imagine_schedule schedule;
+    imagine_step_rule step_rule;
+    imagine_cfg_mode cfg_mode;
+    uint32_t sigma_count; /* for IMAGINE_SCHEDULE_SIGMAS: steps + 1, from at most 1 downwards, the last may be 0 */
+    const double *sigmas; /* copied */
+    imagine_cancel *cancel; /* NULL, or a token that the handle retains */
+} imagine_sampler_options;
+
+/* Where a sampler stands after a step. */
+typedef struct imagine_step_info {
+    uint32_t struct_size;
+    int32_t step; /* steps done */
+    int32_t steps; /* steps in all */
+    uint32_t reserved0;
+    double sigma; /* of the latents now */
+    double seconds; /* that the last step took */
+} imagine_step_info;
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+IMAGINE_API void imagine_sampler_options_init(imagine_sampler_options *options, size_t size);
+
+/* Reads the transformer's weights and checks the sizes. `options` may be NULL. */
+IMAGINE_API imagine_status imagine_sampler_create(imagine_sampler **sampler, imagine_model *model,
+                                                  const imagine_sampler_options *options, imagine_error *error);
+IMAGINE_API void imagine_sampler_destroy(imagine_sampler **sampler);
+
+/* Text conditioning, F32 [length, text_dim] without padding (as imagine_text_encode gives) or already padded; it is
+ * padded with zero rows to the model's text length, or cut to it. `negative` may be NULL when guidance is 1. With several
+ * clips in a batch, F32 [batch, length, text_dim] gives each its own. The keys and values of the cross-attention are
+ * computed here, once. */
+IMAGINE_API imagine_status imagine_sampler_set_text(imagine_sampler *sampler, const imagine_buffer *positive,
+                                                    const imagine_buffer *negative, imagine_error *error);
+
+/* Begins (again) at the first sigma. `noise`, F32 [channels, frames, height, width] in latents or the same with a batch in
+ * front, is used instead of the seed's; NULL: drawn from the seed. */
+IMAGINE_API imagine_status imagine_sampler_begin(imagine_sampler *sampler, const imagine_buffer *noise,
+                                                 imagine_error *error);
+
+/* One step. IMAGINE_ERROR_STATE when all steps are done. A NaN or infinity in the prediction ends the run with
+ * IMAGINE_ERROR_NOT_FINITE, naming the step. `info` may be NULL. */
+IMAGINE_API imagine_status imagine_sampler_step(imagine_sampler *sampler, imagine_step_info *info,
+                                                imagine_error *error);
+
+/* A copy of the latents as they are now, F32 [channels, frames, height, width], of clip `index` of the batch. The caller
+ * releases it. */
+IMAGINE_API imagine_status imagine_sampler_get_latents(imagine_sampler *sampler, int32_t index,
+                                                       imagine_buffer **latents, imagine_error *error);
+
+/* The estimate of the clean latents after the last step, for previews; as imagine_sampler_get_latents. */
+IMAGINE_API imagine_status imagine_sampler_get_estimate(imagine_sampler *sampler, int32_t index,
+                                                        imagine_buffer **latents, imagine_error *error);
+
+/* The schedule in use: min(count, steps + 1) sigmas are written to `sigmas`; returns steps + 1, or 0 for NULL. */
+IMAGINE_API uint32_t imagine_sampler_get_sigmas(const imagine_sampler *sampler, double *sigmas, uint32_t count);
+
+/* One forward of the transformer, whatever the sampler's state: `hidden_states` F32 [batch, channels, frames, height,
+ * width], `timestep` F32, I64 or I32 [batch] or [batch, tokens] in 0..1000, `encoder_hidden_states` F32 [batch, length,
+ * text_dim], used as it is, to `sample` in the shape of hidden_states, which the caller releases. */
+IMAGINE_API imagine_status imagine_sampler_denoise(imagine_sampler *sampler, const imagine_buffer *hidden_states,
+                                                   const imagine_buffer *timestep,
+                                                   const imagine_buffer *encoder_hidden_states,
+                                                   imagine_buffer **sample, imagine_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef IMAGINE_VAE_H
+#define IMAGINE_VAE_H
+
+#include "buffer.h"
+#include "model.h"
+
+/* The visual tokenizer: frames to latents and back. One thread at a time; many handles at once on one model. It is
+ * causal in time and codes one latent frame at a time, so a clip may come in pieces: latents may be decoded as the
+ * sampler or a network delivers them, with memory that does not grow with the clip's length. */
+typedef struct imagine_vae imagine_vae;
+
+typedef struct imagine_vae_options {
+    uint32_t struct_size;
+    uint32_t reserved0;
+    imagine_cancel *cancel; /* NULL, or a token that the handle retains */
+} imagine_vae_options;
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+IMAGINE_API void imagine_vae_options_init(imagine_vae_options *options, size_t size);
+
+/* Reads the weights. `options` may be NULL. */
+IMAGINE_API imagine_status imagine_vae_create(imagine_vae **vae, imagine_model *model,
+                                              const imagine_vae_options *options, imagine_error *error);
+IMAGINE_API void imagine_vae_destroy(imagine_vae **vae);
+
+/* Frames, F32 [3, frames, height, width] in [-1, 1] or U8 [frames, height, width, 3], with frames = 4k+1 and sizes that
+ * the spatial factor divides, to latents F32 [channels, k+1, height/8, width/8]: the mean of the encoder's distribution,
+ * normalised per channel as the DiT sees them. The caller releases *latents. */
+IMAGINE_API imagine_status imagine_vae_encode(imagine_vae *vae, const imagine_buffer *frames, imagine_buffer **latents,
+                                              imagine_error *error);
+
+/* Latents F32 [channels, frames, height, width] as encode gives them to frames: `dtype` IMAGINE_F32 gives
+ * [3, frames, height, width] clamped to [-1, 1], IMAGINE_U8 gives [frames, height, width, 3]. The caller releases
+ * *frames. Forgets a clip begun by imagine_vae_decode_next. */
+IMAGINE_API imagine_status imagine_vae_decode(imagine_vae *vae, const imagine_buffer *latents, imagine_dtype dtype,
+                                              imagine_buffer **frames, imagine_error *error);
+
+/* The same for the next latent frames of a clip that comes in pieces; the sum of all pieces is what one call gives, to
+ * the byte. After a failure the clip must be begun anew. */
+IMAGINE_API imagine_status imagine_vae_decode_next(imagine_vae *vae, const imagine_buffer *latents, imagine_dtype dtype,
+                                                   imagine_buffer **frames, imagine_error *error);
+
+/* Ends a clip that comes in pieces: the next imagine_vae_decode_next begins another. */
+IMAGINE_API void imagine_vae_reset(imagine_vae *vae);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
