@@ -171,6 +171,24 @@ typedef struct imagine__patch_args {
     int32_t pt, ph, pw, reserved;
 } imagine__patch_args;
 
+/* The shortcuts without parameters of Wan 2.2's VAE, which keep the number of values: `time` frames of `space` times
+ * `space` pixels of the finer side make one pixel of the coarser. The
+ * finer side's values are numbered e = ((c * time + t) * space + sy) * space + sx; frames are dense, one at a time:
+ * `frame` is t, 0..time-1.
+ *   down: y[oy, ox, o] = (add ? y[oy, ox, o] : 0) + 1/g sum x[oy*space + sy + top, ox*space + sx + left, c]
+ *         over o*g <= e < (o+1)*g with t = frame, g = in * time * space^2 / out, which must be whole. The frames' results
+ *         add up to the mean; each is summed in the order of e.
+ *   up:   y[oy, ox, c] = x[(oy + top) / space, (ox + left) / space, e / r] with sy = (oy + top) % space and so on,
+ *         t = frame, r = out * time * space^2 / in, which must be whole.
+ * All that y reads lies inside x; top and left are not negative. */
+typedef struct imagine__shortcut_args {
+    const float *x; /* [height, width, in] */
+    float *y; /* [out_h, out_w, out] */
+    int64_t height, width, in, out_h, out_w, out, top, left;
+    int32_t time, frame, space; /* time and space: 1 or 2 */
+    int32_t add; /* down only */
+} imagine__shortcut_args;
+
 struct imagine__kernels {
     const char *name; /* "plain", "avx2", "avx512" */
 
@@ -192,6 +210,9 @@ struct imagine__kernels {
     void (*norm_rope)(imagine__run *, const imagine__norm_rope_args *);
     void (*patchify)(imagine__run *, const imagine__patch_args *);
     void (*unpatchify)(imagine__run *, const imagine__patch_args *);
+
+    void (*shortcut_down)(imagine__run *, const imagine__shortcut_args *);
+    void (*shortcut_up)(imagine__run *, const imagine__shortcut_args *);
 
     /* y = act(x), n values; y may be x. */
     void (*activate)(imagine__run *, const float *x, float *y, int64_t n, imagine__act act);

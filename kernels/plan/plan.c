@@ -43,6 +43,11 @@ static void patch(imagine__run *run, const imagine__patch_args *args)
     (void)run, (void)args;
 }
 
+static void shortcut(imagine__run *run, const imagine__shortcut_args *args)
+{
+    (void)run, (void)args;
+}
+
 static void activate(imagine__run *run, const float *x, float *y, int64_t n, imagine__act act)
 {
     (void)run, (void)x, (void)y, (void)n, (void)act;
@@ -97,6 +102,8 @@ void imagine__kernels_plan(imagine__kernels *plan, const imagine__kernels *real)
         .norm_rope = norm_rope,
         .patchify = patch,
         .unpatchify = patch,
+        .shortcut_down = shortcut,
+        .shortcut_up = shortcut,
         .activate = activate,
         .embed = embed,
         .combine = combine,

@@ -23,6 +23,8 @@ void imagine__ref_norm(imagine__run *run, const imagine__norm_args *args);
 void imagine__ref_norm_rope(imagine__run *run, const imagine__norm_rope_args *args);
 void imagine__ref_patchify(imagine__run *run, const imagine__patch_args *args);
 void imagine__ref_unpatchify(imagine__run *run, const imagine__patch_args *args);
+void imagine__ref_shortcut_down(imagine__run *run, const imagine__shortcut_args *args);
+void imagine__ref_shortcut_up(imagine__run *run, const imagine__shortcut_args *args);
 void imagine__ref_activate(imagine__run *run, const float *x, float *y, int64_t n, imagine__act act);
 void imagine__ref_embed(imagine__run *run, const void *table, imagine__wtype type, const int32_t *ids, int64_t count,
                         int64_t dim, float *y);

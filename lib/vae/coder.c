@@ -46,12 +46,17 @@ void vae_forget(imagine__vae_coder *coder, vae_frame **frame)
     *frame = NULL;
 }
 
-float *vae_input(imagine__vae_coder *coder, const vae_conv *conv, int64_t count, imagine_error *error)
+float *vae_hold(imagine__vae_coder *coder, int32_t slot, int64_t count, imagine_error *error)
 {
-    vae_cache *cache = &coder->caches[conv->slot];
+    vae_cache *cache = &coder->caches[slot];
     vae_forget(coder, &cache->now);
     cache->now = frame_get(coder, count, error);
     return vae_frame_data(cache->now);
+}
+
+float *vae_input(imagine__vae_coder *coder, const vae_conv *conv, int64_t count, imagine_error *error)
+{
+    return vae_hold(coder, conv->slot, count, error);
 }
 
 void vae_advance(imagine__vae_coder *coder, const vae_conv *conv)
@@ -90,6 +95,17 @@ static int fits(const imagine__vae_config *c, int32_t height, int32_t width)
         values <= PTRDIFF_MAX / 4;
 }
 
+/* Every level works on its whole picture. Encoding, each has half the pixels of the one before; decoding, twice. */
+static void whole_windows(const imagine__vae_coder *coder, vae_side *side)
+{
+    int32_t levels = coder->vae->config.levels, encoding = side == &coder->encode;
+    for (int32_t i = 0; i < levels; i++) {
+        int32_t halved = encoding ? levels - 1 - i : i;
+        side->windows[i] = (vae_window){ 0, 0, (int64_t)side->height << halved, (int64_t)side->width << halved };
+    }
+    side->windows[levels] = side->windows[levels - 1];
+}
+
 imagine_status vae_begin(imagine__vae_coder *coder, vae_side *side, int32_t height, int32_t width, imagine_error *error)
 {
     if (side->failed)
@@ -107,6 +123,7 @@ imagine_status vae_begin(imagine__vae_coder *coder, vae_side *side, int32_t heig
                              "than any memory", (int)height, (int)width);
     side->height = height;
     side->width = width;
+    whole_windows(coder, side);
     return IMAGINE_OK;
 }
 

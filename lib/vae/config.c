@@ -31,6 +31,44 @@ static imagine_status read_dims(imagine__vae_config *c, imagine__config *file, i
     return IMAGINE_OK;
 }
 
+/* Pixels that go through the network together, and the levels' kind. */
+static imagine_status read_kind(imagine__vae_config *c, imagine__config *file, imagine_error *error)
+{
+    static const char *const keys[] = { "in_channels", "out_channels" };
+    int64_t patch, channels;
+    imagine_status status;
+
+    if ((status = imagine__config_bool(file, "is_residual", &c->residual, 0, error)) < 0 ||
+        (status = imagine__config_int(file, "patch_size", &patch, 1, 1, 8, error)) < 0)
+        return status;
+    c->patch = (int32_t)patch;
+    for (size_t i = 0; i < 2; i++) {
+        if ((status = imagine__config_int(file, keys[i], &channels, 3, 1, 1 << 20, error)) < 0)
+            return status;
+        if (channels != 3 * patch * patch)
+            return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED, "%s: \"%s\" is %lld, this library runs %lld (3 "
+                                 "colours) with a \"patch_size\" of %lld", imagine__config_path(file), keys[i],
+                                 (long long)channels, (long long)(3 * patch * patch), (long long)patch);
+    }
+    return IMAGINE_OK;
+}
+
+/* The shortcuts of residual levels: each channel must be the mean, or one of the copies, of a whole number of
+ * others. */
+static imagine_status check_shortcuts(const imagine__vae_config *c, const imagine__config *file, imagine_error *error)
+{
+    const int32_t *m = c->dim_mult, last = c->levels - 1;
+    for (int32_t i = 0; c->residual && i <= last; i++) {
+        int32_t factor = i == last ? 1 : c->temporal_down[i] ? 8 : 4, before = i ? m[i - 1] : 1;
+        int32_t above = m[i + 2 < last ? i + 2 : last]; /* in the decoder, which goes from there to level i + 1 */
+        if (before * factor % m[i] || (i < last && m[i + 1] * factor % above))
+            return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED, "%s: with \"is_residual\" true, the steps between "
+                                 "the values of \"dim_mult\" at %d cannot be bridged without parameters",
+                                 imagine__config_path(file), (int)m[i]);
+    }
+    return IMAGINE_OK;
+}
+
 /* Which levels halve time, and the factors that follow. */
 static imagine_status read_factors(imagine__vae_config *c, imagine__config *file, imagine_error *error)
 {
@@ -46,7 +84,7 @@ static imagine_status read_factors(imagine__vae_config *c, imagine__config *file
         return imagine__fail(error, IMAGINE_ERROR_MODEL, "%s: \"temperal_downsample\" has %d values, %d levels of "
                              "\"dim_mult\" need %d", imagine__config_path(file), (int)count, (int)c->levels,
                              (int)c->levels - 1);
-    c->spatial_factor = 1 << (c->levels - 1);
+    c->spatial_factor = c->patch << (c->levels - 1);
     for (int32_t i = 0; i < count; i++) {
         c->temporal_down[i] = down[i] != 0;
         halved += c->temporal_down[i];
@@ -89,10 +127,6 @@ static imagine_status expect_rest(imagine__config *file, imagine_error *error)
 {
     static const char *const expected[][2] = {
         { "_class_name", "\"AutoencoderKLWan\"" },
-        { "is_residual", "false" },
-        { "in_channels", "3" },
-        { "out_channels", "3" },
-        { "patch_size", "null" },
         { "attn_scales", "[]" },
     };
     double dropout;
@@ -122,7 +156,8 @@ imagine_status imagine__vae_read_config(imagine__vae_config *config, imagine_con
     imagine_status status = imagine__config_open(&file, context, path, error);
     if (status < 0)
         goto done;
-    if ((status = read_dims(config, file, error)) < 0 || (status = read_factors(config, file, error)) < 0 ||
+    if ((status = read_dims(config, file, error)) < 0 || (status = read_kind(config, file, error)) < 0 ||
+        (status = read_factors(config, file, error)) < 0 || (status = check_shortcuts(config, file, error)) < 0 ||
         (status = read_latents(config->mean, config->z_dim, file, "latents_mean", -1e30, error)) < 0 ||
         (status = read_latents(config->std, config->z_dim, file, "latents_std", 0, error)) < 0)
         goto done;

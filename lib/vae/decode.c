@@ -1,74 +1,120 @@
 /* SPDX-License-Identifier: MIT */
 #include "vae/internal.h"
 
-static imagine_status decode_level(imagine__vae_coder *coder, int32_t number, vae_size size, float *x,
-                                   imagine_error *error);
+/* A level on its way: what goes into its shortcut, and which of the frames that it makes from one comes next. */
+typedef struct way {
+    int32_t number, time, frame, reserved; /* time: 2 where one frame becomes two */
+    const float *entered; /* NULL: no shortcut */
+} way;
+
+static imagine_status decode_level(imagine__vae_coder *coder, int32_t number, float *x, imagine_error *error);
 
 /* x [height, width, channels], ldx apart, twice as high and wide, then on to the next level. */
-static imagine_status enlarge(imagine__vae_coder *coder, int32_t number, vae_size size, const float *x, int64_t ldx,
+static imagine_status enlarge(imagine__vae_coder *coder, const way *w, const float *x, int64_t ldx,
                               imagine_error *error)
 {
-    const imagine__conv_weight *w = &coder->vae->decoder.levels[number].space;
-    vae_size twice = { 2 * size.height, 2 * size.width };
+    const vae_level *level = &coder->vae->decoder.levels[w->number];
+    const vae_window *from = &coder->decode.windows[w->number], *to = from + 1;
+    int64_t top = to->y - 2 * from->y, left = to->x - 2 * from->x, out = level->space.cout;
+    imagine__run *run = &coder->work->run;
     imagine__arena_mark mark = imagine__arena_save(coder->work->arena);
-    float *y = vae_floats(coder, twice.height * twice.width * w->cout, error);
+    float *y = vae_floats(coder, to->height * to->width * out, error);
     if (!y)
         return IMAGINE_ERROR_NO_MEMORY;
+    if (w->entered) {
+        imagine__shortcut_args shortcut = {
+            .x = w->entered, .y = y, .height = from->height, .width = from->width, .in = level->in,
+            .out_h = to->height, .out_w = to->width, .out = out, .top = top, .left = left,
+            .time = w->time, .frame = w->frame, .space = 2,
+        };
+        run->kernels->shortcut_up(run, &shortcut);
+    }
     imagine__conv_args args = {
-        .w = w, .x = &x, .y = y,
-        .height = size.height, .width = size.width, .out_h = twice.height, .out_w = twice.width,
-        .ldx = ldx, .ldy = w->cout, .stride_h = 1, .stride_w = 1, .pad_top = 1, .pad_left = 1, .upsample = 2,
+        .w = &level->space, .x = &x, .y = y, .add = w->entered ? y : NULL,
+        .height = from->height, .width = from->width, .out_h = to->height, .out_w = to->width,
+        .ldx = ldx, .ldy = out, .ld_add = out, .stride_h = 1, .stride_w = 1,
+        .pad_top = 1 - (int32_t)top, .pad_left = 1 - (int32_t)left, .upsample = 2,
     };
-    coder->work->run.kernels->conv(&coder->work->run, &args);
+    run->kernels->conv(run, &args);
     imagine_status status = imagine__work_check(coder->work, error);
     if (status >= 0)
-        status = decode_level(coder, number + 1, twice, y, error);
+        status = decode_level(coder, w->number + 1, y, error);
     imagine__arena_restore(coder->work->arena, mark);
     return status;
 }
 
 /* One frame becomes two: the input of the level's `time` convolution is filled. Its output holds the first frame's
  * channels, then the second's. */
-static imagine_status enlarge_time(imagine__vae_coder *coder, int32_t number, vae_size size, imagine_error *error)
+static imagine_status enlarge_time(imagine__vae_coder *coder, way *w, vae_size size, imagine_error *error)
 {
-    const vae_level *level = &coder->vae->decoder.levels[number];
+    const vae_level *level = &coder->vae->decoder.levels[w->number];
     int64_t c = level->channels;
     float *both = vae_floats(coder, size.height * size.width * 2 * c, error);
     if (!both)
         return IMAGINE_ERROR_NO_MEMORY;
     vae_run_conv(coder, &level->time, size, NULL, both);
-    imagine_status status = enlarge(coder, number, size, both, 2 * c, error);
-    return status < 0 ? status : enlarge(coder, number, size, both + c, 2 * c, error);
+    imagine_status status = enlarge(coder, w, both, 2 * c, error);
+    w->frame = 1;
+    return status < 0 ? status : enlarge(coder, w, both + c, 2 * c, error);
 }
 
-static imagine_status decode_level(imagine__vae_coder *coder, int32_t number, vae_size size, float *x,
-                                   imagine_error *error)
+/* The last level's x to pixels at coder->out, which moves on. */
+static imagine_status show(imagine__vae_coder *coder, int32_t number, const float *x, imagine_error *error)
+{
+    const vae_half *half = &coder->vae->decoder;
+    const vae_window *from = &coder->decode.windows[number], *to = from + 1;
+    int64_t patch = coder->vae->config.patch, pixels = to->height * to->width, row = to->width * patch * 3;
+    float *y = coder->out;
+    if (patch > 1 && !(y = vae_floats(coder, pixels * half->conv_out.w.cout, error)))
+        return IMAGINE_ERROR_NO_MEMORY;
+    imagine_status status = vae_run_head(coder, half, half->levels[number].channels, from, to, x, y, error);
+    /* A pixel's channels are ordered (colour, column, row). */
+    for (int64_t p = 0; p < pixels && patch > 1 && status >= 0 && !imagine__planning(coder->work->context); p++) {
+        float *out = coder->out + p / to->width * patch * row + p % to->width * patch * 3;
+        for (int64_t i = 0; i < 3 * patch * patch; i++)
+            out[i % patch * row + i / patch % patch * 3 + i / (patch * patch)] = y[p * 3 * patch * patch + i];
+    }
+    coder->out += pixels * patch * patch * 3;
+    coder->made++;
+    return status;
+}
+
+/* Where block `i` of the level is to put its output; NULL: where it likes, which may be its input. */
+static imagine_status place(imagine__vae_coder *coder, const vae_level *level, int32_t i, int time, vae_size size,
+                            float **out, imagine_error *error)
+{
+    int64_t count = size.height * size.width * level->channels;
+    *out = NULL;
+    if (time && i + 1 == level->count)
+        *out = vae_input(coder, &level->time, count, error);
+    else if (!i && level->shortcut) /* what came in is needed again */
+        *out = vae_floats(coder, count, error);
+    else
+        return IMAGINE_OK;
+    return *out ? IMAGINE_OK : IMAGINE_ERROR_NO_MEMORY;
+}
+
+static imagine_status decode_level(imagine__vae_coder *coder, int32_t number, float *x, imagine_error *error)
 {
     const vae_level *level = &coder->vae->decoder.levels[number];
+    vae_size size = { coder->decode.windows[number].height, coder->decode.windows[number].width };
     /* The clip's first frame stays one frame and is not seen by the time convolution either, whose cache begins with
-     * zeros at the second latent frame. */
-    int time = level->resample == VAE_SPACE_TIME && coder->decode.started;
+     * zeros at the second latent frame. In the shortcut it counts as the second of two. */
+    int doubles = level->resample == VAE_SPACE_TIME, time = doubles && coder->decode.started;
+    way w = { number, 1 + doubles, doubles && !time, 0, level->shortcut ? x : NULL };
     imagine__arena_mark mark = imagine__arena_save(coder->work->arena);
     imagine_status status = IMAGINE_OK;
 
     for (int32_t i = 0; i < level->count && status >= 0; i++) {
-        float *out = NULL;
-        if (time && i + 1 == level->count) {
-            out = vae_input(coder, &level->time, size.height * size.width * level->channels, error);
-            if (!out)
-                status = IMAGINE_ERROR_NO_MEMORY;
-        }
+        float *out;
+        status = place(coder, level, i, time, size, &out, error);
         if (status >= 0)
             status = vae_run_residual(coder, &level->blocks[i], size, &x, out, error);
     }
-    if (status >= 0 && level->resample == VAE_KEEP) {
-        status = vae_run_head(coder, &coder->vae->decoder, level->channels, size, x, coder->out, error);
-        coder->out += size.height * size.width * 3;
-        coder->made++;
-    } else if (status >= 0) {
-        status = time ? enlarge_time(coder, number, size, error)
-                      : enlarge(coder, number, size, x, level->channels, error);
-    }
+    if (status >= 0 && level->resample == VAE_KEEP)
+        status = show(coder, number, x, error);
+    else if (status >= 0)
+        status = time ? enlarge_time(coder, &w, size, error) : enlarge(coder, &w, x, level->channels, error);
     imagine__arena_restore(coder->work->arena, mark);
     return status;
 }
@@ -102,7 +148,7 @@ static imagine_status decode_frame(imagine__vae_coder *coder, const float *laten
         return IMAGINE_ERROR_NO_MEMORY;
     vae_run_conv(coder, &half->conv_in, size, NULL, x);
     status = vae_run_middle(coder, &half->middle, half->channels_mid, size, x, error);
-    return status < 0 ? status : decode_level(coder, 0, size, x, error);
+    return status < 0 ? status : decode_level(coder, 0, x, error);
 }
 
 imagine_status imagine__vae_decode_latent(imagine__vae_coder *coder, const float *latent, int32_t height, int32_t width,

@@ -2,125 +2,223 @@
 
 #include "vae/internal.h"
 
-static imagine_status encode_level(imagine__vae_coder *coder, int32_t number, vae_size size, float *x,
-                                   imagine_error *error);
+static imagine_status encode_level(imagine__vae_coder *coder, int32_t number, float *x, imagine_error *error);
 
-/* Half the height and width. The zeros are to the right and below: pads of 0 and an output that reads one beyond. */
-static void halve(imagine__vae_coder *coder, const imagine__conv_weight *w, vae_size size, const float *x, float *y)
+/* A level on its way: what goes into it, and into its shortcut. */
+typedef struct way {
+    int32_t number, reserved;
+    const float *entered; /* NULL: no shortcut */
+} way;
+
+/* Half the height and width, `add` too. The zeros are to the right and below: pads of 0 and an output that reads one
+ * beyond. */
+static void halve(imagine__vae_coder *coder, int32_t number, const float *x, const float *add, float *y)
 {
+    const imagine__conv_weight *w = &coder->vae->encoder.levels[number].space;
+    const vae_window *from = &coder->encode.windows[number], *to = from + 1;
     imagine__conv_args args = {
-        .w = w, .x = &x, .y = y,
-        .height = size.height, .width = size.width, .out_h = size.height / 2, .out_w = size.width / 2,
-        .ldx = w->cin, .ldy = w->cout, .stride_h = 2, .stride_w = 2, .upsample = 1,
+        .w = w, .x = &x, .y = y, .add = add,
+        .height = from->height, .width = from->width, .out_h = to->height, .out_w = to->width,
+        .ldx = w->cin, .ldy = w->cout, .ld_add = w->cout, .stride_h = 2, .stride_w = 2,
+        .pad_top = (int32_t)(from->y - 2 * to->y), .pad_left = (int32_t)(from->x - 2 * to->x), .upsample = 1,
     };
     coder->work->run.kernels->conv(&coder->work->run, &args);
 }
 
-/* Two frames become one, with the last of the two before: x[0] x[1] | x[2] gives one for every second frame. The first
- * frame of the clip goes through as it is. *ready tells whether y holds a frame. */
-static imagine_status halve_time(imagine__vae_coder *coder, const vae_level *level, vae_size size, const float *x,
-                                 float *y, int *ready, imagine_error *error)
+/* What the shortcut makes of frame `frame` of `time` to y, added to what is there when `add`. The last level's is as
+ * large as what came in. */
+static void cut_short(imagine__vae_coder *coder, const way *w, int32_t time, int32_t frame, int add, float *y)
 {
-    vae_size half = { size.height / 2, size.width / 2 };
-    int64_t count = half.height * half.width * level->channels;
-    vae_cache *cache = &coder->caches[level->time.slot];
+    const vae_level *level = &coder->vae->encoder.levels[w->number];
+    int32_t space = level->resample == VAE_KEEP ? 1 : 2;
+    const vae_window *from = &coder->encode.windows[w->number], *to = space == 1 ? from : from + 1;
+    imagine__shortcut_args args = {
+        .x = w->entered, .y = y, .height = from->height, .width = from->width, .in = level->in,
+        .out_h = to->height, .out_w = to->width, .out = level->channels,
+        .top = to->y * space - from->y, .left = to->x * space - from->x,
+        .time = time, .frame = frame, .space = space, .add = add,
+    };
+    if (w->entered)
+        coder->work->run.kernels->shortcut_down(&coder->work->run, &args);
+}
+
+/* The first of two frames, of which the shortcut's part is kept; the second comes to merge(). */
+static imagine_status keep_first(imagine__vae_coder *coder, const way *w, int64_t count, imagine_error *error)
+{
+    const vae_level *level = &coder->vae->encoder.levels[w->number];
+    float *part = w->entered ? vae_hold(coder, level->half_slot, count, error) : NULL;
+    if (w->entered && !part)
+        return IMAGINE_ERROR_NO_MEMORY;
+    cut_short(coder, w, 2, 0, 0, part);
+    vae_advance(coder, &level->time);
+    return IMAGINE_OK;
+}
+
+static void merge(imagine__vae_coder *coder, const way *w, vae_size half, float *y)
+{
+    const vae_level *level = &coder->vae->encoder.levels[w->number];
+    vae_frame **part = w->entered ? &coder->caches[level->half_slot].now : NULL;
+    float *add = part ? vae_frame_data(*part) : NULL;
+    cut_short(coder, w, 2, 1, 1, add);
+    vae_run_conv(coder, &level->time, half, add, y);
+    vae_forget(coder, &coder->caches[level->time.slot].last[0]);
+    if (part)
+        vae_forget(coder, part);
+}
+
+/* Two frames become one, with the last of the two before: x[0] x[1] | x[2] gives one for every second frame. The first
+ * frame of the clip goes through as it is, and in the shortcut counts as the second of two. *ready tells whether y
+ * holds a frame. */
+static imagine_status halve_time(imagine__vae_coder *coder, const way *w, const float *x, float *y, int *ready,
+                                 imagine_error *error)
+{
+    const vae_level *level = &coder->vae->encoder.levels[w->number];
+    const vae_window *to = &coder->encode.windows[w->number + 1];
+    int64_t count = to->height * to->width * level->channels;
     float *input = vae_input(coder, &level->time, count, error);
     if (!input)
         return IMAGINE_ERROR_NO_MEMORY;
-    halve(coder, &level->space, size, x, input);
+    halve(coder, w->number, x, NULL, input);
     *ready = 1;
     if (!coder->encode.started) {
         imagine__copy(coder->work->context, y, 0, input, 0, (size_t)count * sizeof(float), 1);
+        cut_short(coder, w, 2, 1, 1, y);
         vae_advance(coder, &level->time);
-    } else if (!cache->last[0]) {
-        vae_advance(coder, &level->time);
+    } else if (!coder->caches[level->time.slot].last[0]) {
         *ready = 0;
+        return keep_first(coder, w, count, error);
     } else {
-        vae_run_conv(coder, &level->time, half, NULL, y);
-        vae_forget(coder, &cache->last[0]);
+        merge(coder, w, (vae_size){ to->height, to->width }, y);
     }
     return IMAGINE_OK;
 }
 
-static imagine_status shrink(imagine__vae_coder *coder, int32_t number, vae_size size, const float *x,
-                             imagine_error *error)
+static imagine_status shrink(imagine__vae_coder *coder, const way *w, const float *x, imagine_error *error)
 {
-    const vae_level *level = &coder->vae->encoder.levels[number];
-    vae_size half = { size.height / 2, size.width / 2 };
+    const vae_level *level = &coder->vae->encoder.levels[w->number];
+    const vae_window *to = &coder->encode.windows[w->number + 1];
     int ready = 1;
-    float *y = vae_floats(coder, half.height * half.width * level->channels, error);
+    float *y = vae_floats(coder, to->height * to->width * level->channels, error);
     if (!y)
         return IMAGINE_ERROR_NO_MEMORY;
     if (level->resample == VAE_SPACE_TIME) {
-        imagine_status status = halve_time(coder, level, size, x, y, &ready, error);
+        imagine_status status = halve_time(coder, w, x, y, &ready, error);
         if (status < 0)
             return status;
     } else {
-        halve(coder, &level->space, size, x, y);
+        cut_short(coder, w, 1, 0, 0, y);
+        halve(coder, w->number, x, w->entered ? y : NULL, y);
     }
     imagine_status status = imagine__work_check(coder->work, error);
-    return status < 0 || !ready ? status : encode_level(coder, number + 1, half, y, error);
+    return status < 0 || !ready ? status : encode_level(coder, w->number + 1, y, error);
+}
+
+/* The last level's x to its place in the middle's input. */
+static void deliver(imagine__vae_coder *coder, const way *w, float *x)
+{
+    const vae_level *level = &coder->vae->encoder.levels[w->number];
+    const vae_window *from = &coder->encode.windows[w->number], *to = from + 1;
+    int64_t c = level->channels, width = coder->encode.width;
+    size_t pixel = (size_t)c * sizeof *x;
+    imagine__copy(coder->work->context, coder->middle + (to->y * width + to->x) * c, (size_t)width * pixel,
+                  x + ((to->y - from->y) * from->width + to->x - from->x) * c, (size_t)from->width * pixel,
+                  (size_t)to->width * pixel, to->height);
+}
+
+static imagine_status encode_level(imagine__vae_coder *coder, int32_t number, float *x, imagine_error *error)
+{
+    const vae_level *level = &coder->vae->encoder.levels[number];
+    const vae_window *window = &coder->encode.windows[number];
+    vae_size size = { window->height, window->width };
+    way w = { number, 0, level->shortcut ? x : NULL };
+    imagine_status status = IMAGINE_OK;
+
+    for (int32_t i = 0; i < level->count && status >= 0; i++) {
+        float *out = NULL;
+        /* What came in is needed again, so the first block must not put its output there. */
+        if (!i && w.entered && !(out = vae_floats(coder, size.height * size.width * level->channels, error)))
+            return IMAGINE_ERROR_NO_MEMORY;
+        status = vae_run_residual(coder, &level->blocks[i], size, &x, out, error);
+    }
+    if (status < 0)
+        return status;
+    if (level->resample != VAE_KEEP)
+        return shrink(coder, &w, x, error);
+    cut_short(coder, &w, 1, 0, 1, x);
+    deliver(coder, &w, x);
+    return IMAGINE_OK;
 }
 
 /* The means, normalised, as planes; the variances are left out. */
-static imagine_status leave(imagine__vae_coder *coder, const float *x, vae_size size, imagine_error *error)
+static imagine_status leave(imagine__vae_coder *coder, const float *x, vae_size size, float *latent,
+                            imagine_error *error)
 {
     const imagine__vae_config *c = &coder->vae->config;
+    const vae_half *half = &coder->vae->encoder;
+    vae_window whole = { 0, 0, size.height, size.width };
     int64_t pixels = size.height * size.width, z = c->z_dim;
     float *moments = vae_floats(coder, pixels * 2 * z, error);
     float *quantised = moments ? vae_floats(coder, pixels * 2 * z, error) : NULL;
     if (!quantised)
         return IMAGINE_ERROR_NO_MEMORY;
-    imagine_status status = vae_run_head(coder, &coder->vae->encoder, coder->vae->encoder.channels_mid, size, x,
-                                         moments,
-                                         error);
+    imagine_status status = vae_run_head(coder, half, half->channels_mid, &whole, &whole, x, moments, error);
     if (status < 0)
         return status;
-    vae_run_linear(coder, &coder->vae->encoder.quant, pixels, moments, NULL, quantised);
+    vae_run_linear(coder, &half->quant, pixels, moments, NULL, quantised);
     for (int64_t i = 0; i < z && !imagine__planning(coder->work->context); i++)
         for (int64_t p = 0; p < pixels; p++)
-            coder->out[i * pixels + p] = (quantised[p * 2 * z + i] - c->mean[i]) / c->std[i];
-    coder->made++;
+            latent[i * pixels + p] = (quantised[p * 2 * z + i] - c->mean[i]) / c->std[i];
     return imagine__work_check(coder->work, error);
 }
 
-static imagine_status encode_level(imagine__vae_coder *coder, int32_t number, vae_size size, float *x,
-                                   imagine_error *error)
+/* `in` [height, width, 3] within the first level's window, in pixels of the clip, to the input of conv_in. */
+static void enter(const imagine__vae_coder *coder, const float *in, float *input)
 {
-    const vae_half *half = &coder->vae->encoder;
-    const vae_level *level = &half->levels[number];
-    imagine_status status = IMAGINE_OK;
-
-    for (int32_t i = 0; i < level->count && status >= 0; i++)
-        status = vae_run_residual(coder, &level->blocks[i], size, &x, NULL, error);
-    if (status < 0)
-        return status;
-    if (level->resample != VAE_KEEP)
-        return shrink(coder, number, size, x, error);
-    status = vae_run_middle(coder, &half->middle, half->channels_mid, size, x, error);
-    return status < 0 ? status : leave(coder, x, size, error);
+    const vae_window *to = &coder->encode.windows[0];
+    int64_t patch = coder->vae->config.patch, row = to->width * patch * 3, channels = 3 * patch * patch;
+    int64_t pixels = to->height * to->width;
+    if (patch == 1)
+        imagine__copy(coder->work->context, input, 0, in, 0, (size_t)pixels * 3 * sizeof *in, 1);
+    /* A pixel's channels are ordered (colour, column, row). */
+    for (int64_t p = 0; p < pixels && patch > 1 && !imagine__planning(coder->work->context); p++) {
+        const float *from = in + p / to->width * patch * row + p % to->width * patch * 3;
+        for (int64_t i = 0; i < channels; i++)
+            input[p * channels + i] = from[i % patch * row + i / patch % patch * 3 + i / (patch * patch)];
+    }
 }
 
-static imagine_status encode_frame(imagine__vae_coder *coder, const float *in, vae_size size, imagine_error *error)
+/* One frame, as far as coder->middle; of temporal_factor frames the last one gets there. */
+static imagine_status encode_frame(imagine__vae_coder *coder, const float *in, imagine_error *error)
 {
     const vae_half *half = &coder->vae->encoder;
+    vae_size size = { coder->encode.windows[0].height, coder->encode.windows[0].width };
     int64_t pixels = size.height * size.width;
     imagine__arena_mark mark = imagine__arena_save(coder->work->arena);
-    float *input = vae_input(coder, &half->conv_in, pixels * 3, error);
+    float *input = vae_input(coder, &half->conv_in, pixels * half->conv_in.w.cin, error);
     float *x = input ? vae_floats(coder, pixels * half->conv_in.w.cout, error) : NULL;
     if (!x)
         return IMAGINE_ERROR_NO_MEMORY;
-    imagine__copy(coder->work->context, input, 0, in, 0, (size_t)pixels * 3 * sizeof(float), 1);
+    enter(coder, in, input);
     vae_run_conv(coder, &half->conv_in, size, NULL, x);
-    imagine_status status = encode_level(coder, 0, size, x, error);
+    imagine_status status = encode_level(coder, 0, x, error);
     imagine__arena_restore(coder->work->arena, mark);
     return status;
+}
+
+/* coder->middle to the latents. */
+static imagine_status finish(imagine__vae_coder *coder, float *latent, imagine_error *error)
+{
+    const vae_half *half = &coder->vae->encoder;
+    vae_size size = { coder->encode.height, coder->encode.width };
+    imagine_status status = vae_run_middle(coder, &half->middle, half->channels_mid, size, coder->middle, error);
+    return status < 0 ? status : leave(coder, coder->middle, size, latent, error);
 }
 
 imagine_status imagine__vae_encode_frames(imagine__vae_coder *coder, const float *in, int32_t height, int32_t width,
                                           float *latent, imagine_error *error)
 {
     const imagine__vae_config *c = &coder->vae->config;
+    int64_t channels = coder->vae->encoder.channels_mid;
     if (height % c->spatial_factor || width % c->spatial_factor)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "frames of %d x %d (height x width): both must be "
                              "multiples of %d", (int)height, (int)width, (int)c->spatial_factor);
@@ -130,10 +228,13 @@ imagine_status imagine__vae_encode_frames(imagine__vae_coder *coder, const float
         return status;
     imagine__arena_mark mark = imagine__arena_save(coder->work->arena);
     int32_t frames = coder->encode.started ? c->temporal_factor : 1;
-    coder->out = latent;
-    coder->made = 0;
+    coder->middle = vae_floats(coder, (int64_t)coder->encode.height * coder->encode.width * channels, error);
+    if (!coder->middle)
+        status = IMAGINE_ERROR_NO_MEMORY;
     for (int32_t i = 0; i < frames && status >= 0; i++)
-        status = encode_frame(coder, in + (int64_t)i * height * width * 3, (vae_size){ height, width }, error);
+        status = encode_frame(coder, in + (int64_t)i * height * width * 3, error);
+    if (status >= 0)
+        status = finish(coder, latent, error);
     imagine__arena_restore(coder->work->arena, mark);
     coder->encode.started = 1;
     coder->encode.failed = status < 0;

@@ -44,9 +44,10 @@ typedef enum vae_resample {
 
 typedef struct vae_level {
     vae_residual blocks[VAE_MAX_BLOCKS];
-    int32_t count, channels; /* blocks; channels after them */
+    int32_t count, in, channels; /* blocks; channels before and after them */
     vae_resample resample;
-    int32_t reserved;
+    int32_t shortcut; /* 1: from what goes in to what comes out */
+    int32_t half_slot; /* encoder: of the shortcut from the first of two frames that become one */
     imagine__conv_weight space; /* 3x3: stride 2 in the encoder, after doubling the pixels in the decoder */
     vae_conv time; /* 3x1x1 */
 } vae_level;
@@ -84,10 +85,17 @@ typedef struct vae_cache {
     vae_frame *now; /* being filled or convolved */
 } vae_cache;
 
+/* A part of a picture. */
+typedef struct vae_window {
+    int64_t y, x, height, width;
+} vae_window;
+
 typedef struct vae_side {
     int32_t height, width; /* of the clip, in latents; 0: no clip yet */
     int32_t started; /* the first latent frame went through */
     int32_t failed;
+    /* What each level works on, in its own pixels, and behind the last one what comes out of it. */
+    vae_window windows[VAE_MAX_LEVELS + 1];
 } vae_side;
 
 struct imagine__vae_coder {
@@ -99,10 +107,13 @@ struct imagine__vae_coder {
     int32_t picture; /* a clip of one frame: nothing is remembered */
     int32_t made; /* frames made by the decoding under way */
     float *out; /* where the next one goes */
+    float *middle; /* encoding: what goes into the middle, [height, width, channels] of the whole latent frame */
 };
 
 float *vae_frame_data(vae_frame *frame);
-/* The frame that goes into `conv` next, of `count` values; NULL: out of memory (*error is filled). */
+/* A frame of `count` values to be filled, which stays until it is forgotten or moves on; NULL: out of memory (*error is
+ * filled). vae_input: the frame that goes into `conv` next. */
+float *vae_hold(imagine__vae_coder *coder, int32_t slot, int64_t count, imagine_error *error);
 float *vae_input(imagine__vae_coder *coder, const vae_conv *conv, int64_t count, imagine_error *error);
 /* Moves the frames of `conv` on by one: now becomes the newest one. */
 void vae_advance(imagine__vae_coder *coder, const vae_conv *conv);
@@ -134,8 +145,8 @@ imagine_status vae_run_residual(imagine__vae_coder *coder, const vae_residual *b
 /* In place. */
 imagine_status vae_run_middle(imagine__vae_coder *coder, const vae_middle *middle, int32_t channels, vae_size size,
                               float *x, imagine_error *error);
-/* Norm, SiLU, conv_out. */
-imagine_status vae_run_head(imagine__vae_coder *coder, const vae_half *half, int32_t channels, vae_size size,
-                            const float *x, float *y, imagine_error *error);
+/* Norm, SiLU, conv_out: x [from] to y [to], both within the same picture. */
+imagine_status vae_run_head(imagine__vae_coder *coder, const vae_half *half, int32_t channels, const vae_window *from,
+                            const vae_window *to, const float *x, float *y, imagine_error *error);
 
 #endif

@@ -3,20 +3,27 @@
 
 #include "vae/internal.h"
 
-void vae_run_conv(imagine__vae_coder *coder, const vae_conv *conv, vae_size size, const float *add, float *y)
+/* The input of `conv` to a part of its output: rows from `top`, columns from `left`, as many as `out` has. */
+static void run_conv_part(imagine__vae_coder *coder, const vae_conv *conv, vae_size size, vae_size out, int64_t top,
+                          int64_t left, const float *add, float *y)
 {
     const imagine__conv_weight *w = &conv->w;
     const vae_cache *cache = &coder->caches[conv->slot];
     const float *x[3] = { vae_frame_data(cache->last[0]), vae_frame_data(cache->last[1]), vae_frame_data(cache->now) };
     imagine__conv_args args = {
         .w = w, .x = x, .y = y, .add = add,
-        .height = size.height, .width = size.width, .out_h = size.height, .out_w = size.width,
-        .ldx = w->cin, .ldy = w->cout, .ld_add = w->cout,
-        .stride_h = 1, .stride_w = 1, .pad_top = w->kh / 2, .pad_left = w->kw / 2, .upsample = 1,
+        .height = size.height, .width = size.width, .out_h = out.height, .out_w = out.width,
+        .ldx = w->cin, .ldy = w->cout, .ld_add = w->cout, .stride_h = 1, .stride_w = 1,
+        .pad_top = w->kh / 2 - (int32_t)top, .pad_left = w->kw / 2 - (int32_t)left, .upsample = 1,
     };
 
     coder->work->run.kernels->conv(&coder->work->run, &args);
     vae_advance(coder, conv);
+}
+
+void vae_run_conv(imagine__vae_coder *coder, const vae_conv *conv, vae_size size, const float *add, float *y)
+{
+    run_conv_part(coder, conv, size, size, 0, 0, add, y);
 }
 
 void vae_run_linear(imagine__vae_coder *coder, const imagine__linear_weight *w, int64_t pixels, const float *x,
@@ -104,14 +111,15 @@ imagine_status vae_run_middle(imagine__vae_coder *coder, const vae_middle *middl
     return status < 0 ? status : vae_run_residual(coder, &middle->last, size, &x, NULL, error);
 }
 
-imagine_status vae_run_head(imagine__vae_coder *coder, const vae_half *half, int32_t channels, vae_size size,
-                            const float *x, float *y, imagine_error *error)
+imagine_status vae_run_head(imagine__vae_coder *coder, const vae_half *half, int32_t channels, const vae_window *from,
+                            const vae_window *to, const float *x, float *y, imagine_error *error)
 {
+    vae_size size = { from->height, from->width }, out = { to->height, to->width };
     int64_t pixels = size.height * size.width;
     float *input = vae_input(coder, &half->conv_out, pixels * channels, error);
     if (!input)
         return IMAGINE_ERROR_NO_MEMORY;
     vae_norm(coder, half->norm_out, pixels, channels, IMAGINE__ACT_SILU, x, input);
-    vae_run_conv(coder, &half->conv_out, size, NULL, y);
+    run_conv_part(coder, &half->conv_out, size, out, to->y - from->y, to->x - from->x, NULL, y);
     return imagine__work_check(coder->work, error);
 }

@@ -78,26 +78,43 @@ static void load_resample(loader *l, vae_level *level, int32_t out, int32_t time
         load_conv(l, &level->time, time_out, level->channels, 3, 1, join(name, prefix, "time_conv"));
 }
 
+/* Residual levels are modules of their own; the others' layers are numbered through all levels, from *number. */
+static void load_encoder_level(loader *l, vae_level *level, int32_t i, int32_t in, int32_t *number)
+{
+    const imagine__vae_config *c = &l->vae->config;
+    char name[NAME_SIZE];
+
+    level->count = c->res_blocks;
+    level->in = in;
+    level->channels = c->base_dim * c->dim_mult[i];
+    level->shortcut = c->residual;
+    level->half_slot = l->vae->slots++;
+    for (int32_t b = 0; b < level->count; b++, in = level->channels) {
+        if (c->residual)
+            snprintf(name, sizeof name, "encoder.down_blocks.%d.resnets.%d", (int)i, (int)b);
+        else
+            snprintf(name, sizeof name, "encoder.down_blocks.%d", (int)(*number)++);
+        load_residual(l, &level->blocks[b], in, level->channels, name);
+    }
+    if (i + 1 == c->levels)
+        return;
+    if (c->residual)
+        snprintf(name, sizeof name, "encoder.down_blocks.%d.downsampler", (int)i);
+    else
+        snprintf(name, sizeof name, "encoder.down_blocks.%d", (int)(*number)++);
+    load_resample(l, level, level->channels, level->channels, c->temporal_down[i], name);
+}
+
 static void load_encoder(loader *l)
 {
     const imagine__vae_config *c = &l->vae->config;
     vae_half *half = &l->vae->encoder;
-    char name[NAME_SIZE];
     int32_t dim = c->base_dim, number = 0;
 
-    load_conv(l, &half->conv_in, dim, 3, 3, 3, "encoder.conv_in");
+    load_conv(l, &half->conv_in, dim, 3 * c->patch * c->patch, 3, 3, "encoder.conv_in");
     for (int32_t i = 0; i < c->levels; i++) {
-        vae_level *level = &half->levels[i];
-        level->count = c->res_blocks;
-        level->channels = c->base_dim * c->dim_mult[i];
-        for (int32_t b = 0; b < level->count; b++, dim = level->channels) {
-            snprintf(name, sizeof name, "encoder.down_blocks.%d", (int)number++);
-            load_residual(l, &level->blocks[b], dim, level->channels, name);
-        }
-        if (i + 1 < c->levels) {
-            snprintf(name, sizeof name, "encoder.down_blocks.%d", (int)number++);
-            load_resample(l, level, dim, dim, c->temporal_down[i], name);
-        }
+        load_encoder_level(l, &half->levels[i], i, dim, &number);
+        dim = half->levels[i].channels;
     }
     load_middle(l, half, dim, "encoder");
     load_gamma(l, &half->norm_out, dim, "encoder.norm_out");
@@ -105,32 +122,41 @@ static void load_encoder(loader *l)
     load_linear(l, &half->quant, 2 * c->z_dim, 2 * c->z_dim, "quant_conv");
 }
 
+/* Returns the channels that come out of it: enlarging halves them, except in a residual level. */
+static int32_t load_decoder_level(loader *l, vae_level *level, int32_t i, int32_t in)
+{
+    const imagine__vae_config *c = &l->vae->config;
+    int32_t last = c->levels - 1, out = c->decoder_base_dim * c->dim_mult[last - i];
+    char name[NAME_SIZE];
+
+    level->count = c->res_blocks + 1;
+    level->in = in;
+    level->channels = out;
+    for (int32_t b = 0; b < level->count; b++, in = out) {
+        snprintf(name, sizeof name, "decoder.up_blocks.%d.resnets.%d", (int)i, (int)b);
+        load_residual(l, &level->blocks[b], in, out, name);
+    }
+    if (i == last)
+        return out;
+    level->shortcut = c->residual;
+    snprintf(name, sizeof name, "decoder.up_blocks.%d.upsampler%s", (int)i, c->residual ? "" : "s.0");
+    load_resample(l, level, c->residual ? out : out / 2, 2 * out, c->temporal_down[last - 1 - i], name);
+    return c->residual ? out : out / 2;
+}
+
 static void load_decoder(loader *l)
 {
     const imagine__vae_config *c = &l->vae->config;
     vae_half *half = &l->vae->decoder;
-    char name[NAME_SIZE];
     int32_t dim = c->decoder_base_dim * c->dim_mult[c->levels - 1];
 
     load_linear(l, &half->quant, c->z_dim, c->z_dim, "post_quant_conv");
     load_conv(l, &half->conv_in, dim, c->z_dim, 3, 3, "decoder.conv_in");
     load_middle(l, half, dim, "decoder");
-    for (int32_t i = 0; i < c->levels; i++) {
-        vae_level *level = &half->levels[i];
-        level->count = c->res_blocks + 1;
-        level->channels = c->decoder_base_dim * c->dim_mult[c->levels - 1 - i];
-        for (int32_t b = 0; b < level->count; b++, dim = level->channels) {
-            snprintf(name, sizeof name, "decoder.up_blocks.%d.resnets.%d", (int)i, (int)b);
-            load_residual(l, &level->blocks[b], dim, level->channels, name);
-        }
-        if (i + 1 < c->levels) {
-            snprintf(name, sizeof name, "decoder.up_blocks.%d.upsamplers.0", (int)i);
-            load_resample(l, level, dim / 2, 2 * dim, c->temporal_down[c->levels - 2 - i], name);
-            dim /= 2;
-        }
-    }
+    for (int32_t i = 0; i < c->levels; i++)
+        dim = load_decoder_level(l, &half->levels[i], i, dim);
     load_gamma(l, &half->norm_out, dim, "decoder.norm_out");
-    load_conv(l, &half->conv_out, 3, dim, 3, 3, "decoder.conv_out");
+    load_conv(l, &half->conv_out, 3 * c->patch * c->patch, dim, 3, 3, "decoder.conv_out");
 }
 
 imagine_status imagine__vae_load(imagine__vae_model **vae, imagine_context *context, const char *folder,

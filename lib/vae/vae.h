@@ -4,14 +4,16 @@
 
 #include "model/model.h"
 
-/* The causal 3-D convolutional VAE: diffusers' AutoencoderKLWan, z16 kind. Weights are immutable once loaded and
- * shared; a coder holds one clip's feature cache. */
+/* The causal 3-D convolutional VAE: diffusers' AutoencoderKLWan, plain (Wan 2.1) and residual (Wan 2.2). Weights are
+ * immutable once loaded and shared; a coder holds one clip's feature cache. */
 typedef struct imagine__vae_model imagine__vae_model;
 typedef struct imagine__vae_coder imagine__vae_coder;
 
 typedef struct imagine__vae_config {
     int32_t base_dim, decoder_base_dim, z_dim, levels, dim_mult[8], res_blocks;
     int32_t temporal_down[8]; /* one less than levels */
+    int32_t residual; /* levels have shortcuts without parameters */
+    int32_t patch; /* patch x patch pixels are one of the network's, with 3 * patch^2 channels */
     int32_t spatial_factor, temporal_factor;
     float mean[128], std[128]; /* of the latents, per channel */
 } imagine__vae_config;
@@ -39,7 +41,7 @@ void imagine__vae_coder_picture(imagine__vae_coder *coder);
 imagine_status imagine__vae_decode_latent(imagine__vae_coder *coder, const float *latent, int32_t height, int32_t width,
                                           float *out, int32_t *count, imagine_error *error);
 /* 1 frame for the first call, then temporal_factor each: in[frame][y][x][channel] in [-1, 1] (sizes in pixels) to
- * one normalised latent frame [z, height/8, width/8]. */
+ * one normalised latent frame [z, height / spatial_factor, width / spatial_factor]. */
 imagine_status imagine__vae_encode_frames(imagine__vae_coder *coder, const float *in, int32_t height, int32_t width,
                                           float *latent, imagine_error *error);
 

@@ -14,6 +14,7 @@ from diffusers import AutoencoderKLWan
 from safetensors.torch import save_file
 
 HERE = Path(__file__).parent
+PATCHED = dict(patch_size=2, in_channels=12, out_channels=12)
 COMMON = dict(attn_scales=[], dropout=0.0)
 PACKS = {
     "f32": (torch.float32, dict(base_dim=4, decoder_base_dim=6, z_dim=16, dim_mult=[1, 2, 2, 1], num_res_blocks=1,
@@ -22,9 +23,23 @@ PACKS = {
                                   temperal_downsample=[True, False])),
     "early": (torch.float32, dict(base_dim=3, decoder_base_dim=2, z_dim=3, dim_mult=[1, 2, 4], num_res_blocks=2,
                                   temperal_downsample=[True, True])),
+    # Wan 2.2: shortcuts, and 2x2 pixels as one
+    "residual": (torch.float32, dict(base_dim=1, decoder_base_dim=2, z_dim=6, dim_mult=[1, 2, 4, 4], num_res_blocks=1,
+                                     temperal_downsample=[False, True, True], is_residual=True, **PATCHED)),
+    "residual-bf16": (torch.bfloat16, dict(base_dim=2, decoder_base_dim=1, z_dim=5, dim_mult=[2, 4, 4],
+                                           num_res_blocks=2, temperal_downsample=[True, True], is_residual=True,
+                                           **PATCHED)),
+    # means of several channels in the shortcuts, no patches
+    "residual-narrow": (torch.float32, dict(base_dim=4, decoder_base_dim=2, z_dim=4, dim_mult=[2, 4, 2],
+                                            num_res_blocks=1, temperal_downsample=[False, True], is_residual=True)),
 }
 # frames, height, width in multiples of the spatial factor
 CASES = [(1, 3, 5), (1, 1, 1), (5, 2, 1), (9, 2, 3)]
+PATCHED_CASES = [(1, 2, 3), (5, 1, 1), (9, 1, 2)]
+
+
+def spatial_factor(config):
+    return 2 ** len(config["temperal_downsample"]) * (config.get("patch_size") or 1)
 
 
 def random_vae(config, dtype, seed):
@@ -33,7 +48,7 @@ def random_vae(config, dtype, seed):
     z = config["z_dim"]
     down = config["temperal_downsample"]
     vae = AutoencoderKLWan(**COMMON, **config,
-                           scale_factor_spatial=2 ** len(down), scale_factor_temporal=2 ** sum(down),
+                           scale_factor_spatial=spatial_factor(config), scale_factor_temporal=2 ** sum(down),
                            latents_mean=[round(0.3 * v, 4) for v in torch.randn(z).tolist()],
                            latents_std=[round(0.5 + v, 4) for v in torch.rand(z).tolist()]).eval()
     with torch.no_grad():
@@ -54,7 +69,7 @@ def random_vae(config, dtype, seed):
 def make_cases(vae, cases, seed):
     gen = torch.Generator().manual_seed(seed)
     config = vae.config
-    factor = 2 ** len(config.temperal_downsample)
+    factor = spatial_factor(config)
     per_latent = 2 ** sum(config.temperal_downsample)
     mean = torch.tensor(config.latents_mean).view(1, -1, 1, 1, 1)
     std = torch.tensor(config.latents_std).view(1, -1, 1, 1, 1)
@@ -90,7 +105,8 @@ def main():
         print(name)
         vae = random_vae(config, dtype, seed)
         save_pack(vae, HERE / "vae" / name, dtype)
-        save_file(make_cases(vae, CASES, 100 + seed), HERE / "vae" / name / "cases.safetensors")
+        cases = PATCHED_CASES if config.get("patch_size") else CASES
+        save_file(make_cases(vae, cases, 100 + seed), HERE / "vae" / name / "cases.safetensors")
 
 
 if __name__ == "__main__":

@@ -283,6 +283,13 @@ static void parity_early(void)
     check_pack("early");
 }
 
+static void parity_residual(void)
+{
+    check_pack("residual");
+    check_pack("residual-bf16");
+    check_pack("residual-narrow");
+}
+
 /* A pack of the caller's: IMAGINE_VAE_PACK and IMAGINE_VAE_CASES name what make_vae.py was given. */
 static void parity_given(void)
 {
@@ -303,42 +310,54 @@ static void parity_shipped(void)
 
 /* ---- sameness ---------------------------------------------------------------------------------------------------- */
 
+/* Packs of both kinds. */
+static const char *const kinds[] = { "parity/vae/f32", "parity/vae/residual" };
+
+/* A clip decoded and one encoded, into malloc'ed memory. */
+static void code_both(const char *folder, int32_t threads, clip *decoded, clip *encoded)
+{
+    bench b;
+    REQUIRE_OK(open_bench(&b, folder, threads, IMAGINE_CPU_BEST, 0));
+    const imagine__vae_config *c = imagine__vae_get_config(b.vae);
+    clip latents = random_clip(c->z_dim, 3, 5, 6);
+    clip frames = random_clip(3, 5, 3 * c->spatial_factor, 5 * c->spatial_factor);
+    *decoded = frames_like(&b, &latents);
+    *encoded = new_clip(c->z_dim, 2, 3, 5);
+    CHECK_OK(decode(&b, &latents, decoded->data));
+    CHECK_OK(encode(&b, &frames, encoded));
+    free(latents.data);
+    free(frames.data);
+    close_bench(&b);
+}
+
 static void same_for_any_threads(void)
 {
     static const int32_t threads[] = { 1, 2, 7 };
-    float *first[2] = { NULL, NULL };
-
-    for (size_t i = 0; i < 3; i++) {
-        bench b;
-        REQUIRE_OK(open_bench(&b, test_path("parity/vae/f32"), threads[i], IMAGINE_CPU_BEST, 0));
-        clip latents = random_clip(16, 3, 5, 6), pixels = frames_like(&b, &latents);
-        clip frames = random_clip(3, 5, 24, 40), coded = new_clip(16, 2, 3, 5);
-        CHECK_OK(decode(&b, &latents, pixels.data));
-        CHECK_OK(encode(&b, &frames, &coded));
-        if (i) {
-            CHECK(!memcmp(first[0], pixels.data, pixels.count * sizeof(float)));
-            CHECK(!memcmp(first[1], coded.data, coded.count * sizeof(float)));
-            free(pixels.data);
-            free(coded.data);
-        } else {
-            first[0] = pixels.data;
-            first[1] = coded.data;
+    for (size_t k = 0; k < 2; k++) {
+        clip decoded[3] = { 0 }, encoded[3] = { 0 };
+        for (size_t i = 0; i < 3; i++) {
+            code_both(test_path(kinds[k]), threads[i], &decoded[i], &encoded[i]);
+            CHECK(decoded[i].data && encoded[i].data);
+            if (i && decoded[i].data && encoded[i].data) {
+                CHECK(!memcmp(decoded[0].data, decoded[i].data, decoded[i].count * sizeof(float)));
+                CHECK(!memcmp(encoded[0].data, encoded[i].data, encoded[i].count * sizeof(float)));
+            }
         }
-        free(latents.data);
-        free(frames.data);
-        close_bench(&b);
+        for (size_t i = 0; i < 3; i++) {
+            free(decoded[i].data);
+            free(encoded[i].data);
+        }
     }
-    free(first[0]);
-    free(first[1]);
 }
 
 /* Two clips decoded in turn by two coders on one model, an encoding in between, and a picture: the same bytes. */
-static void same_in_pieces(void)
+static void check_pieces(const char *folder)
 {
     bench b;
-    REQUIRE_OK(open_bench(&b, test_path("parity/vae/f32"), 2, IMAGINE_CPU_BEST, 0));
-    clip latents = random_clip(16, 4, 3, 2), whole = frames_like(&b, &latents), parts = frames_like(&b, &latents);
-    clip other = random_clip(16, 4, 2, 5), other_frames = frames_like(&b, &other);
+    REQUIRE_OK(open_bench(&b, folder, 2, IMAGINE_CPU_BEST, 0));
+    int32_t z = imagine__vae_get_config(b.vae)->z_dim;
+    clip latents = random_clip(z, 4, 3, 2), whole = frames_like(&b, &latents), parts = frames_like(&b, &latents);
+    clip other = random_clip(z, 4, 2, 5), other_frames = frames_like(&b, &other);
     clip other_parts = frames_like(&b, &other);
     size_t picture = (size_t)(3 * whole.height * whole.width);
     imagine__vae_coder *mine = b.coder, *second = NULL;
@@ -373,15 +392,22 @@ static void same_in_pieces(void)
     close_bench(&b);
 }
 
+static void same_in_pieces(void)
+{
+    for (size_t k = 0; k < 2; k++)
+        check_pieces(test_path(kinds[k]));
+}
+
 /* ---- failures ---------------------------------------------------------------------------------------------------- */
 
 /* Every allocation of a decode and an encode fails in turn; afterwards the same coder does it right. */
-static void every_allocation_fails(void)
+static void fail_allocations(const char *folder)
 {
     bench b;
-    REQUIRE_OK(open_bench(&b, test_path("parity/vae/early"), 1, IMAGINE_CPU_BEST, 0));
-    clip latents = random_clip(3, 3, 2, 1), expected = frames_like(&b, &latents), got = frames_like(&b, &latents);
-    clip coded = new_clip(3, 3, 2, 1);
+    REQUIRE_OK(open_bench(&b, folder, 1, IMAGINE_CPU_BEST, 0));
+    int32_t z = imagine__vae_get_config(b.vae)->z_dim;
+    clip latents = random_clip(z, 3, 2, 1), expected = frames_like(&b, &latents), got = frames_like(&b, &latents);
+    clip coded = new_clip(z, 3, 2, 1);
     imagine_status status = IMAGINE_ERROR_NO_MEMORY;
     int n = 0;
 
@@ -408,6 +434,12 @@ static void every_allocation_fails(void)
     free(got.data);
     free(coded.data);
     close_bench(&b);
+}
+
+static void every_allocation_fails(void)
+{
+    fail_allocations(test_path("parity/vae/early"));
+    fail_allocations(test_path("parity/vae/residual-narrow"));
 }
 
 static void memory_limit(void)
@@ -553,10 +585,15 @@ static void refuse(const char *base, const char *latents, const char *values, co
 static void configurations(void)
 {
     static const char *const extra[][3] = {
-        { "\"is_residual\": true", "is_residual", "true" },
+        { "\"is_residual\": 1", "is_residual", "1" },
         { "\"in_channels\": 12", "in_channels", "12" },
         { "\"out_channels\": 12", "out_channels", "12" },
-        { "\"patch_size\": 2", "patch_size", "2" },
+        { "\"patch_size\": 2", "in_channels", "12" },
+        { "\"patch_size\": 2, \"in_channels\": 12", "out_channels", "12" },
+        { "\"patch_size\": 9", "patch_size", "9" },
+        { "\"patch_size\": \"2\"", "patch_size", "2" },
+        { "\"patch_size\": 2, \"in_channels\": 12, \"out_channels\": 12, \"scale_factor_spatial\": 8",
+          "scale_factor_spatial", "8" },
         { "\"attn_scales\": [0.5]", "attn_scales", "0.5" },
         { "\"scale_factor_spatial\": 16", "scale_factor_spatial", "16" },
         { "\"scale_factor_temporal\": 8", "scale_factor_temporal", "8" },
@@ -576,6 +613,8 @@ static void configurations(void)
     refuse("\"dim_mult\": [1, 2], \"temperal_downsample\": [true, true]", base_latents, "", "temperal_downsample", "2");
     refuse("\"dim_mult\": [1, 2, 2, 2], \"temperal_downsample\": [true, true, true]", base_latents, "",
            "temperal_downsample", "3");
+    refuse("\"dim_mult\": [1, 3, 3, 3]", base_latents, "\"is_residual\": true", "dim_mult", "at 3");
+    refuse("\"dim_mult\": [1, 2, 2, 4]", base_latents, "\"is_residual\": true", "dim_mult", "at 4");
     refuse("\"dim_mult\": [1, 2.5, 4, 4]", base_latents, "", "dim_mult", "2.5");
 
     snprintf(text, sizeof text, "{ %s, %s, \"decoder_base_dim\": null, \"patch_size\": null, \"dropout\": 0.0, "
@@ -584,6 +623,12 @@ static void configurations(void)
     REQUIRE_OK(read_config(&config, text));
     CHECK(config.decoder_base_dim == 4 && config.spatial_factor == 8 && config.temporal_factor == 4);
     CHECK(config.levels == 4 && config.dim_mult[2] == 2 && config.std[1] == 2.5f && config.mean[1] == 1);
+    CHECK(!config.residual && config.patch == 1);
+
+    snprintf(text, sizeof text, "{ %s, \"is_residual\": true, \"patch_size\": 2, \"in_channels\": 12, "
+             "\"out_channels\": 12, \"scale_factor_spatial\": 16 }", base_latents);
+    REQUIRE_OK(read_config(&config, text));
+    CHECK(config.residual && config.patch == 2 && config.spatial_factor == 16 && config.temporal_factor == 4);
 }
 
 int main(int argc, char **argv)
@@ -592,6 +637,7 @@ int main(int argc, char **argv)
         { "parity_f32", parity_f32 },
         { "parity_bf16", parity_bf16 },
         { "parity_early", parity_early },
+        { "parity_residual", parity_residual },
         { "parity_shipped", parity_shipped },
         { "parity_given", parity_given },
         { "same_for_any_threads", same_for_any_threads },

@@ -114,6 +114,24 @@ class Program(unittest.TestCase):
         self.assertEqual(frames.shape, (3, 1, 32, 32))
         self.assertLessEqual(abs(frames).max(), 1)
 
+    def vae_pack(self, name):
+        """A pack of nothing but one of the VAEs of tests/parity, and its goldens."""
+        os.makedirs(self.path(name))
+        os.symlink(TOP / "tests/parity/vae" / name, self.path(name + "/vae"))
+        return self.path(name), load(TOP / "tests/parity/vae" / name / "cases.safetensors")
+
+    def test_the_residual_vae_codes_as_diffusers(self):
+        pack, golden = self.vae_pack("residual")
+        info = json.loads(self.run_program("info", "--json", pack).stdout)
+        self.assertEqual((info["spatial_factor"], info["temporal_factor"], info["size_multiple"]), (16, 4, 16))
+        save(self.path("l.safetensors"), {"latents": golden["2.latents"]})
+        self.run_program("decode", "l.safetensors", "--model", pack, "--out", "f.safetensors")
+        frames, expected = load(self.path("f.safetensors"))["frames"], golden["2.decoded"]
+        self.assertLess(numpy.square(frames - expected).sum(), 1e-10 * numpy.square(expected).sum())
+        self.run_program("decode", "l.safetensors", "--model", pack, "--out", "f.png")
+        self.run_program("encode", "f.png", "--model", pack, "--out", "e.safetensors")
+        self.assertEqual(load(self.path("e.safetensors"))["latents"].shape, golden["2.latents"].shape)
+
     def test_denoise_with_timesteps_of_every_kind(self):
         rng = numpy.random.default_rng(1)
         inputs = {"hidden_states": rng.standard_normal((2, 16, 2, 4, 4), dtype=numpy.float32),
