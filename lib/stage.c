@@ -47,6 +47,8 @@ imagine_status imagine__need_frames(int64_t frames, int64_t factor, const char *
     if (frames > 0 && (frames - 1) % factor == 0)
         return IMAGINE_OK;
     int64_t below = frames > 0 ? (frames - 1) / factor * factor + 1 : 1;
+    if (factor == 1)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: %lld is not above 0", name, (long long)frames);
     if (frames <= 0)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: %lld is not %lldk+1; the nearest is 1", name,
                              (long long)frames, (long long)factor);

@@ -45,7 +45,11 @@ static void info_text(const imagine_model_info *m, const imagine_context_info *c
     if (m->stages & IMAGINE_STAGE_VAE)
         printf("  VAE: %.2f million parameters, %d channels, %dx%dx%d\n", (double)m->parameters_vae / 1e6,
                m->latent_channels, m->temporal_factor, m->spatial_factor, m->spatial_factor);
-    printf("  width and height are multiples of %d, frames are %dk+1\n", m->size_multiple, m->temporal_factor);
+    printf("  width and height are multiples of %d, ", m->size_multiple);
+    if (m->temporal_factor == 1)
+        printf("frames are any number\n");
+    else
+        printf("frames are %dk+1\n", m->temporal_factor);
 }
 
 int run_info(const arguments *o)

@@ -27,9 +27,10 @@ IMAGINE_API imagine_status imagine_vae_create(imagine_vae **vae, imagine_model *
                                               const imagine_vae_options *options, imagine_error *error);
 IMAGINE_API void imagine_vae_destroy(imagine_vae **vae);
 
-/* Frames, F32 [3, frames, height, width] in [-1, 1] or U8 [frames, height, width, 3], with frames = 4k+1 and sizes that
- * the spatial factor divides, to latents F32 [channels, k+1, height/8, width/8]: the mean of the encoder's distribution,
- * normalised per channel as the DiT sees them. The caller releases *latents. */
+/* Frames, F32 [3, frames, height, width] in [-1, 1] or U8 [frames, height, width, 3], with frames = t*k+1 (t and s:
+ * temporal_factor and spatial_factor of imagine_model_info) and sizes that s divides, to latents F32 [channels, k+1,
+ * height/s, width/s]: the mean of the encoder's distribution, normalised per channel as the DiT sees them. The caller
+ * releases *latents. */
 IMAGINE_API imagine_status imagine_vae_encode(imagine_vae *vae, const imagine_buffer *frames, imagine_buffer **latents,
                                               imagine_error *error);
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import patchify
 from safetensors.torch import save_file
 
 HERE = Path(__file__).parent
@@ -32,10 +33,17 @@ PACKS = {
     # means of several channels in the shortcuts, no patches
     "residual-narrow": (torch.float32, dict(base_dim=4, decoder_base_dim=2, z_dim=4, dim_mult=[2, 4, 2],
                                             num_res_blocks=1, temperal_downsample=[False, True], is_residual=True)),
+    # a latent frame for each frame
+    "per-frame": (torch.float32, dict(base_dim=3, decoder_base_dim=4, z_dim=16, dim_mult=[1, 2, 2, 1], num_res_blocks=1,
+                                      temperal_downsample=[False, False, False])),
+    "residual-per-frame": (torch.bfloat16, dict(base_dim=2, decoder_base_dim=3, z_dim=3, dim_mult=[1, 2, 2],
+                                                num_res_blocks=1, temperal_downsample=[False, False],
+                                                is_residual=True, **PATCHED)),
 }
 # frames, height, width in multiples of the spatial factor
 CASES = [(1, 3, 5), (1, 1, 1), (5, 2, 1), (9, 2, 3)]
 PATCHED_CASES = [(1, 2, 3), (5, 1, 1), (9, 1, 2)]
+PER_FRAME_CASES = [(1, 2, 3), (2, 1, 2), (5, 2, 1), (7, 1, 1)]
 
 
 def spatial_factor(config):
@@ -65,6 +73,26 @@ def random_vae(config, dtype, seed):
     return vae
 
 
+def encode(vae, clip):
+    """The means. diffusers takes the first frame and then four at a time, whatever the configuration, and leaves out
+    what remains. Where each frame has a latent of its own, other numbers than 4k+1 are valid: here one by one, with
+    the same modules and feature cache."""
+    means = vae.encode(clip).latent_dist.mode()
+    if any(vae.config.temperal_downsample):
+        return means
+    vae.clear_cache()
+    clip = patchify(clip, vae.config.patch_size or 1)
+    coded = []
+    for frame in clip.split(1, dim=2):
+        vae._enc_conv_idx = [0]
+        coded.append(vae.encoder(frame, feat_cache=vae._enc_feat_map, feat_idx=vae._enc_conv_idx))
+    vae.clear_cache()
+    coded = vae.quant_conv(torch.cat(coded, 2))[:, :vae.config.z_dim]
+    whole = means.shape[2]
+    assert whole == 1 + (clip.shape[2] - 1) // 4 * 4 and (coded[:, :, :whole] - means).abs().max() < 1e-5
+    return coded
+
+
 @torch.no_grad()
 def make_cases(vae, cases, seed):
     gen = torch.Generator().manual_seed(seed)
@@ -77,7 +105,7 @@ def make_cases(vae, cases, seed):
     for i, (frames, height, width) in enumerate(cases):
         clip = torch.rand(1, 3, frames, height * factor, width * factor, generator=gen) * 2 - 1
         latents = torch.randn(1, config.z_dim, 1 + (frames - 1) // per_latent, height, width, generator=gen)
-        coded = (vae.encode(clip).latent_dist.mode() - mean) / std
+        coded = (encode(vae, clip) - mean) / std
         assert coded.shape == latents.shape
         tensors[f"{i}.frames"], tensors[f"{i}.encoded"] = clip[0], coded[0]
         tensors[f"{i}.latents"], tensors[f"{i}.decoded"] = latents[0], vae.decode(latents * std + mean).sample[0]
@@ -106,6 +134,8 @@ def main():
         vae = random_vae(config, dtype, seed)
         save_pack(vae, HERE / "vae" / name, dtype)
         cases = PATCHED_CASES if config.get("patch_size") else CASES
+        if not any(config["temperal_downsample"]):
+            cases = PER_FRAME_CASES
         save_file(make_cases(vae, cases, 100 + seed), HERE / "vae" / name / "cases.safetensors")
 
 

@@ -290,6 +290,13 @@ static void parity_residual(void)
     check_pack("residual-narrow");
 }
 
+/* A latent frame for every frame, any number of them. */
+static void parity_per_frame(void)
+{
+    check_pack("per-frame");
+    check_pack("residual-per-frame");
+}
+
 /* A pack of the caller's: IMAGINE_VAE_PACK and IMAGINE_VAE_CASES name what make_vae.py was given. */
 static void parity_given(void)
 {
@@ -638,6 +645,7 @@ int main(int argc, char **argv)
         { "parity_bf16", parity_bf16 },
         { "parity_early", parity_early },
         { "parity_residual", parity_residual },
+        { "parity_per_frame", parity_per_frame },
         { "parity_shipped", parity_shipped },
         { "parity_given", parity_given },
         { "same_for_any_threads", same_for_any_threads },

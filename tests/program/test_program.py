@@ -132,6 +132,23 @@ class Program(unittest.TestCase):
         self.run_program("encode", "f.png", "--model", pack, "--out", "e.safetensors")
         self.assertEqual(load(self.path("e.safetensors"))["latents"].shape, golden["2.latents"].shape)
 
+    def test_a_vae_of_a_latent_for_each_frame(self):
+        pack, golden = self.vae_pack("per-frame")
+        for stage in ("scheduler", "text_encoder", "tokenizer", "transformer", "model_index.json", "imagine.json"):
+            os.symlink(os.path.join(PACK, stage), os.path.join(pack, stage))
+        self.assertIn("frames are any number", self.run_program("info", pack).stdout)
+        arguments = ("generate", "a red apple", "--model", pack, "--frames", 3, "--out")
+        self.assertIn("3 frames of", self.run_program(*arguments, "a.png").stdout)
+        self.run_program(*arguments, "a.safetensors")
+        self.assertEqual(load(self.path("a.safetensors"))["latents"].shape, (16, 3, 4, 4))
+        self.run_program("decode", "a.safetensors", "--model", pack, "--out", "b.png")
+        self.assertEqual(pathlib.Path(self.path("a.png")).read_bytes(), pathlib.Path(self.path("b.png")).read_bytes())
+        self.run_program("encode", "a.png", "--model", pack, "--out", "e.safetensors")
+        self.assertEqual(load(self.path("e.safetensors"))["latents"].shape, (16, 3, 4, 4))
+        save(self.path("l.safetensors"), {"latents": golden["1.latents"]})
+        self.run_program("decode", "l.safetensors", "--model", pack, "--out", "f.safetensors")
+        self.assertEqual(load(self.path("f.safetensors"))["frames"].shape, golden["1.decoded"].shape)
+
     def test_denoise_with_timesteps_of_every_kind(self):
         rng = numpy.random.default_rng(1)
         inputs = {"hidden_states": rng.standard_normal((2, 16, 2, 4, 4), dtype=numpy.float32),
