@@ -19,6 +19,9 @@ typedef int32_t imagine_dtype;
 
 #define IMAGINE_MAX_DIMS 8
 
+/* Bits of imagine_buffer_info.flags. */
+#define IMAGINE_BUFFER_READ_ONLY 1u /* nobody may write into the data, not even who owns the buffer alone */
+
 /* What imagine_buffer_get_info tells. The pointer lives as long as the buffer. */
 typedef struct imagine_buffer_info {
     uint32_t struct_size;
@@ -28,10 +31,16 @@ typedef struct imagine_buffer_info {
     int64_t shape[IMAGINE_MAX_DIMS]; /* row-major, the last dimension is contiguous */
     void *data; /* aligned to 64 bytes unless the memory is the caller's */
     uint64_t size; /* bytes */
+    uint32_t flags; /* IMAGINE_BUFFER_ bits; since 0.2 */
+    uint32_t reserved1;
 } imagine_buffer_info;
 
 /* Called once, when the last reference to a wrapping buffer is dropped, from whichever thread drops it. */
 typedef void imagine_buffer_release_fn(void *user_data, void *data);
+
+/* DLPack's tensors, as its header dlpack.h defines them; it may be included before or after this one, or not at all. */
+struct DLManagedTensor;
+struct DLManagedTensorVersioned;
 
 #ifdef __cplusplus
 extern "C" {
@@ -48,6 +57,12 @@ IMAGINE_API imagine_status imagine_buffer_wrap(imagine_buffer **buffer, imagine_
                                                imagine_buffer_release_fn *release, void *user_data,
                                                imagine_error *error);
 
+/* The same over memory that nobody may write into: the buffer is IMAGINE_BUFFER_READ_ONLY. Since 0.2. */
+IMAGINE_API imagine_status imagine_buffer_wrap_read_only(imagine_buffer **buffer, imagine_context *context,
+                                                         imagine_dtype dtype, int32_t ndim, const int64_t *shape,
+                                                         const void *data, imagine_buffer_release_fn *release,
+                                                         void *user_data, imagine_error *error);
+
 IMAGINE_API imagine_buffer *imagine_buffer_retain(imagine_buffer *buffer);
 IMAGINE_API void imagine_buffer_release(imagine_buffer **buffer);
 
@@ -58,6 +73,29 @@ IMAGINE_API imagine_status imagine_buffer_get_info(const imagine_buffer *buffer,
 /* Shorthands for the two fields that are wanted most. NULL and 0 for a NULL buffer. */
 IMAGINE_API void *imagine_buffer_data(const imagine_buffer *buffer);
 IMAGINE_API uint64_t imagine_buffer_size(const imagine_buffer *buffer);
+
+/* The buffer as a tensor for another library that speaks DLPack 1.x: without a copy, on the CPU, dense and with strides, BF16
+ * as a bfloat. It holds a reference to the buffer until its `deleter` is called, once, from any thread; a read-only buffer is
+ * flagged so. On failure *tensor is NULL. Since 0.2. */
+IMAGINE_API imagine_status imagine_buffer_to_dlpack(imagine_buffer *buffer, struct DLManagedTensorVersioned **tensor,
+                                                    imagine_error *error);
+
+/* The same for who knows only the tensors of before DLPack 1.0. Those cannot say that they are read-only, so a read-only
+ * buffer is refused with IMAGINE_ERROR_UNSUPPORTED. Since 0.2. */
+IMAGINE_API imagine_status imagine_buffer_to_dlpack_unversioned(imagine_buffer *buffer, struct DLManagedTensor **tensor,
+                                                                imagine_error *error);
+
+/* A buffer over another library's tensor, without a copy. On success the buffer owns the tensor: its `deleter` is called with
+ * the last reference, from whichever thread drops it. On failure the tensor stays the caller's. Accepted are dense tensors
+ * (a dimension of 1 may have any stride) in host memory, pinned memory included, whose elements are of an imagine_dtype;
+ * booleans come as U8. Anything else is refused with IMAGINE_ERROR_UNSUPPORTED and never copied behind the caller's back.
+ * Since 0.2. */
+IMAGINE_API imagine_status imagine_buffer_from_dlpack(imagine_buffer **buffer, imagine_context *context,
+                                                      struct DLManagedTensorVersioned *tensor, imagine_error *error);
+
+/* The same for a tensor of before DLPack 1.0. Since 0.2. */
+IMAGINE_API imagine_status imagine_buffer_from_dlpack_unversioned(imagine_buffer **buffer, imagine_context *context,
+                                                                  struct DLManagedTensor *tensor, imagine_error *error);
 
 /* A tensor of a safetensors file, as stored (BOOL, I8 and the like are refused). `name` NULL: the file's only tensor. */
 IMAGINE_API imagine_status imagine_buffer_load(imagine_buffer **buffer, imagine_context *context, const char *path,

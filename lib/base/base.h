@@ -138,6 +138,7 @@ imagine_status imagine__buffer_new(imagine_buffer **buffer, imagine_context *con
                                    const int64_t *shape, imagine_error *error);
 const int64_t *imagine__buffer_shape(const imagine_buffer *buffer, int32_t *ndim);
 imagine_dtype imagine__buffer_dtype(const imagine_buffer *buffer);
+imagine_context *imagine__buffer_context(const imagine_buffer *buffer);
 /* "[3, 9, 64, 64]" into text, for messages. */
 void imagine__shape_text(char *text, size_t size, int32_t ndim, const int64_t *shape);
 

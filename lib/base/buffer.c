@@ -12,7 +12,7 @@ struct imagine_buffer {
     imagine_context *context;
     void *data;
     size_t size;
-    int wrapped;
+    int wrapped, read_only;
     imagine_buffer_release_fn *release; /* of wrapped memory, or NULL */
     void *user_data;
 };
@@ -129,9 +129,9 @@ imagine_status imagine_buffer_create(imagine_buffer **buffer, imagine_context *c
     return status;
 }
 
-imagine_status imagine_buffer_wrap(imagine_buffer **buffer, imagine_context *context, imagine_dtype dtype, int32_t ndim,
-                                   const int64_t *shape, void *data, imagine_buffer_release_fn *release,
-                                   void *user_data, imagine_error *error)
+static imagine_status wrap(imagine_buffer **buffer, imagine_context *context, imagine_dtype dtype, int32_t ndim,
+                           const int64_t *shape, void *data, imagine_buffer_release_fn *release, void *user_data,
+                           imagine_error *error)
 {
     imagine_status status = make(buffer, context, dtype, ndim, shape, error);
     if (status < 0)
@@ -147,6 +147,23 @@ imagine_status imagine_buffer_wrap(imagine_buffer **buffer, imagine_context *con
     made->release = release;
     made->user_data = user_data;
     return IMAGINE_OK;
+}
+
+imagine_status imagine_buffer_wrap(imagine_buffer **buffer, imagine_context *context, imagine_dtype dtype, int32_t ndim,
+                                   const int64_t *shape, void *data, imagine_buffer_release_fn *release,
+                                   void *user_data, imagine_error *error)
+{
+    return wrap(buffer, context, dtype, ndim, shape, data, release, user_data, error);
+}
+
+imagine_status imagine_buffer_wrap_read_only(imagine_buffer **buffer, imagine_context *context, imagine_dtype dtype,
+                                             int32_t ndim, const int64_t *shape, const void *data,
+                                             imagine_buffer_release_fn *release, void *user_data, imagine_error *error)
+{
+    imagine_status status = wrap(buffer, context, dtype, ndim, shape, (void *)(uintptr_t)data, release, user_data, error);
+    if (status >= 0)
+        (*buffer)->read_only = 1;
+    return status;
 }
 
 imagine_buffer *imagine_buffer_retain(imagine_buffer *buffer)
@@ -183,6 +200,7 @@ imagine_status imagine_buffer_get_info(const imagine_buffer *buffer, imagine_buf
         .ndim = buffer->ndim,
         .data = buffer->data,
         .size = buffer->size,
+        .flags = buffer->read_only ? IMAGINE_BUFFER_READ_ONLY : 0,
     };
     memcpy(known.shape, buffer->shape, sizeof known.shape);
     return imagine__write_struct(info, &known, sizeof known, "imagine_buffer_info", error);
@@ -208,4 +226,9 @@ const int64_t *imagine__buffer_shape(const imagine_buffer *buffer, int32_t *ndim
 imagine_dtype imagine__buffer_dtype(const imagine_buffer *buffer)
 {
     return buffer->dtype;
+}
+
+imagine_context *imagine__buffer_context(const imagine_buffer *buffer)
+{
+    return buffer->context;
 }

@@ -20,7 +20,7 @@ AT(imagine_bench_row, share, 128);
 AT(imagine_bench_row, seconds, 136);
 AT(imagine_bench_row, peak, 144);
 
-SIZE(imagine_buffer_info, 96);
+SIZE(imagine_buffer_info, 104);
 AT(imagine_buffer_info, struct_size, 0);
 AT(imagine_buffer_info, dtype, 4);
 AT(imagine_buffer_info, ndim, 8);
@@ -28,6 +28,8 @@ AT(imagine_buffer_info, reserved0, 12);
 AT(imagine_buffer_info, shape, 16);
 AT(imagine_buffer_info, data, 80);
 AT(imagine_buffer_info, size, 88);
+AT(imagine_buffer_info, flags, 96);
+AT(imagine_buffer_info, reserved1, 100);
 
 SIZE(imagine_context_options, 72);
 AT(imagine_context_options, struct_size, 0);

@@ -34,7 +34,8 @@ class ContextInfo(ctypes.Structure):
 
 class BufferInfo(ctypes.Structure):
     _fields_ = [("struct_size", c_uint32), ("dtype", c_int32), ("ndim", c_int32), ("reserved0", c_uint32),
-                ("shape", c_int64 * 8), ("data", c_void_p), ("size", c_uint64)]
+                ("shape", c_int64 * 8), ("data", c_void_p), ("size", c_uint64), ("flags", c_uint32),
+                ("reserved1", c_uint32)]
 
 
 class ModelInfo(ctypes.Structure):

@@ -160,6 +160,7 @@ pub const IMAGINE_BF16: imagine_dtype = 5;
 pub const IMAGINE_F32: imagine_dtype = 6;
 pub const IMAGINE_F64: imagine_dtype = 7;
 pub const IMAGINE_MAX_DIMS: usize = 8;
+pub const IMAGINE_BUFFER_READ_ONLY: u32 = 1;
 pub type imagine_buffer_release_fn = Option<unsafe extern "C" fn(user_data: *mut c_void, data: *mut c_void)>;
 
 #[repr(C)]
@@ -172,7 +173,13 @@ pub struct imagine_buffer_info {
     pub shape: [i64; IMAGINE_MAX_DIMS],
     pub data: *mut c_void,
     pub size: u64,
+    pub flags: u32,
+    pub reserved1: u32,
 }
+
+// DLPack's own, defined by its header dlpack.h.
+opaque!(DLManagedTensor);
+opaque!(DLManagedTensorVersioned);
 
 extern "C" {
     pub fn imagine_buffer_create(
@@ -194,6 +201,17 @@ extern "C" {
         user_data: *mut c_void,
         error: *mut imagine_error,
     ) -> imagine_status;
+    pub fn imagine_buffer_wrap_read_only(
+        buffer: *mut *mut imagine_buffer,
+        context: *mut imagine_context,
+        dtype: imagine_dtype,
+        ndim: i32,
+        shape: *const i64,
+        data: *const c_void,
+        release: imagine_buffer_release_fn,
+        user_data: *mut c_void,
+        error: *mut imagine_error,
+    ) -> imagine_status;
     pub fn imagine_buffer_retain(buffer: *mut imagine_buffer) -> *mut imagine_buffer;
     pub fn imagine_buffer_release(buffer: *mut *mut imagine_buffer);
     pub fn imagine_buffer_get_info(
@@ -203,6 +221,28 @@ extern "C" {
     ) -> imagine_status;
     pub fn imagine_buffer_data(buffer: *const imagine_buffer) -> *mut c_void;
     pub fn imagine_buffer_size(buffer: *const imagine_buffer) -> u64;
+    pub fn imagine_buffer_to_dlpack(
+        buffer: *mut imagine_buffer,
+        tensor: *mut *mut DLManagedTensorVersioned,
+        error: *mut imagine_error,
+    ) -> imagine_status;
+    pub fn imagine_buffer_to_dlpack_unversioned(
+        buffer: *mut imagine_buffer,
+        tensor: *mut *mut DLManagedTensor,
+        error: *mut imagine_error,
+    ) -> imagine_status;
+    pub fn imagine_buffer_from_dlpack(
+        buffer: *mut *mut imagine_buffer,
+        context: *mut imagine_context,
+        tensor: *mut DLManagedTensorVersioned,
+        error: *mut imagine_error,
+    ) -> imagine_status;
+    pub fn imagine_buffer_from_dlpack_unversioned(
+        buffer: *mut *mut imagine_buffer,
+        context: *mut imagine_context,
+        tensor: *mut DLManagedTensor,
+        error: *mut imagine_error,
+    ) -> imagine_status;
     pub fn imagine_buffer_load(
         buffer: *mut *mut imagine_buffer,
         context: *mut imagine_context,

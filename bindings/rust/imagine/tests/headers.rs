@@ -66,7 +66,7 @@ fn c_prints(name: &str, lines: &str) -> Option<String> {
 /// A type of C as imagine-sys writes it.
 fn rust_type(c: &str) -> String {
     let spaced = c.replace('*', " * ");
-    let mut words = spaced.split_whitespace().peekable();
+    let mut words = spaced.split_whitespace().filter(|word| *word != "struct").peekable();
     let mut constant = words.next_if_eq(&"const").is_some();
     let name = words.next().unwrap();
     let mut result = match name {
@@ -259,7 +259,7 @@ layouts! {
     imagine_context_options { struct_size, device, threads, cpu_level, memory_limit, allocate, release, allocator_data,
                               log, log_data, log_level, reserved0 }
     imagine_context_info { struct_size, device, threads, cpu_level, memory_used, memory_peak }
-    imagine_buffer_info { struct_size, dtype, ndim, reserved0, shape, data, size }
+    imagine_buffer_info { struct_size, dtype, ndim, reserved0, shape, data, size, flags, reserved1 }
     imagine_model_options { struct_size, reserved0 }
     imagine_model_info { struct_size, stages, width, height, frames, steps, guidance, frames_per_second, latent_channels,
                          spatial_factor, temporal_factor, size_multiple, text_length, text_dim, layers, width_hidden,
