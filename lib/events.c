@@ -106,6 +106,13 @@ imagine_status imagine__events_push(imagine__events *events, const imagine_event
     return imagine__fail(error, IMAGINE_ERROR_CANCELLED, "cancelled");
 }
 
+void imagine__events_make_room(imagine__events *events, imagine_event_kind kind)
+{
+    imagine_event event = { .struct_size = sizeof event };
+    while (count_kind(events, kind) >= IMAGINE__EVENT_FRAMES)
+        imagine__events_take(events, &event, 0, NULL);
+}
+
 void imagine__events_finish(imagine__events *events, imagine_status status, const imagine_error *error,
                             const imagine_event *done)
 {

@@ -31,6 +31,9 @@ void imagine__events_fini(imagine__events *events);
  * kind; others wait while the queue is full, until `cancel` has fired. */
 imagine_status imagine__events_push(imagine__events *events, const imagine_event *event, const imagine_cancel *cancel,
                                     imagine_error *error);
+/* For a plan, in which nobody takes events: makes room for one of this kind as the slowest caller does, who holds one and
+ * lets the others wait. */
+void imagine__events_make_room(imagine__events *events, imagine_event_kind kind);
 /* Nothing more will come. `error` is copied when `status` is a failure, `done` is the event that ends a success. */
 void imagine__events_finish(imagine__events *events, imagine_status status, const imagine_error *error,
                             const imagine_event *done);

@@ -1,34 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Prompt to frames: the whole pipeline. `generate` is what the job's thread does; the rest starts it and listens to it. */
+/* Prompt to frames: the whole pipeline. imagine__job_generate is what the job's thread does; the rest starts it and listens to it. */
 
 #include <signal.h>
 #include <string.h>
 
-#include "events.h"
-#include "stage.h"
-
-struct imagine_job {
-    imagine_model *model;
-    imagine_context *context; /* the model's */
-    imagine_cancel *cancel; /* the job's own, fired also by the caller's */
-    char *prompt, *negative_prompt;
-    imagine_buffer *prompt_embeds, *negative_embeds, *noise, *finished; /* the caller's, or NULL */
-    imagine_sampler_options sampling; /* as settled */
-    double *sigmas; /* copied */
-    uint32_t wanted; /* IMAGINE_EVENT_BITs */
-    int32_t preview_every, decode;
-    double created, entered; /* when the job, and its present stage, began */
-    imagine__events events;
-    pthread_t thread;
-    int running; /* the thread exists */
-    imagine_text *text; /* the stages, each while it is needed; the thread's */
-    imagine_sampler *sampler;
-    imagine_vae *vae;
-    pthread_mutex_t mutex; /* for what follows */
-    imagine_job_info info;
-    imagine_buffer *latents; /* after the last whole step */
-};
+#include "job.h"
 
 static const imagine_job_options defaults = {
     .struct_size = sizeof(imagine_job_options),
@@ -48,6 +25,8 @@ void imagine_job_options_init(imagine_job_options *options, size_t size)
 static void enter(imagine_job *job, imagine_job_stage stage)
 {
     double now = imagine__seconds();
+    if (job->watch)
+        imagine__watch_stage(job, job->info.stage, stage);
     pthread_mutex_lock(&job->mutex);
     job->info.seconds[job->info.stage] += now - job->entered;
     job->info.stage = stage;
@@ -63,6 +42,8 @@ static imagine_status tell(imagine_job *job, imagine_event event, imagine_error 
         imagine_buffer_release(&event.latents);
         return IMAGINE_OK;
     }
+    if (imagine__planning(job->context))
+        imagine__events_make_room(&job->events, event.kind);
     event.struct_size = sizeof event;
     event.seconds = imagine__seconds() - job->created;
     return imagine__events_push(&job->events, &event, job->cancel, error);
@@ -205,8 +186,7 @@ static imagine_status decode(imagine_job *job, imagine_buffer *latents, int32_t 
     return status;
 }
 
-/* Everything a job does, in order. */
-static imagine_status generate(imagine_job *job, int32_t *frames, imagine_error *error)
+imagine_status imagine__job_generate(imagine_job *job, int32_t *frames, imagine_error *error)
 {
     imagine_buffer *positive = NULL, *negative = NULL, *latents = NULL;
     imagine_status status = IMAGINE_OK;
@@ -244,7 +224,7 @@ static void *job_thread(void *arg)
     imagine_job *job = arg;
     imagine_error error = IMAGINE_ERROR_INIT;
     imagine_event done = { .struct_size = sizeof done, .kind = IMAGINE_EVENT_DONE };
-    imagine_status status = generate(job, &done.frame_count, &error);
+    imagine_status status = imagine__job_generate(job, &done.frame_count, &error);
     pthread_mutex_lock(&job->mutex);
     read_peak(job);
     pthread_mutex_unlock(&job->mutex);
@@ -323,6 +303,8 @@ static imagine_status copy_options(imagine_job *job, const imagine_job_options *
     /* A token in the sampler's options counts as well. */
     if (!outer && o->sampler && !o->latents)
         outer = job->sampling.cancel;
+    if (imagine__planning(job->context))
+        outer = NULL; /* what a cancelled job would have needed can be asked all the same */
     if (status < 0 || (status = imagine__cancel_create_child(&job->cancel, job->context, outer, error)) < 0)
         return status;
     job->wanted = o->events;
@@ -353,13 +335,11 @@ static imagine_status start(imagine_job *job, imagine_error *error)
     return failed ? imagine__fail_errno(error, IMAGINE_ERROR_THREAD, failed, "the job's thread") : IMAGINE_OK;
 }
 
-imagine_status imagine_job_create(imagine_job **job, imagine_model *model, const imagine_job_options *options,
-                                  imagine_error *error)
+imagine_status imagine__job_prepare(imagine_job **job, imagine_model *model, const imagine_job_options *options,
+                                    imagine_error *error)
 {
     imagine_job_options o = defaults;
-    imagine_status status = imagine__need(job, "job", error);
-    if (status < 0)
-        return status;
+    imagine_status status;
     *job = NULL;
     if ((status = imagine__need(model, "model", error)) < 0 ||
         (status = imagine__check_process(imagine__model_context(model), error)) < 0 ||
@@ -375,9 +355,21 @@ imagine_status imagine_job_create(imagine_job **job, imagine_model *model, const
     made->info.struct_size = sizeof made->info;
     pthread_mutex_init(&made->mutex, NULL);
     imagine__events_init(&made->events);
-    if ((status = copy_options(made, &o, error)) < 0 || (status = start(made, error)) < 0)
+    if ((status = copy_options(made, &o, error)) < 0)
         imagine_job_destroy(&made);
     *job = made;
+    return status;
+}
+
+imagine_status imagine_job_create(imagine_job **job, imagine_model *model, const imagine_job_options *options,
+                                  imagine_error *error)
+{
+    imagine_status status = imagine__need(job, "job", error);
+    if (status < 0 || (status = imagine__job_prepare(job, model, options, error)) < 0)
+        return status;
+    status = start(*job, error);
+    if (status < 0)
+        imagine_job_destroy(job);
     return status;
 }
 

@@ -40,8 +40,10 @@ const command commands[] = {
       "The file holds hidden_states [batch, channels, frames, height, width], timestep [batch] or [batch, tokens] and\n"
       "encoder_hidden_states [batch, length, dim]; `sample` is written.\n",
       run_denoise },
-    { "info", "what a model is made for, and this machine", MACHINE, "MODEL",
+    { "info", "what a model is made for, the memory a job needs, and this machine",
+      MACHINE "width height frames steps guidance cfg ", "MODEL",
       "  imagine info\n"
+      "  imagine info --width 832 --height 480 --frames 81        the memory that such a clip needs\n"
       "  imagine info --json --model ~/models/Wan2.1-T2V-1.3B-Diffusers\n",
       run_info },
     { "bench", "speed of the kernels and of a whole generation", MACHINE "filter runs ", NULL,

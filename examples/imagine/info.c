@@ -12,7 +12,60 @@ static const char *level_name(imagine_cpu_level level)
     return level == IMAGINE_CPU_PLAIN ? "plain" : level == IMAGINE_CPU_AVX2 ? "avx2" : "avx512";
 }
 
-static void info_json(const imagine_model_info *m, const imagine_context_info *c, const char *path)
+/* What a job with this sampler needs; 0 where the pack cannot run one. */
+static imagine_status estimate(session *s, const imagine_sampler_options *sampler, imagine_estimate *out)
+{
+    imagine_job_options options;
+    imagine_job_options_init(&options, sizeof options);
+    options.sampler = sampler;
+    *out = (imagine_estimate){ .struct_size = sizeof *out };
+    imagine_status status = imagine_job_estimate(s->model, &options, out, &s->error);
+    if (status != IMAGINE_ERROR_NOT_FOUND)
+        return status;
+    *out = (imagine_estimate){ .struct_size = sizeof *out };
+    return IMAGINE_OK;
+}
+
+static const struct {
+    const char *name;
+    imagine_job_stage stage;
+} stages[] = { { "text", IMAGINE_JOB_TEXT }, { "sampler", IMAGINE_JOB_SAMPLE }, { "vae", IMAGINE_JOB_DECODE } };
+#define STAGES (sizeof stages / sizeof stages[0])
+
+static void memory_json(const imagine_estimate *e)
+{
+    if (!e->peak_bytes) {
+        printf(", \"peak_bytes\": null, \"memory\": null");
+        return;
+    }
+    printf(", \"peak_bytes\": %llu, \"memory\": {\"width\": %d, \"height\": %d, \"frames\": %d, \"steps\": %d, "
+           "\"guidance\": %g, \"held_bytes\": %llu, \"limit_bytes\": %llu, \"fits\": %s, \"stages\": {",
+           (unsigned long long)e->peak_bytes, e->width, e->height, e->frames, e->steps, e->guidance,
+           (unsigned long long)e->held_bytes, (unsigned long long)e->limit_bytes, e->fits ? "true" : "false");
+    for (size_t i = 0; i < STAGES; i++)
+        printf("%s\"%s\": {\"peak_bytes\": %llu, \"weights_bytes\": %llu, \"work_bytes\": %llu}", i ? ", " : "",
+               stages[i].name, (unsigned long long)e->stage_peak[stages[i].stage],
+               (unsigned long long)e->stage_weights[stages[i].stage],
+               (unsigned long long)e->stage_work[stages[i].stage]);
+    printf("}}");
+}
+
+static void memory_text(const imagine_estimate *e)
+{
+    if (!e->peak_bytes)
+        return;
+    printf("  memory for %dx%d, %d frames, guidance %g: %.1f MB\n", e->width, e->height, e->frames, e->guidance,
+           (double)e->peak_bytes / 1e6);
+    for (size_t i = 0; i < STAGES; i++)
+        printf("    %-8s %10.1f MB, of which %.1f MB its weights, %.1f MB its work\n", stages[i].name,
+               (double)e->stage_peak[stages[i].stage] / 1e6, (double)e->stage_weights[stages[i].stage] / 1e6,
+               (double)e->stage_work[stages[i].stage] / 1e6);
+    if (!e->fits)
+        printf("    this is beyond the limit of %.1f MB\n", (double)e->limit_bytes / 1e6);
+}
+
+static void info_json(const imagine_model_info *m, const imagine_context_info *c, const imagine_estimate *e,
+                      const char *path)
 {
     printf("{\"version\": \"%s\", \"cpu_level\": \"%s\", \"threads\": %d, \"model\": ", imagine_version_string(),
            level_name(c->cpu_level), c->threads);
@@ -20,16 +73,19 @@ static void info_json(const imagine_model_info *m, const imagine_context_info *c
     printf(", \"stages\": {\"text\": %s, \"sampler\": %s, \"vae\": %s}, \"width\": %d, \"height\": %d, \"frames\": %d, "
            "\"steps\": %d, \"guidance\": %g, \"fps\": %g, \"latent_channels\": %d, \"spatial_factor\": %d, "
            "\"temporal_factor\": %d, \"size_multiple\": %d, \"text_length\": %d, \"text_dim\": %d, \"layers\": %d, "
-           "\"width_hidden\": %d, \"parameters\": {\"text\": %llu, \"sampler\": %llu, \"vae\": %llu}, \"bytes\": %llu}\n",
+           "\"width_hidden\": %d, \"parameters\": {\"text\": %llu, \"sampler\": %llu, \"vae\": %llu}, \"bytes\": %llu",
            m->stages & IMAGINE_STAGE_TEXT ? "true" : "false", m->stages & IMAGINE_STAGE_SAMPLER ? "true" : "false",
            m->stages & IMAGINE_STAGE_VAE ? "true" : "false", m->width, m->height, m->frames, m->steps, m->guidance,
            m->frames_per_second, m->latent_channels, m->spatial_factor, m->temporal_factor, m->size_multiple,
            m->text_length, m->text_dim, m->layers, m->width_hidden, (unsigned long long)m->parameters_text,
            (unsigned long long)m->parameters_sampler, (unsigned long long)m->parameters_vae,
            (unsigned long long)m->bytes);
+    memory_json(e);
+    printf("}\n");
 }
 
-static void info_text(const imagine_model_info *m, const imagine_context_info *c, const char *path)
+static void info_text(const imagine_model_info *m, const imagine_context_info *c, const imagine_estimate *e,
+                      const char *path)
 {
     printf("libimagine %s, %s kernels, %d thread%s\n", imagine_version_string(), level_name(c->cpu_level), c->threads,
            c->threads == 1 ? "" : "s");
@@ -50,27 +106,31 @@ static void info_text(const imagine_model_info *m, const imagine_context_info *c
         printf("frames are any number\n");
     else
         printf("frames are %dk+1\n", m->temporal_factor);
+    memory_text(e);
 }
 
 int run_info(const arguments *o)
 {
     imagine_model_info model = { .struct_size = sizeof model };
     imagine_context_info context = { .struct_size = sizeof context };
+    imagine_sampler_options sampler;
+    imagine_estimate memory;
+    double sigmas[1001];
     arguments settled = *o;
     char path[8192];
     session s;
     if (o->input)
         settled.model = o->input;
-    int result = session_open(&s, &settled, 1);
-    if (result)
+    int result = sampler_options(&sampler, sigmas, o);
+    if (result || (result = session_open(&s, &settled, 1)))
         return result;
     if (imagine_model_get_info(s.model, &model, &s.error) < 0 ||
-        imagine_context_get_info(s.context, &context, &s.error) < 0)
+        imagine_context_get_info(s.context, &context, &s.error) < 0 || estimate(&s, &sampler, &memory) < 0)
         result = session_failed(&s);
     else if (o->json)
-        info_json(&model, &context, find_model(&settled, path, sizeof path));
+        info_json(&model, &context, &memory, find_model(&settled, path, sizeof path));
     else
-        info_text(&model, &context, find_model(&settled, path, sizeof path));
+        info_text(&model, &context, &memory, find_model(&settled, path, sizeof path));
     session_close(&s);
     return result;
 }

@@ -64,6 +64,21 @@ typedef struct imagine_job_info {
     uint64_t memory_peak; /* bytes the context held at most while the job ran (which began its measurement anew) */
 } imagine_job_info;
 
+/* What a job will need of the context's memory, in bytes. The arrays are indexed by imagine_job_stage; reading a stage's
+ * weights counts to the stage, and [IMAGINE_JOB_LOAD] stays 0, as do stages that the job leaves out. */
+typedef struct imagine_estimate {
+    uint32_t struct_size;
+    int32_t fits; /* 1: peak_bytes is within the context's limit, or there is none */
+    int32_t width, height, frames, steps; /* as they were settled; 0 for a job of finished latents */
+    double guidance;
+    uint64_t peak_bytes; /* the most that the context will hold at once: what it holds now and what the job adds */
+    uint64_t held_bytes; /* what it holds now */
+    uint64_t limit_bytes; /* the context's limit; 0: none */
+    uint64_t stage_peak[8]; /* the most that the context will hold during the stage */
+    uint64_t stage_weights[8]; /* of these, the stage's weights */
+    uint64_t stage_work[8]; /* of these, what the stage takes apart from weights: activations, latents, frames */
+} imagine_estimate;
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -73,6 +88,12 @@ IMAGINE_API void imagine_job_options_init(imagine_job_options *options, size_t s
 /* Checks the options against the model and starts the job. On failure *job is NULL. */
 IMAGINE_API imagine_status imagine_job_create(imagine_job **job, imagine_model *model,
                                               const imagine_job_options *options, imagine_error *error);
+
+/* Tells what imagine_job_create with these options would need, before anything of it is read or allocated: the job's own
+ * code runs in a mode that computes nothing and only counts. It takes milliseconds for the largest models. The text is taken
+ * to be as long as the model allows, and the caller to let frames wait. Fills min(estimate->struct_size, known) bytes. */
+IMAGINE_API imagine_status imagine_job_estimate(imagine_model *model, const imagine_job_options *options,
+                                                imagine_estimate *estimate, imagine_error *error);
 
 /* Waits for the next event for up to `timeout_ns` nanoseconds (0: not at all; below 0: for ever). IMAGINE_TIMEOUT when
  * there is none yet; a failure of the job, with its message, once what came before it was delivered; it stays. STEP and

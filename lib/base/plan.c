@@ -4,8 +4,6 @@
  * read off afterwards. Values are given addresses that no program has: looking through one ends the program at once,
  * which the tests would see, while a wrong count would not be. */
 
-#include <unistd.h>
-
 #include "base/context.h"
 #include "kernels/plan/plan.h"
 
@@ -31,7 +29,7 @@ imagine_status imagine__context_plan(imagine_context **planning, imagine_context
     imagine_context *made = imagine__calloc(context, 1, sizeof *made);
     if (!made)
         return imagine__fail_memory(error, sizeof *made, "a plan");
-    made->process = getpid();
+    made->process = context->process;
     made->threads = 1;
     made->cpu_level = context->cpu_level;
     made->allocate = take_small;

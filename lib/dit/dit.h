@@ -23,6 +23,7 @@ imagine_status imagine__dit_read_config(imagine__dit_config *config, imagine_con
 imagine_status imagine__dit_load(imagine__dit **dit, imagine_context *context, const char *folder,
                                  const imagine__weights *weights, const imagine_cancel *cancel, imagine_error *error);
 void imagine__dit_free(imagine__dit *dit);
+const imagine__loaded *imagine__dit_loaded(const imagine__dit *dit);
 const imagine__dit_config *imagine__dit_get_config(const imagine__dit *dit);
 
 /* Text conditioning prepared for all blocks: keys and values of every cross-attention, for `batch` rows of `length`

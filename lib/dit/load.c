@@ -156,6 +156,11 @@ void imagine__dit_free(imagine__dit *dit)
     imagine__free(dit->context, dit);
 }
 
+const imagine__loaded *imagine__dit_loaded(const imagine__dit *dit)
+{
+    return &dit->loaded;
+}
+
 const imagine__dit_config *imagine__dit_get_config(const imagine__dit *dit)
 {
     return &dit->config;

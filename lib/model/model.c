@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <time.h>
+#include <unistd.h>
 
 #include "model/pack.h"
 
@@ -71,6 +72,29 @@ imagine_status imagine_model_open(imagine_model **model, imagine_context *contex
     return status;
 }
 
+static void unload(const imagine_model *model, imagine__stage_kind kind, void *loaded)
+{
+    switch (kind) {
+    case IMAGINE__STAGE_TOKENIZER:
+        if (imagine__planning(model->context))
+            imagine__free(model->context, loaded);
+        else
+            imagine__tokenizer_close(loaded);
+        break;
+    case IMAGINE__STAGE_ENCODER:
+        imagine__umt5_free(loaded);
+        break;
+    case IMAGINE__STAGE_TRANSFORMER:
+        imagine__dit_free(loaded);
+        break;
+    case IMAGINE__STAGE_VAE:
+        imagine__vae_free(loaded);
+        break;
+    case IMAGINE__STAGE_COUNT:
+        break;
+    }
+}
+
 imagine_model *imagine_model_retain(imagine_model *model)
 {
     if (model)
@@ -87,25 +111,50 @@ void imagine_model_release(imagine_model **model)
     if (atomic_fetch_sub(&old->references, 1) != 1)
         return;
     imagine_context *context = old->context;
-    if (old->stages[IMAGINE__STAGE_TOKENIZER].loaded)
-        imagine__tokenizer_close(old->stages[IMAGINE__STAGE_TOKENIZER].loaded);
-    if (old->stages[IMAGINE__STAGE_ENCODER].loaded)
-        imagine__umt5_free(old->stages[IMAGINE__STAGE_ENCODER].loaded);
-    if (old->stages[IMAGINE__STAGE_TRANSFORMER].loaded)
-        imagine__dit_free(old->stages[IMAGINE__STAGE_TRANSFORMER].loaded);
-    if (old->stages[IMAGINE__STAGE_VAE].loaded)
-        imagine__vae_free(old->stages[IMAGINE__STAGE_VAE].loaded);
     for (int kind = 0; kind < IMAGINE__STAGE_COUNT; kind++) {
-        imagine__weights_close(old->stages[kind].weights);
-        imagine__free(context, old->stages[kind].folder);
+        imagine__stage *stage = &old->stages[kind];
+        if (stage->loaded && !stage->borrowed)
+            unload(old, kind, stage->loaded);
+        if (old->real)
+            continue;
+        imagine__weights_close(stage->weights);
+        imagine__free(context, stage->folder);
     }
     if (!imagine__forked(context)) {
         pthread_mutex_destroy(&old->mutex);
         pthread_cond_destroy(&old->loaded);
     }
-    imagine__free(context, old->path);
+    if (!old->real)
+        imagine__free(context, old->path);
     imagine__free(context, old);
     imagine_context_release(&context);
+}
+
+imagine_status imagine__model_plan(imagine_model **plan, imagine_model *model, imagine_context *planning,
+                                   imagine_error *error)
+{
+    imagine_model *made = imagine__calloc(planning, 1, sizeof *made);
+    *plan = made;
+    if (!made)
+        return imagine__fail_memory(error, sizeof *made, "a plan");
+    atomic_init(&made->references, 1);
+    made->context = imagine_context_retain(planning);
+    made->real = model;
+    made->path = model->path;
+    init_locks(made);
+    made->text_dim = model->text_dim;
+    made->dit = model->dit;
+    made->vae = model->vae;
+    made->defaults = model->defaults;
+    made->scheduler = model->scheduler;
+    pthread_mutex_lock(&model->mutex);
+    for (int kind = 0; kind < IMAGINE__STAGE_COUNT; kind++) {
+        made->stages[kind] = model->stages[kind];
+        made->stages[kind].loading = 0;
+        made->stages[kind].borrowed = made->stages[kind].loaded != NULL;
+    }
+    pthread_mutex_unlock(&model->mutex);
+    return IMAGINE_OK;
 }
 
 /* ---- what it tells --------------------------------------------------------------------------- */
@@ -191,25 +240,57 @@ imagine_status imagine__model_check_schedule(const imagine_model *model, imagine
 
 /* ---- stages, loaded once --------------------------------------------------------------------- */
 
+/* What a tokenizer will need is not known before its file is read. Measured on one of 256,000 pieces: 1.2 times the
+ * file's size held, 3.8 times while it is read. */
+static imagine_status plan_tokenizer(void **held, imagine_context *context, const char *path, imagine_error *error)
+{
+    int fd = -1;
+    uint64_t size = 0;
+    imagine_status status = imagine__open_file(path, &fd, &size, error);
+    if (status < 0)
+        return status;
+    close(fd);
+    size_t small = 1 << 15;
+    *held = imagine__alloc_values(context, (size_t)size / 4 * 5 + small);
+    void *reading = imagine__alloc_values(context, (size_t)size / 8 * 21 + small);
+    imagine__free(context, reading);
+    if (*held && reading)
+        return IMAGINE_OK;
+    imagine__free(context, *held);
+    *held = NULL;
+    return imagine__fail_memory(error, (size_t)size, "the tokenizer");
+}
+
+static imagine_status load_tokenizer(imagine_model *model, void **loaded, imagine_error *error)
+{
+    imagine_context *context = model->context;
+    imagine__tokenizer *tokenizer = NULL;
+    char *path;
+    imagine_status status = imagine__model_path(model, "tokenizer", "tokenizer.json", &path, error);
+    if (status < 0)
+        return status;
+    if (imagine__planning(context)) {
+        status = plan_tokenizer(loaded, context, path, error);
+    } else {
+        status = imagine__tokenizer_open(&tokenizer, context, path, error);
+        *loaded = tokenizer;
+    }
+    imagine__free(context, path);
+    return status;
+}
+
 static imagine_status load(imagine_model *model, imagine__stage_kind kind, void **loaded, const imagine_cancel *cancel,
                            imagine_error *error)
 {
     imagine_context *context = model->context;
     const imagine__stage *stage = &model->stages[kind];
-    imagine__tokenizer *tokenizer = NULL;
     imagine__umt5 *umt5 = NULL;
     imagine__dit *dit = NULL;
     imagine__vae_model *vae = NULL;
     imagine_status status = IMAGINE_ERROR_INTERNAL;
-    char *path;
     switch (kind) {
     case IMAGINE__STAGE_TOKENIZER:
-        status = imagine__model_path(model, "tokenizer", "tokenizer.json", &path, error);
-        if (status < 0)
-            return status;
-        status = imagine__tokenizer_open(&tokenizer, context, path, error);
-        imagine__free(context, path);
-        *loaded = tokenizer;
+        status = load_tokenizer(model, loaded, error);
         break;
     case IMAGINE__STAGE_ENCODER:
         status = imagine__umt5_load(&umt5, context, stage->folder, stage->weights, cancel, error);
@@ -311,4 +392,19 @@ imagine_status imagine__model_vae(imagine_model *model, const imagine__vae_model
     imagine_status status = get(model, IMAGINE__STAGE_VAE, &loaded, cancel, error);
     *vae = loaded;
     return status;
+}
+
+uint64_t imagine__model_held(imagine_model *model, uint32_t stage)
+{
+    const imagine__stage *s = model->stages;
+    uint64_t bytes = 0;
+    pthread_mutex_lock(&model->mutex);
+    if (stage == IMAGINE_STAGE_TEXT && s[IMAGINE__STAGE_ENCODER].loaded)
+        bytes = imagine__umt5_loaded(s[IMAGINE__STAGE_ENCODER].loaded)->bytes;
+    else if (stage == IMAGINE_STAGE_SAMPLER && s[IMAGINE__STAGE_TRANSFORMER].loaded)
+        bytes = imagine__dit_loaded(s[IMAGINE__STAGE_TRANSFORMER].loaded)->bytes;
+    else if (stage == IMAGINE_STAGE_VAE && s[IMAGINE__STAGE_VAE].loaded)
+        bytes = imagine__vae_loaded(s[IMAGINE__STAGE_VAE].loaded)->bytes;
+    pthread_mutex_unlock(&model->mutex);
+    return bytes;
 }

@@ -181,6 +181,11 @@ imagine_context *imagine__model_context(const imagine_model *model);
 imagine_status imagine__model_path(const imagine_model *model, const char *stage, const char *file, char **path,
                                    imagine_error *error);
 
+/* A stand-in for `model` in a context that plans: the same pack, whose stages that are loaded by now need not be loaded
+ * again. Released before `model` is. */
+imagine_status imagine__model_plan(imagine_model **plan, imagine_model *model, imagine_context *planning,
+                                   imagine_error *error);
+
 /* The stages' weights are loaded when first asked for, once, and shared; threads that ask meanwhile wait. A failure is
  * not kept: the next call tries again. A pack without the stage: IMAGINE_ERROR_NOT_FOUND, naming the folder. What they
  * return lives as long as the model. */
@@ -196,6 +201,9 @@ imagine_status imagine__model_dit(imagine_model *model, const struct imagine__di
                                   imagine_error *error);
 imagine_status imagine__model_vae(imagine_model *model, const struct imagine__vae_model **vae,
                                   const imagine_cancel *cancel, imagine_error *error);
+
+/* Bytes of a stage's weights as they are held; 0 while they are not. */
+uint64_t imagine__model_held(imagine_model *model, uint32_t stage);
 
 /* The pack's defaults, from imagine.json at its root (all optional: width, height, frames, fps, steps, guidance,
  * text_length), else from the configurations, else 480x832, 81 frames, 16 fps, 50 steps, guidance 5, text length 512.

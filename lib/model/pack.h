@@ -25,12 +25,13 @@ typedef struct imagine__stage {
     char *folder; /* NULL: the pack does not have it */
     imagine__weights *weights; /* NULL for the tokenizer */
     void *loaded; /* tokenizer, umt5, dit or vae model; under the mutex until it is set */
-    int loading;
+    int loading, borrowed; /* borrowed: a stand-in's `loaded` is the real model's */
 } imagine__stage;
 
 struct imagine_model {
     atomic_int references;
     imagine_context *context;
+    imagine_model *real; /* NULL, or what this one stands in for: its paths and weight files are that one's */
     char *path;
     pthread_mutex_t mutex;
     pthread_cond_t loaded; /* a stage's loading has ended */

@@ -2,8 +2,6 @@
 
 /* The text stage's handle: a prompt to token ids and to the encoder's hidden states. */
 
-#include <string.h>
-
 #include "stage.h"
 #include "text/tokenizer.h"
 #include "text/umt5.h"
@@ -75,6 +73,11 @@ static imagine_status make_ids(imagine_text *text, const char *prompt, int32_t m
 {
     char *clean;
     size_t size;
+    if (imagine__planning(text->context)) { /* as many as there may be; which ones makes no difference */
+        *count = max_length;
+        *ids = imagine__calloc(text->context, (size_t)max_length, sizeof **ids);
+        return *ids ? IMAGINE_OK : imagine__fail_memory(error, (size_t)max_length * sizeof **ids, "token ids");
+    }
     imagine_status status = imagine__clean_prompt(text->context, prompt, &clean, &size, error);
     if (status < 0)
         return status;
@@ -87,8 +90,8 @@ static imagine_status ids_buffer(imagine_text *text, const int32_t *ids, int32_t
                                  imagine_error *error)
 {
     imagine_status status = imagine__buffer_new(buffer, text->context, IMAGINE_I32, 1, &(int64_t){ count }, error);
-    if (status >= 0 && count)
-        memcpy(imagine_buffer_data(*buffer), ids, (size_t)count * sizeof *ids);
+    if (status >= 0)
+        imagine__copy(text->context, imagine_buffer_data(*buffer), 0, ids, 0, (size_t)count * sizeof *ids, 1);
     return status;
 }
 

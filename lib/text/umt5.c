@@ -217,6 +217,11 @@ void imagine__umt5_free(imagine__umt5 *umt5)
     imagine__free(umt5->context, umt5);
 }
 
+const imagine__loaded *imagine__umt5_loaded(const imagine__umt5 *umt5)
+{
+    return &umt5->loaded;
+}
+
 int32_t imagine__umt5_dim(const imagine__umt5 *umt5)
 {
     return (int32_t)umt5->config.dim;

@@ -14,6 +14,7 @@ imagine_status imagine__umt5_load(imagine__umt5 **umt5, imagine_context *context
                                   const imagine__weights *weights, const imagine_cancel *cancel, imagine_error *error);
 imagine_status imagine__umt5_check(imagine_context *context, const char *folder, int32_t *dim, imagine_error *error);
 void imagine__umt5_free(imagine__umt5 *umt5);
+const imagine__loaded *imagine__umt5_loaded(const imagine__umt5 *umt5);
 int32_t imagine__umt5_dim(const imagine__umt5 *umt5);
 int32_t imagine__umt5_vocabulary(const imagine__umt5 *umt5);
 

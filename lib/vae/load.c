@@ -195,6 +195,11 @@ void imagine__vae_free(imagine__vae_model *vae)
     imagine__free(context, vae);
 }
 
+const imagine__loaded *imagine__vae_loaded(const imagine__vae_model *vae)
+{
+    return &vae->loaded;
+}
+
 const imagine__vae_config *imagine__vae_get_config(const imagine__vae_model *vae)
 {
     return &vae->config;

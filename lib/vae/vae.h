@@ -23,6 +23,7 @@ imagine_status imagine__vae_read_config(imagine__vae_config *config, imagine_con
 imagine_status imagine__vae_load(imagine__vae_model **vae, imagine_context *context, const char *folder,
                                  const imagine__weights *weights, const imagine_cancel *cancel, imagine_error *error);
 void imagine__vae_free(imagine__vae_model *vae);
+const imagine__loaded *imagine__vae_loaded(const imagine__vae_model *vae);
 const imagine__vae_config *imagine__vae_get_config(const imagine__vae_model *vae);
 
 /* Coding frame by frame. All arrays are f32; sizes are fixed from the first call until reset. */

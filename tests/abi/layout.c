@@ -90,6 +90,21 @@ AT(imagine_job_info, guidance, 24);
 AT(imagine_job_info, seconds, 32);
 AT(imagine_job_info, memory_peak, 96);
 
+SIZE(imagine_estimate, 248);
+AT(imagine_estimate, struct_size, 0);
+AT(imagine_estimate, fits, 4);
+AT(imagine_estimate, width, 8);
+AT(imagine_estimate, height, 12);
+AT(imagine_estimate, frames, 16);
+AT(imagine_estimate, steps, 20);
+AT(imagine_estimate, guidance, 24);
+AT(imagine_estimate, peak_bytes, 32);
+AT(imagine_estimate, held_bytes, 40);
+AT(imagine_estimate, limit_bytes, 48);
+AT(imagine_estimate, stage_peak, 56);
+AT(imagine_estimate, stage_weights, 120);
+AT(imagine_estimate, stage_work, 184);
+
 SIZE(imagine_model_options, 8);
 AT(imagine_model_options, struct_size, 0);
 AT(imagine_model_options, reserved0, 4);

@@ -100,6 +100,11 @@ static imagine_status give_job(void *info, imagine_error *error)
     return imagine_job_get_info(job, info, error);
 }
 
+static imagine_status give_estimate(void *estimate, imagine_error *error)
+{
+    return imagine_job_estimate(model, NULL, estimate, error);
+}
+
 static imagine_status give_row(void *row, imagine_error *error)
 {
     return imagine_bench_describe(1, row, error);
@@ -134,6 +139,7 @@ static const struct output {
     OUTPUT(imagine_bench_row, give_row, 1, 0),
     OUTPUT(imagine_buffer_info, give_buffer, 0, 0),
     OUTPUT(imagine_context_info, give_context, 0, 0),
+    OUTPUT(imagine_estimate, give_estimate, 0, 0),
     OUTPUT(imagine_event, give_event, 0, offsetof(imagine_event, seconds)),
     OUTPUT(imagine_job_info, give_job, 0, 0),
     OUTPUT(imagine_model_info, give_model, 0, 0),

@@ -382,6 +382,17 @@ static void plans(void)
     uint64_t before = info_of(context).memory_used;
     REQUIRE_OK(imagine__context_plan(&planning, context, before, &err));
     CHECK(imagine__planning(planning) && !imagine__planning(context));
+    /* Every entry is there, and of the real table only what tells sizes. */
+    const imagine__kernels *plan = imagine__context_kernels(planning), *real = imagine__context_kernels(context);
+    uintptr_t has, other;
+    int same = 0;
+    for (size_t at = 0; at < sizeof *plan; at += sizeof has) {
+        memcpy(&has, (const char *)plan + at, sizeof has);
+        memcpy(&other, (const char *)real + at, sizeof other);
+        CHECK(has != 0);
+        same += has == other;
+    }
+    CHECK(same == 3 && plan->linear_packed_size == real->linear_packed_size && plan->pack_rows == real->pack_rows);
     imagine_context_reset_peak(context);
     uint64_t begin = info_of(planning).memory_used, cost = info_of(context).memory_used;
     CHECK(use_memory(planning));

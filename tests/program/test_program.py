@@ -92,6 +92,13 @@ class Program(unittest.TestCase):
         self.assertGreater(done["seconds"]["total"], 0)
         info = json.loads(self.run_program("info", "--json", "--model", PACK).stdout)
         self.assertEqual(info["stages"], {"text": True, "sampler": True, "vae": True})
+        memory = info["memory"]
+        self.assertEqual((memory["width"], memory["height"], memory["frames"], memory["fits"]), (32, 32, 5, True))
+        self.assertEqual(info["peak_bytes"], max(s["peak_bytes"] for s in memory["stages"].values()))
+        large = json.loads(self.run_program("info", "--json", "--model", PACK, "--width", 64, "--height", 64).stdout)
+        self.assertGreater(large["peak_bytes"], info["peak_bytes"])
+        self.assertIn("memory for 64x32", self.run_program("info", "--model", PACK, "--width", 64).stdout)
+        self.assertIn("32 and 48", self.run_program("info", "--model", PACK, "--width", 33, status=1).stderr)
 
     def test_latents_then_decode_is_generate(self):
         self.generate("--out", "a.png")

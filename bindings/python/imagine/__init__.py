@@ -286,6 +286,16 @@ class Job(_Handle):
                 "guidance": info.guidance, "seconds": stages, "memory_peak": info.memory_peak}
 
 
+def _estimate(model, options, keep):
+    raw = _api.Estimate(struct_size=ctypes.sizeof(_api.Estimate))
+    _call("imagine_job_estimate", model._pointer, ctypes.byref(options), ctypes.byref(raw))
+    del keep
+    names = ("width", "height", "frames", "steps", "guidance", "peak_bytes", "held_bytes", "limit_bytes")
+    stages = {name: {"peak": raw.stage_peak[i], "weights": raw.stage_weights[i], "work": raw.stage_work[i]}
+              for name, i in (("text", 2), ("sample", 3), ("decode", 4))}
+    return {**{name: getattr(raw, name) for name in names}, "fits": bool(raw.fits), "stages": stages}
+
+
 class Model(_Handle):
     """An opened model pack. May be shared between threads."""
 
@@ -307,7 +317,7 @@ class Model(_Handle):
 
     def job(self, prompt="", negative_prompt=None, *, seed=0, width=0, height=0, frames=0, steps=0, guidance=-1.0,
             shift=0.0, schedule="default", step_rule="default", sigmas=None, noise=None, latents=None, prompt_embeds=None,
-            negative_embeds=None, previews=False, decode=True):
+            negative_embeds=None, previews=False, decode=True, _use=Job):
         """Starts a generation and returns its Job: `for event in model.job("a dog"): ...`. Sizes of 0 are the pack's
         defaults. `noise`, `latents` and the embeds are anything that numpy makes an array of."""
         sampler = _api.SamplerOptions()
@@ -333,7 +343,12 @@ class Model(_Handle):
             if value is not None:
                 keep.append(Buffer.copy_of(self.context, value))
                 setattr(options, field, keep[-1]._pointer)
-        return Job(self, options, keep)
+        return _use(self, options, keep)
+
+    def estimate(self, **options):
+        """What job() with these options would need, as a dict: peak_bytes, held_bytes and limit_bytes of the context,
+        fits, and the peak, weights and work of each stage in bytes. Nothing of it is allocated."""
+        return self.job(_use=_estimate, **options)
 
     def generate(self, prompt="", negative_prompt=None, *, progress=None, **options):
         """The frames for a prompt, uint8 [frames, height, width, 3]. `progress(step, steps)` is called after each step.

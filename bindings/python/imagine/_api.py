@@ -73,10 +73,17 @@ class JobInfo(ctypes.Structure):
                 ("memory_peak", c_uint64)]
 
 
+class Estimate(ctypes.Structure):
+    _fields_ = [("struct_size", c_uint32), ("fits", c_int32), ("width", c_int32), ("height", c_int32),
+                ("frames", c_int32), ("steps", c_int32), ("guidance", c_double), ("peak_bytes", c_uint64),
+                ("held_bytes", c_uint64), ("limit_bytes", c_uint64), ("stage_peak", c_uint64 * 8),
+                ("stage_weights", c_uint64 * 8), ("stage_work", c_uint64 * 8)]
+
+
 # C struct names for the tests.
 STRUCTS = {"imagine_error": Error, "imagine_context_options": ContextOptions, "imagine_context_info": ContextInfo,
            "imagine_buffer_info": BufferInfo, "imagine_model_info": ModelInfo, "imagine_sampler_options": SamplerOptions,
-           "imagine_job_options": JobOptions, "imagine_event": Event, "imagine_job_info": JobInfo}
+           "imagine_job_options": JobOptions, "imagine_event": Event, "imagine_job_info": JobInfo, "imagine_estimate": Estimate}
 
 _handle, _handle_out, _error = c_void_p, POINTER(c_void_p), POINTER(Error)
 
@@ -114,6 +121,7 @@ FUNCTIONS = {
     "imagine_job_get_latents": (c_int32, [_handle, _handle_out, _error]),
     "imagine_job_get_info": (c_int32, [_handle, POINTER(JobInfo), _error]),
     "imagine_job_destroy": (None, [_handle_out]),
+    "imagine_job_estimate": (c_int32, [_handle, POINTER(JobOptions), POINTER(Estimate), _error]),
 }
 
 

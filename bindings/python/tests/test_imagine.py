@@ -154,6 +154,19 @@ class Failures(unittest.TestCase):
         with self.assertRaises(MemoryError):
             imagine.open(PACK, imagine.Context(memory_limit=4096)).generate("a")
 
+    def test_estimate(self):
+        model = imagine.open(PACK, imagine.Context(threads=1))
+        told = model.estimate(width=64, height=64, frames=9, steps=2)
+        job = model.job("a red apple", width=64, height=64, frames=9, steps=2)
+        for _ in job:
+            pass
+        self.assertGreaterEqual(told["peak_bytes"], job.info["memory_peak"])
+        self.assertEqual((told["width"], told["frames"], told["fits"], told["limit_bytes"]), (64, 9, True, 0))
+        self.assertEqual(told["peak_bytes"], max(stage["peak"] for stage in told["stages"].values()))
+        self.assertGreater(told["stages"]["decode"]["work"], told["stages"]["decode"]["weights"])
+        with self.assertRaises(ValueError):
+            model.estimate(width=63)
+
     def test_cancel_from_another_thread(self):
         model = imagine.open(PACK)
         job = model.job("a", steps=1000, width=256, height=256, frames=33)  # many seconds of work

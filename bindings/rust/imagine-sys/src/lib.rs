@@ -568,6 +568,24 @@ pub struct imagine_job_info {
     pub memory_peak: u64,
 }
 
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct imagine_estimate {
+    pub struct_size: u32,
+    pub fits: i32,
+    pub width: i32,
+    pub height: i32,
+    pub frames: i32,
+    pub steps: i32,
+    pub guidance: f64,
+    pub peak_bytes: u64,
+    pub held_bytes: u64,
+    pub limit_bytes: u64,
+    pub stage_peak: [u64; 8],
+    pub stage_weights: [u64; 8],
+    pub stage_work: [u64; 8],
+}
+
 extern "C" {
     pub fn imagine_job_options_init(options: *mut imagine_job_options, size: usize);
     pub fn imagine_job_create(
@@ -595,6 +613,12 @@ extern "C" {
         error: *mut imagine_error,
     ) -> imagine_status;
     pub fn imagine_job_destroy(job: *mut *mut imagine_job);
+    pub fn imagine_job_estimate(
+        model: *mut imagine_model,
+        options: *const imagine_job_options,
+        estimate: *mut imagine_estimate,
+        error: *mut imagine_error,
+    ) -> imagine_status;
 }
 
 // Measurements: imagine/bench.h.

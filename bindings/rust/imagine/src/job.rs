@@ -114,6 +114,65 @@ pub struct JobInfo {
     pub memory_peak: u64,
 }
 
+/// What a stage of a job needs of the context's memory, in bytes; all 0 for a stage that the job leaves out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StageEstimate {
+    /// The most that the context will hold during the stage.
+    pub peak: u64,
+    /// Of these, the stage's weights.
+    pub weights: u64,
+    /// Of these, what the stage takes apart from weights: activations, latents, frames.
+    pub work: u64,
+}
+
+/// What a job will need of the context's memory, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Estimate {
+    /// Whether `peak` is within the context's limit.
+    pub fits: bool,
+    /// The most that the context will hold at once: what it holds now and what the job adds.
+    pub peak: u64,
+    /// What it holds now.
+    pub held: u64,
+    /// The context's limit; 0 is none.
+    pub limit: u64,
+    /// Encoding the prompt.
+    pub text: StageEstimate,
+    /// Taking steps.
+    pub sample: StageEstimate,
+    /// Decoding.
+    pub decode: StageEstimate,
+}
+
+impl Estimate {
+    pub(crate) fn new(model: &Model, options: &JobOptions) -> Result<Self> {
+        let token = CancelToken::new(model.context())?;
+        let mut raw = sys::imagine_estimate::sized();
+        options.with_raw(&token, |options| {
+            // SAFETY: the model is alive and the options with all they point to live during the call; `raw` says its
+            // own size.
+            check(|error| unsafe { sys::imagine_job_estimate(model.handle.raw(), options, &mut raw, error) })
+        })?;
+        let stage = |number: sys::imagine_job_stage| {
+            let of = |bytes: &[u64; 8]| {
+                usize::try_from(number).ok().and_then(|i: usize| bytes.get(i)).copied().unwrap_or(0)
+            };
+            StageEstimate { peak: of(&raw.stage_peak), weights: of(&raw.stage_weights), work: of(&raw.stage_work) }
+        };
+        Ok(Estimate {
+            fits: raw.fits != 0,
+            peak: raw.peak_bytes,
+            held: raw.held_bytes,
+            limit: raw.limit_bytes,
+            text: stage(sys::IMAGINE_JOB_TEXT),
+            sample: stage(sys::IMAGINE_JOB_SAMPLE),
+            decode: stage(sys::IMAGINE_JOB_DECODE),
+        })
+    }
+}
+
 /// One generation, prompt to frames, at work in the background: iterate over it for its events. Dropping it cancels
 /// what is running and waits for its end, within 50 ms.
 ///

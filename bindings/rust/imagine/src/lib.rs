@@ -52,7 +52,7 @@ pub use buffer::{Buffer, Dtype, Element};
 pub use context::{CancelToken, Context, ContextInfo, ContextOptions, CpuLevel};
 pub use error::{Detail, Error};
 pub use frames::{load_picture, save_picture, Frames};
-pub use job::{Event, Job, JobInfo, JobStage};
+pub use job::{Estimate, Event, Job, JobInfo, JobStage, StageEstimate};
 pub use model::{Model, ModelInfo};
 pub use options::{JobOptions, Schedule, StepRule};
 pub use stages::{Text, Vae};

@@ -5,7 +5,7 @@ use std::path::Path;
 use imagine_sys as sys;
 
 use crate::handle::{check, count, path as c_path, Handle, Plain};
-use crate::{Context, Frames, Job, JobOptions, Result, Vae};
+use crate::{Context, Estimate, Frames, Job, JobOptions, Result, Vae};
 
 /// What a [`Model`] is made for. Zero where the stage that says so is missing.
 #[derive(Clone, Debug, PartialEq)]
@@ -116,6 +116,11 @@ impl Model {
     /// Starts a generation; the same as [`Job::start`].
     pub fn job(&self, options: &JobOptions) -> Result<Job> {
         Job::start(self, options)
+    }
+
+    /// What [`Model::job`] with these options would need of the context's memory. Nothing of it is allocated.
+    pub fn estimate(&self, options: &JobOptions) -> Result<Estimate> {
+        Estimate::new(self, options)
     }
 
     /// All frames of a generation at once. [`Model::job`] gives them piece by piece, and tells how far it is.

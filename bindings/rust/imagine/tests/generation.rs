@@ -53,6 +53,22 @@ fn version_and_info() {
 }
 
 #[test]
+fn estimates() {
+    let model = model();
+    let small = model.estimate(&options()).unwrap();
+    let large = model.estimate(&options().size(64, 64)).unwrap();
+    assert!(small.fits && small.limit == 0 && small.held > 0 && small.held < small.peak);
+    assert_eq!(small.peak, small.text.peak.max(small.sample.peak).max(small.decode.peak));
+    assert!(large.peak > small.peak && large.decode.work > small.decode.work);
+    assert_eq!(large.decode.weights, small.decode.weights);
+    let mut job = model.job(&options()).unwrap();
+    while let Some(event) = job.next() {
+        event.unwrap();
+    }
+    assert!(job.info().unwrap().memory_peak <= small.peak);
+}
+
+#[test]
 fn generate_gives_frames() {
     let frames = model().generate(&options()).unwrap();
     assert_eq!(frames.shape(), [5, 32, 32, 3]);

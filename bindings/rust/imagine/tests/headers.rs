@@ -273,6 +273,10 @@ layouts! {
                           latents, cancel, preview_every, decode }
     imagine_event { struct_size, kind, step, steps, first_frame, frame_count, sigma, seconds, frames, latents }
     imagine_job_info { struct_size, stage, width, height, frames, steps, guidance, seconds, memory_peak }
+    imagine_estimate {
+        struct_size, fits, width, height, frames, steps, guidance, peak_bytes, held_bytes, limit_bytes, stage_peak,
+        stage_weights, stage_work
+    }
     imagine_bench_row { struct_size, reserved0, name, kind, gflops, share, seconds, peak }
 }
 

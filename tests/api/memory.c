@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: MIT */
+
+/* What imagine_job_estimate tells against what jobs use. */
+
+#include <sys/resource.h>
+#include <time.h>
+
+#include "sized.h"
+
+/* Large enough that a job's weights and activations outweigh everything else, small enough to run in a second. */
+static const sized_pack middling = {
+    .heads = 4, .head_dim = 64, .ffn = 1024, .layers = 4, .text_dim = 256, .text_ffn = 512, .text_heads = 4,
+    .text_layers = 3, .vocabulary = 2048, .vae_dim = 32, .vae_blocks = 1, .text_length = 64, .width = 64, .height = 64,
+    .frames = 9, .steps = 3,
+};
+
+static const sized_pack wan_14b = {
+    .heads = 40, .head_dim = 128, .ffn = 13824, .layers = 40, .text_dim = 4096, .text_ffn = 10240, .text_heads = 64,
+    .text_layers = 24, .vocabulary = 256384, .vae_dim = 96, .vae_blocks = 2, .text_length = 512, .width = 832,
+    .height = 480, .frames = 81, .steps = 50, .holes = 1,
+};
+
+typedef struct configuration {
+    const char *name;
+    int32_t width, height, frames, steps;
+    double guidance;
+    imagine_cfg_mode cfg_mode;
+    imagine_step_rule step_rule;
+    int previews, only_latents;
+} configuration;
+
+static const configuration configurations[] = {
+    { "a picture", 128, 128, 1, 2, 5, IMAGINE_CFG_AUTO, 0, 0, 0 },
+    { "a clip", 64, 64, 9, 3, 5, IMAGINE_CFG_BATCHED, 0, 0, 0 },
+    { "guidance in turn", 96, 64, 9, 3, 5, IMAGINE_CFG_IN_TURN, 0, 0, 0 },
+    { "no guidance, previews", 64, 96, 5, 4, 1, IMAGINE_CFG_AUTO, IMAGINE_STEP_EULER, 1, 0 },
+    { "latents only", 160, 160, 5, 2, 3, IMAGINE_CFG_BATCHED, 0, 0, 1 },
+};
+
+static void set_options(const configuration *c, imagine_sampler_options *sampler, imagine_job_options *options)
+{
+    imagine_sampler_options_init(sampler, sizeof *sampler);
+    sampler->width = c->width;
+    sampler->height = c->height;
+    sampler->frames = c->frames;
+    sampler->steps = c->steps;
+    sampler->guidance = c->guidance;
+    sampler->cfg_mode = c->cfg_mode;
+    sampler->step_rule = c->step_rule;
+    imagine_job_options_init(options, sizeof *options);
+    options->prompt = "a red apple and a yellow car moving to the right with a blue background and a green house on the left";
+    options->sampler = sampler;
+    options->decode = !c->only_latents;
+    if (c->previews)
+        options->events |= IMAGINE_EVENT_BIT(IMAGINE_EVENT_PREVIEW);
+}
+
+/* What the estimate tells must be what the job then uses, and no less; at most 3% more. */
+static void compare(imagine_model *model, const configuration *c)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_sampler_options sampler;
+    imagine_job_options options;
+    imagine_estimate told = { .struct_size = sizeof told };
+    imagine_job_info used = { .struct_size = sizeof used };
+    imagine_job *job;
+    set_options(c, &sampler, &options);
+    REQUIRE_OK(imagine_job_estimate(model, &options, &told, &err));
+    REQUIRE_OK(imagine_job_create(&job, model, &options, &err));
+    CHECK_OK(run_job(job, &err));
+    CHECK_OK(imagine_job_get_info(job, &used, &err));
+    imagine_job_destroy(&job);
+    double ratio = (double)told.peak_bytes / (double)used.memory_peak;
+    printf("    %-24s told %9llu, used %9llu (%+.2f%%), text %llu, sampler %llu, decode %llu\n", c->name,
+           (unsigned long long)told.peak_bytes, (unsigned long long)used.memory_peak, 100 * (ratio - 1),
+           (unsigned long long)told.stage_peak[IMAGINE_JOB_TEXT], (unsigned long long)told.stage_peak[IMAGINE_JOB_SAMPLE],
+           (unsigned long long)told.stage_peak[IMAGINE_JOB_DECODE]);
+    CHECK(ratio >= 1 && ratio <= 1.03);
+    CHECK(told.width == c->width && told.height == c->height && told.frames == c->frames && told.steps == c->steps);
+    CHECK(told.fits && !told.limit_bytes && told.held_bytes < told.peak_bytes);
+    CHECK(!told.stage_peak[IMAGINE_JOB_LOAD] && (told.stage_peak[IMAGINE_JOB_DECODE] == 0) == c->only_latents);
+    CHECK(told.stage_weights[IMAGINE_JOB_TEXT] && told.stage_weights[IMAGINE_JOB_SAMPLE]);
+}
+
+static void told_and_used(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    char path[512];
+    REQUIRE(sized_make(&middling, path));
+    for (size_t i = 0; i < sizeof configurations / sizeof *configurations; i++) {
+        imagine_context *context = open_context(1, &err);
+        imagine_model *model = NULL;
+        CHECK_OK(imagine_model_open(&model, context, path, NULL, &err));
+        imagine_context_release(&context);
+        if (model)
+            compare(model, &configurations[i]);
+        imagine_model_release(&model);
+    }
+    sized_remove(path);
+}
+
+/* On one model after another: the weights that are there are not counted twice. */
+static void told_again(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context *context = open_context(2, &err);
+    imagine_model *model = NULL;
+    char path[512];
+    REQUIRE(sized_make(&middling, path));
+    CHECK_OK(imagine_model_open(&model, context, path, NULL, &err));
+    imagine_context_release(&context);
+    for (size_t i = 0; model && i < sizeof configurations / sizeof *configurations; i++)
+        compare(model, &configurations[i]);
+    imagine_model_release(&model);
+    sized_remove(path);
+}
+
+static double cpu_seconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+static long resident_kilobytes(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return usage.ru_maxrss;
+}
+
+/* 68 GB of weights that are not even on the disk: told at once, with next to no memory. */
+static void large_model(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context *context = open_context(1, &err);
+    imagine_context_info before = { .struct_size = sizeof before }, after = before;
+    imagine_estimate told = { .struct_size = sizeof told };
+    imagine_model *model = NULL;
+    char path[512];
+    REQUIRE(sized_make(&wan_14b, path));
+    CHECK_OK(imagine_model_open(&model, context, path, NULL, &err));
+    CHECK_OK(imagine_context_get_info(context, &before, &err));
+    imagine_context_reset_peak(context);
+    long resident = resident_kilobytes();
+    double begin = cpu_seconds();
+    CHECK_OK(imagine_job_estimate(model, NULL, &told, &err));
+    double spent = cpu_seconds() - begin;
+    CHECK_OK(imagine_context_get_info(context, &after, &err));
+    printf("    Wan 2.1 14B, 832x480x81: %.2f GB (text %.2f, sampler %.2f, decode %.2f), told in %.1f ms\n",
+           (double)told.peak_bytes / 1e9, (double)told.stage_peak[IMAGINE_JOB_TEXT] / 1e9,
+           (double)told.stage_peak[IMAGINE_JOB_SAMPLE] / 1e9, (double)told.stage_peak[IMAGINE_JOB_DECODE] / 1e9, 1e3 * spent);
+    CHECK(told.stage_weights[IMAGINE_JOB_SAMPLE] > 28ull * 1000000000 && told.stage_weights[IMAGINE_JOB_TEXT] > 11e9);
+    CHECK(told.peak_bytes > told.stage_weights[IMAGINE_JOB_TEXT] + told.stage_weights[IMAGINE_JOB_SAMPLE]);
+    CHECK(after.memory_used == before.memory_used && after.memory_peak - before.memory_used < 1 << 20);
+    CHECK(resident_kilobytes() - resident < 16384);
+    CHECK(spent < 0.1);
+    imagine_model_release(&model);
+    imagine_context_release(&context);
+    sized_remove(path);
+}
+
+/* What does not depend on sizes: errors, cancelled tokens, the caller's own tensors. */
+static void asked_otherwise(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_model *model = open_model(1, &err);
+    REQUIRE(model != NULL);
+    imagine_estimate told = { .struct_size = sizeof told }, shorter = { .struct_size = 40 };
+    imagine_sampler_options sampler;
+    imagine_job_options options;
+    CHECK_STATUS(imagine_job_estimate(NULL, NULL, &told, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    CHECK_STATUS(imagine_job_estimate(model, NULL, NULL, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    CHECK_OK(imagine_job_estimate(model, NULL, &told, &err));
+    CHECK_OK(imagine_job_estimate(model, NULL, &shorter, &err));
+    CHECK(shorter.peak_bytes == told.peak_bytes && shorter.held_bytes == 0 && shorter.struct_size == 40);
+    CHECK(told.width == 32 && told.frames == 5 && told.steps == 4 && told.guidance == 3);
+    imagine_sampler_options_init(&sampler, sizeof sampler);
+    imagine_job_options_init(&options, sizeof options);
+    options.sampler = &sampler;
+    sampler.width = 33;
+    CHECK_STATUS(imagine_job_estimate(model, &options, &told, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    CHECK(strstr(err.message, "width") != NULL);
+    sampler.width = 32;
+    imagine_context *context = open_context(1, &err);
+    imagine_buffer *embeds = NULL, *latents = NULL;
+    CHECK_OK(imagine_cancel_create(&options.cancel, context, &err));
+    imagine_cancel_fire(options.cancel);
+    CHECK_OK(imagine_buffer_create(&embeds, context, IMAGINE_F32, 2, (int64_t[]){ 5, 16 }, &err));
+    CHECK_OK(imagine_buffer_create(&latents, context, IMAGINE_F32, 4, (int64_t[]){ 16, 3, 8, 8 }, &err));
+    options.prompt_embeds = options.negative_embeds = embeds;
+    CHECK_OK(imagine_job_estimate(model, &options, &told, &err));
+    CHECK(!told.stage_peak[IMAGINE_JOB_TEXT] && told.stage_peak[IMAGINE_JOB_SAMPLE]);
+    options.latents = latents;
+    CHECK_OK(imagine_job_estimate(model, &options, &told, &err));
+    CHECK(!told.stage_peak[IMAGINE_JOB_SAMPLE] && told.stage_peak[IMAGINE_JOB_DECODE] == told.peak_bytes);
+    CHECK(told.peak_bytes > shorter.peak_bytes / 4);
+    imagine_buffer_release(&latents);
+    imagine_buffer_release(&embeds);
+    imagine_cancel_release(&options.cancel);
+    imagine_context_release(&context);
+    imagine_model_release(&model);
+}
+
+int main(int argc, char **argv)
+{
+    static const test_case cases[] = {
+        { "told and used", told_and_used }, { "told again", told_again }, { "large model", large_model },
+        { "asked otherwise", asked_otherwise },
+    };
+    return test_main("api/memory", cases, sizeof cases / sizeof cases[0], argc, argv);
+}
