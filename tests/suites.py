@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Runs the suites that tests/run names and adds up what they say."""
 
+import argparse
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -19,6 +21,9 @@ THREAD = ["-Db_sanitize=thread", "-Db_lundef=false", "-Dbuildtype=debugoptimized
 THREAD_ENV = {"TSAN_OPTIONS": "halt_on_error=1"}
 # What has threads, and takes about a minute there.
 THREAD_SUITES = ("api/crowd", "api/job", "api/life", "api/same", "api/threads")
+FUZZER = ["-Dfuzzer=true", "-Db_sanitize=address,undefined", "-Db_lundef=false", "-Dbuildtype=debugoptimized",
+          "-Doptimization=1"]
+FUZZ_TARGETS = ("safetensors", "json", "tokenizer", "png", "options")
 SANITIZE_ENV = {"ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0", "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1"}
 
 
@@ -58,19 +63,57 @@ def meson_suites(build, prefix="", env=None, wanted=None):
             yield prefix + test["name"], lambda test=test: meson_test(test, env or {})
 
 
+def make_build(folder, options, targets, env=None):
+    """A build of its own, set up where it is not yet, of the targets that are asked for once it is."""
+    if not (TOP / folder / "build.ninja").exists():
+        done = run(["meson", "setup", TOP / folder, TOP, *options], env=env)
+        if done.returncode:
+            return done
+    return run(["ninja", "-C", TOP / folder, *targets()], timeout=1500)
+
+
 def other_build(folder, options, prefix, env, wanted=None):
     """The suites of a build of its own, all or those that are wanted; one that fails where it cannot be made."""
     build = TOP / folder
-    done = None
-    if not (build / "build.ninja").exists():
-        done = run(["meson", "setup", build, TOP, *options])
-    if not done or not done.returncode:
-        targets = [os.path.relpath(t["cmd"][0], build) for t in meson_tests(build) if wanted and t["name"] in wanted]
-        done = run(["ninja", "-C", build, *targets], timeout=1500)
+
+    def targets():
+        return [os.path.relpath(t["cmd"][0], build) for t in meson_tests(build) if wanted and t["name"] in wanted]
+
+    done = make_build(folder, options, targets)
     if done.returncode:
         yield prefix + "build", lambda: (0, 1, 0, done.stdout[-4000:])
     else:
         yield from meson_suites(build, prefix, env, wanted)
+
+
+def fuzz_target(name, seconds):
+    """libFuzzer on one target, which goes on from what it found before; (inputs or None, output)."""
+    build = TOP / "build-fuzz"
+    corpus = build / "corpus" / name
+    corpus.mkdir(parents=True, exist_ok=True)
+    done = run([build / "tests/fuzz" / ("fuzz_" + name), f"-max_total_time={seconds}", "-max_len=2048", "-timeout=20",
+                "-rss_limit_mb=2048", "-print_final_stats=1", f"-artifact_prefix={build}/{name}-", corpus,
+                build / "tests/fuzz/seeds" / name], timeout=seconds + 300)
+    count = re.search(r"number_of_executed_units: (\d+)", done.stdout)
+    return int(count.group(1)) if count and not done.returncode else None, done.stdout[-4000:]
+
+
+def fuzz(seconds):
+    """Every target for as long, two side by side."""
+    if not shutil.which("clang"):
+        print("no clang here: the fuzz targets run on changed seeds only")
+        return 0, 0, 1, ""
+    done = make_build("build-fuzz", FUZZER, lambda: ["tests/fuzz/seeds", *("tests/fuzz/fuzz_" + t for t in FUZZ_TARGETS)],
+                      {"CC": "clang"})
+    if done.returncode:
+        return 0, 1, 0, done.stdout[-4000:]
+    failed, output = 0, ""
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        for name, (count, text) in zip(FUZZ_TARGETS, pool.map(lambda t: fuzz_target(t, seconds), FUZZ_TARGETS)):
+            print(f"  fuzz {name}: {'FAILED' if count is None else f'{count} inputs'} in {seconds} s", flush=True)
+            failed += count is None
+            output += text if count is None else ""
+    return len(FUZZ_TARGETS) - failed, failed, 0, output
 
 
 def unittest_suite(folder):
@@ -113,7 +156,7 @@ def headers():
     return passed, failed, 0, output
 
 
-def suites(quick):
+def suites(quick, fuzz_seconds):
     yield from meson_suites(BUILD)
     yield "headers", headers
     yield "abi", lambda: from_closing(run([sys.executable, TOP / "tests/abi/check.py", BUILD / "libimagine.so"]))
@@ -126,17 +169,21 @@ def suites(quick):
         return
     yield from other_build("build-sanitize", SANITIZE, "sanitized ", SANITIZE_ENV)
     yield from other_build("build-thread", THREAD, "thread-sanitized ", THREAD_ENV, THREAD_SUITES)
+    yield "fuzz with libFuzzer", lambda: fuzz(fuzz_seconds)
 
 
 def main():
-    arguments = sys.argv[1:]
-    quick, listing = "--quick" in arguments, "--list" in arguments
-    names = [a for a in arguments if not a.startswith("--")]
-    unknown = [a for a in arguments if a.startswith("--") and a not in ("--quick", "--list")]
-    if unknown:
-        sys.exit(f"tests/run: {unknown[0]} is no option")
+    parser = argparse.ArgumentParser(prog="tests/run")
+    parser.add_argument("--quick", action="store_true", help="without the builds with sanitizers")
+    parser.add_argument("--list", action="store_true", help="print the suites' names")
+    parser.add_argument("--fuzz", type=int, metavar="SECONDS", default=120 if os.environ.get("CI") else 3,
+                        help="for each target of libFuzzer; 3, or 120 where CI is set")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only suites whose names contain one of these")
+    options = parser.parse_args()
+    names, listing = options.names, options.list
+    needs_builds = any("sanitize" in name or "libFuzzer" in name for name in names)
     totals = [0, 0, 0]
-    for name, suite in suites(quick or bool(names and not any("sanitize" in n for n in names))):
+    for name, suite in suites(options.quick or bool(names and not needs_builds), options.fuzz):
         if names and not any(n in name for n in names):
             continue
         if listing:

@@ -4,6 +4,7 @@
 #include "model/model.h"
 
 #define LARGEST_CONFIG ((size_t)16 << 20)
+#define MOST_KEYS      4096 /* each is compared with all before it */
 
 /* A top-level key with its value's place in the text. */
 typedef struct entry {
@@ -44,6 +45,8 @@ static imagine_status add_entry(imagine_context *context, imagine__config *confi
     for (size_t i = 0; i < config->count; i++)
         if (!strcmp(config->entries[i].key, one->key))
             return imagine__fail(error, IMAGINE_ERROR_FORMAT, "%s: \"%s\" stands there twice", config->path, one->key);
+    if (config->count == MOST_KEYS)
+        return imagine__fail(error, IMAGINE_ERROR_FORMAT, "%s: has more than %d keys", config->path, MOST_KEYS);
     if (config->count == config->capacity) {
         size_t capacity = config->capacity ? 2 * config->capacity : 32;
         entry *entries = imagine__realloc(context, config->entries, capacity * sizeof *entries);

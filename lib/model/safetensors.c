@@ -244,7 +244,7 @@ static imagine_status check_layout(reader *r, size_t first)
     for (size_t i = 1; i < r->metadata_count && status >= 0; i++)
         if (!by_text(r->metadata, order[i - 1], order[i]))
             status = fail(r, "a key of __metadata__ stands there twice");
-    imagine__sort(order, count, w->tensors + first, by_offset);
+    imagine__sort(order, count, count ? w->tensors + first : NULL, by_offset);
     for (size_t i = 0; i < count && status >= 0; i++) {
         const imagine__tensor *t = &w->tensors[first + order[i]];
         if (t->offset != at)

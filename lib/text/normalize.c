@@ -281,10 +281,12 @@ imagine_status imagine__split(const imagine__splitter *splitter, const imagine__
     out->text.size = out->count = 0;
     for (size_t i = 0; i < in->count && status == IMAGINE_OK; i++) {
         const imagine__span *span = &in->items[i];
-        source text = { in->text.bytes + span->begin, span->size, span->origin };
-        if (span->token >= 0)
+        if (span->token >= 0) {
             status = imagine__spans_push(out, *span, error);
-        else if (splitter->kind == IMAGINE__SPLIT_METASPACE)
+            continue;
+        }
+        source text = { in->text.bytes + span->begin, span->size, span->origin };
+        if (splitter->kind == IMAGINE__SPLIT_METASPACE)
             status = metaspace(splitter, &text, out, error);
         else
             status = split_spaces(&text, out, error);

@@ -21,6 +21,21 @@ static imagine_status open_text(imagine__config **config, const char *text, imag
     return imagine__config_open(config, context, path, error);
 }
 
+/* Sixteen megabytes of keys, each compared with all before it, would keep a program busy for hours. */
+static void config_of_keys(void)
+{
+    enum { KEYS = 5000 };
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine__config *c;
+    static char text[KEYS * 12 + 2];
+    size_t at = 0;
+    for (int i = 0; i < KEYS; i++)
+        at += (size_t)snprintf(text + at, sizeof text - at, "%c\"%d\":0", i ? ',' : '{', i);
+    text[at] = '}';
+    CHECK_STATUS(open_text(&c, text, &err), IMAGINE_ERROR_FORMAT);
+    CHECK(strstr(err.message, "4096"));
+}
+
 static void config_values(void)
 {
     imagine_error err = IMAGINE_ERROR_INIT;
@@ -338,6 +353,7 @@ int main(int argc, char **argv)
 {
     static const test_case cases[] = {
         { "config_values", config_values },
+        { "config_of_keys", config_of_keys },
         { "config_expectations", config_expectations },
         { "config_refused", config_refused },
         { "linear", linear },
