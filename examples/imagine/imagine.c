@@ -22,13 +22,14 @@ const command commands[] = {
       "  imagine generate \"a dog\" --frames 1 --guidance 4 --out dog.png\n"
       "  imagine generate \"a dog\" --out dog.safetensors        only the latents, for `imagine decode`\n",
       run_generate },
-    { "encode", "pictures to latents", MACHINE "out ", "PICTURES",
+    { "encode", "pictures to latents", MACHINE "out tile ", "PICTURES",
       "  imagine encode clip.png --out latents.safetensors       a PNG or an animated PNG\n"
       "  imagine encode frames/ --out latents.safetensors        a folder of PNGs, in the order of their names\n",
       run_encode },
-    { "decode", "latents to pictures", MACHINE "out fps ", "LATENTS",
+    { "decode", "latents to pictures", MACHINE "out fps tile ", "LATENTS",
       "  imagine decode latents.safetensors --out clip.png\n"
-      "  imagine decode latents.safetensors --out frames.safetensors    `frames` as f32 in [-1, 1]\n",
+      "  imagine decode latents.safetensors --out frames.safetensors    `frames` as f32 in [-1, 1]\n"
+      "  imagine decode latents.safetensors --tile auto --memory-limit 4000    in tiles that fit\n",
       run_decode },
     { "text", "token ids and embeddings of a prompt", MACHINE "prompt out ", "PROMPT",
       "  imagine text \"a red apple\" --out text.safetensors\n"
@@ -74,6 +75,7 @@ static const struct {
     { "embeds", "FILE", "safetensors with prompt_embeds (and negative_prompt_embeds), instead of prompts", 'e' },
     { "out", "FILE", "what to write", 'o' },
     { "fps", "X", "frames a second of the animated PNG", 'r' },
+    { "tile", "SIZE", "code in tiles of PIXELS or WIDTHxHEIGHT, or auto: the same bytes in less memory", 'T' },
     { "filter", "TEXT", "only entries whose name contains this", 'F' },
     { "runs", "N", "generations to time (2)", 'R' },
     { "threads", "N", "threads that compute (all processors)", 't' },
@@ -169,6 +171,24 @@ static int read_level(arguments *o, const char *text)
     return usage_error(o, "--cpu-level: \"%s\" is not best, plain, avx2 or avx512", text);
 }
 
+/* 512, 640x360 (0: the whole side) or auto. */
+static int read_tile(arguments *o, const char *text)
+{
+    char *end;
+    if (!strcmp(text, "auto")) {
+        o->tile_width = o->tile_height = IMAGINE_VAE_TILE_AUTO;
+        return 0;
+    }
+    unsigned long width = strtoul(text, &end, 10), height = width;
+    if (*text >= '0' && *text <= '9' && *end == 'x' && end[1] >= '0' && end[1] <= '9')
+        height = strtoul(end + 1, &end, 10);
+    if (*text < '0' || *text > '9' || *end || width > 1 << 16 || height > 1 << 16)
+        return usage_error(o, "--tile: \"%s\" is neither a size as 512 or 640x360 nor auto", text);
+    o->tile_width = (int32_t)width;
+    o->tile_height = (int32_t)height;
+    return 0;
+}
+
 static int read_int32(const arguments *o, const char *name, const char *text, long long low, long long high, int32_t *to)
 {
     long long value;
@@ -201,6 +221,7 @@ static int read_option(arguments *o, size_t index, const char *text)
     case 'e': o->embeds = text; return 0;
     case 'o': o->out = text; return 0;
     case 'r': return read_number(o, name, text, 0.01, 1000, &o->fps);
+    case 'T': return read_tile(o, text);
     case 'F': o->filter = text; return 0;
     case 'R': return read_int32(o, name, text, 1, 1000, &o->runs);
     case 't': return read_int32(o, name, text, 1, 256, &o->threads);

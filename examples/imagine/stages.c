@@ -29,10 +29,19 @@ static imagine_status save_one(session *s, const char *path, imagine_buffer *buf
     return imagine_buffer_save(s->context, path, 1, &buffer, &name, &s->error);
 }
 
+static imagine_status open_vae(session *s, const arguments *o, imagine_vae **vae)
+{
+    imagine_vae_options options;
+    imagine_vae_options_init(&options, sizeof options);
+    options.cancel = s->cancel;
+    options.tile_width = o->tile_width;
+    options.tile_height = o->tile_height;
+    return imagine_vae_create(vae, s->model, &options, &s->error);
+}
+
 int run_encode(const arguments *o)
 {
     const char *out = o->out ? o->out : "latents.safetensors";
-    imagine_vae_options options;
     imagine_vae *vae = NULL;
     imagine_buffer *frames = NULL, *latents = NULL;
     session s;
@@ -41,10 +50,7 @@ int run_encode(const arguments *o)
     int result = session_open(&s, o, 1);
     if (result)
         return result;
-    imagine_vae_options_init(&options, sizeof options);
-    options.cancel = s.cancel;
-    if (imagine_picture_load(&frames, s.context, o->input, &s.error) < 0 ||
-        imagine_vae_create(&vae, s.model, &options, &s.error) < 0 ||
+    if (imagine_picture_load(&frames, s.context, o->input, &s.error) < 0 || open_vae(&s, o, &vae) < 0 ||
         imagine_vae_encode(vae, frames, &latents, &s.error) < 0 || save_one(&s, out, latents, "latents") < 0)
         result = session_failed(&s);
     else
@@ -61,11 +67,8 @@ static imagine_status decode_to(session *s, const arguments *o, const char *out,
 {
     int tensor = has_suffix(out, ".safetensors");
     imagine_model_info info = { .struct_size = sizeof info };
-    imagine_vae_options options;
     imagine_vae *vae;
-    imagine_vae_options_init(&options, sizeof options);
-    options.cancel = s->cancel;
-    imagine_status status = imagine_vae_create(&vae, s->model, &options, &s->error);
+    imagine_status status = open_vae(s, o, &vae);
     if (status < 0)
         return status;
     status = imagine_vae_decode(vae, latents, tensor ? IMAGINE_F32 : IMAGINE_U8, frames, &s->error);

@@ -10,10 +10,21 @@
  * sampler or a network delivers them, with memory that does not grow with the clip's length. */
 typedef struct imagine_vae imagine_vae;
 
+#define IMAGINE_VAE_WHOLE 0
+#define IMAGINE_VAE_TILE_AUTO (-1)
+
+/* Tiles need less memory: most of what coding holds is a cache of frames for every layer, and in tiles that of one tile
+ * is held at a time. imagine_vae_encode and imagine_vae_decode give the same bytes with and without. A tile is computed
+ * with a margin of what it depends on, so small tiles take longer. imagine_vae_decode_next takes no tiles: it would have
+ * to hold the caches of all. */
 typedef struct imagine_vae_options {
     uint32_t struct_size;
     uint32_t reserved0;
     imagine_cancel *cancel; /* NULL, or a token that the handle retains */
+    /* At most so many pixels along a side, in steps of the spatial factor. IMAGINE_VAE_WHOLE (default): the whole side.
+     * IMAGINE_VAE_TILE_AUTO: whole if that fits the context's memory limit, else as large as does; without a limit
+     * whole. */
+    int32_t tile_width, tile_height;
 } imagine_vae_options;
 
 #ifdef __cplusplus

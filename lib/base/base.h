@@ -56,7 +56,7 @@ int imagine__add_size(size_t a, size_t b, size_t *result);
 void imagine__log(imagine_context *context, imagine_log_level level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-uint64_t imagine__context_limit(const imagine_context *context); /* bytes; 0: none */
+uint64_t imagine__context_limit(const imagine_context *context); /* bytes; 0: none; of a plan: what it is for */
 const imagine__kernels *imagine__context_kernels(const imagine_context *context);
 int32_t imagine__context_threads(const imagine_context *context);
 

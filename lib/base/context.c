@@ -138,7 +138,7 @@ void imagine_context_reset_peak(imagine_context *context)
 
 uint64_t imagine__context_limit(const imagine_context *context)
 {
-    return context->memory_limit;
+    return context->plan ? context->plan->limit : context->memory_limit;
 }
 
 const imagine__kernels *imagine__context_kernels(const imagine_context *context)

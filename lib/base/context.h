@@ -15,6 +15,7 @@ typedef struct imagine__plan {
     imagine__kernels kernels; /* of operations that do nothing */
     size_t *sizes; /* of the blocks of values: what is given out is made of an index into these */
     size_t count, capacity;
+    uint64_t limit; /* of the context that is planned for */
     size_t unused; /* 1 + the index of one that was given back, whose size is the next one like it; 0: none */
 } imagine__plan;
 

@@ -43,6 +43,7 @@ imagine_status imagine__context_plan(imagine_context **planning, imagine_context
         imagine_context_release(&made);
         return imagine__fail_memory(error, sizeof *made->plan, "a plan");
     }
+    made->plan->limit = imagine__context_limit(context);
     imagine__kernels_plan(&made->plan->kernels, context->kernels);
     made->kernels = &made->plan->kernels;
     *planning = made;

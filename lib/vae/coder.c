@@ -95,17 +95,6 @@ static int fits(const imagine__vae_config *c, int32_t height, int32_t width)
         values <= PTRDIFF_MAX / 4;
 }
 
-/* Every level works on its whole picture. Encoding, each has half the pixels of the one before; decoding, twice. */
-static void whole_windows(const imagine__vae_coder *coder, vae_side *side)
-{
-    int32_t levels = coder->vae->config.levels, encoding = side == &coder->encode;
-    for (int32_t i = 0; i < levels; i++) {
-        int32_t halved = encoding ? levels - 1 - i : i;
-        side->windows[i] = (vae_window){ 0, 0, (int64_t)side->height << halved, (int64_t)side->width << halved };
-    }
-    side->windows[levels] = side->windows[levels - 1];
-}
-
 imagine_status vae_begin(imagine__vae_coder *coder, vae_side *side, int32_t height, int32_t width, imagine_error *error)
 {
     if (side->failed)
@@ -123,7 +112,7 @@ imagine_status vae_begin(imagine__vae_coder *coder, vae_side *side, int32_t heig
                              "than any memory", (int)height, (int)width);
     side->height = height;
     side->width = width;
-    whole_windows(coder, side);
+    vae_windows(coder->vae, side, side == &coder->encode, &(imagine__vae_tile){ 0, 0, height, width });
     return IMAGINE_OK;
 }
 
@@ -145,7 +134,7 @@ imagine_status imagine__vae_coder_create(imagine__vae_coder **coder, const imagi
     return IMAGINE_OK;
 }
 
-void imagine__vae_coder_reset(imagine__vae_coder *coder)
+void vae_drop_caches(imagine__vae_coder *coder)
 {
     for (int32_t i = 0; i < coder->vae->slots; i++) {
         vae_cache *cache = &coder->caches[i];
@@ -158,6 +147,11 @@ void imagine__vae_coder_reset(imagine__vae_coder *coder)
         frame_free(coder, coder->spare);
         coder->spare = next;
     }
+}
+
+void imagine__vae_coder_reset(imagine__vae_coder *coder)
+{
+    vae_drop_caches(coder);
     memset(&coder->encode, 0, sizeof coder->encode);
     memset(&coder->decode, 0, sizeof coder->decode);
     coder->picture = 0;

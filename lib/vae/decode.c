@@ -137,18 +137,30 @@ static imagine_status enter(imagine__vae_coder *coder, const float *latent, vae_
     return IMAGINE_OK;
 }
 
-static imagine_status decode_frame(imagine__vae_coder *coder, const float *latent, vae_size size, imagine_error *error)
+/* The latent frame up to the levels: `middle` of the whole picture. */
+static imagine_status run_middle(imagine__vae_coder *coder, const float *latent, float *middle, imagine_error *error)
 {
     const vae_half *half = &coder->vae->decoder;
+    vae_size size = { coder->decode.height, coder->decode.width };
     imagine_status status = enter(coder, latent, size, error);
     if (status < 0)
         return status;
-    float *x = vae_floats(coder, size.height * size.width * half->channels_mid, error);
-    if (!x)
-        return IMAGINE_ERROR_NO_MEMORY;
-    vae_run_conv(coder, &half->conv_in, size, NULL, x);
-    status = vae_run_middle(coder, &half->middle, half->channels_mid, size, x, error);
-    return status < 0 ? status : decode_level(coder, 0, x, error);
+    vae_run_conv(coder, &half->conv_in, size, NULL, middle);
+    return vae_run_middle(coder, &half->middle, half->channels_mid, size, middle, error);
+}
+
+int64_t imagine__vae_middle_channels(const imagine__vae_coder *coder, int encoding)
+{
+    return encoding ? coder->vae->encoder.channels_mid : coder->vae->decoder.channels_mid;
+}
+
+/* After a call: the clip goes on, or has failed. */
+static imagine_status end(imagine__vae_coder *coder, imagine__arena_mark mark, imagine_status status)
+{
+    imagine__arena_restore(coder->work->arena, mark);
+    coder->decode.started = 1;
+    coder->decode.failed = status < 0;
+    return status;
 }
 
 imagine_status imagine__vae_decode_latent(imagine__vae_coder *coder, const float *latent, int32_t height, int32_t width,
@@ -158,12 +170,43 @@ imagine_status imagine__vae_decode_latent(imagine__vae_coder *coder, const float
     if (status < 0)
         return status;
     imagine__arena_mark mark = imagine__arena_save(coder->work->arena);
+    float *x = vae_floats(coder, (int64_t)height * width * coder->vae->decoder.channels_mid, error);
     coder->out = out;
     coder->made = 0;
-    status = decode_frame(coder, latent, (vae_size){ height, width }, error);
-    imagine__arena_restore(coder->work->arena, mark);
-    coder->decode.started = 1;
-    coder->decode.failed = status < 0;
+    status = x ? run_middle(coder, latent, x, error) : IMAGINE_ERROR_NO_MEMORY;
+    if (status >= 0)
+        status = decode_level(coder, 0, x, error);
     *count = status < 0 ? 0 : coder->made;
-    return status;
+    return end(coder, mark, status);
+}
+
+imagine_status imagine__vae_decode_middle(imagine__vae_coder *coder, const float *latent, int32_t height, int32_t width,
+                                          float *middle, imagine_error *error)
+{
+    imagine_status status = vae_begin(coder, &coder->decode, height, width, error);
+    if (status < 0)
+        return status;
+    imagine__arena_mark mark = imagine__arena_save(coder->work->arena);
+    return end(coder, mark, run_middle(coder, latent, middle, error));
+}
+
+imagine_status imagine__vae_decode_tile(imagine__vae_coder *coder, const float *middle, float *out, int32_t *count,
+                                        imagine_error *error)
+{
+    const vae_window *window = &coder->decode.windows[0];
+    int64_t channels = coder->vae->decoder.channels_mid, width = coder->decode.width;
+    size_t pixel = (size_t)channels * sizeof *middle;
+    imagine_status status = IMAGINE_ERROR_NO_MEMORY;
+    imagine__arena_mark mark = imagine__arena_save(coder->work->arena);
+    float *x = vae_floats(coder, window->height * window->width * channels, error);
+    coder->out = out;
+    coder->made = 0;
+    if (x) {
+        imagine__copy(coder->work->context, x, (size_t)window->width * pixel,
+                      middle + (window->y * width + window->x) * channels, (size_t)width * pixel,
+                      (size_t)window->width * pixel, window->height);
+        status = decode_level(coder, 0, x, error);
+    }
+    *count = status < 0 ? 0 : coder->made;
+    return end(coder, mark, status);
 }

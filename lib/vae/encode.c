@@ -205,38 +205,68 @@ static imagine_status encode_frame(imagine__vae_coder *coder, const float *in, i
     return status;
 }
 
-/* coder->middle to the latents. */
-static imagine_status finish(imagine__vae_coder *coder, float *latent, imagine_error *error)
+/* The next frames as far as `middle`. */
+static imagine_status run_levels(imagine__vae_coder *coder, const float *in, float *middle, imagine_error *error)
+{
+    const imagine__vae_config *c = &coder->vae->config;
+    const vae_window *window = &coder->encode.windows[0];
+    int64_t frame = window->height * window->width * 3 * c->patch * c->patch;
+    int32_t frames = coder->encode.started ? c->temporal_factor : 1;
+    imagine_status status = IMAGINE_OK;
+    coder->middle = middle;
+    for (int32_t i = 0; i < frames && status >= 0; i++)
+        status = encode_frame(coder, in + i * frame, error);
+    return status;
+}
+
+/* `middle` to the latents. */
+static imagine_status finish(imagine__vae_coder *coder, float *middle, float *latent, imagine_error *error)
 {
     const vae_half *half = &coder->vae->encoder;
     vae_size size = { coder->encode.height, coder->encode.width };
-    imagine_status status = vae_run_middle(coder, &half->middle, half->channels_mid, size, coder->middle, error);
-    return status < 0 ? status : leave(coder, coder->middle, size, latent, error);
+    imagine_status status = vae_run_middle(coder, &half->middle, half->channels_mid, size, middle, error);
+    return status < 0 ? status : leave(coder, middle, size, latent, error);
+}
+
+/* After a call: the clip goes on, or has failed. */
+static imagine_status end(imagine__vae_coder *coder, imagine__arena_mark mark, imagine_status status)
+{
+    imagine__arena_restore(coder->work->arena, mark);
+    coder->encode.started = 1;
+    coder->encode.failed = status < 0;
+    return status;
 }
 
 imagine_status imagine__vae_encode_frames(imagine__vae_coder *coder, const float *in, int32_t height, int32_t width,
                                           float *latent, imagine_error *error)
 {
-    const imagine__vae_config *c = &coder->vae->config;
-    int64_t channels = coder->vae->encoder.channels_mid;
-    if (height % c->spatial_factor || width % c->spatial_factor)
+    int32_t factor = coder->vae->config.spatial_factor;
+    if (height % factor || width % factor)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "frames of %d x %d (height x width): both must be "
-                             "multiples of %d", (int)height, (int)width, (int)c->spatial_factor);
-    imagine_status status = vae_begin(coder, &coder->encode, height / c->spatial_factor, width / c->spatial_factor,
-                                      error);
+                             "multiples of %d", (int)height, (int)width, (int)factor);
+    height /= factor;
+    width /= factor;
+    imagine_status status = vae_begin(coder, &coder->encode, height, width, error);
     if (status < 0)
         return status;
     imagine__arena_mark mark = imagine__arena_save(coder->work->arena);
-    int32_t frames = coder->encode.started ? c->temporal_factor : 1;
-    coder->middle = vae_floats(coder, (int64_t)coder->encode.height * coder->encode.width * channels, error);
-    if (!coder->middle)
-        status = IMAGINE_ERROR_NO_MEMORY;
-    for (int32_t i = 0; i < frames && status >= 0; i++)
-        status = encode_frame(coder, in + (int64_t)i * height * width * 3, error);
+    float *middle = vae_floats(coder, (int64_t)height * width * coder->vae->encoder.channels_mid, error);
+    status = middle ? run_levels(coder, in, middle, error) : IMAGINE_ERROR_NO_MEMORY;
     if (status >= 0)
-        status = finish(coder, latent, error);
-    imagine__arena_restore(coder->work->arena, mark);
-    coder->encode.started = 1;
-    coder->encode.failed = status < 0;
-    return status;
+        status = finish(coder, middle, latent, error);
+    return end(coder, mark, status);
+}
+
+imagine_status imagine__vae_encode_tile(imagine__vae_coder *coder, const float *in, float *middle,
+                                        imagine_error *error)
+{
+    imagine__arena_mark mark = imagine__arena_save(coder->work->arena);
+    return end(coder, mark, run_levels(coder, in, middle, error));
+}
+
+imagine_status imagine__vae_encode_middle(imagine__vae_coder *coder, float *middle, float *latent,
+                                          imagine_error *error)
+{
+    imagine__arena_mark mark = imagine__arena_save(coder->work->arena);
+    return end(coder, mark, finish(coder, middle, latent, error));
 }

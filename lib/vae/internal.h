@@ -123,6 +123,10 @@ float *vae_floats(imagine__vae_coder *coder, int64_t count, imagine_error *error
 /* Before a call: fixes or checks the clip's size. `height` and `width` in latents. */
 imagine_status vae_begin(imagine__vae_coder *coder, vae_side *side, int32_t height, int32_t width,
                          imagine_error *error);
+/* Forgets all frames and gives their memory back. */
+void vae_drop_caches(imagine__vae_coder *coder);
+/* Fills in what the levels of `side` work on for `tile` (tiles.c). */
+void vae_windows(const imagine__vae_model *vae, vae_side *side, int encoding, const imagine__vae_tile *tile);
 
 /* ---- layers (layers.c) ----------------------------------------------------------------------------------------- */
 

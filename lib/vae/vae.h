@@ -46,4 +46,40 @@ imagine_status imagine__vae_decode_latent(imagine__vae_coder *coder, const float
 imagine_status imagine__vae_encode_frames(imagine__vae_coder *coder, const float *in, int32_t height, int32_t width,
                                           float *latent, imagine_error *error);
 
+/* ---- in tiles ---------------------------------------------------------------------------------------------------- */
+
+/* For less memory a clip is coded in two halves: the middle, whose attention sees the whole picture, for every latent
+ * frame; and the levels tile by tile, all frames of a tile before the next one's, so that only one tile's feature caches
+ * are held. Decoding begins with the middle, encoding ends with it. The bytes are those of the whole picture. `middle`
+ * is [height, width, imagine__vae_middle_channels], sizes in latents. */
+typedef struct imagine__vae_tile {
+    int32_t y, x, height, width;
+} imagine__vae_tile;
+
+/* How many tiles of at most `most` latents (0: no limit) make a side of `latents`; and tile `number` of rows x columns,
+ * which differ by no more than one latent. */
+int32_t imagine__vae_tile_count(int32_t latents, int32_t most);
+imagine__vae_tile imagine__vae_tile_at(int32_t height, int32_t width, int32_t rows, int32_t columns, int32_t number);
+
+int64_t imagine__vae_middle_channels(const imagine__vae_coder *coder, int encoding);
+/* Drops all caches and begins a tile (in latents); NULL: the whole picture, as the middle wants it. */
+imagine_status imagine__vae_coder_tile(imagine__vae_coder *coder, int encoding, int32_t height, int32_t width,
+                                       const imagine__vae_tile *tile, imagine_error *error);
+
+/* The next latent frame up to the levels. */
+imagine_status imagine__vae_decode_middle(imagine__vae_coder *coder, const float *latent, int32_t height, int32_t width,
+                                          float *middle, imagine_error *error);
+/* The tile's part of it, as imagine__vae_decode_latent: out[frame][y][x][channel] of the tile's own pixels. */
+imagine_status imagine__vae_decode_tile(imagine__vae_coder *coder, const float *middle, float *out, int32_t *count,
+                                        imagine_error *error);
+
+/* What the tile reads of each frame, in pixels. */
+imagine__vae_tile imagine__vae_tile_pixels(const imagine__vae_coder *coder);
+/* Those pixels of the next frames (1, then temporal_factor) to the tile's part of `middle`. */
+imagine_status imagine__vae_encode_tile(imagine__vae_coder *coder, const float *in, float *middle,
+                                        imagine_error *error);
+/* The next latent frame; `middle` is written to. */
+imagine_status imagine__vae_encode_middle(imagine__vae_coder *coder, float *middle, float *latent,
+                                          imagine_error *error);
+
 #endif

@@ -168,10 +168,12 @@ AT(imagine_text_options, struct_size, 0);
 AT(imagine_text_options, reserved0, 4);
 AT(imagine_text_options, cancel, 8);
 
-SIZE(imagine_vae_options, 16);
+SIZE(imagine_vae_options, 24);
 AT(imagine_vae_options, struct_size, 0);
 AT(imagine_vae_options, reserved0, 4);
 AT(imagine_vae_options, cancel, 8);
+AT(imagine_vae_options, tile_width, 16);
+AT(imagine_vae_options, tile_height, 20);
 
 /* The numbers of the statuses are pinned as well. */
 _Static_assert(IMAGINE_TIMEOUT == 1 && IMAGINE_ERROR_INVALID_ARGUMENT == -1 && IMAGINE_ERROR_NO_MEMORY == -2 &&

@@ -136,6 +136,13 @@ class Program(unittest.TestCase):
         frames, expected = load(self.path("f.safetensors"))["frames"], golden["2.decoded"]
         self.assertLess(numpy.square(frames - expected).sum(), 1e-10 * numpy.square(expected).sum())
         self.run_program("decode", "l.safetensors", "--model", pack, "--out", "f.png")
+        for tile in ("16", "32x0", "auto"):
+            self.run_program("decode", "l.safetensors", "--model", pack, "--out", "t.png", "--tile", tile)
+            self.assertEqual(*(pathlib.Path(self.path(name)).read_bytes() for name in ("f.png", "t.png")))
+            self.run_program("encode", "f.png", "--model", pack, "--out", tile + ".safetensors", "--tile", tile)
+            self.assertEqual(*(pathlib.Path(self.path(name + ".safetensors")).read_bytes() for name in (tile, "16")))
+        for wrong in ("-1", "x16", "16x", "16x16x", "99999999999999999999"):
+            self.assertIn("--tile", self.run_program("decode", "l.safetensors", "--tile", wrong, status=2).stderr)
         self.run_program("encode", "f.png", "--model", pack, "--out", "e.safetensors")
         self.assertEqual(load(self.path("e.safetensors"))["latents"].shape, golden["2.latents"].shape)
 

@@ -197,6 +197,14 @@ def _choice(what, table, value):
     return table[value]
 
 
+def _tile(value):
+    """(width, height) of the C API: 0 is the whole side, -1 chosen by the library."""
+    if value is None or value == "auto":
+        return (0, 0) if value is None else (-1, -1)
+    width, height = value if isinstance(value, (tuple, list)) else (value, value)
+    return int(width), int(height)
+
+
 def _text(what, value):
     if value is not None and not isinstance(value, str):
         raise InvalidArgument(f"{what}: wanted is a str, not {type(value).__name__}", -1, "ERROR_INVALID_ARGUMENT")
@@ -360,18 +368,23 @@ class Model(_Handle):
             latents = job.latents if options.get("latents") is None else options["latents"]
         return self.decode(latents)
 
-    def decode(self, latents, dtype="u1"):
-        """Frames of latents: "u1" gives uint8 [frames, height, width, 3], "f4" float32 [3, frames, height, width]."""
-        return self._vae("imagine_vae_decode", latents, _choice("dtype", {"u1": 1, "f4": 6}, dtype))
+    def decode(self, latents, dtype="u1", tile=None):
+        """Frames of latents: "u1" gives uint8 [frames, height, width, 3], "f4" float32 [3, frames, height, width].
+        With `tile`, the same in tiles, for less memory: pixels along a side, (width, height), or "auto", which takes
+        the largest that the context's memory limit has room for."""
+        return self._vae("imagine_vae_decode", latents, tile, _choice("dtype", {"u1": 1, "f4": 6}, dtype))
 
-    def encode(self, frames):
-        """Latents of uint8 [frames, height, width, 3] or float32 [3, frames, height, width] in [-1, 1]."""
-        return self._vae("imagine_vae_encode", frames)
+    def encode(self, frames, tile=None):
+        """Latents of uint8 [frames, height, width, 3] or float32 [3, frames, height, width] in [-1, 1]. `tile` as for
+        decode()."""
+        return self._vae("imagine_vae_encode", frames, tile)
 
-    def _vae(self, function, value, *arguments):
+    def _vae(self, function, value, tile, *arguments):
         vae, result = ctypes.c_void_p(), ctypes.c_void_p()
-        given = Buffer.copy_of(self.context, value)
-        _call("imagine_vae_create", ctypes.byref(vae), self._pointer, None)
+        given, options = Buffer.copy_of(self.context, value), _api.VaeOptions()
+        _lib().imagine_vae_options_init(ctypes.byref(options), ctypes.sizeof(options))
+        options.tile_width, options.tile_height = _tile(tile)
+        _call("imagine_vae_create", ctypes.byref(vae), self._pointer, ctypes.byref(options))
         try:
             _call(function, vae, given._pointer, *arguments, ctypes.byref(result))
         finally:

@@ -61,6 +61,11 @@ class JobOptions(ctypes.Structure):
                 ("decode", c_int32)]
 
 
+class VaeOptions(ctypes.Structure):
+    _fields_ = [("struct_size", c_uint32), ("reserved0", c_uint32), ("cancel", c_void_p), ("tile_width", c_int32),
+                ("tile_height", c_int32)]
+
+
 class Event(ctypes.Structure):
     _fields_ = [("struct_size", c_uint32), ("kind", c_int32), ("step", c_int32), ("steps", c_int32),
                 ("first_frame", c_int32), ("frame_count", c_int32), ("sigma", c_double), ("seconds", c_double),
@@ -83,7 +88,8 @@ class Estimate(ctypes.Structure):
 # C struct names for the tests.
 STRUCTS = {"imagine_error": Error, "imagine_context_options": ContextOptions, "imagine_context_info": ContextInfo,
            "imagine_buffer_info": BufferInfo, "imagine_model_info": ModelInfo, "imagine_sampler_options": SamplerOptions,
-           "imagine_job_options": JobOptions, "imagine_event": Event, "imagine_job_info": JobInfo, "imagine_estimate": Estimate}
+           "imagine_job_options": JobOptions, "imagine_vae_options": VaeOptions, "imagine_event": Event,
+           "imagine_job_info": JobInfo, "imagine_estimate": Estimate}
 
 _handle, _handle_out, _error = c_void_p, POINTER(c_void_p), POINTER(Error)
 
@@ -109,7 +115,8 @@ FUNCTIONS = {
     "imagine_text_create": (c_int32, [_handle_out, _handle, c_void_p, _error]),
     "imagine_text_destroy": (None, [_handle_out]),
     "imagine_text_encode": (c_int32, [_handle, c_char_p, _handle_out, _handle_out, _error]),
-    "imagine_vae_create": (c_int32, [_handle_out, _handle, c_void_p, _error]),
+    "imagine_vae_options_init": (None, [POINTER(VaeOptions), ctypes.c_size_t]),
+    "imagine_vae_create": (c_int32, [_handle_out, _handle, POINTER(VaeOptions), _error]),
     "imagine_vae_destroy": (None, [_handle_out]),
     "imagine_vae_encode": (c_int32, [_handle, _handle, _handle_out, _error]),
     "imagine_vae_decode": (c_int32, [_handle, _handle, c_int32, _handle_out, _error]),

@@ -106,6 +106,9 @@ class Generation(unittest.TestCase):
         self.assertIn("step", kinds)
         self.assertTrue(numpy.array_equal(numpy.concatenate(pieces), whole))
         self.assertTrue(numpy.array_equal(self.model.decode(latents), whole))
+        for tile in (16, (8, 0), "auto"):
+            self.assertTrue(numpy.array_equal(self.model.decode(latents, tile=tile), whole))
+        self.assertTrue(numpy.array_equal(self.model.encode(whole, tile=8), self.model.encode(whole)))
 
     def test_noise_and_sigmas_from_outside(self):
         with self.model.job("a", decode=False, **self.options) as job:

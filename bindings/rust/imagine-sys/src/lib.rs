@@ -377,7 +377,12 @@ pub struct imagine_vae_options {
     pub struct_size: u32,
     pub reserved0: u32,
     pub cancel: *mut imagine_cancel,
+    pub tile_width: i32,
+    pub tile_height: i32,
 }
+
+pub const IMAGINE_VAE_WHOLE: i32 = 0;
+pub const IMAGINE_VAE_TILE_AUTO: i32 = -1;
 
 extern "C" {
     pub fn imagine_vae_options_init(options: *mut imagine_vae_options, size: usize);

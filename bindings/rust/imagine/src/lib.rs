@@ -55,7 +55,7 @@ pub use frames::{load_picture, save_picture, Frames};
 pub use job::{Estimate, Event, Job, JobInfo, JobStage, StageEstimate};
 pub use model::{Model, ModelInfo};
 pub use options::{JobOptions, Schedule, StepRule};
-pub use stages::{Text, Vae};
+pub use stages::{Text, Tile, Vae};
 
 /// What everything that can fail returns.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -62,6 +62,28 @@ impl Text {
     }
 }
 
+/// How far a tile reaches along one side of a picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Tile {
+    /// The whole side.
+    #[default]
+    Whole,
+    /// At most so many pixels, in steps of the VAE's spatial factor.
+    Pixels(u32),
+    /// As far as the context's memory limit has room for; without a limit the whole side.
+    Auto,
+}
+
+impl Tile {
+    fn raw(self) -> i32 {
+        match self {
+            Tile::Whole => sys::IMAGINE_VAE_WHOLE,
+            Tile::Pixels(pixels) => i32::try_from(pixels).unwrap_or(i32::MAX),
+            Tile::Auto => sys::IMAGINE_VAE_TILE_AUTO,
+        }
+    }
+}
+
 impl Vae {
     /// Reads the weights.
     pub fn new(model: &Model) -> Result<Self> {
@@ -73,11 +95,24 @@ impl Vae {
         Self::make(model, Some(cancel))
     }
 
+    /// One that encodes and decodes in tiles of at most this width and height, for less memory. The bytes are the
+    /// same; [`Vae::decode_next`] takes no tiles.
+    pub fn in_tiles(model: &Model, width: Tile, height: Tile) -> Result<Self> {
+        let mut options = sys::imagine_vae_options::initialized(sys::imagine_vae_options_init);
+        options.tile_width = width.raw();
+        options.tile_height = height.raw();
+        Self::with_options(model, &options)
+    }
+
     fn make(model: &Model, cancel: Option<&CancelToken>) -> Result<Self> {
         let mut options = sys::imagine_vae_options::initialized(sys::imagine_vae_options_init);
         options.cancel = token(cancel);
+        Self::with_options(model, &options)
+    }
+
+    fn with_options(model: &Model, options: &sys::imagine_vae_options) -> Result<Self> {
         // SAFETY: the model, the options and the token live during the call.
-        Owned::make(|vae, error| unsafe { sys::imagine_vae_create(vae, model.handle.raw(), &options, error) }).map(Vae)
+        Owned::make(|vae, error| unsafe { sys::imagine_vae_create(vae, model.handle.raw(), options, error) }).map(Vae)
     }
 
     /// Latents, `f32 [channels, frames, height, width]`, of [`Frames`] or of

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use imagine::{
     load_picture, save_picture, Buffer, CancelToken, Context, ContextOptions, CpuLevel, Dtype, Error, Event, Frames,
-    Job, JobOptions, JobStage, Model, Schedule, StepRule, Text, Vae,
+    Job, JobOptions, JobStage, Model, Schedule, StepRule, Text, Tile, Vae,
 };
 
 fn pack() -> PathBuf {
@@ -175,7 +175,13 @@ fn clips_in_pieces() {
     let floats = vae.decode_f32(&latents).unwrap();
     assert_eq!(floats.shape(), [3, 5, 32, 32]);
     assert!(floats.as_slice::<f32>().unwrap().iter().all(|value| (-1.0..=1.0).contains(value)));
-    assert_eq!(vae.encode(&whole).unwrap().shape(), shape);
+    let encoded = vae.encode(&whole).unwrap();
+    assert_eq!(encoded.shape(), shape);
+    for tile in [Tile::Pixels(8), Tile::Auto, Tile::Whole] {
+        let mut tiled = Vae::in_tiles(&model, tile, Tile::Pixels(24)).unwrap();
+        assert_eq!(tiled.decode(&latents).unwrap().rgb(), whole.rgb());
+        assert_eq!(tiled.encode(&whole).unwrap().as_slice::<f32>().unwrap(), encoded.as_slice::<f32>().unwrap());
+    }
 }
 
 #[test]

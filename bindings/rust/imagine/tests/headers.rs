@@ -265,7 +265,7 @@ layouts! {
                          spatial_factor, temporal_factor, size_multiple, text_length, text_dim, layers, width_hidden,
                          parameters_text, parameters_sampler, parameters_vae, bytes }
     imagine_text_options { struct_size, reserved0, cancel }
-    imagine_vae_options { struct_size, reserved0, cancel }
+    imagine_vae_options { struct_size, reserved0, cancel, tile_width, tile_height }
     imagine_sampler_options { struct_size, batch, width, height, frames, steps, seed, guidance, shift, schedule, step_rule,
                               cfg_mode, sigma_count, sigmas, cancel }
     imagine_step_info { struct_size, step, steps, reserved0, sigma, seconds }
