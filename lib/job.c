@@ -49,6 +49,18 @@ static imagine_status tell(imagine_job *job, imagine_event event, imagine_error 
     return imagine__events_push(&job->events, &event, job->cancel, error);
 }
 
+static imagine__reading reading_of(const imagine_job *job, uint32_t stage)
+{
+    return job->placement.streamed & stage ? IMAGINE__READ_STREAMED : IMAGINE__READ_WHOLE;
+}
+
+/* A stage is done with, and its weights too where there is no room to keep them. */
+static void leave(imagine_job *job)
+{
+    if (job->placement.give_back)
+        imagine__model_give_back(job->model);
+}
+
 static imagine_status encode_text(imagine_job *job, imagine_buffer **positive, imagine_buffer **negative,
                                   imagine_error *error)
 {
@@ -60,7 +72,8 @@ static imagine_status encode_text(imagine_job *job, imagine_buffer **positive, i
     if (*positive && (*negative || !guided))
         return status;
     enter(job, IMAGINE_JOB_LOAD);
-    if ((status = imagine_text_create(&job->text, job->model, &options, error)) < 0)
+    status = imagine__text_create(&job->text, job->model, reading_of(job, IMAGINE_STAGE_TEXT), &options, error);
+    if (status < 0)
         return status;
     enter(job, IMAGINE_JOB_TEXT);
     if (!*positive)
@@ -68,6 +81,7 @@ static imagine_status encode_text(imagine_job *job, imagine_buffer **positive, i
     if (status >= 0 && guided && !*negative)
         status = imagine_text_encode(job->text, job->negative_prompt, NULL, negative, error);
     imagine_text_destroy(&job->text);
+    leave(job);
     return status;
 }
 
@@ -140,11 +154,14 @@ static imagine_status sample(imagine_job *job, const imagine_buffer *positive, c
     imagine_sampler_options options = job->sampling;
     imagine_status status = IMAGINE_OK;
     options.cancel = job->cancel;
+    if (job->placement.in_turn && options.cfg_mode == IMAGINE_CFG_AUTO)
+        options.cfg_mode = IMAGINE_CFG_IN_TURN;
     enter(job, IMAGINE_JOB_LOAD);
     if (job->wanted & IMAGINE_EVENT_BIT(IMAGINE_EVENT_PREVIEW))
         status = open_vae(job, error);
     if (status >= 0)
-        status = imagine_sampler_create(&job->sampler, job->model, &options, error);
+        status = imagine__sampler_create(&job->sampler, job->model, reading_of(job, IMAGINE_STAGE_SAMPLER), &options,
+                                         error);
     enter(job, IMAGINE_JOB_SAMPLE);
     if (status >= 0)
         status = imagine_sampler_set_text(job->sampler, positive, negative, error);
@@ -153,6 +170,7 @@ static imagine_status sample(imagine_job *job, const imagine_buffer *positive, c
     for (int32_t i = 0; i < options.steps && status >= 0; i++)
         status = take_step(job, error);
     imagine_sampler_destroy(&job->sampler);
+    leave(job);
     return status;
 }
 
@@ -190,6 +208,7 @@ imagine_status imagine__job_generate(imagine_job *job, int32_t *frames, imagine_
 {
     imagine_buffer *positive = NULL, *negative = NULL, *latents = NULL;
     imagine_status status = IMAGINE_OK;
+    leave(job); /* what others have left */
     if (!job->finished) {
         status = encode_text(job, &positive, &negative, error);
         if (status >= 0)
@@ -208,6 +227,7 @@ imagine_status imagine__job_generate(imagine_job *job, int32_t *frames, imagine_
     imagine_text_destroy(&job->text);
     imagine_sampler_destroy(&job->sampler);
     imagine_vae_destroy(&job->vae);
+    leave(job);
     enter(job, 0);
     return status;
 }
@@ -335,16 +355,22 @@ static imagine_status start(imagine_job *job, imagine_error *error)
     return failed ? imagine__fail_errno(error, IMAGINE_ERROR_THREAD, failed, "the job's thread") : IMAGINE_OK;
 }
 
+imagine_status imagine__job_read_options(imagine_job_options *o, const imagine_job_options *options, imagine_error *error)
+{
+    *o = defaults;
+    imagine_status status = imagine__read_options(o, sizeof *o, options, "imagine_job_options", error);
+    return status < 0 ? status : check_options(o, error);
+}
+
 imagine_status imagine__job_prepare(imagine_job **job, imagine_model *model, const imagine_job_options *options,
                                     imagine_error *error)
 {
-    imagine_job_options o = defaults;
+    imagine_job_options o;
     imagine_status status;
     *job = NULL;
     if ((status = imagine__need(model, "model", error)) < 0 ||
         (status = imagine__check_process(imagine__model_context(model), error)) < 0 ||
-        (status = imagine__read_options(&o, sizeof o, options, "imagine_job_options", error)) < 0 ||
-        (status = check_options(&o, error)) < 0)
+        (status = imagine__job_read_options(&o, options, error)) < 0)
         return status;
     imagine_context *context = imagine__model_context(model);
     imagine_job *made = imagine__calloc(context, 1, sizeof *made);
@@ -361,12 +387,36 @@ imagine_status imagine__job_prepare(imagine_job **job, imagine_model *model, con
     return status;
 }
 
+/* Decides how the job keeps within the context's limit, or refuses it. */
+static imagine_status admit(imagine_model *model, const imagine_job_options *options, imagine__placement *placement,
+                            imagine_error *error)
+{
+    imagine_estimate estimate;
+    *placement = (imagine__placement){ 0 };
+    imagine_status status = imagine__need(model, "model", error);
+    if (status < 0 || (status = imagine__check_process(imagine__model_context(model), error)) < 0)
+        return status;
+    if (!imagine__context_limit(imagine__model_context(model))) {
+        if (imagine__model_weights(model) == IMAGINE_WEIGHTS_STREAMED)
+            placement->streamed = IMAGINE_STAGE_TEXT | IMAGINE_STAGE_SAMPLER;
+        return IMAGINE_OK;
+    }
+    status = imagine__job_place(model, options, placement, &estimate, error);
+    return status < 0 || estimate.fits ? status : imagine__job_refuse(&estimate, error);
+}
+
 imagine_status imagine_job_create(imagine_job **job, imagine_model *model, const imagine_job_options *options,
                                   imagine_error *error)
 {
+    imagine__placement placement;
     imagine_status status = imagine__need(job, "job", error);
-    if (status < 0 || (status = imagine__job_prepare(job, model, options, error)) < 0)
+    if (status < 0)
         return status;
+    *job = NULL;
+    if ((status = admit(model, options, &placement, error)) < 0 ||
+        (status = imagine__job_prepare(job, model, options, error)) < 0)
+        return status;
+    (*job)->placement = placement;
     status = start(*job, error);
     if (status < 0)
         imagine_job_destroy(job);

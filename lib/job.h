@@ -14,6 +14,13 @@ typedef struct imagine__watch {
     uint64_t weights[8];
 } imagine__watch;
 
+/* How a job keeps within the context's limit; all 0: it need not. */
+typedef struct imagine__placement {
+    uint32_t streamed; /* IMAGINE_STAGE_ bits of those whose weights are read block by block */
+    int give_back; /* weights are freed when their stage is done */
+    int in_turn; /* so is guidance that may be either */
+} imagine__placement;
+
 struct imagine_job {
     imagine_model *model;
     imagine_context *context; /* the model's */
@@ -31,17 +38,28 @@ struct imagine_job {
     imagine_text *text; /* the stages, each while it is needed; the thread's */
     imagine_sampler *sampler;
     imagine_vae *vae;
+    imagine__placement placement;
     imagine__watch *watch; /* NULL, or what a plan notes */
     pthread_mutex_t mutex; /* for what follows */
     imagine_job_info info;
     imagine_buffer *latents; /* after the last whole step */
 };
 
+/* A caller's options with the defaults for what it does not know, checked. */
+imagine_status imagine__job_read_options(imagine_job_options *o, const imagine_job_options *options, imagine_error *error);
 /* A job that is not started yet. */
 imagine_status imagine__job_prepare(imagine_job **job, imagine_model *model, const imagine_job_options *options,
                                     imagine_error *error);
 /* Everything a job does, in order, on the calling thread. *frames: how many were made. */
 imagine_status imagine__job_generate(imagine_job *job, int32_t *frames, imagine_error *error);
+
+/* Finds out how a job of these options fits the context's limit; fills *estimate for the least costly way, or, where
+ * there is none, for the most frugal one. */
+imagine_status imagine__job_place(imagine_model *model, const imagine_job_options *options,
+                                  imagine__placement *placement, imagine_estimate *estimate, imagine_error *error);
+
+/* IMAGINE_ERROR_NO_MEMORY with the numbers of an estimate that does not fit. */
+imagine_status imagine__job_refuse(const imagine_estimate *estimate, imagine_error *error);
 
 /* The job, which is being planned, goes from one stage to another (estimate.c). */
 void imagine__watch_stage(imagine_job *job, imagine_job_stage from, imagine_job_stage to);

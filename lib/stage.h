@@ -25,6 +25,12 @@ imagine_status imagine__need_frames(int64_t frames, int64_t factor, const char *
 imagine_status imagine__sampler_settle(imagine_sampler_options *settled, const imagine_model *model,
                                        const imagine_sampler_options *options, imagine_error *error);
 
+/* imagine_text_create and imagine_sampler_create for a caller that knows how the weights are to be read. */
+imagine_status imagine__text_create(imagine_text **text, imagine_model *model, imagine__reading reading,
+                                    const imagine_text_options *options, imagine_error *error);
+imagine_status imagine__sampler_create(imagine_sampler **sampler, imagine_model *model, imagine__reading reading,
+                                       const imagine_sampler_options *options, imagine_error *error);
+
 /* Seconds of a clock that only runs forward. */
 double imagine__seconds(void);
 

@@ -15,7 +15,7 @@ typedef struct arguments {
     const char *command;
     const char *input; /* the argument that is no option */
     const char *prompt, *negative, *model, *out, *schedule, *cfg, *noise, *embeds, *filter;
-    int32_t width, height, frames, steps, threads, cpu_level, runs, tile_width, tile_height;
+    int32_t width, height, frames, steps, threads, cpu_level, weights, runs, tile_width, tile_height;
     int json, quiet;
     uint64_t seed, memory_limit;
     double guidance, shift, fps;

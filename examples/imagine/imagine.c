@@ -12,7 +12,7 @@
 
 #include "cli.h"
 
-#define MACHINE " model threads cpu-level memory-limit json quiet help "
+#define MACHINE " model weights threads cpu-level memory-limit json quiet help "
 
 const command commands[] = {
     { "generate", "a picture or clip from a prompt",
@@ -45,6 +45,7 @@ const command commands[] = {
       MACHINE "width height frames steps guidance cfg ", "MODEL",
       "  imagine info\n"
       "  imagine info --width 832 --height 480 --frames 81        the memory that such a clip needs\n"
+      "  imagine info --memory-limit 8000                         how it would be made within 8 GB\n"
       "  imagine info --json --model ~/models/Wan2.1-T2V-1.3B-Diffusers\n",
       run_info },
     { "bench", "speed of the kernels and of a whole generation", MACHINE "filter runs ", NULL,
@@ -80,7 +81,8 @@ static const struct {
     { "runs", "N", "generations to time (2)", 'R' },
     { "threads", "N", "threads that compute (all processors)", 't' },
     { "cpu-level", "NAME", "best, plain, avx2 or avx512", 'l' },
-    { "memory-limit", "MB", "fail rather than hold more", 'M' },
+    { "memory-limit", "MB", "hold no more: weights are read block by block where that helps, else the job is refused", 'M' },
+    { "weights", "MODE", "auto, resident or streamed (block by block from the file)", 'w' },
     { "json", NULL, "print one JSON object instead of text", 'j' },
     { "quiet", NULL, "print nothing but errors", 'q' },
     { "help", NULL, "print this", 'h' },
@@ -189,6 +191,17 @@ static int read_tile(arguments *o, const char *text)
     return 0;
 }
 
+static int read_weights(arguments *o, const char *text)
+{
+    static const char *const names[] = { "auto", "resident", "streamed" };
+    for (int32_t i = 0; i < 3; i++)
+        if (!strcmp(text, names[i])) {
+            o->weights = i;
+            return 0;
+        }
+    return usage_error(o, "--weights: \"%s\" is not auto, resident or streamed", text);
+}
+
 static int read_int32(const arguments *o, const char *name, const char *text, long long low, long long high, int32_t *to)
 {
     long long value;
@@ -215,6 +228,7 @@ static int read_option(arguments *o, size_t index, const char *text)
     case 'S': return read_int32(o, name, text, 1, 1000, &o->steps);
     case 'g': return read_number(o, name, text, 0, 1000, &o->guidance);
     case 'c': o->schedule = text; return 0;
+    case 'w': return read_weights(o, text);
     case 'x': return read_number(o, name, text, 1e-3, 1000, &o->shift);
     case 'C': o->cfg = text; return 0;
     case 'N': o->noise = text; return 0;

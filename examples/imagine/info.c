@@ -47,7 +47,13 @@ static void memory_json(const imagine_estimate *e)
                stages[i].name, (unsigned long long)e->stage_peak[stages[i].stage],
                (unsigned long long)e->stage_weights[stages[i].stage],
                (unsigned long long)e->stage_work[stages[i].stage]);
-    printf("}}");
+    printf("}, \"streamed\": {\"text\": %s, \"sampler\": %s}, \"gives_back\": %s, \"in_turn\": %s, \"nearest\": ",
+           e->streamed & IMAGINE_STAGE_TEXT ? "true" : "false", e->streamed & IMAGINE_STAGE_SAMPLER ? "true" : "false",
+           e->gives_back ? "true" : "false", e->in_turn ? "true" : "false");
+    if (e->nearest_frames)
+        printf("{\"width\": %d, \"height\": %d, \"frames\": %d}}", e->nearest_width, e->nearest_height, e->nearest_frames);
+    else
+        printf("null}");
 }
 
 static void memory_text(const imagine_estimate *e)
@@ -60,8 +66,17 @@ static void memory_text(const imagine_estimate *e)
         printf("    %-8s %10.1f MB, of which %.1f MB its weights, %.1f MB its work\n", stages[i].name,
                (double)e->stage_peak[stages[i].stage] / 1e6, (double)e->stage_weights[stages[i].stage] / 1e6,
                (double)e->stage_work[stages[i].stage] / 1e6);
-    if (!e->fits)
-        printf("    this is beyond the limit of %.1f MB\n", (double)e->limit_bytes / 1e6);
+    if (e->streamed)
+        printf("    weights of the %s are read block by block\n",
+               !(e->streamed & IMAGINE_STAGE_TEXT)      ? "transformer"
+               : !(e->streamed & IMAGINE_STAGE_SAMPLER) ? "text encoder"
+                                                        : "text encoder and the transformer");
+    if (e->fits)
+        return;
+    printf("    this is beyond the limit of %.1f MB", (double)e->limit_bytes / 1e6);
+    if (e->nearest_frames)
+        printf("; %dx%d with %d frames would fit", e->nearest_width, e->nearest_height, e->nearest_frames);
+    printf("\n");
 }
 
 static void info_json(const imagine_model_info *m, const imagine_context_info *c, const imagine_estimate *e,

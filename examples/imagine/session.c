@@ -58,6 +58,7 @@ const char *find_model(const arguments *o, char *path, size_t size)
 int session_open(session *s, const arguments *o, int with_model)
 {
     imagine_context_options options;
+    imagine_model_options how;
     char path[8192];
     memset(s, 0, sizeof *s);
     s->error = (imagine_error)IMAGINE_ERROR_INIT;
@@ -65,9 +66,12 @@ int session_open(session *s, const arguments *o, int with_model)
     options.threads = o->threads;
     options.cpu_level = o->cpu_level;
     options.memory_limit = o->memory_limit;
+    imagine_model_options_init(&how, sizeof how);
+    how.weights = o->weights;
     if (imagine_context_create(&s->context, &options, &s->error) < 0 ||
         imagine_cancel_create(&s->cancel, s->context, &s->error) < 0 ||
-        (with_model && imagine_model_open(&s->model, s->context, find_model(o, path, sizeof path), NULL, &s->error) < 0)) {
+        (with_model && imagine_model_open(&s->model, s->context, find_model(o, path, sizeof path), &how,
+                                         &s->error) < 0)) {
         int status = session_failed(s);
         session_close(s);
         return status;

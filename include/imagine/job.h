@@ -77,6 +77,10 @@ typedef struct imagine_estimate {
     uint64_t stage_peak[8]; /* the most that the context will hold during the stage */
     uint64_t stage_weights[8]; /* of these, the stage's weights */
     uint64_t stage_work[8]; /* of these, what the stage takes apart from weights: activations, latents, frames */
+    uint32_t streamed; /* to fit: IMAGINE_STAGE_ bits of those whose weights are read block by block while they are used */
+    int32_t gives_back; /* to fit: 1, weights are freed when their stage is done */
+    int32_t in_turn; /* to fit: 1, IMAGINE_CFG_AUTO is IMAGINE_CFG_IN_TURN */
+    int32_t nearest_width, nearest_height, nearest_frames; /* the largest like it that fits, where it does not; 0: none */
 } imagine_estimate;
 
 #ifdef __cplusplus
@@ -85,13 +89,16 @@ extern "C" {
 
 IMAGINE_API void imagine_job_options_init(imagine_job_options *options, size_t size);
 
-/* Checks the options against the model and starts the job. On failure *job is NULL. */
+/* Checks the options against the model and starts the job. On failure *job is NULL. In a context with a memory limit, a job
+ * that would not fit is refused with IMAGINE_ERROR_NO_MEMORY; the message holds what it needs, the limit, and the nearest
+ * size that fits. What else the context is used for meanwhile is not foreseen. */
 IMAGINE_API imagine_status imagine_job_create(imagine_job **job, imagine_model *model,
                                               const imagine_job_options *options, imagine_error *error);
 
 /* Tells what imagine_job_create with these options would need, before anything of it is read or allocated: the job's own
  * code runs in a mode that computes nothing and only counts. It takes milliseconds for the largest models. The text is taken
- * to be as long as the model allows, and the caller to let frames wait. Fills min(estimate->struct_size, known) bytes. */
+ * to be as long as the model allows, and the caller to let frames wait. In a context with a memory limit, what is told is how
+ * the job would keep within it, at the least cost. Fills min(estimate->struct_size, known) bytes. */
 IMAGINE_API imagine_status imagine_job_estimate(imagine_model *model, const imagine_job_options *options,
                                                 imagine_estimate *estimate, imagine_error *error);
 

@@ -9,9 +9,17 @@
  * threads. The weights of a stage are read when a stage handle or job first needs them. */
 typedef struct imagine_model imagine_model;
 
+/* Where the weights of the text encoder and the transformer are while they are used. Results are the same to the byte. */
+typedef int32_t imagine_weights;
+#define IMAGINE_WEIGHTS_AUTO 0 /* in memory, unless the context's memory limit wants them streamed */
+#define IMAGINE_WEIGHTS_RESIDENT 1 /* in memory */
+#define IMAGINE_WEIGHTS_STREAMED 2 /* block by block from the file, two at a time: slower by the time of reading them */
+
 typedef struct imagine_model_options {
     uint32_t struct_size;
     uint32_t reserved0;
+    imagine_weights weights; /* default IMAGINE_WEIGHTS_AUTO */
+    uint32_t reserved1;
 } imagine_model_options;
 
 /* Which stages a pack has. */

@@ -56,6 +56,7 @@ int imagine__add_size(size_t a, size_t b, size_t *result);
 void imagine__log(imagine_context *context, imagine_log_level level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+uint64_t imagine__context_used(const imagine_context *context); /* bytes held now */
 uint64_t imagine__context_limit(const imagine_context *context); /* bytes; 0: none; of a plan: what it is for */
 const imagine__kernels *imagine__context_kernels(const imagine_context *context);
 int32_t imagine__context_threads(const imagine_context *context);
@@ -76,6 +77,8 @@ int imagine__forked(const imagine_context *context);
 imagine_status imagine__context_plan(imagine_context **planning, imagine_context *context, uint64_t held,
                                      imagine_error *error);
 int imagine__planning(const imagine_context *context);
+/* Counts `size` bytes less: what was held before the plan began is given back in it. */
+void imagine__plan_discount(imagine_context *planning, uint64_t size);
 
 /* ---- arena (arena.c) ------------------------------------------------------------------------- */
 

@@ -136,6 +136,11 @@ void imagine_context_reset_peak(imagine_context *context)
         atomic_store(&context->memory_peak, atomic_load(&context->memory_used));
 }
 
+uint64_t imagine__context_used(const imagine_context *context)
+{
+    return atomic_load(&context->memory_used);
+}
+
 uint64_t imagine__context_limit(const imagine_context *context)
 {
     return context->plan ? context->plan->limit : context->memory_limit;

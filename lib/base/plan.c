@@ -55,6 +55,12 @@ int imagine__planning(const imagine_context *context)
     return context->plan != NULL;
 }
 
+void imagine__plan_discount(imagine_context *planning, uint64_t size)
+{
+    uint64_t used = atomic_load(&planning->memory_used);
+    atomic_fetch_sub(&planning->memory_used, size < used ? size : used);
+}
+
 void *imagine__plan_take(imagine_context *context, size_t size)
 {
     imagine__plan *p = context->plan;

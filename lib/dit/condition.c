@@ -145,10 +145,18 @@ static imagine_status text_fill(imagine__dit_text *text, imagine__work *work, co
         linear(work, &dit->text_1, embeds, hidden, rows, IMAGINE__ACT_GELU_TANH);
         linear(work, &dit->text_2, hidden, context, rows, IMAGINE__ACT_NONE);
     }
+    imagine__dit_walk walk = { 0 };
+    const imagine__dit_block *block;
+    if (status >= 0)
+        status = imagine__dit_begin(&walk, dit, work, 1, error);
     for (int32_t i = 0; status >= 0 && i < dit->config.layers; i++) {
-        block_kv(dit, work, &dit->blocks[i], context, text->kv + i * rows * 2 * dim, rows);
-        status = imagine__work_check(work, error);
+        status = imagine__dit_next(&walk, &block, error);
+        if (status >= 0) {
+            block_kv(dit, work, block, context, text->kv + i * rows * 2 * dim, rows);
+            status = imagine__work_check(work, error);
+        }
     }
+    imagine__dit_end(&walk);
     imagine__arena_restore(work->arena, mark);
     return status;
 }

@@ -20,8 +20,10 @@ typedef struct imagine__dit_config {
 /* Reads and checks transformer/config.json; refuses what cannot run with key and value. */
 imagine_status imagine__dit_read_config(imagine__dit_config *config, imagine_context *context, const char *folder,
                                         imagine_error *error);
+/* `streamed`: the blocks stay in the file, which must then stay open, and are read anew by each forward. */
 imagine_status imagine__dit_load(imagine__dit **dit, imagine_context *context, const char *folder,
-                                 const imagine__weights *weights, const imagine_cancel *cancel, imagine_error *error);
+                                 const imagine__weights *weights, int streamed, const imagine_cancel *cancel,
+                                 imagine_error *error);
 void imagine__dit_free(imagine__dit *dit);
 const imagine__loaded *imagine__dit_loaded(const imagine__dit *dit);
 const imagine__dit_config *imagine__dit_get_config(const imagine__dit *dit);

@@ -115,9 +115,8 @@ static imagine_status self_attention(forward *f, const imagine__dit_block *block
     return IMAGINE_OK;
 }
 
-static imagine_status cross_attention(forward *f, int32_t layer, imagine_error *error)
+static imagine_status cross_attention(forward *f, const imagine__dit_block *block, int32_t layer, imagine_error *error)
 {
-    const imagine__dit_block *block = &f->dit->blocks[layer];
     const imagine__dit_text *text = f->input->text;
     int64_t dim = f->dit->dim;
     imagine__arena_mark mark = imagine__arena_save(f->work->arena);
@@ -239,13 +238,12 @@ static imagine_status project(forward *f, imagine_error *error)
     return imagine__work_check(f->work, error);
 }
 
-static imagine_status run_block(forward *f, int32_t layer, imagine_error *error)
+static imagine_status run_block(forward *f, const imagine__dit_block *block, int32_t layer, imagine_error *error)
 {
-    const imagine__dit_block *block = &f->dit->blocks[layer];
     imagine__dit_modulate(f->work, block->modulation, f->time, f->mod, f->mod_rows, 6, 6, f->dit->dim);
     imagine_status status = self_attention(f, block, error);
     if (status >= 0)
-        status = cross_attention(f, layer, error);
+        status = cross_attention(f, block, layer, error);
     if (status >= 0)
         status = ffn(f, block, error);
     return status >= 0 ? imagine__work_check(f->work, error) : status;
@@ -302,6 +300,20 @@ static imagine_status read_shape(forward *f, imagine_error *error)
     return IMAGINE_OK;
 }
 
+static imagine_status run_blocks(forward *f, imagine_error *error)
+{
+    imagine__dit_walk walk;
+    const imagine__dit_block *block;
+    imagine_status status = imagine__dit_begin(&walk, f->dit, f->work, 0, error);
+    for (int32_t i = 0; status >= 0 && i < f->dit->config.layers; i++) {
+        status = imagine__dit_next(&walk, &block, error);
+        if (status >= 0)
+            status = run_block(f, block, i, error);
+    }
+    imagine__dit_end(&walk);
+    return status;
+}
+
 imagine_status imagine__dit_forward(const imagine__dit *dit, imagine__work *work, const imagine__dit_input *input,
                                     imagine_error *error)
 {
@@ -311,8 +323,8 @@ imagine_status imagine__dit_forward(const imagine__dit *dit, imagine__work *work
         return status;
     imagine__arena_mark mark = imagine__arena_save(work->arena);
     status = prepare(&f, error);
-    for (int32_t i = 0; status >= 0 && i < dit->config.layers; i++)
-        status = run_block(&f, i, error);
+    if (status >= 0)
+        status = run_blocks(&f, error);
     if (status >= 0)
         status = project(&f, error);
     imagine__arena_restore(work->arena, mark);

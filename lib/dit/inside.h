@@ -25,7 +25,7 @@ struct imagine__dit {
     imagine__linear_weight text_1, text_2; /* text_dim -> dim -> dim */
     const float *modulation; /* [2, dim]: shift and scale before the output projection */
     imagine__linear_weight out; /* [patch * out_channels, dim] */
-    imagine__dit_block *blocks; /* [layers] */
+    imagine__dit_block *blocks; /* [layers]; NULL: they are read each time they are used */
     int64_t ffn_values; /* inner activations of the FFN that are held at a time, about: a long clip comes in pieces */
     imagine__loaded loaded;
 };
@@ -36,6 +36,17 @@ struct imagine__dit_text {
     int32_t batch, length;
     float *kv; /* [layers, batch, length, 2 dim]: normalised keys, then values */
 };
+
+/* All blocks in turn, wherever they come from. `for_text`: only what the text's keys and values need; else all but that. */
+typedef struct imagine__dit_walk {
+    const imagine__dit *dit;
+    imagine__stream *stream;
+    int32_t layer, reserved;
+} imagine__dit_walk;
+imagine_status imagine__dit_begin(imagine__dit_walk *walk, const imagine__dit *dit, const imagine__work *work,
+                                  int for_text, imagine_error *error);
+imagine_status imagine__dit_next(imagine__dit_walk *walk, const imagine__dit_block **block, imagine_error *error);
+void imagine__dit_end(imagine__dit_walk *walk);
 
 /* Cosines and sines [frames * height * width, head_dim / 2] of a grid of tokens, into arena memory. */
 imagine_status imagine__dit_rope(imagine__work *work, int32_t head_dim, const int32_t grid[3], const float **cos_table,

@@ -10,8 +10,8 @@
 #define NAME 64 /* "blocks.4095.attn1.to_out.0" is the longest */
 
 /* names[i] of block `layer`'s `attention`, stacked below each other. */
-static imagine_status load_stack(imagine__dit *dit, imagine__linear_weight *w, int32_t layer, const char *attention,
-                                 int32_t count, const char *const *names, imagine_error *error)
+static imagine_status load_stack(const imagine__dit *dit, imagine__loaded *l, imagine__linear_weight *w, int32_t layer,
+                                 const char *attention, int32_t count, const char *const *names, imagine_error *error)
 {
     char text[3][NAME];
     const char *full[3];
@@ -21,15 +21,15 @@ static imagine_status load_stack(imagine__dit *dit, imagine__linear_weight *w, i
         full[i] = text[i];
         rows[i] = dit->dim;
     }
-    return imagine__load_linear_stack(&dit->loaded, w, count, full, rows, dit->dim, 1, error);
+    return imagine__load_linear_stack(l, w, count, full, rows, dit->dim, 1, error);
 }
 
-static imagine_status load_self(imagine__dit *dit, imagine__dit_block *b, int32_t layer, imagine_error *error)
+static imagine_status load_self(const imagine__dit *dit, imagine__loaded *l, imagine__dit_block *b, int32_t layer,
+                                imagine_error *error)
 {
     static const char *const qkv[] = { "to_q", "to_k", "to_v" };
-    imagine__loaded *l = &dit->loaded;
     int64_t dim = dit->dim;
-    imagine_status s = load_stack(dit, &b->self_qkv, layer, "attn1", 3, qkv, error);
+    imagine_status s = load_stack(dit, l, &b->self_qkv, layer, "attn1", 3, qkv, error);
     if (s >= 0)
         s = imagine__load_linear(l, &b->self_out, dim, dim, 1, error, "blocks.%d.attn1.to_out.0", layer);
     if (s >= 0)
@@ -39,10 +39,20 @@ static imagine_status load_self(imagine__dit *dit, imagine__dit_block *b, int32_
     return s;
 }
 
-static imagine_status load_cross(imagine__dit *dit, imagine__dit_block *b, int32_t layer, imagine_error *error)
+/* The part of a block that the text goes into. */
+static imagine_status load_text(const imagine__dit *dit, imagine__loaded *l, imagine__dit_block *b, int32_t layer,
+                                imagine_error *error)
 {
     static const char *const kv[] = { "to_k", "to_v" };
-    imagine__loaded *l = &dit->loaded;
+    imagine_status s = load_stack(dit, l, &b->cross_kv, layer, "attn2", 2, kv, error);
+    if (s >= 0)
+        s = imagine__load_floats(l, &b->cross_norm_k, dit->dim, error, "blocks.%d.attn2.norm_k.weight", layer);
+    return s;
+}
+
+static imagine_status load_cross(const imagine__dit *dit, imagine__loaded *l, imagine__dit_block *b, int32_t layer,
+                                 imagine_error *error)
+{
     int64_t dim = dit->dim;
     imagine_status s = IMAGINE_OK;
     if (dit->config.cross_attn_norm) {
@@ -53,32 +63,68 @@ static imagine_status load_cross(imagine__dit *dit, imagine__dit_block *b, int32
     if (s >= 0)
         s = imagine__load_linear(l, &b->cross_q, dim, dim, 1, error, "blocks.%d.attn2.to_q", layer);
     if (s >= 0)
-        s = load_stack(dit, &b->cross_kv, layer, "attn2", 2, kv, error);
-    if (s >= 0)
         s = imagine__load_linear(l, &b->cross_out, dim, dim, 1, error, "blocks.%d.attn2.to_out.0", layer);
     if (s >= 0)
         s = imagine__load_floats(l, &b->cross_norm_q, dim, error, "blocks.%d.attn2.norm_q.weight", layer);
-    if (s >= 0)
-        s = imagine__load_floats(l, &b->cross_norm_k, dim, error, "blocks.%d.attn2.norm_k.weight", layer);
     return s;
 }
 
-static imagine_status load_block(imagine__dit *dit, int32_t layer, imagine_error *error)
+/* All of a block but what load_text reads, which a forward does not need. */
+static imagine_status load_block(const imagine__dit *dit, imagine__loaded *l, imagine__dit_block *b, int32_t layer,
+                                 imagine_error *error)
 {
-    imagine__loaded *l = &dit->loaded;
-    imagine__dit_block *b = &dit->blocks[layer];
     int64_t dim = dit->dim, ffn = dit->config.ffn_dim;
     imagine_status s =
         imagine__load_floats(l, &b->modulation, 6 * dim, error, "blocks.%d.scale_shift_table", layer);
     if (s >= 0)
-        s = load_self(dit, b, layer, error);
+        s = load_self(dit, l, b, layer, error);
     if (s >= 0)
-        s = load_cross(dit, b, layer, error);
+        s = load_cross(dit, l, b, layer, error);
     if (s >= 0)
         s = imagine__load_linear(l, &b->up, ffn, dim, 1, error, "blocks.%d.ffn.net.0.proj", layer);
     if (s >= 0)
         s = imagine__load_linear(l, &b->down, dim, ffn, 1, error, "blocks.%d.ffn.net.2", layer);
     return s;
+}
+
+static imagine_status stream_block(const void *dit, imagine__loaded *l, int32_t index, void *block,
+                                   imagine_error *error)
+{
+    return load_block(dit, l, block, index, error);
+}
+
+static imagine_status stream_text(const void *dit, imagine__loaded *l, int32_t index, void *block,
+                                  imagine_error *error)
+{
+    return load_text(dit, l, block, index, error);
+}
+
+imagine_status imagine__dit_begin(imagine__dit_walk *walk, const imagine__dit *dit, const imagine__work *work,
+                                  int for_text, imagine_error *error)
+{
+    *walk = (imagine__dit_walk){ .dit = dit };
+    return dit->blocks ? IMAGINE_OK
+                       : imagine__stream_open(&walk->stream, work, dit->loaded.weights, dit->config.layers,
+                                              sizeof(imagine__dit_block), for_text ? stream_text : stream_block, dit,
+                                              error);
+}
+
+imagine_status imagine__dit_next(imagine__dit_walk *walk, const imagine__dit_block **block, imagine_error *error)
+{
+    const void *read;
+    if (walk->dit->blocks) {
+        *block = &walk->dit->blocks[walk->layer++];
+        return IMAGINE_OK;
+    }
+    imagine_status status = imagine__stream_next(walk->stream, &read, error);
+    *block = read;
+    return status;
+}
+
+void imagine__dit_end(imagine__dit_walk *walk)
+{
+    imagine__stream_close(walk->stream);
+    walk->stream = NULL;
 }
 
 static imagine_status load_ends(imagine__dit *dit, imagine_error *error)
@@ -107,8 +153,29 @@ static imagine_status load_ends(imagine__dit *dit, imagine_error *error)
     return imagine__load_floats(&dit->loaded, &dit->modulation, 2 * dim, error, "scale_shift_table");
 }
 
+/* All blocks; of a transformer whose blocks are to be streamed, only a look whether they can be read. */
+static imagine_status load_blocks(imagine__dit *dit, int streamed, imagine_error *error)
+{
+    int32_t layers = dit->config.layers;
+    imagine__dit_block looked = { 0 };
+    dit->blocks = streamed ? NULL : imagine__calloc(dit->context, (size_t)layers, sizeof *dit->blocks);
+    if (!streamed && !dit->blocks)
+        return imagine__fail_memory(error, (size_t)layers * sizeof *dit->blocks, "the transformer's blocks");
+    dit->loaded.check = streamed;
+    imagine_status status = IMAGINE_OK;
+    for (int32_t i = 0; status >= 0 && i < layers; i++) {
+        imagine__dit_block *block = streamed ? &looked : &dit->blocks[i];
+        status = load_block(dit, &dit->loaded, block, i, error);
+        if (status >= 0)
+            status = load_text(dit, &dit->loaded, block, i, error);
+    }
+    dit->loaded.check = 0;
+    return status;
+}
+
 imagine_status imagine__dit_load(imagine__dit **out, imagine_context *context, const char *folder,
-                                 const imagine__weights *weights, const imagine_cancel *cancel, imagine_error *error)
+                                 const imagine__weights *weights, int streamed, const imagine_cancel *cancel,
+                                 imagine_error *error)
 {
     *out = NULL;
     imagine__dit_config config;
@@ -129,13 +196,9 @@ imagine_status imagine__dit_load(imagine__dit **out, imagine_context *context, c
     dit->ffn_values = (int64_t)32 << 20;
     imagine__loaded_init(&dit->loaded, context, weights);
     dit->loaded.cancel = cancel;
-    dit->blocks = imagine__calloc(context, (size_t)config.layers, sizeof *dit->blocks);
-    if (!dit->blocks)
-        status = imagine__fail_memory(error, (size_t)config.layers * sizeof *dit->blocks, "the transformer's blocks");
+    status = load_ends(dit, error);
     if (status >= 0)
-        status = load_ends(dit, error);
-    for (int32_t i = 0; status >= 0 && i < config.layers; i++)
-        status = load_block(dit, i, error);
+        status = load_blocks(dit, streamed, error);
     if (status >= 0)
         status = imagine__load_no_others(&dit->loaded, NULL, error);
     if (status < 0) {

@@ -17,18 +17,66 @@ void imagine__loaded_free(imagine__loaded *loaded)
     if (!loaded->context)
         return;
     for (size_t i = 0; i < loaded->count; i++)
-        imagine__free(loaded->context, loaded->blocks[i]);
+        imagine__free(loaded->context, loaded->blocks[i].at);
+    for (int i = 0; i < 2; i++)
+        imagine__free(loaded->context, loaded->staging[i]);
     imagine__free(loaded->context, loaded->blocks);
     imagine__free(loaded->context, loaded->asked);
     *loaded = (imagine__loaded) { .context = NULL };
 }
 
+void imagine__loaded_rewind(imagine__loaded *loaded)
+{
+    loaded->given = 0;
+}
+
+uint64_t imagine__loaded_held(const imagine__loaded *loaded)
+{
+    return loaded->bytes + 64 * (loaded->count + 2) + loaded->capacity * sizeof *loaded->blocks;
+}
+
+/* Memory to read through: number 0 for rows, 1 for what must be converted. */
+static void *stage(imagine__loaded *loaded, int number, size_t size)
+{
+    if (!loaded->again)
+        return imagine__alloc_values(loaded->context, size);
+    if (loaded->staging_size[number] < size) {
+        imagine__free(loaded->context, loaded->staging[number]);
+        loaded->staging[number] = imagine__alloc_values(loaded->context, size);
+        loaded->staging_size[number] = loaded->staging[number] ? size : 0;
+    }
+    return loaded->staging[number];
+}
+
+static void unstage(imagine__loaded *loaded, void *staging)
+{
+    if (!loaded->again)
+        imagine__free(loaded->context, staging);
+}
+
+/* The block that was used for the same purpose the last time, if it is as large as that. */
+static void *keep_again(imagine__loaded *loaded, size_t size)
+{
+    struct imagine__loaded_block *block = &loaded->blocks[loaded->given];
+    if (block->size != size) {
+        imagine__free(loaded->context, block->at);
+        loaded->bytes -= block->size;
+        block->at = imagine__alloc_values(loaded->context, size);
+        block->size = block->at ? size : 0;
+        loaded->bytes += block->size;
+    }
+    loaded->given += block->at != NULL;
+    return block->at;
+}
+
 /* A block that lives as long as *loaded. */
 static void *keep(imagine__loaded *loaded, size_t size)
 {
+    if (loaded->given < loaded->count)
+        return keep_again(loaded, size);
     if (loaded->count == loaded->capacity) {
         size_t capacity = loaded->capacity ? 2 * loaded->capacity : 64;
-        void **blocks = imagine__realloc(loaded->context, loaded->blocks, capacity * sizeof *blocks);
+        struct imagine__loaded_block *blocks = imagine__realloc(loaded->context, loaded->blocks, capacity * sizeof *blocks);
         if (!blocks)
             return NULL;
         loaded->blocks = blocks;
@@ -36,7 +84,8 @@ static void *keep(imagine__loaded *loaded, size_t size)
     }
     void *block = imagine__alloc_values(loaded->context, size);
     if (block) {
-        loaded->blocks[loaded->count++] = block;
+        loaded->blocks[loaded->count++] = (struct imagine__loaded_block){ block, size };
+        loaded->given = loaded->count;
         loaded->bytes += size;
     }
     return block;
@@ -45,7 +94,10 @@ static void *keep(imagine__loaded *loaded, size_t size)
 /* A keep() whose content did not come about. */
 static void drop_last(imagine__loaded *loaded, size_t size)
 {
-    imagine__free(loaded->context, loaded->blocks[--loaded->count]);
+    loaded->given--;
+    if (loaded->again)
+        return;
+    imagine__free(loaded->context, loaded->blocks[--loaded->count].at);
     loaded->bytes -= size;
 }
 
@@ -152,7 +204,7 @@ static imagine_status read_elements(imagine__loaded *loaded, const imagine__tens
         return planning ? IMAGINE_OK
                         : imagine__weights_read(loaded->weights, t, begin * size, count * size, out, error);
     uint64_t piece = count < STAGING / 8 ? count : STAGING / 8;
-    void *raw = imagine__alloc_values(loaded->context, (size_t)piece * size);
+    void *raw = stage(loaded, 1, (size_t)piece * size);
     if (!raw)
         return fail_memory(t, (size_t)piece * size, error);
     imagine_status status = IMAGINE_OK;
@@ -162,7 +214,7 @@ static imagine_status read_elements(imagine__loaded *loaded, const imagine__tens
         if (status >= 0)
             to_floats((float *)out + at, raw, t->dtype, (size_t)now);
     }
-    imagine__free(loaded->context, raw);
+    unstage(loaded, raw);
     return status;
 }
 
@@ -207,7 +259,7 @@ static imagine_status pack_parts(imagine__loaded *loaded, imagine__linear_weight
     int64_t step = kernels->pack_rows * (int64_t)(1 + STAGING / (row * (size_t)kernels->pack_rows + 1));
     if (step > w->n)
         step = w->n;
-    void *packed = keep(loaded, size), *staging = imagine__alloc_values(loaded->context, (size_t)step * row);
+    void *packed = keep(loaded, size), *staging = stage(loaded, 0, (size_t)step * row);
     imagine_status status = IMAGINE_OK;
     if (!packed || !staging)
         status = fail_memory(parts[0], size, error);
@@ -219,7 +271,7 @@ static imagine_status pack_parts(imagine__loaded *loaded, imagine__linear_weight
         if (status >= 0 && loaded->cancel && imagine_cancel_fired(loaded->cancel))
             status = imagine__fail(error, IMAGINE_ERROR_CANCELLED, "cancelled while the weights were read");
     }
-    imagine__free(loaded->context, staging);
+    unstage(loaded, staging);
     if (packed && status < 0)
         drop_last(loaded, size);
     w->packed = status < 0 ? NULL : packed;
@@ -235,6 +287,8 @@ static imagine_status load_floats_into(imagine__loaded *loaded, const char *name
         return status;
     if (elements(t) != count)
         return fail_shape(loaded, t, 1, &count, error);
+    if (loaded->check)
+        return IMAGINE_OK;
     return read_elements(loaded, t, 0, (uint64_t)count, IMAGINE__W_F32, out, error);
 }
 
@@ -280,19 +334,21 @@ imagine_status imagine__load_linear_stack(imagine__loaded *loaded, imagine__line
         /* One type for all: bf16 only where every part is. */
         made.type = i && made.type != kept_type(parts[i]) ? IMAGINE__W_F32 : kept_type(parts[i]);
     }
-    status = pack_parts(loaded, &made, parts, rows, error);
+    if (!loaded->check)
+        status = pack_parts(loaded, &made, parts, rows, error);
     if (status < 0 || !bias) {
         *w = made;
         return status;
     }
-    float *values = keep(loaded, (size_t)made.n * sizeof *values);
-    if (!values)
+    float *values = loaded->check ? NULL : keep(loaded, (size_t)made.n * sizeof *values);
+    if (!values && !loaded->check)
         return imagine__fail_memory(error, (size_t)made.n * sizeof *values, "a bias");
     made.bias = values;
-    for (int32_t i = 0; i < count; values += rows[i++]) {
+    int64_t at = 0;
+    for (int32_t i = 0; i < count; at += rows[i++]) {
         status = full_name(name, names[i], ".bias", error);
         if (status >= 0)
-            status = load_floats_into(loaded, name, rows[i], values, error);
+            status = load_floats_into(loaded, name, rows[i], values ? values + at : NULL, error);
         if (status < 0)
             return status;
     }
@@ -318,7 +374,7 @@ static imagine_status pack_conv(imagine__loaded *loaded, imagine__conv_weight *w
     const imagine__kernels *kernels = imagine__context_kernels(loaded->context);
     size_t raw_size = (size_t)elements(t) * type_size(w->type);
     size_t size = kernels->conv_packed_size(w->cout, w->cin, w->kt, w->kh, w->kw, w->type);
-    void *packed = keep(loaded, size), *raw = imagine__alloc_values(loaded->context, raw_size);
+    void *packed = keep(loaded, size), *raw = stage(loaded, 0, raw_size);
     imagine_status status = packed && raw ? read_elements(loaded, t, 0, (uint64_t)elements(t), w->type, raw, error)
                                           : fail_memory(t, size + raw_size, error);
     if (status >= 0) {
@@ -327,7 +383,7 @@ static imagine_status pack_conv(imagine__loaded *loaded, imagine__conv_weight *w
     } else if (packed) {
         drop_last(loaded, size);
     }
-    imagine__free(loaded->context, raw);
+    unstage(loaded, raw);
     return status;
 }
 
@@ -352,7 +408,8 @@ imagine_status imagine__load_conv(imagine__loaded *loaded, imagine__conv_weight 
         !(t->ndim == 4 && kt == 1 && !memcmp(t->shape, flat, sizeof flat)))
         return fail_shape(loaded, t, 5, shape, error);
     made.type = kept_type(t);
-    status = pack_conv(loaded, &made, t, error);
+    if (!loaded->check)
+        status = pack_conv(loaded, &made, t, error);
     if (status >= 0)
         status = imagine__load_floats(loaded, &made.bias, cout, error, "%s.bias", prefix);
     if (status >= 0)
@@ -371,6 +428,8 @@ imagine_status imagine__load_floats(imagine__loaded *loaded, const float **value
     if (status < 0)
         return status;
     size_t size = (size_t)count * sizeof(float);
+    if (loaded->check)
+        return load_floats_into(loaded, name, count, NULL, error);
     float *made = keep(loaded, size);
     if (!made)
         return imagine__fail_memory(error, size, name);
@@ -400,6 +459,8 @@ imagine_status imagine__load_table(imagine__loaded *loaded, const void **table, 
         return fail_shape(loaded, t, 2, wanted, error);
     imagine__wtype kept = kept_type(t);
     size_t size = (size_t)elements(t) * type_size(kept);
+    if (loaded->check)
+        return IMAGINE_OK;
     void *made = keep(loaded, size);
     if (!made)
         return fail_memory(t, size, error);
@@ -411,6 +472,17 @@ imagine_status imagine__load_table(imagine__loaded *loaded, const void **table, 
     *table = made;
     *type = kept;
     return IMAGINE_OK;
+}
+
+imagine_status imagine__load_rows(imagine__loaded *loaded, float *out, const int32_t *ids, int32_t count, int64_t dim,
+                                  const char *name, imagine_error *error)
+{
+    const imagine__tensor *t = NULL;
+    imagine_status status = find(loaded, name, &t, error);
+    for (int32_t i = 0; i < count && status >= 0; i++)
+        status = read_elements(loaded, t, (uint64_t)ids[i] * (uint64_t)dim, (uint64_t)dim, IMAGINE__W_F32,
+                               out + i * dim, error);
+    return status;
 }
 
 imagine_status imagine__load_no_others(const imagine__loaded *loaded, const char *const *ignored, imagine_error *error)

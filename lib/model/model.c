@@ -26,7 +26,8 @@ static void init_locks(imagine_model *model)
 }
 
 static imagine_status check_arguments(imagine_model **model, imagine_context *context, const char *path,
-                                      const imagine_model_options *options, imagine_error *error)
+                                      const imagine_model_options *options, imagine_weights *weights,
+                                      imagine_error *error)
 {
     imagine_model_options o = option_defaults;
     if (!model)
@@ -38,15 +39,20 @@ static imagine_status check_arguments(imagine_model **model, imagine_context *co
     imagine_status status = imagine__check_process(context, error);
     if (status >= 0)
         status = imagine__read_options(&o, sizeof o, options, "imagine_model_options", error);
-    if (status >= 0 && o.reserved0)
-        status = imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "imagine_model_options: reserved0 must be 0");
+    if (status >= 0 && (o.reserved0 || o.reserved1))
+        status = imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
+                               "imagine_model_options: reserved0 and reserved1 must be 0");
+    if (status >= 0 && (o.weights < IMAGINE_WEIGHTS_AUTO || o.weights > IMAGINE_WEIGHTS_STREAMED))
+        status = imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "weights: %d is not in 0..2", o.weights);
+    *weights = o.weights;
     return status;
 }
 
 imagine_status imagine_model_open(imagine_model **model, imagine_context *context, const char *path,
                                   const imagine_model_options *options, imagine_error *error)
 {
-    imagine_status status = check_arguments(model, context, path, options, error);
+    imagine_weights weights = 0;
+    imagine_status status = check_arguments(model, context, path, options, &weights, error);
     if (status < 0)
         return status;
     imagine_model *made = imagine__calloc(context, 1, sizeof *made);
@@ -54,6 +60,7 @@ imagine_status imagine_model_open(imagine_model **model, imagine_context *contex
         return imagine__fail_memory(error, sizeof *made, "a model");
     atomic_init(&made->references, 1);
     made->context = imagine_context_retain(context);
+    made->weights = weights;
     init_locks(made);
     made->defaults = (imagine__defaults) { .width = 832,
                                            .height = 480,
@@ -113,8 +120,12 @@ void imagine_model_release(imagine_model **model)
     imagine_context *context = old->context;
     for (int kind = 0; kind < IMAGINE__STAGE_COUNT; kind++) {
         imagine__stage *stage = &old->stages[kind];
-        if (stage->loaded && !stage->borrowed)
-            unload(old, kind, stage->loaded);
+        for (int i = 0; i < 2; i++) {
+            if (stage->held[i].borrowed)
+                imagine__model_put(old->real, stage->held[i].loaded);
+            else if (stage->held[i].loaded)
+                unload(old, kind, stage->held[i].loaded);
+        }
         if (old->real)
             continue;
         imagine__weights_close(stage->weights);
@@ -147,11 +158,17 @@ imagine_status imagine__model_plan(imagine_model **plan, imagine_model *model, i
     made->vae = model->vae;
     made->defaults = model->defaults;
     made->scheduler = model->scheduler;
+    made->weights = model->weights;
     pthread_mutex_lock(&model->mutex);
     for (int kind = 0; kind < IMAGINE__STAGE_COUNT; kind++) {
-        made->stages[kind] = model->stages[kind];
-        made->stages[kind].loading = 0;
-        made->stages[kind].borrowed = made->stages[kind].loaded != NULL;
+        made->stages[kind].folder = model->stages[kind].folder;
+        made->stages[kind].weights = model->stages[kind].weights;
+        for (int i = 0; i < 2; i++) {
+            imagine__holding *held = &model->stages[kind].held[i];
+            int borrowed = held->loaded != NULL;
+            made->stages[kind].held[i] = (imagine__holding){ .loaded = held->loaded, .borrowed = borrowed };
+            held->users += borrowed;
+        }
     }
     pthread_mutex_unlock(&model->mutex);
     return IMAGINE_OK;
@@ -279,8 +296,8 @@ static imagine_status load_tokenizer(imagine_model *model, void **loaded, imagin
     return status;
 }
 
-static imagine_status load(imagine_model *model, imagine__stage_kind kind, void **loaded, const imagine_cancel *cancel,
-                           imagine_error *error)
+static imagine_status load(imagine_model *model, imagine__stage_kind kind, int streamed, void **loaded,
+                           const imagine_cancel *cancel, imagine_error *error)
 {
     imagine_context *context = model->context;
     const imagine__stage *stage = &model->stages[kind];
@@ -293,11 +310,11 @@ static imagine_status load(imagine_model *model, imagine__stage_kind kind, void 
         status = load_tokenizer(model, loaded, error);
         break;
     case IMAGINE__STAGE_ENCODER:
-        status = imagine__umt5_load(&umt5, context, stage->folder, stage->weights, cancel, error);
+        status = imagine__umt5_load(&umt5, context, stage->folder, stage->weights, streamed, cancel, error);
         *loaded = umt5;
         break;
     case IMAGINE__STAGE_TRANSFORMER:
-        status = imagine__dit_load(&dit, context, stage->folder, stage->weights, cancel, error);
+        status = imagine__dit_load(&dit, context, stage->folder, stage->weights, streamed, cancel, error);
         *loaded = dit;
         break;
     case IMAGINE__STAGE_VAE:
@@ -323,8 +340,19 @@ static void wait_a_moment(imagine_model *model)
     pthread_cond_timedwait(&model->loaded, &model->mutex, &until);
 }
 
-static imagine_status get(imagine_model *model, imagine__stage_kind kind, void **loaded, const imagine_cancel *cancel,
-                          imagine_error *error)
+/* Whether a stage that nobody has loaded is to be streamed. */
+static int wants_stream(const imagine_model *model, const imagine__stage *stage, imagine__reading reading)
+{
+    uint64_t limit = imagine__context_limit(model->context);
+    if (reading != IMAGINE__READ_AUTO)
+        return reading == IMAGINE__READ_STREAMED;
+    if (model->weights != IMAGINE_WEIGHTS_AUTO)
+        return model->weights == IMAGINE_WEIGHTS_STREAMED;
+    return limit && imagine__context_used(model->context) + imagine__weights_bytes(stage->weights) > limit;
+}
+
+static imagine_status get(imagine_model *model, imagine__stage_kind kind, imagine__reading reading, void **loaded,
+                          const imagine_cancel *cancel, imagine_error *error)
 {
     imagine__stage *stage = &model->stages[kind];
     *loaded = NULL;
@@ -335,22 +363,27 @@ static imagine_status get(imagine_model *model, imagine__stage_kind kind, void *
         return imagine__fail(error, IMAGINE_ERROR_NOT_FOUND, "%s: the pack has no %s/", model->path,
                              imagine__stage_name(kind));
     pthread_mutex_lock(&model->mutex);
-    while (stage->loading && !imagine_cancel_fired(cancel))
+    int streamed = !stage->held[0].loaded && wants_stream(model, stage, reading);
+    imagine__holding *held = &stage->held[streamed];
+    while (held->loading && !imagine_cancel_fired(cancel))
         wait_a_moment(model);
-    int mine = !stage->loaded && !stage->loading;
+    int mine = !held->loaded && !held->loading;
     if (mine)
-        stage->loading = 1;
-    *loaded = stage->loaded;
+        held->loading = 1;
+    *loaded = held->loaded;
+    held->users += *loaded != NULL;
     pthread_mutex_unlock(&model->mutex);
     if (*loaded)
         return IMAGINE_OK;
     if (!mine)
         return imagine__fail(error, IMAGINE_ERROR_CANCELLED, "cancelled while another thread read the weights");
-    status = load(model, kind, loaded, cancel, error);
+    status = load(model, kind, streamed, loaded, cancel, error);
     pthread_mutex_lock(&model->mutex);
-    stage->loading = 0;
-    if (status >= 0)
-        stage->loaded = *loaded;
+    held->loading = 0;
+    if (status >= 0) {
+        held->loaded = *loaded;
+        held->users++;
+    }
     pthread_cond_broadcast(&model->loaded);
     pthread_mutex_unlock(&model->mutex);
     if (status < 0)
@@ -362,25 +395,25 @@ imagine_status imagine__model_tokenizer(imagine_model *model, const imagine__tok
                                         imagine_error *error)
 {
     void *loaded;
-    imagine_status status = get(model, IMAGINE__STAGE_TOKENIZER, &loaded, NULL, error);
+    imagine_status status = get(model, IMAGINE__STAGE_TOKENIZER, IMAGINE__READ_WHOLE, &loaded, NULL, error);
     *tokenizer = loaded;
     return status;
 }
 
-imagine_status imagine__model_umt5(imagine_model *model, const imagine__umt5 **umt5, const imagine_cancel *cancel,
-                                   imagine_error *error)
+imagine_status imagine__model_umt5(imagine_model *model, imagine__reading reading, const imagine__umt5 **umt5,
+                                   const imagine_cancel *cancel, imagine_error *error)
 {
     void *loaded;
-    imagine_status status = get(model, IMAGINE__STAGE_ENCODER, &loaded, cancel, error);
+    imagine_status status = get(model, IMAGINE__STAGE_ENCODER, reading, &loaded, cancel, error);
     *umt5 = loaded;
     return status;
 }
 
-imagine_status imagine__model_dit(imagine_model *model, const imagine__dit **dit, const imagine_cancel *cancel,
-                                  imagine_error *error)
+imagine_status imagine__model_dit(imagine_model *model, imagine__reading reading, const imagine__dit **dit,
+                                  const imagine_cancel *cancel, imagine_error *error)
 {
     void *loaded;
-    imagine_status status = get(model, IMAGINE__STAGE_TRANSFORMER, &loaded, cancel, error);
+    imagine_status status = get(model, IMAGINE__STAGE_TRANSFORMER, reading, &loaded, cancel, error);
     *dit = loaded;
     return status;
 }
@@ -389,22 +422,85 @@ imagine_status imagine__model_vae(imagine_model *model, const imagine__vae_model
                                   imagine_error *error)
 {
     void *loaded;
-    imagine_status status = get(model, IMAGINE__STAGE_VAE, &loaded, cancel, error);
+    imagine_status status = get(model, IMAGINE__STAGE_VAE, IMAGINE__READ_WHOLE, &loaded, cancel, error);
     *vae = loaded;
     return status;
 }
 
+/* ---- and given back -------------------------------------------------------------------------- */
+
+void imagine__model_put(imagine_model *model, const void *loaded)
+{
+    if (!loaded || imagine__forked(model->context))
+        return;
+    pthread_mutex_lock(&model->mutex);
+    for (int kind = 0; kind < IMAGINE__STAGE_COUNT; kind++)
+        for (int i = 0; i < 2; i++)
+            if (model->stages[kind].held[i].loaded == loaded)
+                model->stages[kind].held[i].users--;
+    pthread_mutex_unlock(&model->mutex);
+}
+
+static const imagine__loaded *weights_of(imagine__stage_kind kind, const void *loaded)
+{
+    return kind == IMAGINE__STAGE_ENCODER       ? imagine__umt5_loaded(loaded)
+           : kind == IMAGINE__STAGE_TRANSFORMER ? imagine__dit_loaded(loaded)
+                                                : imagine__vae_loaded(loaded);
+}
+
+/* Takes what nobody uses out of its place; NULL: it is used, or not there. */
+static void *take_unused(imagine_model *model, imagine__holding *held)
+{
+    pthread_mutex_lock(&model->mutex);
+    void *loaded = held->users ? NULL : held->loaded;
+    if (loaded)
+        held->loaded = NULL;
+    pthread_mutex_unlock(&model->mutex);
+    return loaded;
+}
+
+/* What the real model would free: the plan no longer counts it, if nobody but the stand-in uses it. */
+static void stop_counting(imagine_model *model, imagine__stage_kind kind, int i, const void *loaded)
+{
+    pthread_mutex_lock(&model->real->mutex);
+    int32_t users = --model->real->stages[kind].held[i].users;
+    if (!users)
+        imagine__plan_discount(model->context, imagine__loaded_held(weights_of(kind, loaded)));
+    pthread_mutex_unlock(&model->real->mutex);
+}
+
+void imagine__model_give_back(imagine_model *model)
+{
+    for (int kind = IMAGINE__STAGE_TOKENIZER + 1; kind < IMAGINE__STAGE_COUNT; kind++)
+        for (int i = 0; i < 2; i++) {
+            imagine__holding *held = &model->stages[kind].held[i];
+            int borrowed = held->borrowed;
+            void *loaded = take_unused(model, held);
+            if (!loaded)
+                continue;
+            held->borrowed = 0;
+            if (borrowed)
+                stop_counting(model, kind, i, loaded);
+            else
+                unload(model, kind, loaded);
+        }
+}
+
+imagine_weights imagine__model_weights(const imagine_model *model)
+{
+    return model->weights;
+}
+
 uint64_t imagine__model_held(imagine_model *model, uint32_t stage)
 {
-    const imagine__stage *s = model->stages;
+    imagine__stage_kind kind = stage == IMAGINE_STAGE_TEXT      ? IMAGINE__STAGE_ENCODER
+                               : stage == IMAGINE_STAGE_SAMPLER ? IMAGINE__STAGE_TRANSFORMER
+                                                                : IMAGINE__STAGE_VAE;
     uint64_t bytes = 0;
     pthread_mutex_lock(&model->mutex);
-    if (stage == IMAGINE_STAGE_TEXT && s[IMAGINE__STAGE_ENCODER].loaded)
-        bytes = imagine__umt5_loaded(s[IMAGINE__STAGE_ENCODER].loaded)->bytes;
-    else if (stage == IMAGINE_STAGE_SAMPLER && s[IMAGINE__STAGE_TRANSFORMER].loaded)
-        bytes = imagine__dit_loaded(s[IMAGINE__STAGE_TRANSFORMER].loaded)->bytes;
-    else if (stage == IMAGINE_STAGE_VAE && s[IMAGINE__STAGE_VAE].loaded)
-        bytes = imagine__vae_loaded(s[IMAGINE__STAGE_VAE].loaded)->bytes;
+    for (int i = 0; i < 2; i++)
+        if (model->stages[kind].held[i].loaded)
+            bytes += weights_of(kind, model->stages[kind].held[i].loaded)->bytes;
     pthread_mutex_unlock(&model->mutex);
     return bytes;
 }

@@ -139,15 +139,26 @@ imagine_status imagine__weights_read(const imagine__weights *weights, const imag
 typedef struct imagine__loaded {
     imagine_context *context;
     const imagine__weights *weights;
-    void **blocks; /* everything that was allocated */
+    struct imagine__loaded_block {
+        void *at;
+        size_t size;
+    } *blocks; /* everything that was allocated */
     size_t count, capacity;
+    size_t given; /* of these, to those who asked since the last imagine__loaded_rewind */
     uint64_t bytes;
+    void *staging[2]; /* memory to read through, kept when `again` is set */
+    size_t staging_size[2];
+    int check; /* 1: tensors are looked for and checked, and nothing is read: weights stay NULL */
+    int again; /* 1: the same tensors' likes will be loaded again, into the same memory */
     const imagine_cancel *cancel; /* looked at between tensors, or NULL */
     uint8_t *asked; /* a byte per tensor of the weights: it was asked for */
 } imagine__loaded;
 
 void imagine__loaded_init(imagine__loaded *loaded, imagine_context *context, const imagine__weights *weights);
 void imagine__loaded_free(imagine__loaded *loaded);
+/* What is loaded next goes into the memory of what was loaded first; with `again`. */
+void imagine__loaded_rewind(imagine__loaded *loaded);
+uint64_t imagine__loaded_held(const imagine__loaded *loaded); /* bytes, with what keeps them */
 
 /* `name` is "prefix.weight" and "prefix.bias": format arguments make the prefix. `bias` 0: none, 1: required. The
  * weight's shape is [n, k], or any whose product after the first dimension is k (patch embeddings). */
@@ -170,9 +181,28 @@ imagine_status imagine__load_floats(imagine__loaded *loaded, const float **value
 imagine_status imagine__load_table(imagine__loaded *loaded, const void **table, imagine__wtype *type, int64_t rows,
                                    int64_t dim, imagine_error *error, const char *format, ...)
     __attribute__((format(printf, 7, 8)));
+/* Rows `ids` of a table [rows, dim], as f32, straight from the file. */
+imagine_status imagine__load_rows(imagine__loaded *loaded, float *out, const int32_t *ids, int32_t count, int64_t dim,
+                                  const char *name, imagine_error *error);
 /* Fails naming the first tensor that no load function has asked for, except those whose names begin with one of the
  * NULL-terminated prefixes. (May be called once all of a stage is loaded.) */
 imagine_status imagine__load_no_others(const imagine__loaded *loaded, const char *const *ignored, imagine_error *error);
+
+/* ---- weights block by block (stream.c) -------------------------------------------------------- */
+
+/* Fills in the struct of block `index`, which is zero, with weights of `loaded`. Called on a thread of its own. */
+typedef imagine_status imagine__load_block_fn(const void *user, imagine__loaded *loaded, int32_t index, void *block,
+                                              imagine_error *error);
+
+/* The blocks 0..count-1 of a stage, one after the other, in the memory of two: while one is used the next one is read, on
+ * a thread of its own where there can be one. `size` is that of the block's struct; `user` is the loader's. */
+typedef struct imagine__stream imagine__stream;
+imagine_status imagine__stream_open(imagine__stream **stream, const imagine__work *work,
+                                    const imagine__weights *weights, int32_t count, size_t size,
+                                    imagine__load_block_fn *load, const void *user, imagine_error *error);
+/* The next block; valid until the next call. */
+imagine_status imagine__stream_next(imagine__stream *stream, const void **block, imagine_error *error);
+void imagine__stream_close(imagine__stream *stream); /* NULL is fine */
 
 /* ---- the pack (pack.c) ----------------------------------------------------------------------- */
 
@@ -188,20 +218,31 @@ imagine_status imagine__model_plan(imagine_model **plan, imagine_model *model, i
 
 /* The stages' weights are loaded when first asked for, once, and shared; threads that ask meanwhile wait. A failure is
  * not kept: the next call tries again. A pack without the stage: IMAGINE_ERROR_NOT_FOUND, naming the folder. What they
- * return lives as long as the model. */
+ * return lives until imagine__model_put, and then as long as the model, unless its memory is wanted
+ * (imagine__model_give_back). */
+typedef enum imagine__reading {
+    IMAGINE__READ_AUTO, /* as the model's options say, or as the context's limit wants it */
+    IMAGINE__READ_WHOLE,
+    IMAGINE__READ_STREAMED /* blocks are read each time they are used, unless all of them are there anyway */
+} imagine__reading;
 struct imagine__tokenizer;
 struct imagine__umt5;
 struct imagine__dit;
 struct imagine__vae_model;
 imagine_status imagine__model_tokenizer(imagine_model *model, const struct imagine__tokenizer **tokenizer,
                                         imagine_error *error);
-imagine_status imagine__model_umt5(imagine_model *model, const struct imagine__umt5 **umt5,
+imagine_status imagine__model_umt5(imagine_model *model, imagine__reading reading, const struct imagine__umt5 **umt5,
                                    const imagine_cancel *cancel, imagine_error *error);
-imagine_status imagine__model_dit(imagine_model *model, const struct imagine__dit **dit, const imagine_cancel *cancel,
-                                  imagine_error *error);
+imagine_status imagine__model_dit(imagine_model *model, imagine__reading reading, const struct imagine__dit **dit,
+                                  const imagine_cancel *cancel, imagine_error *error);
 imagine_status imagine__model_vae(imagine_model *model, const struct imagine__vae_model **vae,
                                   const imagine_cancel *cancel, imagine_error *error);
 
+/* A handle no longer uses what it got; NULL is fine. */
+void imagine__model_put(imagine_model *model, const void *loaded);
+/* Frees all weights that no handle uses. */
+void imagine__model_give_back(imagine_model *model);
+imagine_weights imagine__model_weights(const imagine_model *model); /* the option */
 /* Bytes of a stage's weights as they are held; 0 while they are not. */
 uint64_t imagine__model_held(imagine_model *model, uint32_t stage);
 

@@ -20,12 +20,18 @@ typedef enum imagine__stage_kind {
     IMAGINE__STAGE_COUNT
 } imagine__stage_kind;
 
+/* A stage as it was loaded; everything under the model's mutex. */
+typedef struct imagine__holding {
+    void *loaded; /* tokenizer, umt5, dit or vae model */
+    int32_t users; /* handles that have it */
+    int loading, borrowed; /* borrowed: it is the real model's, of which a stand-in is one user */
+} imagine__holding;
+
 /* One folder of the pack. */
 typedef struct imagine__stage {
     char *folder; /* NULL: the pack does not have it */
     imagine__weights *weights; /* NULL for the tokenizer */
-    void *loaded; /* tokenizer, umt5, dit or vae model; under the mutex until it is set */
-    int loading, borrowed; /* borrowed: a stand-in's `loaded` is the real model's */
+    imagine__holding held[2]; /* with all its weights in memory; with its blocks left in the file */
 } imagine__stage;
 
 struct imagine_model {
@@ -40,6 +46,7 @@ struct imagine_model {
     imagine__dit_config dit;
     imagine__vae_config vae;
     imagine__defaults defaults;
+    imagine_weights weights; /* how they are to be read */
     imagine_error scheduler; /* why the pack has no schedule of its own, or IMAGINE_OK */
 };
 

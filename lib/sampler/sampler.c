@@ -65,7 +65,8 @@ static imagine_status set_sizes(imagine_sampler *s, imagine_error *error)
     return IMAGINE_OK;
 }
 
-static imagine_status set_up(imagine_sampler *s, const imagine_sampler_options *options, imagine_error *error)
+static imagine_status set_up(imagine_sampler *s, imagine__reading reading, const imagine_sampler_options *options,
+                             imagine_error *error)
 {
     imagine_status status = imagine__sampler_settle(&s->o, s->model, options, error);
     if (status < 0)
@@ -76,7 +77,7 @@ static imagine_status set_up(imagine_sampler *s, const imagine_sampler_options *
     s->o.cancel = s->cancel;
     if ((status = imagine__schedule_make(&s->schedule, s->context, s->o.schedule, s->o.step_rule, s->o.steps,
                                          s->o.shift, sigmas, s->o.sigma_count, error)) < 0 ||
-        (status = imagine__model_dit(s->model, &s->dit, s->cancel, error)) < 0)
+        (status = imagine__model_dit(s->model, reading, &s->dit, s->cancel, error)) < 0)
         return status;
     s->config = imagine__dit_get_config(s->dit);
     if ((status = set_sizes(s, error)) < 0 ||
@@ -94,6 +95,12 @@ static imagine_status set_up(imagine_sampler *s, const imagine_sampler_options *
 imagine_status imagine_sampler_create(imagine_sampler **sampler, imagine_model *model,
                                       const imagine_sampler_options *options, imagine_error *error)
 {
+    return imagine__sampler_create(sampler, model, IMAGINE__READ_AUTO, options, error);
+}
+
+imagine_status imagine__sampler_create(imagine_sampler **sampler, imagine_model *model, imagine__reading reading,
+                                       const imagine_sampler_options *options, imagine_error *error)
+{
     imagine_status status = imagine__need(sampler, "sampler", error);
     if (status < 0)
         return status;
@@ -107,7 +114,7 @@ imagine_status imagine_sampler_create(imagine_sampler **sampler, imagine_model *
         return imagine__fail_memory(error, sizeof *made, "a sampler");
     made->model = imagine_model_retain(model);
     made->context = context;
-    status = set_up(made, options, error);
+    status = set_up(made, reading, options, error);
     if (status < 0)
         imagine_sampler_destroy(&made);
     *sampler = made;
@@ -128,6 +135,7 @@ void imagine_sampler_destroy(imagine_sampler **sampler)
     imagine__dit_text_free(old->text);
     imagine__stepper_free(old->stepper);
     imagine__work_fini(&old->work);
+    imagine__model_put(model, old->dit);
     imagine__schedule_free(&old->schedule, old->context);
     imagine_cancel_release(&old->cancel);
     imagine__free(old->context, old);

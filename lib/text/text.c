@@ -25,6 +25,12 @@ void imagine_text_options_init(imagine_text_options *options, size_t size)
 imagine_status imagine_text_create(imagine_text **text, imagine_model *model, const imagine_text_options *options,
                                    imagine_error *error)
 {
+    return imagine__text_create(text, model, IMAGINE__READ_AUTO, options, error);
+}
+
+imagine_status imagine__text_create(imagine_text **text, imagine_model *model, imagine__reading reading,
+                                    const imagine_text_options *options, imagine_error *error)
+{
     imagine_text_options o = defaults;
     imagine_text *made = NULL;
     imagine_status status = imagine__need(text, "text", error);
@@ -45,7 +51,7 @@ imagine_status imagine_text_create(imagine_text **text, imagine_model *model, co
     made->context = context;
     made->cancel = imagine_cancel_retain(o.cancel);
     if ((status = imagine__model_tokenizer(model, &made->tokenizer, error)) < 0 ||
-        (status = imagine__model_umt5(model, &made->umt5, made->cancel, error)) < 0 ||
+        (status = imagine__model_umt5(model, reading, &made->umt5, made->cancel, error)) < 0 ||
         (status = imagine__work_init(&made->work, context, made->cancel, error)) < 0) {
         imagine_text_destroy(&made);
         return status;
@@ -62,6 +68,8 @@ void imagine_text_destroy(imagine_text **text)
     imagine_model *model = old->model;
     *text = NULL;
     imagine__work_fini(&old->work);
+    imagine__model_put(model, old->umt5);
+    imagine__model_put(model, old->tokenizer);
     imagine_cancel_release(&old->cancel);
     imagine__free(old->context, old);
     imagine_model_release(&model);

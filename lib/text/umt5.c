@@ -26,11 +26,12 @@ typedef struct settings {
 struct imagine__umt5 {
     imagine_context *context;
     settings config;
-    const void *table; /* [vocabulary, dim] */
+    const void *table; /* [vocabulary, dim]; NULL: in the file, like the blocks */
+    const char *table_name;
     imagine__wtype table_type;
     int32_t reserved;
     const float *final_norm;
-    block *blocks;
+    block *blocks; /* NULL: they are read each time they are used */
     imagine__loaded loaded;
 };
 
@@ -123,10 +124,8 @@ imagine_status imagine__umt5_check(imagine_context *context, const char *folder,
 
 /* ---- weights ---------------------------------------------------------------------------------------------------- */
 
-static imagine_status load_attention(imagine__umt5 *u, block *b, int layer, imagine_error *error)
+static imagine_status load_attention(const settings *c, imagine__loaded *l, block *b, int layer, imagine_error *error)
 {
-    const settings *c = &u->config;
-    imagine__loaded *l = &u->loaded;
     char names[3][80];
     const char *pointers[3] = { names[0], names[1], names[2] };
     const int64_t rows[3] = { c->inner, c->inner, c->inner };
@@ -145,10 +144,8 @@ static imagine_status load_attention(imagine__umt5 *u, block *b, int layer, imag
     return status;
 }
 
-static imagine_status load_ffn(imagine__umt5 *u, block *b, int layer, imagine_error *error)
+static imagine_status load_ffn(const settings *c, imagine__loaded *l, block *b, int layer, imagine_error *error)
 {
-    const settings *c = &u->config;
-    imagine__loaded *l = &u->loaded;
     imagine_status status = imagine__load_floats(l, &b->ffn_norm, c->dim, error,
                                                  "encoder.block.%d.layer.1.layer_norm.weight", layer);
     if (status == IMAGINE_OK)
@@ -163,26 +160,37 @@ static imagine_status load_ffn(imagine__umt5 *u, block *b, int layer, imagine_er
     return status;
 }
 
-static imagine_status load_all(imagine__umt5 *u, const imagine__weights *weights, imagine_error *error)
+static imagine_status load_block(const void *user, imagine__loaded *loaded, int32_t index, void *to,
+                                 imagine_error *error)
+{
+    const imagine__umt5 *u = user;
+    imagine_status status = load_attention(&u->config, loaded, to, index, error);
+    return status == IMAGINE_OK ? load_ffn(&u->config, loaded, to, index, error) : status;
+}
+
+/* Of an encoder whose blocks are to be streamed, only a look whether they and the table can be read. */
+static imagine_status load_all(imagine__umt5 *u, int streamed, imagine_error *error)
 {
     /* The table has two names, of which files hold one or both. */
     static const char *const others[] = { "decoder.", "lm_head.", "encoder.embed_tokens.", "shared.", NULL };
-    int shared = imagine__weights_find(weights, "shared.weight") != NULL;
     const settings *c = &u->config;
+    block looked;
+    u->table_name = imagine__weights_find(u->loaded.weights, "shared.weight") ? "shared.weight"
+                                                                               : "encoder.embed_tokens.weight";
+    u->loaded.check = streamed;
     imagine_status status = imagine__load_table(&u->loaded, &u->table, &u->table_type, c->vocabulary, c->dim, error,
-                                                "%s.weight", shared ? "shared" : "encoder.embed_tokens");
-    for (int i = 0; i < c->layers && status == IMAGINE_OK; i++) {
-        status = load_attention(u, &u->blocks[i], i, error);
-        if (status == IMAGINE_OK)
-            status = load_ffn(u, &u->blocks[i], i, error);
-    }
+                                                "%s", u->table_name);
+    for (int i = 0; i < c->layers && status == IMAGINE_OK; i++)
+        status = load_block(u, &u->loaded, i, streamed ? &looked : &u->blocks[i], error);
+    u->loaded.check = 0;
     if (status == IMAGINE_OK)
         status = imagine__load_floats(&u->loaded, &u->final_norm, c->dim, error, "encoder.final_layer_norm.weight");
     return status == IMAGINE_OK ? imagine__load_no_others(&u->loaded, others, error) : status;
 }
 
 imagine_status imagine__umt5_load(imagine__umt5 **umt5, imagine_context *context, const char *folder,
-                                  const imagine__weights *weights, const imagine_cancel *cancel, imagine_error *error)
+                                  const imagine__weights *weights, int streamed, const imagine_cancel *cancel,
+                                  imagine_error *error)
 {
     settings config;
     *umt5 = NULL;
@@ -196,11 +204,11 @@ imagine_status imagine__umt5_load(imagine__umt5 **umt5, imagine_context *context
     u->config = config;
     imagine__loaded_init(&u->loaded, context, weights);
     u->loaded.cancel = cancel;
-    u->blocks = imagine__calloc(context, (size_t)config.layers, sizeof *u->blocks);
-    status = u->blocks ? load_all(u, weights, error)
-                       : imagine__fail_memory(error, (size_t)config.layers * sizeof *u->blocks, "the text encoder");
+    u->blocks = streamed ? NULL : imagine__calloc(context, (size_t)config.layers, sizeof *u->blocks);
+    status = u->blocks || streamed
+                 ? load_all(u, streamed, error)
+                 : imagine__fail_memory(error, (size_t)config.layers * sizeof *u->blocks, "the text encoder");
     u->loaded.cancel = NULL; /* the caller's, for this call alone */
-    u->loaded.weights = NULL;
     if (status < 0)
         imagine__umt5_free(u);
     else
@@ -377,11 +385,49 @@ static int allocate(forward *f)
     return 1;
 }
 
+/* x = the tokens' rows of the table. */
+static imagine_status embed(const forward *f, const int32_t *ids, imagine_error *error)
+{
+    const imagine__umt5 *u = f->u;
+    imagine__run *run = &f->work->run;
+    if (u->table) {
+        run->kernels->embed(run, u->table, u->table_type, ids, f->tokens, u->config.dim, f->x);
+        return IMAGINE_OK;
+    }
+    imagine__loaded rows;
+    imagine__loaded_init(&rows, f->work->context, u->loaded.weights);
+    rows.cancel = f->work->cancel;
+    rows.again = 1;
+    imagine_status status = imagine__load_rows(&rows, f->x, ids, (int32_t)f->tokens, u->config.dim, u->table_name, error);
+    imagine__loaded_free(&rows);
+    return status;
+}
+
+static imagine_status run_blocks(const forward *f, imagine_error *error)
+{
+    const imagine__umt5 *u = f->u;
+    imagine__stream *stream = NULL;
+    int32_t layers = (int32_t)u->config.layers;
+    imagine_status status = IMAGINE_OK;
+    if (!u->blocks)
+        status = imagine__stream_open(&stream, f->work, u->loaded.weights, layers, sizeof(block), load_block, u, error);
+    for (int32_t i = 0; i < layers && status >= 0; i++) {
+        const void *at = u->blocks ? &u->blocks[i] : NULL;
+        if (!at)
+            status = imagine__stream_next(stream, &at, error);
+        if (status < 0)
+            break;
+        run_block(f, at);
+        status = imagine__work_check(f->work, error);
+    }
+    imagine__stream_close(stream);
+    return status;
+}
+
 imagine_status imagine__umt5_forward(const imagine__umt5 *umt5, imagine__work *work, const int32_t *ids, int32_t count,
                                      float *embeds, imagine_error *error)
 {
     const settings *c = &umt5->config;
-    const imagine__kernels *kernels = work->run.kernels;
     imagine__arena_mark mark = imagine__arena_save(work->arena);
     forward f = { .u = umt5, .work = work, .tokens = count };
     imagine_status status = IMAGINE_OK;
@@ -397,11 +443,8 @@ imagine_status imagine__umt5_forward(const imagine__umt5 *umt5, imagine__work *w
         return imagine__fail(error, IMAGINE_ERROR_NO_MEMORY,
                              "out of memory for %d tokens in the text encoder; shorten the text", count);
     }
-    kernels->embed(&work->run, umt5->table, umt5->table_type, ids, count, c->dim, f.x);
-    for (int64_t i = 0; i < c->layers && status == IMAGINE_OK; i++) {
-        run_block(&f, &umt5->blocks[i]);
-        status = imagine__work_check(work, error);
-    }
+    if ((status = embed(&f, ids, error)) == IMAGINE_OK)
+        status = run_blocks(&f, error);
     if (status == IMAGINE_OK)
         norm(&f, umt5->final_norm, embeds);
     imagine__arena_restore(work->arena, mark);

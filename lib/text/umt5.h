@@ -9,9 +9,11 @@
 typedef struct imagine__umt5 imagine__umt5;
 
 /* Loads text_encoder/ : config.json and model.safetensors or its shards. `config_only` checks config.json alone, for
- * imagine_model_open, with *umt5 then NULL and *dim the model's width. */
+ * imagine_model_open, with *umt5 then NULL and *dim the model's width.
+ * `streamed`: the table and the blocks stay in the file, which must then stay open, and are read anew by each forward. */
 imagine_status imagine__umt5_load(imagine__umt5 **umt5, imagine_context *context, const char *folder,
-                                  const imagine__weights *weights, const imagine_cancel *cancel, imagine_error *error);
+                                  const imagine__weights *weights, int streamed, const imagine_cancel *cancel,
+                                  imagine_error *error);
 imagine_status imagine__umt5_check(imagine_context *context, const char *folder, int32_t *dim, imagine_error *error);
 void imagine__umt5_free(imagine__umt5 *umt5);
 const imagine__loaded *imagine__umt5_loaded(const imagine__umt5 *umt5);

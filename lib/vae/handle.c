@@ -58,6 +58,7 @@ void imagine_vae_destroy(imagine_vae **vae)
     *vae = NULL;
     imagine__vae_coder_free(old->coder);
     imagine__work_fini(&old->work);
+    imagine__model_put(model, old->weights);
     imagine_cancel_release(&old->cancel);
     imagine__free(old->context, old);
     imagine_model_release(&model);

@@ -90,7 +90,7 @@ AT(imagine_job_info, guidance, 24);
 AT(imagine_job_info, seconds, 32);
 AT(imagine_job_info, memory_peak, 96);
 
-SIZE(imagine_estimate, 248);
+SIZE(imagine_estimate, 272);
 AT(imagine_estimate, struct_size, 0);
 AT(imagine_estimate, fits, 4);
 AT(imagine_estimate, width, 8);
@@ -104,10 +104,18 @@ AT(imagine_estimate, limit_bytes, 48);
 AT(imagine_estimate, stage_peak, 56);
 AT(imagine_estimate, stage_weights, 120);
 AT(imagine_estimate, stage_work, 184);
+AT(imagine_estimate, streamed, 248);
+AT(imagine_estimate, gives_back, 252);
+AT(imagine_estimate, in_turn, 256);
+AT(imagine_estimate, nearest_width, 260);
+AT(imagine_estimate, nearest_height, 264);
+AT(imagine_estimate, nearest_frames, 268);
 
-SIZE(imagine_model_options, 8);
+SIZE(imagine_model_options, 16);
 AT(imagine_model_options, struct_size, 0);
 AT(imagine_model_options, reserved0, 4);
+AT(imagine_model_options, weights, 8);
+AT(imagine_model_options, reserved1, 12);
 
 SIZE(imagine_model_info, 104);
 AT(imagine_model_info, struct_size, 0);

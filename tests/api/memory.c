@@ -160,6 +160,233 @@ static void large_model(void)
     sized_remove(path);
 }
 
+/* ---- within a limit ---------------------------------------------------------------------------------------------- */
+
+/* Weights outweigh the rest, in many blocks. */
+static const sized_pack deep = {
+    .heads = 4, .head_dim = 64, .ffn = 1024, .layers = 12, .text_dim = 256, .text_ffn = 768, .text_heads = 4,
+    .text_layers = 10, .vocabulary = 8192, .vae_dim = 8, .vae_blocks = 1, .text_length = 64, .width = 64, .height = 64,
+    .frames = 5, .steps = 2,
+};
+
+static imagine_model *open_sized(const char *path, int32_t threads, uint64_t limit, imagine_weights weights,
+                                 imagine_error *error)
+{
+    imagine_context_options options;
+    imagine_model_options how;
+    imagine_context *context = NULL;
+    imagine_model *model = NULL;
+    imagine_context_options_init(&options, sizeof options);
+    options.threads = threads;
+    options.memory_limit = limit;
+    imagine_model_options_init(&how, sizeof how);
+    how.weights = weights;
+    if (imagine_context_create(&context, &options, error) >= 0)
+        imagine_model_open(&model, context, path, &how, error);
+    imagine_context_release(&context);
+    return model;
+}
+
+static const configuration plain_clip = { "a clip", 64, 64, 5, 2, 5, IMAGINE_CFG_AUTO, 0, 0, 0 };
+
+/* Runs a job of the clip: its latents, and what the context held at most. NULL: it was refused or failed. */
+static imagine_buffer *run_clip(imagine_model *model, uint64_t *peak, imagine_error *error)
+{
+    imagine_sampler_options sampler;
+    imagine_job_options options;
+    imagine_job_info info = { .struct_size = sizeof info };
+    imagine_buffer *latents = NULL;
+    imagine_job *job;
+    set_options(&plain_clip, &sampler, &options);
+    if (imagine_job_create(&job, model, &options, error) < 0)
+        return NULL;
+    if (run_job(job, error) >= 0 && imagine_job_get_info(job, &info, error) >= 0)
+        imagine_job_get_latents(job, &latents, error);
+    *peak = info.memory_peak;
+    imagine_job_destroy(&job);
+    return latents;
+}
+
+static void streamed_is_resident(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_buffer *whole = NULL;
+    uint64_t peak = 0, least = 0;
+    char path[512];
+    REQUIRE(sized_make(&deep, path));
+    imagine_model *model = open_sized(path, 1, 0, IMAGINE_WEIGHTS_RESIDENT, &err);
+    if (model)
+        whole = run_clip(model, &peak, &err);
+    imagine_model_release(&model);
+    CHECK(whole != NULL);
+    for (int32_t threads = 1; threads <= 7; threads += 3) {
+        model = open_sized(path, threads, 0, IMAGINE_WEIGHTS_STREAMED, &err);
+        for (int again = 0; again < 2 && model; again++) {
+            imagine_buffer *streamed = run_clip(model, &least, &err);
+            CHECK(same_bytes(whole, streamed));
+            imagine_buffer_release(&streamed);
+        }
+        imagine_model_release(&model);
+        if (threads == 1)
+            printf("    %.1f MB with all weights, %.1f MB block by block\n", (double)peak / 1e6, (double)least / 1e6);
+        CHECK(least < peak / 2 + (uint64_t)threads * (2 << 20));
+    }
+    imagine_buffer_release(&whole);
+    sized_remove(path);
+}
+
+/* From ample to hopeless: the job either keeps within the limit, with the same result, or is refused before it begins. */
+static void limits_are_kept(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_buffer *whole = NULL;
+    uint64_t ample = 0, used = 0;
+    int ways[3] = { 0, 0, 0 }, refused = 0;
+    char path[512];
+    REQUIRE(sized_make(&deep, path));
+    imagine_model *model = open_sized(path, 1, 0, IMAGINE_WEIGHTS_AUTO, &err);
+    if (model)
+        whole = run_clip(model, &ample, &err);
+    imagine_model_release(&model);
+    CHECK(whole != NULL);
+    for (int percent = 105; percent >= 15; percent -= 10) {
+        imagine_estimate told = { .struct_size = sizeof told };
+        imagine_sampler_options sampler;
+        imagine_job_options options;
+        uint64_t limit = ample / 100 * (uint64_t)percent;
+        set_options(&plain_clip, &sampler, &options);
+        model = open_sized(path, 1, limit, IMAGINE_WEIGHTS_AUTO, &err);
+        for (int again = 0; again < 2 && model; again++) {
+            CHECK_OK(imagine_job_estimate(model, &options, &told, &err));
+            imagine_buffer *latents = run_clip(model, &used, &err);
+            CHECK((latents != NULL) == told.fits && told.limit_bytes == limit);
+            if (!latents) {
+                CHECK_STATUS(err.status, IMAGINE_ERROR_NO_MEMORY);
+                CHECK(strstr(err.message, "the context's limit is") != NULL);
+                refused++;
+                continue;
+            }
+            CHECK(same_bytes(whole, latents) && used <= limit);
+            double ratio = (double)told.peak_bytes / (double)used;
+            printf("    limit %3d%%: told %8llu, used %8llu (%+.2f%%)%s%s%s%s\n", percent,
+                   (unsigned long long)told.peak_bytes, (unsigned long long)used, 100 * (ratio - 1),
+                   told.gives_back ? ", weights given back" : "", told.in_turn ? ", in turn" : "",
+                   told.streamed & IMAGINE_STAGE_TEXT ? ", text streamed" : "",
+                   told.streamed & IMAGINE_STAGE_SAMPLER ? ", transformer streamed" : "");
+            CHECK(ratio >= 1 && ratio <= 1.03);
+            ways[0] += !told.gives_back && !told.streamed;
+            ways[1] += told.gives_back && !told.streamed;
+            ways[2] += told.streamed != 0;
+            imagine_buffer_release(&latents);
+        }
+        imagine_model_release(&model);
+    }
+    CHECK(ways[0] && ways[1] && ways[2] && refused);
+    printf("    %s\n", err.message);
+    imagine_buffer_release(&whole);
+    sized_remove(path);
+}
+
+/* What is named as the nearest size fits, and the next one up does not. */
+static void nearest_size(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_estimate told = { .struct_size = sizeof told }, next = told;
+    imagine_sampler_options sampler;
+    imagine_job_options options;
+    imagine_job *job;
+    uint64_t used;
+    char path[512], named[64];
+    REQUIRE(sized_make(&middling, path));
+    imagine_model *model = open_sized(path, 1, 32 << 20, IMAGINE_WEIGHTS_AUTO, &err);
+    REQUIRE(model != NULL);
+    set_options(&plain_clip, &sampler, &options);
+    for (int picture = 0; picture <= 1; picture++) {
+        sampler.width = 640;
+        sampler.height = 320;
+        sampler.frames = picture ? 1 : 17;
+        CHECK_STATUS(imagine_job_create(&job, model, &options, &err), IMAGINE_ERROR_NO_MEMORY);
+        CHECK(job == NULL);
+        CHECK_OK(imagine_job_estimate(model, &options, &told, &err));
+        REQUIRE(!told.fits && told.nearest_width > 0 && told.nearest_frames > 0);
+        printf("    %s\n", err.message);
+        snprintf(named, sizeof named, "%dx%d with %d frame", told.nearest_width, told.nearest_height, told.nearest_frames);
+        CHECK(strstr(err.message, named) != NULL);
+        CHECK(told.nearest_width % 16 == 0 && told.nearest_height % 16 == 0 && told.nearest_frames % 4 == 1);
+        CHECK(told.nearest_width < 640 || told.nearest_frames < sampler.frames);
+        sampler.width = told.nearest_width;
+        sampler.height = told.nearest_height;
+        sampler.frames = told.nearest_frames;
+        CHECK_OK(imagine_job_create(&job, model, &options, &err));
+        CHECK_OK(run_job(job, &err));
+        imagine_job_info info = { .struct_size = sizeof info };
+        CHECK_OK(imagine_job_get_info(job, &info, &err));
+        used = info.memory_peak;
+        CHECK(used <= 32 << 20);
+        imagine_job_destroy(&job);
+        sampler.width += told.nearest_width == 640 ? 0 : 16;
+        sampler.height += told.nearest_width == 640 ? 0 : 16;
+        sampler.frames += told.nearest_width == 640 ? 4 : 0;
+        CHECK_OK(imagine_job_estimate(model, &options, &next, &err));
+        CHECK(!next.fits);
+    }
+    imagine_model_release(&model);
+    sized_remove(path);
+}
+
+/* Weights that are given back do not disappear under those who use them. */
+static void shared_under_a_limit(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_vae *vae = NULL;
+    uint64_t ample = 0, used = 0;
+    char path[512];
+    REQUIRE(sized_make(&deep, path));
+    imagine_model *model = open_sized(path, 1, 0, IMAGINE_WEIGHTS_AUTO, &err);
+    imagine_buffer *whole = run_clip(model, &ample, &err), *latents = NULL, *first = NULL, *second = NULL;
+    imagine_model_release(&model);
+    model = open_sized(path, 1, ample * 3 / 4, IMAGINE_WEIGHTS_AUTO, &err);
+    CHECK_OK(imagine_vae_create(&vae, model, NULL, &err));
+    CHECK_OK(imagine_vae_decode(vae, whole, IMAGINE_U8, &first, &err));
+    latents = run_clip(model, &used, &err);
+    CHECK(same_bytes(whole, latents));
+    CHECK_OK(imagine_vae_decode(vae, whole, IMAGINE_U8, &second, &err));
+    CHECK(same_bytes(first, second));
+    imagine_buffer_release(&first);
+    imagine_buffer_release(&second);
+    imagine_buffer_release(&latents);
+    imagine_buffer_release(&whole);
+    imagine_vae_destroy(&vae);
+    imagine_model_release(&model);
+    sized_remove(path);
+}
+
+/* 16 GB for a model of 40: how it would run, told in no time. */
+static void large_model_in_little(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_estimate told = { .struct_size = sizeof told };
+    char path[512];
+    REQUIRE(sized_make(&wan_14b, path));
+    for (uint64_t gigabytes = 24; gigabytes >= 4; gigabytes /= 2) {
+        imagine_model *model = open_sized(path, 1, gigabytes << 30, IMAGINE_WEIGHTS_AUTO, &err);
+        double begin = cpu_seconds();
+        CHECK_OK(imagine_job_estimate(model, NULL, &told, &err));
+        double spent = cpu_seconds() - begin;
+        printf("    %2llu GiB: %s, %.2f GB%s%s%s%s, nearest %dx%dx%d, told in %.0f ms\n", (unsigned long long)gigabytes,
+               told.fits ? "fits" : "does not fit", (double)told.peak_bytes / 1e9,
+               told.gives_back ? ", weights given back" : "", told.in_turn ? ", in turn" : "",
+               told.streamed & IMAGINE_STAGE_TEXT ? ", text streamed" : "",
+               told.streamed & IMAGINE_STAGE_SAMPLER ? ", transformer streamed" : "", told.nearest_width,
+               told.nearest_height, told.nearest_frames, 1e3 * spent);
+        CHECK(told.streamed & IMAGINE_STAGE_SAMPLER && told.gives_back);
+        CHECK(told.fits || told.nearest_frames > 0);
+        CHECK(spent < 2);
+        imagine_model_release(&model);
+    }
+    sized_remove(path);
+}
+
 /* What does not depend on sizes: errors, cancelled tokens, the caller's own tensors. */
 static void asked_otherwise(void)
 {
@@ -206,7 +433,9 @@ int main(int argc, char **argv)
 {
     static const test_case cases[] = {
         { "told and used", told_and_used }, { "told again", told_again }, { "large model", large_model },
-        { "asked otherwise", asked_otherwise },
+        { "asked otherwise", asked_otherwise }, { "streamed is resident", streamed_is_resident },
+        { "limits are kept", limits_are_kept }, { "nearest size", nearest_size },
+        { "shared under a limit", shared_under_a_limit }, { "large model in little", large_model_in_little },
     };
     return test_main("api/memory", cases, sizeof cases / sizeof cases[0], argc, argv);
 }

@@ -58,9 +58,19 @@ static imagine_status use_model(imagine_model *model, imagine_error *error)
     return status;
 }
 
-static imagine_status use_all(allocator *a, int32_t threads, imagine_error *error)
+/* The ways to keep weights: all of them, block by block, and what a limit makes of them. */
+typedef struct way {
+    const char *name;
+    imagine_weights weights;
+    uint64_t limit;
+} way;
+static const way resident = { "weights in memory", IMAGINE_WEIGHTS_AUTO, 0 };
+static const way streamed = { "weights block by block", IMAGINE_WEIGHTS_STREAMED, 0 };
+
+static imagine_status use_all(allocator *a, int32_t threads, const way *how, imagine_error *error)
 {
     imagine_context_options options;
+    imagine_model_options weights;
     imagine_context *context;
     imagine_model *model = NULL;
     imagine_context_options_init(&options, sizeof options);
@@ -68,10 +78,13 @@ static imagine_status use_all(allocator *a, int32_t threads, imagine_error *erro
     options.release = counted_free;
     options.allocator_data = a;
     options.threads = threads;
+    options.memory_limit = how->limit;
+    imagine_model_options_init(&weights, sizeof weights);
+    weights.weights = how->weights;
     imagine_status status = imagine_context_create(&context, &options, error);
     if (status < 0)
         return status;
-    status = imagine_model_open(&model, context, PACK, NULL, error);
+    status = imagine_model_open(&model, context, PACK, &weights, error);
     imagine_context_release(&context);
     if (status >= 0)
         status = use_model(model, error);
@@ -79,18 +92,18 @@ static imagine_status use_all(allocator *a, int32_t threads, imagine_error *erro
     return status;
 }
 
-static void every_allocation(void)
+static void every_allocation_of(const way *how)
 {
     imagine_error err = IMAGINE_ERROR_INIT;
     allocator a = { .mutex = PTHREAD_MUTEX_INITIALIZER };
     long ended_well = 0;
-    REQUIRE_OK(use_all(&a, 1, &err));
+    REQUIRE_OK(use_all(&a, 1, how, &err));
     long calls = a.calls;
     CHECK(calls > 100 && a.held == 0);
     for (long at = 1; at <= calls; at++) {
         a = (allocator){ .mutex = PTHREAD_MUTEX_INITIALIZER, .fail_at = at };
         memset(&err.message, 0, sizeof err.message);
-        imagine_status status = use_all(&a, 1, &err);
+        imagine_status status = use_all(&a, 1, how, &err);
         ended_well += status >= 0;
         if ((status < 0 && (status != IMAGINE_ERROR_NO_MEMORY || !strstr(err.message, "memory"))) || a.held || !a.failed) {
             fprintf(stderr, "    allocation %ld of %ld: status %d, %zu bytes kept, %s\n", at, calls, (int)status, a.held,
@@ -98,7 +111,20 @@ static void every_allocation(void)
             CHECK(!"the failure was reported and nothing was kept");
         }
     }
-    printf("    %ld allocations failed in turn, %ld of them could be done without\n", calls, ended_well);
+    printf("    %s: %ld allocations failed in turn, %ld of them could be done without\n", how->name, calls, ended_well);
+}
+
+static void every_allocation(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    allocator a = { .mutex = PTHREAD_MUTEX_INITIALIZER };
+    /* The tightest limit that is enough makes use of everything that saves memory. */
+    way tight = { "the tightest limit", IMAGINE_WEIGHTS_AUTO, 1 << 20 };
+    while (tight.limit < 1 << 26 && use_all(&a, 1, &tight, &err) < 0)
+        tight.limit += 1 << 14;
+    every_allocation_of(&resident);
+    every_allocation_of(&streamed);
+    every_allocation_of(&tight);
 }
 
 /* The order of allocations differs from run to run with threads; nothing may be kept all the same. */
@@ -107,7 +133,7 @@ static void with_threads(void)
     imagine_error err = IMAGINE_ERROR_INIT;
     for (long at = 1; at < 200; at += 7) {
         allocator a = { .mutex = PTHREAD_MUTEX_INITIALIZER, .fail_at = at };
-        imagine_status status = use_all(&a, 3, &err);
+        imagine_status status = use_all(&a, 3, at % 2 ? &resident : &streamed, &err);
         CHECK(status >= 0 || status == IMAGINE_ERROR_NO_MEMORY);
         CHECK(a.held == 0);
     }

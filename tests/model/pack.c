@@ -155,7 +155,7 @@ static void parts(void)
     REQUIRE_OK(open_pack(&info, &err));
     CHECK(info.stages == (IMAGINE_STAGE_TEXT | IMAGINE_STAGE_VAE) && info.layers == 0 && info.size_multiple == 8);
     REQUIRE_OK(imagine_model_open(&model, context, folder, NULL, &err));
-    CHECK_STATUS(imagine__model_dit(model, &dit, NULL, &err), IMAGINE_ERROR_NOT_FOUND);
+    CHECK_STATUS(imagine__model_dit(model, IMAGINE__READ_AUTO, &dit, NULL, &err), IMAGINE_ERROR_NOT_FOUND);
     CHECK(!dit && strstr(err.message, "transformer"));
     CHECK_OK(imagine__model_vae(model, &vae, NULL, &err));
     CHECK(vae != NULL);
@@ -271,8 +271,8 @@ static void *ask_for_all(void *arg)
 {
     ask *a = arg;
     imagine_error err = IMAGINE_ERROR_INIT;
-    a->status = imagine__model_dit(a->model, &a->dit, NULL, &err);
-    a->status |= imagine__model_umt5(a->model, &a->umt5, NULL, &err);
+    a->status = imagine__model_dit(a->model, IMAGINE__READ_AUTO, &a->dit, NULL, &err);
+    a->status |= imagine__model_umt5(a->model, IMAGINE__READ_AUTO, &a->umt5, NULL, &err);
     a->status |= imagine__model_vae(a->model, &a->vae, NULL, &err);
     a->status |= imagine__model_tokenizer(a->model, &a->tokenizer, &err);
     return NULL;
@@ -315,10 +315,10 @@ static void tried_again(void)
     REQUIRE_OK(imagine_model_open(&model, context, folder, NULL, &err));
     REQUIRE_OK(imagine_cancel_create(&cancel, context, &err));
     imagine_cancel_fire(cancel);
-    CHECK_STATUS(imagine__model_dit(model, &dit, cancel, &err), IMAGINE_ERROR_CANCELLED);
+    CHECK_STATUS(imagine__model_dit(model, IMAGINE__READ_AUTO, &dit, cancel, &err), IMAGINE_ERROR_CANCELLED);
     CHECK(!dit);
     imagine_cancel_reset(cancel);
-    CHECK_OK(imagine__model_dit(model, &dit, cancel, &err));
+    CHECK_OK(imagine__model_dit(model, IMAGINE__READ_AUTO, &dit, cancel, &err));
     CHECK(dit != NULL);
     imagine_cancel_release(&cancel);
     imagine_model_release(&model);
@@ -364,9 +364,9 @@ static imagine_status open_and_load(counting *c, imagine_error *error)
     if (status >= 0)
         status = imagine__model_tokenizer(model, &a.tokenizer, error);
     if (status >= 0)
-        status = imagine__model_umt5(model, &a.umt5, NULL, error);
+        status = imagine__model_umt5(model, IMAGINE__READ_AUTO, &a.umt5, NULL, error);
     if (status >= 0)
-        status = imagine__model_dit(model, &a.dit, NULL, error);
+        status = imagine__model_dit(model, IMAGINE__READ_AUTO, &a.dit, NULL, error);
     if (status >= 0)
         status = imagine__model_vae(model, &a.vae, NULL, error);
     imagine_context_release(&own);

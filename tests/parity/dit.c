@@ -37,7 +37,7 @@ static int pack_open_at(pack *p, const char *folder, const char *cases, int32_t 
         return 0;
     if (imagine__weights_open(&p->weights, p->at.context, folder, "diffusion_pytorch_model", &err) < 0 ||
         imagine__weights_open_file(&p->cases, p->at.context, path, &err) < 0 ||
-        imagine__dit_load(&p->dit, p->at.context, folder, p->weights, NULL, &err) < 0) {
+        imagine__dit_load(&p->dit, p->at.context, folder, p->weights, 0, NULL, &err) < 0) {
         test_fail(__FILE__, __LINE__, err.message);
         pack_close(p);
         return 0;
@@ -339,7 +339,7 @@ static imagine_status whole_way(imagine_context *context, imagine_error *err)
     imagine__noise_fill(x, 5 * 2 * 4 * 4, 1, 1, 0);
     imagine_status s = imagine__weights_open(&weights, context, folder, "diffusion_pytorch_model", err);
     if (s >= 0)
-        s = imagine__dit_load(&dit, context, folder, weights, NULL, err);
+        s = imagine__dit_load(&dit, context, folder, weights, 0, NULL, err);
     if (s >= 0)
         s = imagine__work_init(&work, context, NULL, err);
     if (s >= 0)
@@ -428,7 +428,7 @@ static void expect_refusal(const char *line, const char *instead, const char *a,
     fputs(changed, out);
     fclose(out);
     imagine__dit *dit = NULL;
-    CHECK(imagine__dit_load(&dit, p.at.context, folder, p.weights, NULL, &err) < 0);
+    CHECK(imagine__dit_load(&dit, p.at.context, folder, p.weights, 0, NULL, &err) < 0);
     CHECK(!dit);
     if (!strstr(err.message, a) || !strstr(err.message, b)) {
         fprintf(stderr, "    \"%s\" names neither or only one of %s and %s\n", err.message, a, b);

@@ -541,7 +541,7 @@ static int encoder_open(encoder *e, const char *folder, const char *cases, int32
         return 0;
     if (imagine__weights_open(&e->weights, e->at.context, folder, "model", &err) < 0 ||
         imagine__weights_open_file(&e->cases, e->at.context, cases, &err) < 0 ||
-        imagine__umt5_load(&e->umt5, e->at.context, folder, e->weights, NULL, &err) < 0) {
+        imagine__umt5_load(&e->umt5, e->at.context, folder, e->weights, 0, NULL, &err) < 0) {
         test_fail(__FILE__, __LINE__, err.message);
         encoder_close(e);
         return 0;

@@ -299,20 +299,27 @@ def _estimate(model, options, keep):
     _call("imagine_job_estimate", model._pointer, ctypes.byref(options), ctypes.byref(raw))
     del keep
     names = ("width", "height", "frames", "steps", "guidance", "peak_bytes", "held_bytes", "limit_bytes")
+    nearest = (raw.nearest_width, raw.nearest_height, raw.nearest_frames) if raw.nearest_frames else None
     stages = {name: {"peak": raw.stage_peak[i], "weights": raw.stage_weights[i], "work": raw.stage_work[i]}
               for name, i in (("text", 2), ("sample", 3), ("decode", 4))}
-    return {**{name: getattr(raw, name) for name in names}, "fits": bool(raw.fits), "stages": stages}
+    return {**{name: getattr(raw, name) for name in names}, "fits": bool(raw.fits), "stages": stages,
+            "streamed": bool(raw.streamed), "nearest": nearest}
 
 
 class Model(_Handle):
-    """An opened model pack. May be shared between threads."""
+    """An opened model pack. May be shared between threads. `weights` says where those of the text encoder and transformer
+    are while they are used: "resident" in memory, "streamed" block by block from the file, "auto" as the context's memory
+    limit wants it."""
 
     _free = "imagine_model_release"
 
-    def __init__(self, path, context=None):
+    def __init__(self, path, context=None, weights="auto"):
         self.context = context or Context()
         pointer = ctypes.c_void_p()
-        _call("imagine_model_open", ctypes.byref(pointer), self.context._pointer, os.fsencode(path), None)
+        options = _api.ModelOptions(struct_size=ctypes.sizeof(_api.ModelOptions),
+                                    weights=_choice("weights", _api.WEIGHTS, weights))
+        _call("imagine_model_open", ctypes.byref(pointer), self.context._pointer, os.fsencode(path),
+              ctypes.byref(options))
         super().__init__(pointer.value)
         self.path = str(path)
 
@@ -355,7 +362,9 @@ class Model(_Handle):
 
     def estimate(self, **options):
         """What job() with these options would need, as a dict: peak_bytes, held_bytes and limit_bytes of the context,
-        fits, and the peak, weights and work of each stage in bytes. Nothing of it is allocated."""
+        fits, and the peak, weights and work of each stage in bytes. Within the limit of a context, `streamed` tells
+        whether weights are read block by block, and where nothing helps `nearest` is the (width, height, frames)
+        that would fit, or None. Nothing of it is allocated."""
         return self.job(_use=_estimate, **options)
 
     def generate(self, prompt="", negative_prompt=None, *, progress=None, **options):

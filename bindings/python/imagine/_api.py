@@ -12,6 +12,7 @@ STATUS_OK, STATUS_TIMEOUT = 0, 1
 DTYPES = {1: "u1", 2: "i4", 3: "i8", 4: "f2", 6: "f4", 7: "f8"}  # 5, bf16, has no numpy name
 EVENT_STEP, EVENT_PREVIEW, EVENT_LATENTS, EVENT_FRAMES, EVENT_DONE = 1, 2, 3, 4, 5
 SCHEDULES = {"default": 0, "flow": 1, "wan-unipc": 2, "sigmas": 3}
+WEIGHTS = {"auto": 0, "resident": 1, "streamed": 2}
 STEP_RULES = {"default": 0, "euler": 1, "unipc": 2}
 CPU_LEVELS = {"best": 0, "plain": 1, "avx2": 2, "avx512": 3}
 
@@ -36,6 +37,10 @@ class BufferInfo(ctypes.Structure):
     _fields_ = [("struct_size", c_uint32), ("dtype", c_int32), ("ndim", c_int32), ("reserved0", c_uint32),
                 ("shape", c_int64 * 8), ("data", c_void_p), ("size", c_uint64), ("flags", c_uint32),
                 ("reserved1", c_uint32)]
+
+
+class ModelOptions(ctypes.Structure):
+    _fields_ = [("struct_size", c_uint32), ("reserved0", c_uint32), ("weights", c_int32), ("reserved1", c_uint32)]
 
 
 class ModelInfo(ctypes.Structure):
@@ -82,12 +87,15 @@ class Estimate(ctypes.Structure):
     _fields_ = [("struct_size", c_uint32), ("fits", c_int32), ("width", c_int32), ("height", c_int32),
                 ("frames", c_int32), ("steps", c_int32), ("guidance", c_double), ("peak_bytes", c_uint64),
                 ("held_bytes", c_uint64), ("limit_bytes", c_uint64), ("stage_peak", c_uint64 * 8),
-                ("stage_weights", c_uint64 * 8), ("stage_work", c_uint64 * 8)]
+                ("stage_weights", c_uint64 * 8), ("stage_work", c_uint64 * 8), ("streamed", c_uint32),
+                ("gives_back", c_int32), ("in_turn", c_int32), ("nearest_width", c_int32),
+                ("nearest_height", c_int32), ("nearest_frames", c_int32)]
 
 
 # C struct names for the tests.
 STRUCTS = {"imagine_error": Error, "imagine_context_options": ContextOptions, "imagine_context_info": ContextInfo,
-           "imagine_buffer_info": BufferInfo, "imagine_model_info": ModelInfo, "imagine_sampler_options": SamplerOptions,
+           "imagine_buffer_info": BufferInfo, "imagine_model_options": ModelOptions,
+           "imagine_model_info": ModelInfo, "imagine_sampler_options": SamplerOptions,
            "imagine_job_options": JobOptions, "imagine_vae_options": VaeOptions, "imagine_event": Event,
            "imagine_job_info": JobInfo, "imagine_estimate": Estimate}
 
@@ -109,7 +117,7 @@ FUNCTIONS = {
     "imagine_buffer_get_info": (c_int32, [_handle, POINTER(BufferInfo), _error]),
     "imagine_picture_save": (c_int32, [_handle, c_char_p, _handle, c_double, _error]),
     "imagine_picture_load": (c_int32, [_handle_out, _handle, c_char_p, _error]),
-    "imagine_model_open": (c_int32, [_handle_out, _handle, c_char_p, c_void_p, _error]),
+    "imagine_model_open": (c_int32, [_handle_out, _handle, c_char_p, POINTER(ModelOptions), _error]),
     "imagine_model_release": (None, [_handle_out]),
     "imagine_model_get_info": (c_int32, [_handle, POINTER(ModelInfo), _error]),
     "imagine_text_create": (c_int32, [_handle_out, _handle, c_void_p, _error]),

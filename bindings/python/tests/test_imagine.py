@@ -170,6 +170,22 @@ class Failures(unittest.TestCase):
         with self.assertRaises(ValueError):
             model.estimate(width=63)
 
+    def test_weights_and_limits(self):
+        whole = imagine.open(PACK).generate("a red apple", seed=3)
+        streamed = imagine.Model(PACK, weights="streamed")
+        self.assertTrue(streamed.estimate()["streamed"])
+        self.assertTrue((streamed.generate("a red apple", seed=3) == whole).all())
+        model = imagine.Model(PACK, imagine.Context(threads=1, memory_limit=4_000_000))
+        told = model.estimate(width=512, height=512)
+        self.assertFalse(told["fits"])
+        width, height, frames = told["nearest"]
+        with self.assertRaisesRegex(MemoryError, f"{width}x{height} with {frames} frame"):
+            model.job("a", width=512, height=512)
+        for _ in model.job("a", width=width, height=height, frames=frames):
+            pass
+        with self.assertRaises(ValueError):
+            imagine.Model(PACK, weights="elsewhere")
+
     def test_cancel_from_another_thread(self):
         model = imagine.open(PACK)
         job = model.job("a", steps=1000, width=256, height=256, frames=33)  # many seconds of work

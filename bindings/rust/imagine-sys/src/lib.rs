@@ -276,6 +276,10 @@ extern "C" {
 // Models: imagine/model.h.
 
 opaque!(imagine_model);
+pub type imagine_weights = i32;
+pub const IMAGINE_WEIGHTS_AUTO: imagine_weights = 0;
+pub const IMAGINE_WEIGHTS_RESIDENT: imagine_weights = 1;
+pub const IMAGINE_WEIGHTS_STREAMED: imagine_weights = 2;
 pub const IMAGINE_STAGE_TEXT: u32 = 1;
 pub const IMAGINE_STAGE_SAMPLER: u32 = 2;
 pub const IMAGINE_STAGE_VAE: u32 = 4;
@@ -285,6 +289,8 @@ pub const IMAGINE_STAGE_VAE: u32 = 4;
 pub struct imagine_model_options {
     pub struct_size: u32,
     pub reserved0: u32,
+    pub weights: imagine_weights,
+    pub reserved1: u32,
 }
 
 #[repr(C)]
@@ -589,6 +595,12 @@ pub struct imagine_estimate {
     pub stage_peak: [u64; 8],
     pub stage_weights: [u64; 8],
     pub stage_work: [u64; 8],
+    pub streamed: u32,
+    pub gives_back: i32,
+    pub in_turn: i32,
+    pub nearest_width: i32,
+    pub nearest_height: i32,
+    pub nearest_frames: i32,
 }
 
 extern "C" {

@@ -179,7 +179,7 @@ macro_rules! plain {
 plain! {
     imagine_error imagine_context_options imagine_context_info imagine_buffer_info imagine_model_info
     imagine_text_options imagine_vae_options imagine_sampler_options imagine_job_options imagine_event imagine_job_info
-    imagine_estimate
+    imagine_estimate imagine_model_options
 }
 
 /// Calls a function that reports an imagine_error; a status of 0 or above comes back, a failure becomes an Error.

@@ -138,6 +138,10 @@ pub struct Estimate {
     pub held: u64,
     /// The context's limit; 0 is none.
     pub limit: u64,
+    /// Whether weights are read block by block, to keep within the limit.
+    pub streamed: bool,
+    /// Width, height and frames of the largest job like this one that fits, where it does not.
+    pub nearest: Option<(u32, u32, u32)>,
     /// Encoding the prompt.
     pub text: StageEstimate,
     /// Taking steps.
@@ -166,6 +170,9 @@ impl Estimate {
             peak: raw.peak_bytes,
             held: raw.held_bytes,
             limit: raw.limit_bytes,
+            streamed: raw.streamed != 0,
+            nearest: Some((count(raw.nearest_width), count(raw.nearest_height), count(raw.nearest_frames)))
+                .filter(|size| size.2 > 0),
             text: stage(sys::IMAGINE_JOB_TEXT),
             sample: stage(sys::IMAGINE_JOB_SAMPLE),
             decode: stage(sys::IMAGINE_JOB_DECODE),

@@ -53,7 +53,7 @@ pub use context::{CancelToken, Context, ContextInfo, ContextOptions, CpuLevel};
 pub use error::{Detail, Error};
 pub use frames::{load_picture, save_picture, Frames};
 pub use job::{Estimate, Event, Job, JobInfo, JobStage, StageEstimate};
-pub use model::{Model, ModelInfo};
+pub use model::{Model, ModelInfo, Weights};
 pub use options::{JobOptions, Schedule, StepRule};
 pub use stages::{Text, Tile, Vae};
 

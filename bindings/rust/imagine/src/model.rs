@@ -55,6 +55,18 @@ pub struct ModelInfo {
     pub bytes: u64,
 }
 
+/// Where the weights of the text encoder and the transformer are while they are used. Results are the same to the byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Weights {
+    /// In memory, unless the context's limit wants them streamed.
+    Auto,
+    /// In memory.
+    Resident,
+    /// Block by block from the file, two at a time.
+    Streamed,
+}
+
 /// An opened model pack. Clones are the same model; it may be used from any number of threads at once.
 #[derive(Clone)]
 pub struct Model {
@@ -70,10 +82,21 @@ impl Model {
 
     /// Opens the pack in the folder `path`. What cannot run is refused with a message that names the key or tensor.
     pub fn open_in(context: &Context, path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(context, path, Weights::Auto)
+    }
+
+    /// The same, with a say in where the weights are.
+    pub fn open_with(context: &Context, path: impl AsRef<Path>, weights: Weights) -> Result<Self> {
         let path = c_path(path.as_ref())?;
-        // SAFETY: the context and the path live during the call; no options are the defaults.
+        let mut options = sys::imagine_model_options::sized();
+        options.weights = match weights {
+            Weights::Auto => sys::IMAGINE_WEIGHTS_AUTO,
+            Weights::Resident => sys::IMAGINE_WEIGHTS_RESIDENT,
+            Weights::Streamed => sys::IMAGINE_WEIGHTS_STREAMED,
+        };
+        // SAFETY: the context, the path and the options live during the call.
         let handle = Handle::make(|model, error| unsafe {
-            sys::imagine_model_open(model, context.0.raw(), path.as_ptr(), std::ptr::null(), error)
+            sys::imagine_model_open(model, context.0.raw(), path.as_ptr(), &options, error)
         })?;
         Ok(Model { handle, context: context.clone() })
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use imagine::{
     load_picture, save_picture, Buffer, CancelToken, Context, ContextOptions, CpuLevel, Dtype, Error, Event, Frames,
     Job, JobOptions, JobStage, Model, Schedule, StepRule, Text, Tile, Vae,
+    Weights,
 };
 
 fn pack() -> PathBuf {
@@ -66,6 +67,24 @@ fn estimates() {
         event.unwrap();
     }
     assert!(job.info().unwrap().memory_peak <= small.peak);
+}
+
+#[test]
+fn weights_and_limits() {
+    let whole = model().generate(&options()).unwrap();
+    let streamed = Model::open_with(&Context::new().unwrap(), pack(), Weights::Streamed).unwrap();
+    assert!(streamed.estimate(&options()).unwrap().streamed);
+    assert_eq!(streamed.generate(&options()).unwrap().rgb(), whole.rgb());
+    let limited = Context::with(&ContextOptions::new().threads(1).memory_limit(4_000_000)).unwrap();
+    let model = Model::open_in(&limited, pack()).unwrap();
+    let large = options().size(512, 512);
+    let told = model.estimate(&large).unwrap();
+    assert!(!told.fits && told.limit == 4_000_000 && told.peak > told.limit);
+    let (width, height, frames) = told.nearest.unwrap();
+    let error = model.job(&large).unwrap_err();
+    assert!(error.to_string().contains(&format!("{}x{} with {} frame", width, height, frames)), "{}", error);
+    let job = model.job(&options().size(width, height).frames(frames)).unwrap();
+    assert!(job.finish().is_ok());
 }
 
 #[test]

@@ -260,7 +260,7 @@ layouts! {
                               log, log_data, log_level, reserved0 }
     imagine_context_info { struct_size, device, threads, cpu_level, memory_used, memory_peak }
     imagine_buffer_info { struct_size, dtype, ndim, reserved0, shape, data, size, flags, reserved1 }
-    imagine_model_options { struct_size, reserved0 }
+    imagine_model_options { struct_size, reserved0, weights, reserved1 }
     imagine_model_info { struct_size, stages, width, height, frames, steps, guidance, frames_per_second, latent_channels,
                          spatial_factor, temporal_factor, size_multiple, text_length, text_dim, layers, width_hidden,
                          parameters_text, parameters_sampler, parameters_vae, bytes }
@@ -275,7 +275,7 @@ layouts! {
     imagine_job_info { struct_size, stage, width, height, frames, steps, guidance, seconds, memory_peak }
     imagine_estimate {
         struct_size, fits, width, height, frames, steps, guidance, peak_bytes, held_bytes, limit_bytes, stage_peak,
-        stage_weights, stage_work
+        stage_weights, stage_work, streamed, gives_back, in_turn, nearest_width, nearest_height, nearest_frames
     }
     imagine_bench_row { struct_size, reserved0, name, kind, gflops, share, seconds, peak }
 }
