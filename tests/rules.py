@@ -14,7 +14,7 @@ ALLOCATES = {"lib/base/memory.c"}
 def sources(*folders):
     for folder in folders:
         for path in sorted((TOP / folder).rglob("*")):
-            if path.suffix in (".c", ".h"):
+            if path.suffix in (".c", ".h", ".cu", ".cuh", ".cpp"):
                 yield path.relative_to(TOP).as_posix(), path.read_text()
 
 

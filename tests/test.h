@@ -81,8 +81,8 @@ static inline double test_nmse(const float *a, const float *b, size_t n)
 /* The folder of the sources' tests, for goldens; the build defines IMAGINE_TEST_DIR. */
 static inline const char *test_path(const char *relative)
 {
-    static _Thread_local char path[8][1024];
-    static _Thread_local unsigned next;
+    static __thread char path[8][1024];
+    static __thread unsigned next;
     char *p = path[next++ & 7];
     const char *dir = getenv("IMAGINE_TEST_DIR");
 #ifdef IMAGINE_TEST_DIR

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef IMAGINE_KERNELS_CUDA_CUDA_H
+#define IMAGINE_KERNELS_CUDA_CUDA_H
+
+/* The CUDA module, libimagine_cuda.so, as plain C: a table that the library asks for once it has opened the file. kernels.h
+ * says what each operation computes; here tensors lie in device memory, activations are f32 or bf16, sums f32.
+ *
+ * - Every function returns 0, or an error number for error_text(). Operations only start; what goes wrong on the device shows
+ *   in synchronize() or a later call.
+ * - Work is in the order of its stream (a cudaStream_t, NULL for the default one), on the thread's current device.
+ * - Strides count elements. A size of 0 does nothing. Outputs do not overlap inputs unless an operation says so.
+ * - The same bytes for the same device, shapes and inputs: no operation adds with atomics. */
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/kernels.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define IMAGINE__CUDA_VERSION 1
+
+typedef int32_t imagine__cuda_type; /* of activations and tables: IMAGINE__W_F32 or IMAGINE__W_BF16 */
+
+/* As imagine__attention_args, for f32 or bf16; heads lie d apart. The kernels for bf16 on the tensor cores take d 64, 80,
+ * 96 and 128, tensors that begin at multiples of 16 bytes with strides of multiples of 8, scale > 0 and no bias; all else
+ * is computed by a plain kernel. Keys and values from kv_length on are not read into the result, whatever they are. */
+typedef struct imagine__cuda_attention_args {
+    const void *q, *k, *v;
+    void *y;
+    int64_t batch, heads, d, tokens, kv;
+    int64_t q_batch, q_token, k_batch, k_token, v_batch, v_token, y_batch, y_token;
+    const int64_t *kv_length; /* [batch] in device memory, 1 to kv each, or NULL */
+    const float *bias; /* [heads, tokens, kv] or NULL */
+    float scale;
+    imagine__cuda_type type; /* of q, k, v and y */
+} imagine__cuda_attention_args;
+
+/* As imagine__norm_args, with two things around it. Before: x += gate[r / group, :] * delta[r, :] where delta is not NULL
+ * (gate NULL is 1); x is written. After: row r of y is placed in a frame with a border. The rows of x are pictures of
+ * height x width pixels; y has pad_top more pixel rows above, and so on, and the border is written as zeros. Without a border
+ * height and width do not matter. y may be x when the types agree and there is no border. */
+typedef struct imagine__cuda_norm_args {
+    void *x;
+    void *y;
+    const void *delta;
+    int64_t rows, dim, ldx, ldy, ld_delta;
+    imagine__cuda_type x_type, y_type, delta_type;
+    imagine__norm_kind kind;
+    imagine__act act;
+    float eps;
+    const float *weight, *bias; /* [dim] */
+    const float *scale, *shift, *gate; /* rows of stride ld_mod, one per `group` rows */
+    int64_t group, ld_mod;
+    int64_t height, width;
+    int32_t pad_top, pad_bottom, pad_left, pad_right;
+} imagine__cuda_norm_args;
+
+/* Rows of heads * d values at x become rows at y: RMS norm over the whole row (weight NULL: none), rotation by the tables
+ * (`rotate` 0: none). Row r is token r % tokens of clip r / tokens. y may be x with the same strides and type. */
+typedef struct imagine__cuda_rope_part {
+    const void *x; /* NULL: no such part */
+    void *y;
+    const float *weight; /* [heads * d] */
+    int64_t ldx, y_batch, y_token;
+    int32_t rotate, reserved;
+} imagine__cuda_rope_part;
+
+/* Queries, keys and values of packed rows at once: three parts, each with its own place to go (a cache: y at the first
+ * token's place). As imagine__norm_rope_args otherwise; position = (r % tokens) % positions. */
+typedef struct imagine__cuda_norm_rope_args {
+    imagine__cuda_rope_part part[3];
+    int64_t batch, tokens, heads, d;
+    const float *cos_table, *sin_table; /* [positions, d / 2] */
+    int64_t positions;
+    imagine__cuda_type x_type, y_type;
+    float eps;
+    int32_t reserved;
+} imagine__cuda_norm_rope_args;
+
+/* As imagine__patch_args: latents are f32, tokens f32 or bf16, rows dense. */
+typedef struct imagine__cuda_patch_args {
+    const void *x;
+    void *y;
+    int64_t channels, frames, height, width;
+    int32_t pt, ph, pw;
+    imagine__cuda_type token_type;
+} imagine__cuda_patch_args;
+
+typedef struct imagine__cuda {
+    int32_t version; /* IMAGINE__CUDA_VERSION */
+    int32_t reserved;
+    const char *(*error_text)(int status);
+
+    int (*device_count)(int32_t *count); /* 0 devices without a driver is no error */
+    int (*device_name)(int32_t device, char *name, size_t size); /* for messages: name and compute capability */
+    int (*use_device)(int32_t device);
+    int (*allocate)(void **memory, size_t size);
+    void (*release)(void *memory); /* NULL does nothing */
+    int (*upload)(void *device, const void *host, size_t size, void *stream); /* the host's memory may go once it returns */
+    int (*download)(void *host, const void *device, size_t size, void *stream); /* waits for the data */
+    int (*synchronize)(void *stream);
+
+    int (*attention)(const imagine__cuda_attention_args *, void *stream);
+    int (*norm)(const imagine__cuda_norm_args *, void *stream);
+    int (*norm_rope)(const imagine__cuda_norm_rope_args *, void *stream);
+    int (*patchify)(const imagine__cuda_patch_args *, void *stream);
+    int (*unpatchify)(const imagine__cuda_patch_args *, void *stream);
+    /* y = act(x), n values; y may be x when the types agree. */
+    int (*activate)(const void *x, imagine__cuda_type x_type, void *y, imagine__cuda_type y_type, int64_t n, imagine__act act,
+                    void *stream);
+    int (*embed)(const void *table, imagine__wtype type, const int32_t *ids, int64_t count, int64_t dim, void *y,
+                 imagine__cuda_type y_type, void *stream);
+    /* coefficient and x, an array of device pointers, lie in host memory and may go once it returns. f32. */
+    int (*combine)(int32_t terms, const float *coefficient, const float *const *x, float *y, int64_t n, void *stream);
+    int (*transpose)(const float *x, float *y, int64_t rows, int64_t columns, void *stream);
+    /* *bad, in device memory, becomes 1 if one of n values is not finite, else 0. */
+    int (*finite)(const float *x, int64_t n, uint32_t *bad, void *stream);
+    int (*to_u8)(const float *x, uint8_t *y, int64_t n, void *stream);
+    int (*from_u8)(const uint8_t *x, float *y, int64_t n, void *stream);
+    /* y[frame, i, j, :] = x[frame, i / 2, j / 2, :] for frames [height, width, channels] of 2- or 4-byte values. */
+    int (*upsample)(const void *x, void *y, int64_t frames, int64_t height, int64_t width, int64_t channels,
+                    imagine__cuda_type type, void *stream);
+} imagine__cuda;
+
+/* The module's only exported symbol: its table, or NULL when it has another version. */
+__attribute__((visibility("default"))) const imagine__cuda *imagine__cuda_module(int32_t version);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

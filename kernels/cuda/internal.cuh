@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef IMAGINE_KERNELS_CUDA_INTERNAL_CUH
+#define IMAGINE_KERNELS_CUDA_INTERNAL_CUH
+
+/* What the kernels' files share: the host functions of the table, and reading and writing of f32 and bf16. */
+
+#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/primitives.cuh"
+
+int imagine__cuda_attention(const imagine__cuda_attention_args *args, void *stream);
+/* Only for compute capability 9.0, d 64 or 128, and what the other kernel for tensor cores asks for. */
+int imagine__cuda_attention_hopper(const imagine__cuda_attention_args *args, void *stream);
+int imagine__cuda_norm(const imagine__cuda_norm_args *args, void *stream);
+int imagine__cuda_norm_rope(const imagine__cuda_norm_rope_args *args, void *stream);
+int imagine__cuda_patchify(const imagine__cuda_patch_args *args, void *stream);
+int imagine__cuda_unpatchify(const imagine__cuda_patch_args *args, void *stream);
+int imagine__cuda_activate(const void *x, imagine__cuda_type x_type, void *y, imagine__cuda_type y_type, int64_t n,
+                           imagine__act act, void *stream);
+int imagine__cuda_embed(const void *table, imagine__wtype type, const int32_t *ids, int64_t count, int64_t dim, void *y,
+                        imagine__cuda_type y_type, void *stream);
+int imagine__cuda_combine(int32_t terms, const float *coefficient, const float *const *x, float *y, int64_t n, void *stream);
+int imagine__cuda_transpose(const float *x, float *y, int64_t rows, int64_t columns, void *stream);
+int imagine__cuda_finite(const float *x, int64_t n, uint32_t *bad, void *stream);
+int imagine__cuda_to_u8(const float *x, uint8_t *y, int64_t n, void *stream);
+int imagine__cuda_from_u8(const uint8_t *x, float *y, int64_t n, void *stream);
+int imagine__cuda_upsample(const void *x, void *y, int64_t frames, int64_t height, int64_t width, int64_t channels,
+                           imagine__cuda_type type, void *stream);
+
+/* ---- values of either type --------------------------------------------------------------------------------------- */
+
+/* Four neighbouring values at i, of which `count` exist; `aligned` when all four lie in one aligned vector. */
+IMAGINE__INLINE void load4(const void *p, imagine__cuda_type type, int64_t i, unsigned count, bool aligned, float (&v)[4])
+{
+    if (type == IMAGINE__W_F32) {
+        const float *from = (const float *)p + i;
+        if (aligned && count == 4) {
+            float4 f = *(const float4 *)from;
+            v[0] = f.x, v[1] = f.y, v[2] = f.z, v[3] = f.w;
+            return;
+        }
+        for (unsigned j = 0; j < 4; j++)
+            v[j] = j < count ? from[j] : 0;
+        return;
+    }
+    const uint16_t *from = (const uint16_t *)p + i;
+    if (aligned && count == 4) {
+        uint2 pairs = *(const uint2 *)from;
+        v[0] = bf16_low(pairs.x), v[1] = bf16_high(pairs.x), v[2] = bf16_low(pairs.y), v[3] = bf16_high(pairs.y);
+        return;
+    }
+    for (unsigned j = 0; j < 4; j++)
+        v[j] = j < count ? bf16_low(from[j]) : 0;
+}
+
+IMAGINE__INLINE void store4(void *p, imagine__cuda_type type, int64_t i, unsigned count, bool aligned, const float (&v)[4])
+{
+    if (type == IMAGINE__W_F32) {
+        float *to = (float *)p + i;
+        if (aligned && count == 4) {
+            *(float4 *)to = float4{v[0], v[1], v[2], v[3]};
+            return;
+        }
+        for (unsigned j = 0; j < 4; j++)
+            if (j < count)
+                to[j] = v[j];
+        return;
+    }
+    uint16_t *to = (uint16_t *)p + i;
+    if (aligned && count == 4) {
+        *(uint2 *)to = uint2{pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3])};
+        return;
+    }
+    for (unsigned j = 0; j < 4; j++)
+        if (j < count)
+            to[j] = to_bf16(v[j]);
+}
+
+/* Whether groups of four at p, and at every multiple of the stride, are aligned vectors. */
+static inline bool in_fours(const void *p, imagine__cuda_type type, int64_t stride)
+{
+    return !p || ((uintptr_t)p % (type == IMAGINE__W_F32 ? 16 : 8) == 0 && stride % 4 == 0);
+}
+
+IMAGINE__INLINE float activation(float x, imagine__act act)
+{
+    switch (act) {
+    case IMAGINE__ACT_GELU_TANH: /* 0.5 (1 + tanh u) = 1 / (1 + exp(-2 u)) */
+        return x / (1.0f + expf(-1.5957691216057308f * (x + 0.044715f * x * x * x)));
+    case IMAGINE__ACT_GELU_ERF:
+        return 0.5f * x * erfcf(-0.7071067811865475f * x);
+    case IMAGINE__ACT_SILU:
+        return x / (1.0f + expf(-x));
+    default:
+        return x;
+    }
+}
+
+#endif

@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: MIT */
+#include "cuda_check.h"
+
+/* Plain C from the same bf16 values, in double. bf16 keeps 8 bits: a rounding has a relative mean square of 1.1e-6 or so;
+ * the outputs are rounded once, and so are the weights before they meet V. Measured: 5.9e-6 at most. */
+#define LIMIT_BF16 1e-5
+#define LIMIT_F32 1e-11
+
+typedef struct shape {
+    int64_t batch, heads, d, tokens, kv;
+    int64_t gap; /* values between the heads of a token and the next token */
+    int packed, lengths, bias;
+    imagine__cuda_type type;
+    float scale;
+} shape;
+
+typedef struct problem {
+    shape s;
+    int64_t stride, q_count, kv_count;
+    float *q, *k, *v, *bias; /* packed: all in q */
+    int64_t lengths[4];
+    void *device[5]; /* q, k, v, lengths, bias */
+    imagine__attention_args plain;
+    imagine__cuda_attention_args args;
+} problem;
+
+static void make_tensors(problem *p, check_random *r)
+{
+    const shape *s = &p->s;
+    int64_t width = s->heads * s->d;
+    p->stride = width * (s->packed ? 3 : 1) + s->gap;
+    p->q_count = (s->batch * s->tokens - 1) * p->stride + width * (s->packed ? 3 : 1);
+    p->kv_count = (s->batch * s->kv - 1) * p->stride + width;
+    p->q = check_input(r, p->q_count);
+    p->k = s->packed ? p->q + width : check_input(r, p->kv_count);
+    p->v = s->packed ? p->q + 2 * width : check_input(r, p->kv_count);
+    p->bias = s->bias ? check_input(r, s->heads * s->tokens * s->kv) : NULL;
+    for (int64_t b = 0; b < s->batch; b++)
+        p->lengths[b] = check_between(r, 1, s->kv);
+    for (int64_t b = 0; b < s->batch && s->lengths && !s->packed; b++) /* what is behind the length may be anything */
+        for (int64_t i = p->lengths[b]; i < s->kv; i++)
+            for (int64_t j = 0; j < width; j++)
+                p->k[(b * s->kv + i) * p->stride + j] = p->v[(b * s->kv + i) * p->stride + j] = NAN;
+}
+
+static void make_problem(problem *p, const shape *s, check_random *r)
+{
+    int64_t width = s->heads * s->d;
+    *p = (problem){.s = *s};
+    make_tensors(p, r);
+    p->plain = (imagine__attention_args){
+        .q = p->q, .k = p->k, .v = p->v, .batch = s->batch, .heads = s->heads, .d = s->d, .tokens = s->tokens, .kv = s->kv,
+        .q_batch = s->tokens * p->stride, .q_token = p->stride, .k_batch = s->kv * p->stride, .k_token = p->stride,
+        .v_batch = s->kv * p->stride, .v_token = p->stride, .y_batch = s->tokens * (width + s->gap),
+        .y_token = width + s->gap, .kv_length = s->lengths ? p->lengths : NULL, .bias = p->bias, .scale = s->scale};
+}
+
+static void upload_problem(problem *p)
+{
+    const shape *s = &p->s;
+    const imagine__attention_args *a = &p->plain;
+    int64_t width = s->heads * s->d;
+    p->device[0] = cuda_typed_input(p->q, p->q_count, s->type);
+    p->device[1] = s->packed ? NULL : cuda_typed_input(p->k, p->kv_count, s->type);
+    p->device[2] = s->packed ? NULL : cuda_typed_input(p->v, p->kv_count, s->type);
+    p->device[3] = s->lengths ? cuda_input(p->lengths, (size_t)s->batch * sizeof *p->lengths) : NULL;
+    p->device[4] = s->bias ? cuda_input(p->bias, (size_t)(s->heads * s->tokens * s->kv) * sizeof(float)) : NULL;
+    size_t step = (size_t)width * cuda_size(s->type);
+    p->args = (imagine__cuda_attention_args){
+        .q = p->device[0], .k = s->packed ? (char *)p->device[0] + step : p->device[1],
+        .v = s->packed ? (char *)p->device[0] + 2 * step : p->device[2], .batch = s->batch, .heads = s->heads, .d = s->d,
+        .tokens = s->tokens, .kv = s->kv, .q_batch = a->q_batch, .q_token = a->q_token, .k_batch = a->k_batch,
+        .k_token = a->k_token, .v_batch = a->v_batch, .v_token = a->v_token, .y_batch = a->y_batch, .y_token = a->y_token,
+        .kv_length = p->device[3], .bias = p->device[4], .scale = s->scale, .type = s->type};
+}
+
+static void free_problem(problem *p)
+{
+    for (int i = 0; i < 5; i++)
+        cuda->release(p->device[i]);
+    free(p->q);
+    if (!p->s.packed) {
+        free(p->k);
+        free(p->v);
+    }
+    free(p->bias);
+}
+
+/* Runs both and compares. */
+static void compare(problem *p, double limit)
+{
+    const shape *s = &p->s;
+    check_run c = check_start(&imagine__kernels_plain, CHECK_FORWARD);
+    int64_t rows = s->batch * s->tokens, width = s->heads * s->d, stride = width + s->gap, n = rows * stride;
+    upload_problem(p); /* before plain C: it rounds the inputs */
+    p->plain.y = check_output_floats(n);
+    imagine__kernels_plain.attention(&c.run, &p->plain);
+    p->args.y = cuda_output((size_t)n * cuda_size(s->type));
+    CUDA_OK(cuda->attention(&p->args, NULL));
+    float *y = cuda_fetch_rows(p->args.y, s->type, rows, width, stride, n);
+    int same = cuda_same(y, p->plain.y, rows, width, stride, s->type, limit);
+    CHECK(same);
+    if (!same)
+        fprintf(stderr, "    batch %d heads %d d %d tokens %d kv %d gap %d packed %d lengths %d bias %d type %d\n", (int)s->batch,
+                (int)s->heads, (int)s->d, (int)s->tokens, (int)s->kv, (int)s->gap, s->packed, s->lengths, s->bias,
+                (int)s->type);
+    free(y);
+    check_free(p->plain.y);
+}
+
+static void run_shape(const shape *s, check_random *r)
+{
+    problem p;
+    make_problem(&p, s, r);
+    compare(&p, s->type == IMAGINE__W_F32 ? LIMIT_F32 : LIMIT_BF16);
+    free_problem(&p);
+}
+
+/* ---- the kernels for tensor cores -------------------------------------------------------------------------------- */
+
+static void random_shapes(int capability, const int64_t *sizes, int size_count, int64_t longest, int count)
+{
+    check_random r = {(uint64_t)capability};
+    for (int i = 0; i < count; i++) {
+        cuda_check_prefer(capability, (uint32_t)i);
+        shape s = {check_between(&r, 1, 2), check_between(&r, 1, 2), sizes[i % size_count], 0, 0,
+                   8 * check_between(&r, 0, 2), 0, i >> 1 & 1, 0, IMAGINE__W_BF16, 0};
+        s.tokens = check_between(&r, 1, longest);
+        s.kv = check_between(&r, 1, longest);
+        s.scale = i % 5 ? 1 / sqrtf((float)s.d) : 0.7f;
+        if (i % 7 == 6) {
+            s.packed = 1;
+            s.kv = s.tokens;
+        }
+        run_shape(&s, &r);
+    }
+}
+
+/* Lengths around the tiles' sizes. */
+static void edges(int capability, const int64_t *sizes, int size_count)
+{
+    static const int64_t lengths[] = {1, 15, 16, 17, 63, 64, 65, 127, 128, 129, 175, 176, 177, 191, 192, 193, 353};
+    const int count = (int)(sizeof lengths / sizeof *lengths);
+    check_random r = {7};
+    for (int i = 0; i < count; i++)
+        for (int j = 0; j < size_count; j++) {
+            cuda_check_prefer(capability, (uint32_t)(i + j));
+            shape s = {1, 1, sizes[j], lengths[i], lengths[(5 * i + 3 * j) % count], 0, 0, 0, 0, IMAGINE__W_BF16,
+                       1 / sqrtf((float)sizes[j])};
+            run_shape(&s, &r);
+        }
+}
+
+/* Enough tiles that every buffer is used several times, in several orders. */
+static void long_shapes(int capability, const int64_t *sizes, int size_count)
+{
+    check_random r = {9};
+    for (int i = 0; i < 3 * size_count; i++) {
+        cuda_check_prefer(capability, (uint32_t)i);
+        shape s = {1, 1, sizes[i % size_count], 130, 1400 + i, 0, 0, i & 1, 0, IMAGINE__W_BF16, 0.1f};
+        run_shape(&s, &r);
+    }
+}
+
+/* Infinities and NaNs come out where plain C has them. */
+static void special_values(int capability, int64_t d)
+{
+    check_random r = {3};
+    for (int kind = 0; kind < 6; kind++) {
+        cuda_check_prefer(capability, 0);
+        shape s = {1, 1, d, 70, 150, 0, 0, 0, 0, IMAGINE__W_BF16, 0.1f};
+        problem p;
+        make_problem(&p, &s, &r);
+        if (kind == 0)
+            p.q[5 * d + 3] = NAN; /* row 5 */
+        else if (kind == 1)
+            p.k[140 * d] = NAN; /* every row */
+        else if (kind == 2)
+            p.v[20 * d + 7] = NAN; /* column 7 */
+        else if (kind == 3)
+            p.v[149 * d + 7] = INFINITY;
+        else if (kind == 4)
+            for (int64_t i = 0; i < 70 * d; i++)
+                p.q[i] *= 300; /* one key takes all */
+        else
+            for (int64_t j = 0; j < 149; j++) { /* all scores but the last are -infinity */
+                memset(p.k + j * d, 0, (size_t)d * sizeof *p.k);
+                p.k[j * d] = -INFINITY;
+            }
+        for (int64_t i = 0; kind == 5 && i < 70; i++)
+            p.q[i * d] = 1;
+        compare(&p, kind == 4 ? 4e-5 : LIMIT_BF16); /* a tie of two keys shows the rounding of a weight */
+        free_problem(&p);
+    }
+}
+
+static const int64_t ampere_sizes[] = {64, 80, 96, 128};
+
+static void ampere_shapes(void)
+{
+    random_shapes(80, ampere_sizes, 4, 330, 24);
+    cuda_report("attention, sm_80");
+}
+
+static void ampere_edges(void)
+{
+    edges(80, ampere_sizes, 4);
+    cuda_report("attention, sm_80, edges");
+}
+
+static void ampere_long(void)
+{
+    long_shapes(80, ampere_sizes, 4);
+    cuda_report("attention, sm_80, long");
+}
+
+static void ampere_special_values(void)
+{
+    special_values(80, 64);
+    special_values(80, 128);
+}
+
+static const int64_t hopper_sizes[] = {64, 128};
+
+static void hopper_shapes(void)
+{
+    random_shapes(90, hopper_sizes, 2, 600, 16);
+    cuda_report("attention, sm_90a");
+}
+
+static void hopper_edges(void)
+{
+    edges(90, hopper_sizes, 2);
+    cuda_report("attention, sm_90a, edges");
+}
+
+static void hopper_long(void)
+{
+    long_shapes(90, hopper_sizes, 2);
+    cuda_report("attention, sm_90a, long");
+}
+
+static void hopper_special_values(void)
+{
+    special_values(90, 64);
+    special_values(90, 128);
+}
+
+/* ---- the plain kernel -------------------------------------------------------------------------------------------- */
+
+static void plain_shapes(void)
+{
+    check_random r = {11};
+    cuda_check_prefer(80, 0);
+    for (int i = 0; i < 40; i++) {
+        shape s = {check_between(&r, 1, 2), check_between(&r, 1, 3), check_between(&r, 1, 40), check_between(&r, 1, 20),
+                   check_between(&r, 1, 80), check_between(&r, 0, 3), 0, i & 1, i >> 1 & 1, (i >> 2 & 1), 0.3f};
+        if (i % 10 == 9)
+            s.d = 300; /* more than one slice */
+        if (i % 10 == 8) {
+            s.d = 64; /* what the tensor cores would take but for one thing */
+            s.gap = i % 20 == 8 ? 4 : 8;
+            s.bias = i % 20 != 8;
+            s.type = IMAGINE__W_BF16;
+        }
+        run_shape(&s, &r);
+    }
+    cuda_report("attention, plain");
+}
+
+static void nothing(void)
+{
+    imagine__cuda_attention_args a = {.batch = 1, .heads = 1, .d = 64, .tokens = 0, .kv = 5, .type = IMAGINE__W_BF16};
+    CUDA_OK(cuda->attention(&a, NULL));
+}
+
+int main(int argc, char **argv)
+{
+    static const test_case cases[] = {
+        {"sm_80 shapes", ampere_shapes}, {"sm_80 edges", ampere_edges}, {"sm_80 long", ampere_long},
+        {"sm_80 special values", ampere_special_values},
+        {"sm_90a shapes", hopper_shapes}, {"sm_90a edges", hopper_edges},
+        {"sm_90a long", hopper_long}, {"sm_90a special values", hopper_special_values},
+        {"plain shapes", plain_shapes}, {"nothing", nothing},
+    };
+    return cuda_check_main("cuda/attention", cases, sizeof cases / sizeof *cases, argc, argv);
+}

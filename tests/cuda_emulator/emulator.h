@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef IMAGINE_TESTS_EMULATOR_H
+#define IMAGINE_TESTS_EMULATOR_H
+
+/* The CUDA emulator, as kernels see it: kernels/cuda/primitives.cuh includes it when IMAGINE__EMULATED is defined. Kernels
+ * are compiled with -fsanitize=thread,bounds, whose hooks (memory.cpp) watch their loads and stores; the emulator itself is
+ * compiled without. The blocks of a launch run one after the other, the threads of a block as fibres of one host thread. The
+ * first fault ends the launch and is kept as text. README.md says what is watched. */
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+struct uint3 {
+    unsigned x, y, z;
+};
+struct dim3 {
+    unsigned x, y, z;
+    constexpr dim3(unsigned vx = 1, unsigned vy = 1, unsigned vz = 1) : x(vx), y(vy), z(vz) {}
+};
+struct alignas(8) uint2 {
+    unsigned x, y;
+};
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
+struct alignas(8) float2 {
+    float x, y;
+};
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __restrict__ __restrict
+#define __launch_bounds__(...)
+#define __grid_constant__
+/* One block runs at a time, so a block's static shared memory is a section of the program (not inside templates: GCC
+ * leaves the attribute out there; use the dynamic shared memory). */
+#define __shared__ static __attribute__((section("emulator_shared")))
+#define threadIdx (emulator::thread_index())
+#define blockIdx (emulator::block_index())
+#define blockDim (emulator::block_size())
+#define gridDim (emulator::grid_size())
+
+namespace emulator {
+
+/* ---- from the host ----------------------------------------------------------------------------------------------- */
+
+/* Global memory between red zones, every byte 0xff (a NaN) and unwritten. Any access by a kernel outside is a fault. */
+void *allocate(size_t size);
+void release(void *memory);
+/* The host's own accesses: they count as written. Size bytes of an allocation. */
+void copy_in(void *device, const void *host, size_t size);
+void copy_out(void *host, const void *device, size_t size);
+
+/* 0, or 1 when something was wrong: then report() is what, with block and thread. */
+int run(dim3 grid, dim3 block, size_t shared_bytes, void (*call)(const void *), const void *arguments, size_t size);
+const char *report();
+/* The order in which threads run and copies complete; 0 is by number. */
+void set_seed(uint32_t seed);
+/* The compute capability that kernels are chosen by: 80 or 90. */
+void set_capability(int capability);
+int capability();
+
+template <class... Parameters, class... Arguments>
+int start(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, const Arguments &...arguments)
+{
+    auto call = [=]() { kernel(arguments...); };
+    using type = decltype(call);
+    return run(grid, block, shared_bytes, [](const void *p) { (*static_cast<const type *>(p))(); }, &call, sizeof call);
+}
+
+/* ---- from kernels ------------------------------------------------------------------------------------------------ */
+
+uint3 thread_index() __attribute__((const));
+uint3 block_index() __attribute__((const));
+dim3 block_size() __attribute__((const));
+dim3 grid_size() __attribute__((const));
+void *dynamic_shared() __attribute__((const));
+uint32_t shared_address(const void *pointer);
+
+/* count 0: all of the block. */
+void barrier_sync(unsigned id, unsigned count);
+void barrier_arrive(unsigned id, unsigned count);
+void warp_sync(unsigned mask);
+enum shuffle_kind { SHUFFLE_INDEX, SHUFFLE_UP, SHUFFLE_DOWN, SHUFFLE_XOR };
+uint32_t shuffle(unsigned mask, uint32_t value, unsigned lane, shuffle_kind kind, unsigned width);
+unsigned ballot(unsigned mask, int predicate);
+float atomic_add(float *address, float value);
+unsigned atomic_add(unsigned *address, unsigned value);
+unsigned atomic_or(unsigned *address, unsigned value);
+
+/* bytes 4, 8 or 16, of which `valid` are read and the rest are zeros. */
+void copy_async(void *shared, const void *global, unsigned bytes, unsigned valid);
+void copy_async_commit();
+void copy_async_wait(unsigned pending);
+void ldmatrix(uint32_t *r, unsigned matrices, bool transposed, const void *row);
+void mma_m16n8k16(float *d, const uint32_t *a, const uint32_t *b);
+
+void mbarrier_init(uint64_t *barrier, unsigned count);
+void mbarrier_arrive(uint64_t *barrier);
+void mbarrier_expect(uint64_t *barrier, unsigned bytes); /* arrives too */
+void mbarrier_wait(uint64_t *barrier, unsigned parity);
+void proxy_fence();
+
+/* A tensor as the copy engine sees it, of 2-byte elements; 128 bytes as the real one. Dimension 0 is dense; strides are in
+ * bytes, stride[0] unused. `swizzle`: 128-byte swizzle, else none. */
+struct alignas(64) tensor_map {
+    unsigned char *base;
+    uint64_t stride[4];
+    uint32_t extent[4], box[4];
+    uint32_t swizzle;
+    uint32_t reserved[13];
+};
+void tma_load(void *shared, const tensor_map *map, uint64_t *barrier, const int *at);
+void tma_store(const tensor_map *map, const void *shared, const int *at);
+void bulk_commit();
+void bulk_wait(unsigned pending);
+
+void wgmma_fence();
+/* a: 4 registers, or NULL for the matrix at descriptor_a. n columns; the accumulators are n / 2 floats. */
+void wgmma(unsigned n, float *d, const uint32_t *a, uint64_t descriptor_a, uint64_t descriptor_b, bool b_transposed,
+           bool accumulate);
+void wgmma_commit();
+void wgmma_wait(unsigned pending);
+void registers(unsigned count);
+
+} // namespace emulator
+
+#endif

@@ -1,0 +1,468 @@
+/* SPDX-License-Identifier: MIT */
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+
+#include "internal.h"
+
+/* Shared and global memory, and the compiler's hooks. */
+
+extern "C" {
+extern unsigned char __start_emulator_shared[] __attribute__((weak)), __stop_emulator_shared[] __attribute__((weak));
+extern const unsigned char __executable_start[], __data_start[]; /* constants lie between */
+}
+
+namespace emulator {
+
+/* ---- shared memory: static, then dynamic ------------------------------------------------------------------------- */
+
+/* The dynamic part begins 16 bytes behind a multiple of 1024: no more is promised. */
+static constexpr size_t DYNAMIC = 228 << 10, MARGIN = 4096, SKEW = 16;
+alignas(1024) static unsigned char arena[MARGIN + DYNAMIC + MARGIN];
+static unsigned char *const dynamic = arena + MARGIN + SKEW;
+static size_t dynamic_size, static_size;
+static std::vector<cell> cells; /* static part first, the dynamic part from DYNAMIC_AT on */
+static constexpr uint32_t STATIC_ROOM = 16 << 10, DYNAMIC_AT = 24 << 10; /* all below 256 KiB, for descriptors */
+static uint32_t sequence;
+
+void *dynamic_shared()
+{
+    return dynamic;
+}
+
+unsigned char *shared_at(uint32_t offset)
+{
+    return offset < STATIC_ROOM ? __start_emulator_shared + offset : dynamic + (offset - DYNAMIC_AT - SKEW);
+}
+
+/* An address in shared memory has the low bits of the host's address, which is what alignment and swizzle look at. */
+static bool find_shared(const void *pointer, uint32_t *offset)
+{
+    const unsigned char *p = (const unsigned char *)pointer;
+    if (p >= arena && p < arena + sizeof arena) {
+        *offset = (uint32_t)(DYNAMIC_AT + SKEW + (p - dynamic));
+        return true;
+    }
+    if (p >= __start_emulator_shared && p < __stop_emulator_shared) {
+        *offset = (uint32_t)(p - __start_emulator_shared);
+        return true;
+    }
+    return false;
+}
+
+static void require_inside(uint32_t offset, unsigned size, const char *what)
+{
+    size_t end = (size_t)offset + size;
+    if (offset < STATIC_ROOM ? end <= static_size : offset >= DYNAMIC_AT + SKEW && end <= DYNAMIC_AT + SKEW + dynamic_size)
+        return;
+    if (offset < STATIC_ROOM)
+        fault("%s of %u bytes at byte %u of %zu bytes of static shared memory", what, size, offset, static_size);
+    fault("%s of %u bytes at byte %d of %zu bytes of dynamic shared memory: out of bounds", what, size,
+          (int)(offset - DYNAMIC_AT - SKEW), dynamic_size);
+}
+
+uint32_t shared_offset(const void *pointer, unsigned size, const char *what)
+{
+    uint32_t offset;
+    if (!find_shared(pointer, &offset))
+        fault("%s: the address %p is not in shared memory", what, pointer);
+    require_inside(offset, size, what);
+    return offset;
+}
+
+uint32_t shared_address(const void *pointer)
+{
+    return shared_offset(pointer, 1, "address");
+}
+
+cell *shared_cells(uint32_t offset)
+{
+    return &cells[offset / GRANULE];
+}
+
+uint32_t write_sequence()
+{
+    return sequence;
+}
+
+void shared_poison(uint32_t offset, unsigned size)
+{
+    memset(shared_at(offset), 0xff, size);
+}
+
+/* ---- the order of accesses --------------------------------------------------------------------------------------- */
+
+static const char *name_of(uint32_t who)
+{
+    static char text[2][48];
+    static unsigned next;
+    char *p = text[next++ & 1];
+    if (who < block.threads)
+        snprintf(p, sizeof text[0], "thread %u", who);
+    else if (who < block.threads + WARPGROUPS)
+        snprintf(p, sizeof text[0], "a wgmma of warpgroup %u", who - block.threads);
+    else
+        snprintf(p, sizeof text[0], "a bulk copy of mbarrier %u", who - block.threads - WARPGROUPS);
+    return p;
+}
+
+static bool ordered(uint32_t who, moment when)
+{
+    return self().clock[who] >= when;
+}
+
+static void require_landed(const cell &c, uint32_t offset, const char *what)
+{
+    if (c.in_flight)
+        fault("%s of shared memory at byte %u, where %s has not landed yet", what, offset, "an asynchronous copy");
+}
+
+static void race(const char *what, uint32_t offset, const char *other, uint32_t who)
+{
+    fault("race: %s of shared memory at byte %u with no barrier after the %s by %s", what, offset, other, name_of(who));
+}
+
+/* Readers that the running thread is ordered after say nothing new once it reads or writes itself. */
+static void add_reader(cell &c, uint32_t who, moment when)
+{
+    if (c.last.who && c.last.who != who + 1 && !ordered(c.last.who - 1, c.last.when)) {
+        uint32_t kept = 0;
+        if (c.more_count == c.more_room) {
+            for (uint32_t i = 0; i < c.more_count; i++)
+                if (!ordered(c.more[i].who - 1, c.more[i].when) && c.more[i].who != who + 1)
+                    c.more[kept++] = c.more[i];
+            c.more_count = kept;
+            if (kept * 2 >= c.more_room) {
+                c.more_room = c.more_room ? c.more_room * 2 : 4;
+                c.more = (reader *)realloc(c.more, c.more_room * sizeof *c.more);
+                if (!c.more)
+                    abort();
+            }
+        }
+        c.more[c.more_count++] = c.last;
+    }
+    c.last = {who + 1, when};
+}
+
+static void read_cell(cell &c, uint32_t offset, uint32_t who, moment when, const char *what, bool atomic)
+{
+    if (!c.writer)
+        fault("%s of shared memory at byte %u, which nobody has written", what, offset);
+    require_landed(c, offset, what);
+    if (!ordered(c.writer - 1, c.written) && !(atomic && c.atomic))
+        race(what, offset, "write", c.writer - 1);
+    if (c.last.who != who + 1 || c.last.when != when)
+        add_reader(c, who, when);
+}
+
+void shared_read(uint32_t offset, unsigned size, uint32_t who, moment when, const char *what)
+{
+    cell *c = shared_cells(offset);
+    for (uint32_t i = offset; i < offset + size; i += GRANULE)
+        read_cell(*c++, i, who, when, what, false);
+}
+
+static void write_cell(cell &c, uint32_t offset, uint32_t who, moment when, const char *what, bool atomic)
+{
+    if (c.in_flight)
+        fault("race: %s of shared memory at byte %u, where an asynchronous copy has not landed yet", what, offset);
+    if (c.writer && !ordered(c.writer - 1, c.written) && !(atomic && c.atomic))
+        race(what, offset, "write", c.writer - 1);
+    if (c.last.who && !ordered(c.last.who - 1, c.last.when) && !atomic)
+        race(what, offset, "read", c.last.who - 1);
+    for (uint32_t i = 0; i < c.more_count; i++)
+        if (!ordered(c.more[i].who - 1, c.more[i].when) && !atomic)
+            race(what, offset, "read", c.more[i].who - 1);
+    c.writer = who + 1;
+    c.written = when;
+    c.sequence = sequence;
+    c.atomic = atomic;
+    c.last.who = 0;
+    c.more_count = 0;
+}
+
+void shared_write(uint32_t offset, unsigned size, uint32_t who, moment when, bool in_flight, const char *what)
+{
+    cell *c = shared_cells(offset);
+    sequence++;
+    for (uint32_t i = offset; i < offset + size; i += GRANULE, c++) {
+        write_cell(*c, i, who, when, what, false);
+        c->in_flight = in_flight;
+    }
+}
+
+void require_fenced(uint32_t offset, unsigned size, const char *what)
+{
+    cell *c = shared_cells(offset);
+    for (uint32_t i = offset; i < offset + size; i += GRANULE, c++)
+        if (c->writer && c->writer <= block.threads && c->written >= block.all[c->writer - 1].fenced)
+            fault("%s at byte %u, which %s wrote without a proxy fence after it", what, i, name_of(c->writer - 1));
+}
+
+/* ---- global memory ----------------------------------------------------------------------------------------------- */
+
+/* A byte of global memory: who wrote and read it last. Blocks of a launch are never ordered after each other. */
+struct global_cell {
+    uint32_t write_block, read_block; /* serial of the block; 0: none */
+    uint16_t writer, reader;
+    moment written, read;
+    uint8_t known, atomic, many_readers, pad;
+};
+
+struct allocation {
+    size_t size;
+    std::vector<global_cell> cells;
+};
+
+static constexpr size_t RED = 4096;
+static std::map<unsigned char *, allocation> allocations;
+static unsigned char *last_base;
+static allocation *last_found;
+static uint32_t first_serial; /* of this launch's blocks */
+static const unsigned char *argument_range;
+static size_t argument_size;
+
+void *allocate(size_t size)
+{
+    unsigned char *p = (unsigned char *)aligned_alloc(256, (RED + size + RED + 255) / 256 * 256);
+    if (!p)
+        return nullptr;
+    memset(p, 0xff, RED + size + RED);
+    allocations[p + RED] = {size, std::vector<global_cell>(size)};
+    return p + RED;
+}
+
+void release(void *memory)
+{
+    if (!memory)
+        return;
+    allocations.erase((unsigned char *)memory);
+    last_found = nullptr;
+    free((unsigned char *)memory - RED);
+}
+
+/* The allocation with an address in it or in its red zones. */
+static allocation *find(const void *pointer, size_t *at)
+{
+    unsigned char *p = (unsigned char *)pointer;
+    if (!last_found || p < last_base || p >= last_base + last_found->size) {
+        auto next = allocations.upper_bound(p + RED);
+        if (next == allocations.begin())
+            return nullptr;
+        --next;
+        if (p >= next->first + next->second.size + RED)
+            return nullptr;
+        last_base = next->first;
+        last_found = &next->second;
+    }
+    *at = (size_t)(p - last_base);
+    return last_found;
+}
+
+static allocation *host_range(const void *device, size_t size, size_t *at)
+{
+    allocation *a = find(device, at);
+    if (!a || *at > a->size || size > a->size - *at) {
+        fprintf(stderr, "emulator: the host copies %zu bytes at %p, outside device memory\n", size, device);
+        exit(1);
+    }
+    return a;
+}
+
+void copy_in(void *device, const void *host, size_t size)
+{
+    size_t at;
+    if (!size)
+        return;
+    allocation *a = host_range(device, size, &at);
+    for (size_t i = 0; i < size; i++)
+        a->cells[at + i].known = 1;
+    memcpy(device, host, size);
+}
+
+void copy_out(void *host, const void *device, size_t size)
+{
+    size_t at;
+    if (!size)
+        return;
+    host_range(device, size, &at);
+    memcpy(host, device, size);
+}
+
+static void check_global(global_cell &c, size_t at, bool write, bool atomic, const char *what)
+{
+    const thread &t = self();
+    bool wrote = c.write_block >= first_serial, other = c.write_block != block.serial;
+    if (!write && !c.known)
+        fault("%s of global memory at byte %zu of an allocation, which nobody has written", what, at);
+    if (wrote && !(atomic && c.atomic) && (other || t.clock[c.writer] < c.written))
+        fault("race: %s of global memory at byte %zu with no barrier after the write by thread %u%s", what, at, c.writer,
+              other ? " of another block" : "");
+    bool was_read = c.read_block >= first_serial, by_other = c.read_block != block.serial || c.many_readers;
+    if (write && was_read && !atomic && (by_other || t.clock[c.reader] < c.read))
+        fault("race: %s of global memory at byte %zu with no barrier after the read by thread %u%s", what, at, c.reader,
+              by_other ? " of another block" : "");
+}
+
+void global_access(const void *pointer, unsigned size, bool write, bool atomic, const char *what)
+{
+    size_t at;
+    allocation *a = find(pointer, &at);
+    if (!a)
+        fault("%s of %u bytes at %p, which is no memory of the device: out of bounds", what, size, pointer);
+    if (at > a->size || size > a->size - at)
+        fault("%s of %u bytes at byte %lld of %zu bytes of global memory: out of bounds", what, size, (long long)at, a->size);
+    thread &t = self();
+    for (unsigned i = 0; i < size; i++) {
+        global_cell &c = a->cells[at + i];
+        check_global(c, at + i, write, atomic, what);
+        if (write) {
+            c.write_block = block.serial;
+            c.writer = (uint16_t)t.number;
+            c.written = t.clock[t.number];
+            c.known = 1;
+            c.atomic = atomic;
+        } else {
+            c.many_readers = c.read_block >= first_serial && (c.read_block != block.serial || c.many_readers);
+            c.read_block = block.serial;
+            c.reader = (uint16_t)t.number;
+            c.read = t.clock[t.number];
+        }
+    }
+}
+
+/* ---- begin ------------------------------------------------------------------------------------------------------- */
+
+void memory_begin_launch()
+{
+    first_serial = block.serial + 1;
+    if (cells.empty())
+        cells.resize((DYNAMIC_AT + SKEW + DYNAMIC) / GRANULE);
+    static_size = (size_t)(__stop_emulator_shared - __start_emulator_shared);
+    if (static_size > STATIC_ROOM) {
+        fprintf(stderr, "emulator: %zu bytes of static shared memory\n", static_size);
+        exit(1);
+    }
+}
+
+static void forget(uint32_t first, size_t size)
+{
+    for (cell *c = shared_cells(first), *end = shared_cells((uint32_t)(first + size + GRANULE - 1)); c < end; c++) {
+        reader *more = c->more;
+        uint32_t room = c->more_room;
+        *c = {};
+        c->more = more;
+        c->more_room = room;
+    }
+}
+
+void memory_begin_block(size_t shared_bytes)
+{
+    forget(0, static_size);
+    forget(DYNAMIC_AT + SKEW, shared_bytes > dynamic_size ? shared_bytes : dynamic_size);
+    dynamic_size = shared_bytes;
+    if (static_size)
+        memset(__start_emulator_shared, 0xff, static_size);
+    memset(dynamic, 0xff, shared_bytes);
+}
+
+void memory_range_of_arguments(const void *arguments, size_t size)
+{
+    argument_range = (const unsigned char *)arguments;
+    argument_size = size;
+}
+
+/* ---- what the compiler put before loads and stores --------------------------------------------------------------- */
+
+static void watch(const void *pointer, unsigned size, bool write)
+{
+    const unsigned char *p = (const unsigned char *)pointer;
+    thread *t = block.current;
+    if (!t || (p >= t->stack && p < t->stack + (100 << 10)))
+        return;
+    if (!write && ((p >= argument_range && p < argument_range + argument_size) ||
+                   (p >= __executable_start && p < __data_start)))
+        return;
+    uint32_t offset;
+    if (!find_shared(p, &offset)) {
+        global_access(p, size, write, false, write ? "write" : "read");
+        return;
+    }
+    require_inside(offset, size, write ? "write" : "read");
+    if (offset % (size > 16 ? 1 : size))
+        fault("%s of %u bytes at a shared address that is no multiple of it", write ? "write" : "read", size);
+    if (write)
+        shared_write(offset, size, t->number, now(), false, "write");
+    else
+        shared_read(offset, size, t->number, now(), "read");
+}
+
+/* ---- atomics ----------------------------------------------------------------------------------------------------- */
+
+static void touch_atomic(void *address, unsigned size)
+{
+    uint32_t offset;
+    if (!find_shared(address, &offset)) {
+        global_access(address, size, false, true, "atomic");
+        global_access(address, size, true, true, "atomic");
+        return;
+    }
+    require_inside(offset, size, "atomic");
+    cell *c = shared_cells(offset);
+    sequence++;
+    for (uint32_t i = offset; i < offset + size; i += GRANULE, c++) {
+        read_cell(*c, i, self().number, now(), "atomic", true);
+        write_cell(*c, i, self().number, now(), "atomic", true);
+    }
+}
+
+float atomic_add(float *address, float value)
+{
+    touch_atomic(address, sizeof *address);
+    float old = *address;
+    *address = old + value;
+    return old;
+}
+
+unsigned atomic_add(unsigned *address, unsigned value)
+{
+    touch_atomic(address, sizeof *address);
+    unsigned old = *address;
+    *address = old + value;
+    return old;
+}
+
+unsigned atomic_or(unsigned *address, unsigned value)
+{
+    touch_atomic(address, sizeof *address);
+    unsigned old = *address;
+    *address = old | value;
+    return old;
+}
+
+} // namespace emulator
+
+/* The names that GCC calls. */
+extern "C" {
+void __tsan_init() {}
+#define HOOKS(size)                                                                                            \
+    void __tsan_read##size(void *p) { emulator::watch(p, size, false); }                                       \
+    void __tsan_write##size(void *p) { emulator::watch(p, size, true); }                                       \
+    void __tsan_unaligned_read##size(void *p) { emulator::watch(p, size, false); }                             \
+    void __tsan_unaligned_write##size(void *p) { emulator::watch(p, size, true); }
+HOOKS(1)
+HOOKS(2)
+HOOKS(4)
+HOOKS(8)
+HOOKS(16)
+void __tsan_read_range(void *p, unsigned long size) { emulator::watch(p, (unsigned)size, false); }
+void __tsan_write_range(void *p, unsigned long size) { emulator::watch(p, (unsigned)size, true); }
+void __tsan_vptr_update(void **, void *) {}
+void __tsan_vptr_read(void **) {}
+void __ubsan_handle_out_of_bounds(void *, unsigned long index)
+{
+    if (emulator::block.current)
+        emulator::fault("index %ld is out of the bounds of its array", (long)index);
+}
+}

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: MIT */
+/* The compiled module as a file, on a machine with or without a GPU: its path is the first argument. */
+
+#include <dlfcn.h>
+
+#include "../test.h"
+#include "kernels/cuda/cuda.h"
+
+static const char *path;
+static void *file;
+static const imagine__cuda *cuda;
+
+/* Opens without driver and toolkit; has one symbol, and a table for one version. */
+static void opens(void)
+{
+    file = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (!file)
+        fprintf(stderr, "    %s\n", dlerror());
+    REQUIRE(file);
+    const imagine__cuda *(*module)(int32_t);
+    *(void **)&module = dlsym(file, "imagine__cuda_module");
+    REQUIRE(module);
+    cuda = module(IMAGINE__CUDA_VERSION);
+    REQUIRE(cuda);
+    CHECK(cuda->version == IMAGINE__CUDA_VERSION);
+    CHECK(!module(IMAGINE__CUDA_VERSION + 1) && !module(0));
+    CHECK(!dlsym(file, "imagine__cuda_attention") && !dlsym(file, "cudaMalloc"));
+}
+
+/* Every function of the table is there. */
+static void table(void)
+{
+    REQUIRE(cuda);
+    void *const *functions = (void *const *)&cuda->error_text;
+    size_t count = (sizeof *cuda - offsetof(imagine__cuda, error_text)) / sizeof *functions;
+    for (size_t i = 0; i < count; i++)
+        CHECK(functions[i]);
+}
+
+/* Without a driver there are no devices, and all else is an error with a text. */
+static void devices(void)
+{
+    int32_t count = -1;
+    char name[300];
+    void *memory;
+    REQUIRE(cuda);
+    CHECK(cuda->device_count(&count) == 0 && count >= 0);
+    CHECK(cuda->device_name(count, name, sizeof name) != 0);
+    if (count) {
+        CHECK(cuda->device_name(0, name, sizeof name) == 0 && strlen(name) > 4);
+        printf("    %s\n", name);
+        SKIP("this machine has a GPU: what happens without one is not seen here");
+    }
+    int status = cuda->allocate(&memory, 1000);
+    CHECK(status != 0 && strlen(cuda->error_text(status)) > 5);
+    printf("    without a driver: %s\n", cuda->error_text(status));
+    cuda->release(NULL);
+}
+
+int main(int argc, char **argv)
+{
+    static const test_case cases[] = {{"opens", opens}, {"table", table}, {"devices", devices}};
+    if (argc < 2) {
+        fprintf(stderr, "usage: %s libimagine_cuda.so\n", argv[0]);
+        return 2;
+    }
+    path = argv[1];
+    int failed = test_main("cuda/module", cases, sizeof cases / sizeof *cases, argc - 1, argv + 1);
+    if (file)
+        dlclose(file);
+    return failed;
+}
