@@ -7,210 +7,45 @@
 Arrays that come from here are views of the library's memory: nothing is copied, and the memory lives as long as an
 array does. Every failure raises imagine.Error or one of its subclasses, with the library's own message."""
 
+from __future__ import annotations
+
+import atexit
 import ctypes
 import os
 import pathlib
+import weakref
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union, cast
 
 from . import _api
+from ._clip import Clip, load, save
+from ._errors import (Cancelled, Error, FileError, FormatError, InvalidArgument, ModelError, NotFinite, NotFound, OutOfMemory,
+                      StateError, TimeoutReached, Unsupported)
+from ._errors import call as _call, choice as _choice, lib as _lib, text as _text
+from ._handles import Buffer, Cancel, Context
+from ._handles import Handle as _Handle, interruptible as _interruptible
 
-__all__ = ["open", "version", "Context", "Model", "Job", "Event", "Buffer", "save", "load", "Error", "InvalidArgument",
-           "OutOfMemory", "Cancelled", "StateError", "Unsupported", "NotFound", "FormatError", "ModelError", "FileError",
-           "NotFinite", "TimeoutReached"]
+if TYPE_CHECKING:
+    from ._handles import Array
 
+Tile = Union[None, int, str, Tuple[int, int]]  # of a VAE: see Model.decode
 
-class Error(Exception):
-    """A failure in the library: `status` is its number, `name` its name."""
-
-    def __init__(self, message, status=0, name="ERROR"):
-        super().__init__(message)
-        self.status, self.name = status, name
-
-
-class InvalidArgument(Error, ValueError):
-    """An argument or option is not valid."""
-
-
-class OutOfMemory(Error, MemoryError):
-    """An allocation failed or the context's memory limit was reached."""
+__all__ = ["open", "version", "Context", "Cancel", "Model", "Job", "Event", "Buffer", "Clip", "save", "load", "Error",
+           "InvalidArgument", "OutOfMemory", "Cancelled", "StateError", "Unsupported", "NotFound", "FormatError", "ModelError",
+           "FileError", "NotFinite", "TimeoutReached"]
 
 
-class Cancelled(Error):
-    """The work was cancelled."""
-
-
-class StateError(Error):
-    """The call does not fit the state of the object."""
-
-
-class Unsupported(Error):
-    """This library or machine cannot do what was asked."""
-
-
-class FileError(Error, OSError):
-    """A file could not be read or written."""
-
-
-class NotFound(Error, LookupError):
-    """A file, stage or tensor does not exist."""
-
-
-class FormatError(Error, ValueError):
-    """A file is not what its format prescribes."""
-
-
-class ModelError(Error, ValueError):
-    """A model's configuration and weights do not fit together."""
-
-
-class NotFinite(Error, ArithmeticError):
-    """A tensor holds a NaN or an infinity."""
-
-
-class TimeoutReached(Error, TimeoutError):
-    """No event came within the time given."""
-
-
-_ERRORS = {-1: InvalidArgument, -2: OutOfMemory, -3: Cancelled, -4: StateError, -5: Unsupported, -20: FileError,
-           -21: NotFound, -22: FormatError, -23: ModelError, -60: NotFinite}
-_library = None
-
-
-def _lib():
-    global _library
-    if _library is None:
-        _library = _api.load()
-    return _library
-
-
-def _call(name, *arguments):
-    """Calls a function whose last parameter is the error, and raises what it reports."""
-    error = _api.Error(struct_size=ctypes.sizeof(_api.Error))
-    status = getattr(_lib(), name)(*arguments, ctypes.byref(error))
-    if status < 0:
-        text = error.message.decode("utf-8", "replace")
-        raise _ERRORS.get(status, Error)(text, status, _lib().imagine_status_name(status).decode())
-    return status
-
-
-def version():
+def version() -> str:
     """The version of the library, as "0.2.0"."""
-    return _lib().imagine_version_string().decode()
+    return str(_lib().imagine_version_string().decode())
 
 
-class _Handle:
-    """Owns one C handle; `_free` names the function that ends it."""
-
-    _free = None
-
-    def __init__(self, pointer):
-        self._pointer = ctypes.c_void_p(pointer)
-
-    def close(self):
-        """Frees the handle now; otherwise the garbage collector does."""
-        if getattr(self, "_pointer", None):
-            getattr(_lib(), self._free)(ctypes.byref(self._pointer))
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        self.close()
-
-    def __del__(self):
-        try:
-            self.close()
-        except (AttributeError, TypeError):  # the interpreter is shutting down
-            pass
-
-
-class Buffer(_Handle):
-    """A tensor of the library. numpy.asarray(buffer) is a view of it; `array` is the same."""
-
-    _free = "imagine_buffer_release"
-
-    def _info(self):
-        info = _api.BufferInfo(struct_size=ctypes.sizeof(_api.BufferInfo))
-        _call("imagine_buffer_get_info", self._pointer, ctypes.byref(info))
-        return info
-
-    @property
-    def shape(self):
-        info = self._info()
-        return tuple(info.shape[:info.ndim])
-
-    @property
-    def __array_interface__(self):
-        info = self._info()
-        if info.dtype not in _api.DTYPES:
-            raise AttributeError("numpy has no type for this buffer's elements")
-        return {"version": 3, "shape": tuple(info.shape[:info.ndim]), "typestr": "<" + _api.DTYPES[info.dtype],
-                "data": (info.data or 0, False)}
-
-    @property
-    def array(self):
-        import numpy
-        return numpy.asarray(self)
-
-    @classmethod
-    def copy_of(cls, context, array):
-        """A new buffer with the values of anything that numpy makes an array of."""
-        import numpy
-        array = numpy.asarray(array)
-        if array.dtype not in (numpy.uint8, numpy.int32, numpy.int64):
-            array = array.astype(numpy.float32)
-        dtype = {"u1": 1, "i4": 2, "i8": 3, "f4": 6}[array.dtype.str[1:]]
-        pointer = ctypes.c_void_p()
-        shape = (ctypes.c_int64 * max(array.ndim, 1))(*array.shape)
-        _call("imagine_buffer_create", ctypes.byref(pointer), context._pointer, dtype, array.ndim, shape)
-        buffer = cls(pointer.value)
-        buffer.array[...] = array
-        return buffer
-
-
-class Context(_Handle):
-    """Threads and memory that models use. Most programs need none of their own: open() makes one."""
-
-    _free = "imagine_context_release"
-
-    def __init__(self, threads=0, memory_limit=0, cpu_level="best"):
-        options = _api.ContextOptions()
-        _lib().imagine_context_options_init(ctypes.byref(options), ctypes.sizeof(options))
-        options.threads, options.memory_limit = threads, memory_limit
-        options.cpu_level = _choice("cpu_level", _api.CPU_LEVELS, cpu_level)
-        pointer = ctypes.c_void_p()
-        _call("imagine_context_create", ctypes.byref(pointer), ctypes.byref(options))
-        super().__init__(pointer.value)
-
-    @property
-    def info(self):
-        """A dict: threads, cpu_level, memory_used, memory_peak."""
-        info = _api.ContextInfo(struct_size=ctypes.sizeof(_api.ContextInfo))
-        _call("imagine_context_get_info", self._pointer, ctypes.byref(info))
-        level = {number: name for name, number in _api.CPU_LEVELS.items()}.get(info.cpu_level, "unknown")
-        return {"threads": info.threads, "cpu_level": level, "memory_used": info.memory_used,
-                "memory_peak": info.memory_peak}
-
-
-def _choice(what, table, value):
-    if value not in table:
-        raise InvalidArgument(f"{what}: {value!r} is none of {', '.join(table)}", -1, "ERROR_INVALID_ARGUMENT")
-    return table[value]
-
-
-def _tile(value):
-    """(width, height) of the C API: 0 is the whole side, -1 chosen by the library."""
-    if value is None or value == "auto":
-        return (0, 0) if value is None else (-1, -1)
+def _tile(value: Tile) -> Dict[str, int]:
+    """Fields of the C API: 0 is the whole side, -1 chosen by the library."""
+    if value is None or isinstance(value, str):
+        side = 0 if value is None else _choice("tile", {"auto": -1}, value)
+        return {"tile_width": side, "tile_height": side}
     width, height = value if isinstance(value, (tuple, list)) else (value, value)
-    return int(width), int(height)
-
-
-def _text(what, value):
-    if value is not None and not isinstance(value, str):
-        raise InvalidArgument(f"{what}: wanted is a str, not {type(value).__name__}", -1, "ERROR_INVALID_ARGUMENT")
-    if value is not None and "\0" in value:
-        raise InvalidArgument(f"{what}: holds a zero character", -1, "ERROR_INVALID_ARGUMENT")
-    return None if value is None else value.encode("utf-8")
+    return {"tile_width": int(width), "tile_height": int(height)}
 
 
 class Event:
@@ -218,36 +53,41 @@ class Event:
 
     _KINDS = {1: "step", 2: "preview", 3: "latents", 4: "frames", 5: "done"}
 
-    def __init__(self, raw):
+    frames: Optional[Array]
+    latents: Optional[Array]
+
+    def __init__(self, raw: _api.Event) -> None:
         self.kind = self._KINDS.get(raw.kind, "unknown")
         self.step, self.steps, self.sigma, self.seconds = raw.step, raw.steps, raw.sigma, raw.seconds
         self.first_frame, self.frame_count = raw.first_frame, raw.frame_count
         self.frames, self.latents = self._keep(raw.frames), self._keep(raw.latents)
 
     @staticmethod
-    def _keep(pointer):
+    def _keep(pointer: Optional[int]) -> Optional[Array]:
         """The payload as an array that stays valid after the next event."""
         return Buffer(_lib().imagine_buffer_retain(pointer)).array if pointer else None
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         if self.kind == "step":
             return f"<imagine.Event step {self.step}/{self.steps}>"
         return f"<imagine.Event {self.kind}>"
 
 
 class Job(_Handle):
-    """One running generation: iterate over it for its events. cancel() may be called from any thread."""
+    """One running generation: iterate over it for its events. cancel() may be called from any thread; Ctrl-C while
+    iterating cancels as well. Leaving a `with` block ends the job, and so does the end of the program."""
 
     _free = "imagine_job_destroy"
 
-    def __init__(self, model, options, keep):
+    def __init__(self, model: Model, options: _api.JobOptions, keep: List[Any]) -> None:
         pointer = ctypes.c_void_p()
         _call("imagine_job_create", ctypes.byref(pointer), model._pointer, ctypes.byref(options))
         super().__init__(pointer.value)
         self._model, self._done = model, False
+        _jobs.add(self)
         del keep  # what the options pointed to: the library has its own copies now
 
-    def next(self, timeout=None):
+    def next(self, timeout: Optional[float] = None) -> Event:
         """The next event; TimeoutReached after `timeout` seconds (None waits for ever)."""
         if not self._pointer:
             raise StateError("the job is closed", -4, "ERROR_STATE")
@@ -257,10 +97,10 @@ class Job(_Handle):
             raise TimeoutReached("no event yet", _api.STATUS_TIMEOUT, "TIMEOUT")
         return Event(raw)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Event]:
         return self
 
-    def __next__(self):
+    def __next__(self) -> Event:
         if self._done:
             raise StopIteration
         while True:
@@ -269,23 +109,26 @@ class Job(_Handle):
                 break
             except TimeoutReached:
                 continue
+            except KeyboardInterrupt:
+                self.cancel()
+                raise
         self._done = event.kind == "done"
         return event
 
-    def cancel(self):
+    def cancel(self) -> None:
         """Asks the job to stop; iterating then raises Cancelled."""
         if self._pointer:
             _lib().imagine_job_cancel(self._pointer)
 
     @property
-    def latents(self):
+    def latents(self) -> Array:
         """The latents after the last whole step, float32 [channels, frames, height, width]."""
         pointer = ctypes.c_void_p()
         _call("imagine_job_get_latents", self._pointer, ctypes.byref(pointer))
         return Buffer(pointer.value).array
 
     @property
-    def info(self):
+    def info(self) -> Dict[str, Any]:
         """A dict: the settled sizes, seconds per stage, memory_peak."""
         info = _api.JobInfo(struct_size=ctypes.sizeof(_api.JobInfo))
         _call("imagine_job_get_info", self._pointer, ctypes.byref(info))
@@ -294,7 +137,7 @@ class Job(_Handle):
                 "guidance": info.guidance, "seconds": stages, "memory_peak": info.memory_peak}
 
 
-def _estimate(model, options, keep):
+def _estimate(model: Model, options: _api.JobOptions, keep: List[Any]) -> Dict[str, Any]:
     raw = _api.Estimate(struct_size=ctypes.sizeof(_api.Estimate))
     _call("imagine_job_estimate", model._pointer, ctypes.byref(options), ctypes.byref(raw))
     del keep
@@ -306,6 +149,16 @@ def _estimate(model, options, keep):
             "streamed": bool(raw.streamed), "nearest": nearest}
 
 
+_jobs: weakref.WeakSet[Job] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_jobs() -> None:
+    """Ends what still runs while there is an interpreter that callbacks could be given to."""
+    for job in list(_jobs):
+        job.close()
+
+
 class Model(_Handle):
     """An opened model pack. May be shared between threads. `weights` says where those of the text encoder and transformer
     are while they are used: "resident" in memory, "streamed" block by block from the file, "auto" as the context's memory
@@ -313,7 +166,7 @@ class Model(_Handle):
 
     _free = "imagine_model_release"
 
-    def __init__(self, path, context=None, weights="auto"):
+    def __init__(self, path: Union[str, os.PathLike[str]], context: Optional[Context] = None, weights: str = "auto") -> None:
         self.context = context or Context()
         pointer = ctypes.c_void_p()
         options = _api.ModelOptions(struct_size=ctypes.sizeof(_api.ModelOptions),
@@ -324,15 +177,17 @@ class Model(_Handle):
         self.path = str(path)
 
     @property
-    def info(self):
+    def info(self) -> Dict[str, Any]:
         """A dict of what imagine_model_info says."""
         info = _api.ModelInfo(struct_size=ctypes.sizeof(_api.ModelInfo))
         _call("imagine_model_get_info", self._pointer, ctypes.byref(info))
         return {name: getattr(info, name) for name, _ in info._fields_ if name != "struct_size"}
 
-    def job(self, prompt="", negative_prompt=None, *, seed=0, width=0, height=0, frames=0, steps=0, guidance=-1.0,
-            shift=0.0, schedule="default", step_rule="default", sigmas=None, noise=None, latents=None, prompt_embeds=None,
-            negative_embeds=None, previews=False, decode=True, _use=Job):
+    def job(self, prompt: str = "", negative_prompt: Optional[str] = None, *, seed: int = 0, width: int = 0, height: int = 0,
+            frames: int = 0, steps: int = 0, guidance: float = -1.0, shift: float = 0.0, schedule: str = "default",
+            step_rule: str = "default", sigmas: Optional[Sequence[float]] = None, noise: Any = None, latents: Any = None,
+            prompt_embeds: Any = None, negative_embeds: Any = None, previews: bool = False, decode: bool = True,
+            _use: Callable[[Model, _api.JobOptions, List[Any]], Any] = Job) -> Job:
         """Starts a generation and returns its Job: `for event in model.job("a dog"): ...`. Sizes of 0 are the pack's
         defaults. `noise`, `latents` and the embeds are anything that numpy makes an array of."""
         sampler = _api.SamplerOptions()
@@ -341,7 +196,7 @@ class Model(_Handle):
         sampler.steps, sampler.guidance, sampler.shift = steps, guidance, shift
         sampler.schedule = _choice("schedule", _api.SCHEDULES, "sigmas" if sigmas is not None else schedule)
         sampler.step_rule = _choice("step_rule", _api.STEP_RULES, step_rule)
-        keep = [sampler]
+        keep: List[Any] = [sampler]
         if sigmas is not None:
             array = (ctypes.c_double * len(sigmas))(*sigmas)
             sampler.sigmas, sampler.sigma_count = array, len(sigmas)
@@ -358,67 +213,85 @@ class Model(_Handle):
             if value is not None:
                 keep.append(Buffer.copy_of(self.context, value))
                 setattr(options, field, keep[-1]._pointer)
-        return _use(self, options, keep)
+        made: Job = _use(self, options, keep)
+        return made
 
-    def estimate(self, **options):
+    def estimate(self, **options: Any) -> Dict[str, Any]:
         """What job() with these options would need, as a dict: peak_bytes, held_bytes and limit_bytes of the context,
         fits, and the peak, weights and work of each stage in bytes. Within the limit of a context, `streamed` tells
         whether weights are read block by block, and where nothing helps `nearest` is the (width, height, frames)
         that would fit, or None. Nothing of it is allocated."""
-        return self.job(_use=_estimate, **options)
+        return cast(Dict[str, Any], self.job(_use=_estimate, **options))
 
-    def generate(self, prompt="", negative_prompt=None, *, progress=None, **options):
-        """The frames for a prompt, uint8 [frames, height, width, 3]. `progress(step, steps)` is called after each step.
-        Options as for job()."""
-        with self.job(prompt, negative_prompt, decode=False, **options) as job:
+    def generate(self, prompt: str = "", negative_prompt: Optional[str] = None, *,
+                 progress: Optional[Callable[[int, int], None]] = None, preview: Optional[Callable[[Array], None]] = None,
+                 **options: Any) -> Array:
+        """The frames for a prompt, uint8 [frames, height, width, 3]. `progress(step, steps)` is called after each step,
+        `preview(frames)` with the first frame as it is so far, uint8 [1, height, width, 3]. Options as for job()."""
+        with self.job(prompt, negative_prompt, decode=False, previews=preview is not None, **options) as job:
             for event in job:
                 if event.kind == "step" and progress:
                     progress(event.step, event.steps)
+                if event.kind == "preview" and preview and event.frames is not None:
+                    preview(event.frames)
             latents = job.latents if options.get("latents") is None else options["latents"]
         return self.decode(latents)
 
-    def decode(self, latents, dtype="u1", tile=None):
+    def clip(self, prompt: str = "", negative_prompt: Optional[str] = None, *, fps: float = 0.0, **options: Any) -> Clip:
+        """What generate() gives as a Clip, which a notebook shows by itself. `fps` 0 is the pack's."""
+        return Clip(self.generate(prompt, negative_prompt, **options), fps or self.info["frames_per_second"] or 8.0)
+
+    def decode(self, latents: Any, dtype: str = "u1", tile: Tile = None) -> Array:
         """Frames of latents: "u1" gives uint8 [frames, height, width, 3], "f4" float32 [3, frames, height, width].
         With `tile`, the same in tiles, for less memory: pixels along a side, (width, height), or "auto", which takes
         the largest that the context's memory limit has room for."""
         return self._vae("imagine_vae_decode", latents, tile, _choice("dtype", {"u1": 1, "f4": 6}, dtype))
 
-    def encode(self, frames, tile=None):
+    def encode(self, frames: Any, tile: Tile = None) -> Array:
         """Latents of uint8 [frames, height, width, 3] or float32 [3, frames, height, width] in [-1, 1]. `tile` as for
         decode()."""
         return self._vae("imagine_vae_encode", frames, tile)
 
-    def _vae(self, function, value, tile, *arguments):
-        vae, result = ctypes.c_void_p(), ctypes.c_void_p()
-        given, options = Buffer.copy_of(self.context, value), _api.VaeOptions()
-        _lib().imagine_vae_options_init(ctypes.byref(options), ctypes.sizeof(options))
-        options.tile_width, options.tile_height = _tile(tile)
-        _call("imagine_vae_create", ctypes.byref(vae), self._pointer, ctypes.byref(options))
-        try:
-            _call(function, vae, given._pointer, *arguments, ctypes.byref(result))
-        finally:
-            _lib().imagine_vae_destroy(ctypes.byref(vae))
+    def _stage(self, kind: str, settings: Dict[str, int], options: Any, use: Callable[[ctypes.c_void_p], Any]) -> Any:
+        """What `use` returns for a stage's handle, which is ended afterwards; Ctrl-C cancels it."""
+        with Cancel(self.context) as cancel:
+            getattr(_lib(), f"imagine_{kind}_options_init")(ctypes.byref(options), ctypes.sizeof(options))
+            options.cancel = cancel._pointer
+            for name, value in settings.items():
+                setattr(options, name, value)
+
+            def work() -> Any:
+                handle = ctypes.c_void_p()
+                _call(f"imagine_{kind}_create", ctypes.byref(handle), self._pointer, ctypes.byref(options))
+                try:
+                    return use(handle)
+                finally:
+                    getattr(_lib(), f"imagine_{kind}_destroy")(ctypes.byref(handle))
+
+            return _interruptible(cancel, work)
+
+    def _vae(self, function: str, value: Any, tile: Tile, *arguments: Any) -> Array:
+        given, result = Buffer.copy_of(self.context, value), ctypes.c_void_p()
+        self._stage("vae", _tile(tile), _api.VaeOptions(),
+                    lambda vae: _call(function, vae, given._pointer, *arguments, ctypes.byref(result)))
         return Buffer(result.value).array
 
-    def encode_text(self, prompt):
+    def encode_text(self, prompt: str) -> Tuple[Array, Array]:
         """(token ids int32 [length], embeddings float32 [length, text_dim]) of a prompt."""
-        text, ids, embeds = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p()
-        _call("imagine_text_create", ctypes.byref(text), self._pointer, None)
-        try:
-            _call("imagine_text_encode", text, _text("prompt", prompt), ctypes.byref(ids), ctypes.byref(embeds))
-        finally:
-            _lib().imagine_text_destroy(ctypes.byref(text))
+        ids, embeds, data = ctypes.c_void_p(), ctypes.c_void_p(), _text("prompt", prompt)
+        self._stage("text", {}, _api.TextOptions(),
+                    lambda text: _call("imagine_text_encode", text, data, ctypes.byref(ids), ctypes.byref(embeds)))
         return Buffer(ids.value).array, Buffer(embeds.value).array
 
 
-def _find(name):
+def _find(name: Union[str, os.PathLike[str]]) -> pathlib.Path:
     """A folder as given, or a pack of that name: in IMAGINE_MODELS, in this package, in the source tree, on the system."""
     given = pathlib.Path(name)
     if given.is_dir() or len(given.parts) != 1:
         return given
     here = pathlib.Path(__file__).resolve().parent
     named = os.environ.get("IMAGINE_MODELS")
-    places = ([pathlib.Path(named)] if named else []) + [here / "models", here.parents[2] / "models",
+    places = ([pathlib.Path(named)] if named else []) + [here / "models", here.parent.parent.parent / "models",
                                                          pathlib.Path("/usr/local/share/imagine/models"),
                                                          pathlib.Path("/usr/share/imagine/models")]
     for place in places:
@@ -427,21 +300,6 @@ def _find(name):
     return given
 
 
-def open(name, context=None):
+def open(name: Union[str, os.PathLike[str]], context: Optional[Context] = None) -> Model:
     """Opens a model pack: a folder, or the name of one that is installed, as "tiny"."""
     return Model(_find(name), context)
-
-
-def save(path, frames, fps=8.0, context=None):
-    """Writes uint8 [frames, height, width, 3] as a PNG (one frame) or an animated PNG."""
-    context = context or Context(threads=1)
-    buffer = Buffer.copy_of(context, frames)  # named, so that it lives until the call returns
-    _call("imagine_picture_save", context._pointer, os.fsencode(path), buffer._pointer, fps)
-
-
-def load(path, context=None):
-    """Frames of a PNG, an animated PNG or a folder of PNGs, uint8 [frames, height, width, 3]."""
-    context = context or Context(threads=1)
-    pointer = ctypes.c_void_p()
-    _call("imagine_picture_load", ctypes.byref(pointer), context._pointer, os.fsencode(path))
-    return Buffer(pointer.value).array

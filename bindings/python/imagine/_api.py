@@ -2,6 +2,8 @@
 """The C declarations, as ctypes sees them. Names and order are those of include/imagine; the tests compare every struct
 with what a C compiler says of the headers."""
 
+from __future__ import annotations
+
 import ctypes
 import ctypes.util
 import os
@@ -14,6 +16,7 @@ EVENT_STEP, EVENT_PREVIEW, EVENT_LATENTS, EVENT_FRAMES, EVENT_DONE = 1, 2, 3, 4,
 SCHEDULES = {"default": 0, "flow": 1, "wan-unipc": 2, "sigmas": 3}
 WEIGHTS = {"auto": 0, "resident": 1, "streamed": 2}
 STEP_RULES = {"default": 0, "euler": 1, "unipc": 2}
+BUFFER_READ_ONLY = 1
 CPU_LEVELS = {"best": 0, "plain": 1, "avx2": 2, "avx512": 3}
 
 
@@ -52,6 +55,15 @@ class ModelInfo(ctypes.Structure):
                 ("parameters_vae", c_uint64), ("bytes", c_uint64)]
 
 
+class TextOptions(ctypes.Structure):
+    _fields_ = [("struct_size", c_uint32), ("reserved0", c_uint32), ("cancel", c_void_p)]
+
+
+class VaeOptions(ctypes.Structure):
+    _fields_ = [("struct_size", c_uint32), ("reserved0", c_uint32), ("cancel", c_void_p), ("tile_width", c_int32),
+                ("tile_height", c_int32)]
+
+
 class SamplerOptions(ctypes.Structure):
     _fields_ = [("struct_size", c_uint32), ("batch", c_int32), ("width", c_int32), ("height", c_int32),
                 ("frames", c_int32), ("steps", c_int32), ("seed", c_uint64), ("guidance", c_double), ("shift", c_double),
@@ -64,11 +76,6 @@ class JobOptions(ctypes.Structure):
                 ("sampler", POINTER(SamplerOptions)), ("prompt_embeds", c_void_p), ("negative_embeds", c_void_p),
                 ("noise", c_void_p), ("latents", c_void_p), ("cancel", c_void_p), ("preview_every", c_int32),
                 ("decode", c_int32)]
-
-
-class VaeOptions(ctypes.Structure):
-    _fields_ = [("struct_size", c_uint32), ("reserved0", c_uint32), ("cancel", c_void_p), ("tile_width", c_int32),
-                ("tile_height", c_int32)]
 
 
 class Event(ctypes.Structure):
@@ -94,10 +101,10 @@ class Estimate(ctypes.Structure):
 
 # C struct names for the tests.
 STRUCTS = {"imagine_error": Error, "imagine_context_options": ContextOptions, "imagine_context_info": ContextInfo,
-           "imagine_buffer_info": BufferInfo, "imagine_model_options": ModelOptions,
-           "imagine_model_info": ModelInfo, "imagine_sampler_options": SamplerOptions,
-           "imagine_job_options": JobOptions, "imagine_vae_options": VaeOptions, "imagine_event": Event,
-           "imagine_job_info": JobInfo, "imagine_estimate": Estimate}
+           "imagine_buffer_info": BufferInfo, "imagine_model_options": ModelOptions, "imagine_model_info": ModelInfo,
+           "imagine_text_options": TextOptions,
+           "imagine_vae_options": VaeOptions, "imagine_sampler_options": SamplerOptions,
+           "imagine_job_options": JobOptions, "imagine_event": Event, "imagine_job_info": JobInfo, "imagine_estimate": Estimate}
 
 _handle, _handle_out, _error = c_void_p, POINTER(c_void_p), POINTER(Error)
 
@@ -111,6 +118,16 @@ FUNCTIONS = {
     "imagine_context_get_info": (c_int32, [_handle, POINTER(ContextInfo), _error]),
     "imagine_buffer_wrap": (c_int32, [_handle_out, _handle, c_int32, c_int32, POINTER(c_int64), c_void_p, c_void_p,
                                       c_void_p, _error]),
+    "imagine_buffer_wrap_read_only": (c_int32, [_handle_out, _handle, c_int32, c_int32, POINTER(c_int64), c_void_p, c_void_p,
+                                                c_void_p, _error]),
+    "imagine_buffer_to_dlpack": (c_int32, [_handle, _handle_out, _error]),
+    "imagine_buffer_to_dlpack_unversioned": (c_int32, [_handle, _handle_out, _error]),
+    "imagine_buffer_from_dlpack": (c_int32, [_handle_out, _handle, c_void_p, _error]),
+    "imagine_buffer_from_dlpack_unversioned": (c_int32, [_handle_out, _handle, c_void_p, _error]),
+    "imagine_cancel_create": (c_int32, [_handle_out, _handle, _error]),
+    "imagine_cancel_fire": (None, [_handle]),
+    "imagine_cancel_fired": (c_int32, [_handle]),
+    "imagine_cancel_release": (None, [_handle_out]),
     "imagine_buffer_create": (c_int32, [_handle_out, _handle, c_int32, c_int32, POINTER(c_int64), _error]),
     "imagine_buffer_retain": (_handle, [_handle]),
     "imagine_buffer_release": (None, [_handle_out]),
@@ -120,11 +137,12 @@ FUNCTIONS = {
     "imagine_model_open": (c_int32, [_handle_out, _handle, c_char_p, POINTER(ModelOptions), _error]),
     "imagine_model_release": (None, [_handle_out]),
     "imagine_model_get_info": (c_int32, [_handle, POINTER(ModelInfo), _error]),
+    "imagine_text_options_init": (None, [POINTER(TextOptions), ctypes.c_size_t]),
+    "imagine_vae_options_init": (None, [POINTER(VaeOptions), ctypes.c_size_t]),
     "imagine_text_create": (c_int32, [_handle_out, _handle, c_void_p, _error]),
     "imagine_text_destroy": (None, [_handle_out]),
     "imagine_text_encode": (c_int32, [_handle, c_char_p, _handle_out, _handle_out, _error]),
-    "imagine_vae_options_init": (None, [POINTER(VaeOptions), ctypes.c_size_t]),
-    "imagine_vae_create": (c_int32, [_handle_out, _handle, POINTER(VaeOptions), _error]),
+    "imagine_vae_create": (c_int32, [_handle_out, _handle, c_void_p, _error]),
     "imagine_vae_destroy": (None, [_handle_out]),
     "imagine_vae_encode": (c_int32, [_handle, _handle, _handle_out, _error]),
     "imagine_vae_decode": (c_int32, [_handle, _handle, c_int32, _handle_out, _error]),
@@ -140,23 +158,37 @@ FUNCTIONS = {
 }
 
 
-def _candidates():
-    """Where libimagine.so may be: named by the user, beside this file, in a build of this source tree, on the system."""
+def _candidates() -> list[str]:
+    """Where libimagine.so may be: named by the user, beside this file (a wheel), in a build of this source tree, on the
+    system."""
     here = pathlib.Path(__file__).resolve().parent
     if os.environ.get("IMAGINE_LIBRARY"):
         return [os.environ["IMAGINE_LIBRARY"]]
-    near = [here / "libimagine.so.0", here / "libimagine.so", here.parents[2] / "build" / "libimagine.so.0"]
+    near = [here / "lib" / "libimagine.so.0", here.parent.parent.parent / "build" / "libimagine.so.0"]
     found = [str(path) for path in near if path.exists()]
     system = ctypes.util.find_library("imagine")
     return found + ([system] if system else [])
 
 
-def load():
+def _open(path: str) -> ctypes.CDLL:
+    """Loads the library; where the system lacks one that it needs, a wheel has that beside it."""
+    try:
+        return ctypes.CDLL(path)
+    except OSError:
+        others = sorted(other for other in pathlib.Path(path).parent.glob("lib*.so.*") if "imagine" not in other.name)
+        if not others or os.environ.get("IMAGINE_LIBRARY"):
+            raise
+        for other in sorted(others, key=lambda other: other.name.startswith("libpng")):  # which needs zlib
+            ctypes.CDLL(str(other))
+        return ctypes.CDLL(path)
+
+
+def load() -> ctypes.CDLL:
     """The library with every function declared. OSError with advice when it is nowhere."""
     names = _candidates()
     if not names:
         raise OSError("libimagine.so was not found: build it (examples/quickstart does) or name it in IMAGINE_LIBRARY")
-    library = ctypes.CDLL(names[0])
+    library = _open(names[0])
     for name, (result, arguments) in FUNCTIONS.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: MIT
+"""Frames that a notebook shows by itself."""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import os
+import pathlib
+import tempfile
+from typing import TYPE_CHECKING, Any, Dict, Optional, Union
+
+from ._errors import call, invalid
+from ._handles import Buffer, Context
+
+if TYPE_CHECKING:
+    from ._handles import Array
+
+Path = Union[str, "os.PathLike[str]"]
+
+
+def save(path: Path, frames: Any, fps: float = 8.0, context: Optional[Context] = None) -> None:
+    """Writes uint8 [frames, height, width, 3] as a PNG (one frame) or an animated PNG."""
+    context = context or Context(threads=1)
+    buffer = Buffer.copy_of(context, frames)  # named, so that it lives until the call returns
+    call("imagine_picture_save", context._pointer, os.fsencode(path), buffer._pointer, fps)
+
+
+def load(path: Path, context: Optional[Context] = None) -> Array:
+    """Frames of a PNG, an animated PNG or a folder of PNGs, uint8 [frames, height, width, 3]."""
+    context = context or Context(threads=1)
+    pointer = ctypes.c_void_p()
+    call("imagine_picture_load", ctypes.byref(pointer), context._pointer, os.fsencode(path))
+    return Buffer(pointer.value).array
+
+
+class Clip:
+    """Frames, uint8 [frames, height, width, 3], at `fps` frames a second. As the last value of a notebook's cell, or given
+    to IPython.display.display, it shows itself: a picture, or a clip that plays. `scale` enlarges what is shown; 0 makes
+    small clips about 256 pixels wide."""
+
+    def __init__(self, frames: Any, fps: float = 8.0, scale: int = 0) -> None:
+        import numpy
+        self.frames = numpy.asarray(frames)
+        if self.frames.dtype != numpy.uint8 or self.frames.ndim != 4 or self.frames.shape[3] != 3 or not self.frames.size:
+            raise invalid(f"frames: wanted are uint8 [frames, height, width, 3], not {self.frames.dtype} {self.frames.shape}")
+        self.fps, self.scale = float(fps), int(scale)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __array__(self, *arguments: Any, **options: Any) -> Array:
+        return self.frames.__array__(*arguments, **options)
+
+    def __repr__(self) -> str:
+        count, height, width, _ = self.frames.shape
+        return f"<imagine.Clip of {count} frame{'s' if count > 1 else ''}, {width}x{height}, {self.fps:g} fps>"
+
+    def png(self) -> bytes:
+        """The frames as the bytes of a PNG, an animated one when there are several."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "clip.png"
+            save(path, self.frames, self.fps)
+            return path.read_bytes()
+
+    def save(self, path: Path) -> None:
+        """Writes what png() gives into a file."""
+        save(path, self.frames, self.fps)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Dict[str, Any]:
+        data = base64.b64encode(self.png()).decode("ascii")
+        _, height, width, _ = self.frames.shape
+        scale = self.scale or max(1, round(256 / width))
+        html = (f'<img src="data:image/png;base64,{data}" width="{width * scale}" height="{height * scale}" '
+                f'style="image-rendering: {"pixelated" if scale > 1 else "auto"}" alt="{len(self)} frames">')
+        return {"text/plain": repr(self), "text/html": html, "image/png": data}

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: MIT
+"""The library's statuses as exceptions, and calls that raise them."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any, Mapping, Optional
+
+from . import _api
+
+
+class Error(Exception):
+    """A failure in the library: `status` is its number, `name` its name."""
+
+    def __init__(self, message: str, status: int = 0, name: str = "ERROR") -> None:
+        super().__init__(message)
+        self.status, self.name = status, name
+
+
+class InvalidArgument(Error, ValueError):
+    """An argument or option is not valid."""
+
+
+class OutOfMemory(Error, MemoryError):
+    """An allocation failed or the context's memory limit was reached."""
+
+
+class Cancelled(Error):
+    """The work was cancelled."""
+
+
+class StateError(Error):
+    """The call does not fit the state of the object."""
+
+
+class Unsupported(Error):
+    """This library or machine cannot do what was asked."""
+
+
+class FileError(Error, OSError):
+    """A file could not be read or written."""
+
+
+class NotFound(Error, LookupError):
+    """A file, stage or tensor does not exist."""
+
+
+class FormatError(Error, ValueError):
+    """A file is not what its format prescribes."""
+
+
+class ModelError(Error, ValueError):
+    """A model's configuration and weights do not fit together."""
+
+
+class NotFinite(Error, ArithmeticError):
+    """A tensor holds a NaN or an infinity."""
+
+
+class TimeoutReached(Error, TimeoutError):
+    """No event came within the time given."""
+
+
+_ERRORS = {-1: InvalidArgument, -2: OutOfMemory, -3: Cancelled, -4: StateError, -5: Unsupported, -20: FileError,
+           -21: NotFound, -22: FormatError, -23: ModelError, -60: NotFinite}
+_library: Optional[ctypes.CDLL] = None
+
+
+def lib() -> ctypes.CDLL:
+    """The library, loaded at the first call."""
+    global _library
+    if _library is None:
+        _library = _api.load()
+    return _library
+
+
+def call(name: str, *arguments: Any) -> int:
+    """Calls a function whose last parameter is the error, and raises what it reports."""
+    error = _api.Error(struct_size=ctypes.sizeof(_api.Error))
+    status: int = getattr(lib(), name)(*arguments, ctypes.byref(error))
+    if status < 0:
+        text = error.message.decode("utf-8", "replace")
+        raise _ERRORS.get(status, Error)(text, status, lib().imagine_status_name(status).decode())
+    return status
+
+
+def invalid(message: str) -> InvalidArgument:
+    return InvalidArgument(message, -1, "ERROR_INVALID_ARGUMENT")
+
+
+def choice(what: str, table: Mapping[str, int], value: str) -> int:
+    """The number of a named constant."""
+    if value not in table:
+        raise invalid(f"{what}: {value!r} is none of {', '.join(table)}")
+    return table[value]
+
+
+def text(what: str, value: Optional[str]) -> Optional[bytes]:
+    """A string as C takes it."""
+    if value is not None and not isinstance(value, str):
+        raise invalid(f"{what}: wanted is a str, not {type(value).__name__}")
+    if value is not None and "\0" in value:
+        raise invalid(f"{what}: holds a zero character")
+    return None if value is None else value.encode("utf-8")

@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: MIT
+"""Handles of the library: contexts, cancel tokens, and buffers, which share their memory with other libraries."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import threading
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple, Type, TypeVar, Union
+
+from . import _api, _dlpack
+from ._errors import Error, Unsupported, call, choice, invalid, lib
+
+if TYPE_CHECKING:
+    import numpy
+
+    Array = numpy.ndarray[Any, Any]
+
+Self = TypeVar("Self", bound="Handle")
+NAMES = {1: "uint8", 2: "int32", 3: "int64", 4: "float16", 5: "bfloat16", 6: "float32", 7: "float64"}
+NUMBERS = {name: number for number, name in NAMES.items()}
+
+
+class Handle:
+    """Owns one C handle; `_free` names the function that ends it. All are context managers."""
+
+    _free = ""
+
+    def __init__(self, pointer: Optional[int]) -> None:
+        self._pointer = ctypes.c_void_p(pointer)
+
+    def close(self) -> None:
+        """Frees the handle now; otherwise the garbage collector does."""
+        if getattr(self, "_pointer", None):
+            getattr(lib(), self._free)(ctypes.byref(self._pointer))
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        try:
+            self.close()
+        except (AttributeError, TypeError):  # the interpreter is shutting down
+            pass
+
+
+class Context(Handle):
+    """Threads and memory that models use. Most programs need none of their own: open() makes one."""
+
+    _free = "imagine_context_release"
+
+    def __init__(self, threads: int = 0, memory_limit: int = 0, cpu_level: str = "best") -> None:
+        options = _api.ContextOptions()
+        lib().imagine_context_options_init(ctypes.byref(options), ctypes.sizeof(options))
+        options.threads, options.memory_limit = threads, memory_limit
+        options.cpu_level = choice("cpu_level", _api.CPU_LEVELS, cpu_level)
+        pointer = ctypes.c_void_p()
+        call("imagine_context_create", ctypes.byref(pointer), ctypes.byref(options))
+        super().__init__(pointer.value)
+
+    @property
+    def info(self) -> Dict[str, Any]:
+        """A dict: threads, cpu_level, memory_used, memory_peak."""
+        info = _api.ContextInfo(struct_size=ctypes.sizeof(_api.ContextInfo))
+        call("imagine_context_get_info", self._pointer, ctypes.byref(info))
+        level = {number: name for name, number in _api.CPU_LEVELS.items()}.get(info.cpu_level, "unknown")
+        return {"threads": info.threads, "cpu_level": level, "memory_used": info.memory_used,
+                "memory_peak": info.memory_peak}
+
+
+class Cancel(Handle):
+    """A token that stops work which was given it. fire() may be called from any thread."""
+
+    _free = "imagine_cancel_release"
+
+    def __init__(self, context: Context) -> None:
+        pointer = ctypes.c_void_p()
+        call("imagine_cancel_create", ctypes.byref(pointer), context._pointer)
+        super().__init__(pointer.value)
+
+    def fire(self) -> None:
+        """What has this token ends with Cancelled, soon."""
+        lib().imagine_cancel_fire(self._pointer)
+
+    @property
+    def fired(self) -> bool:
+        return bool(lib().imagine_cancel_fired(self._pointer))
+
+
+def interruptible(cancel: Cancel, work: Callable[[], Any]) -> Any:
+    """What `work` returns, done so that Ctrl-C fires the token: Python runs signal handlers between instructions of the
+    main thread alone, and a C call is one instruction."""
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    result: Dict[str, Any] = {}
+
+    def run() -> None:
+        try:
+            result["value"] = work()
+        except BaseException as problem:
+            result["problem"] = problem
+
+    thread = threading.Thread(target=run, name="imagine", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.1)
+    except BaseException:
+        cancel.fire()
+        thread.join()
+        raise
+    if "problem" in result:
+        raise result["problem"]
+    return result["value"]
+
+
+# Objects whose memory buffers lie over, by the number that the library gives back when it is done with one.
+_lent: Dict[int, Any] = {}
+_numbers = itertools.count(1)
+
+
+def _give_back(number: int, data: int) -> None:
+    _lent.pop(number, None)
+
+
+_release = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(_give_back)
+ctypes.pythonapi.Py_IncRef(ctypes.py_object(_release))  # buffers may outlive this module
+
+
+class Buffer(Handle):
+    """A tensor of the library, dense and in the host's memory.
+
+    Its memory is shared, not copied: numpy.asarray(buffer) (or `array`), numpy.from_dlpack(buffer) and
+    torch.from_dlpack(buffer) are views of it and keep it alive; Buffer.wrap and Buffer.from_dlpack lie over other
+    libraries' memory and keep that alive."""
+
+    _free = "imagine_buffer_release"
+
+    def _info(self) -> _api.BufferInfo:
+        info = _api.BufferInfo(struct_size=ctypes.sizeof(_api.BufferInfo))
+        call("imagine_buffer_get_info", self._pointer, ctypes.byref(info))
+        return info
+
+    @property
+    def shape(self) -> Tuple[int, ...]:
+        info = self._info()
+        return tuple(info.shape[:info.ndim])
+
+    @property
+    def dtype(self) -> str:
+        """"uint8", "int32", "int64", "float16", "bfloat16", "float32" or "float64"."""
+        return NAMES.get(self._info().dtype, "unknown")
+
+    @property
+    def nbytes(self) -> int:
+        return int(self._info().size)
+
+    @property
+    def read_only(self) -> bool:
+        """Whether nobody may write into it."""
+        return bool(self._info().flags & _api.BUFFER_READ_ONLY)
+
+    @property
+    def __array_interface__(self) -> Dict[str, Any]:
+        info = self._info()
+        if info.dtype not in _api.DTYPES:
+            raise AttributeError("numpy has no type for this buffer's elements")
+        return {"version": 3, "shape": tuple(info.shape[:info.ndim]), "typestr": "<" + _api.DTYPES[info.dtype],
+                "data": (info.data or 0, bool(info.flags & _api.BUFFER_READ_ONLY))}
+
+    @property
+    def array(self) -> Array:
+        import numpy
+        return numpy.asarray(self)
+
+    # ---- DLPack, as the Python array API 2023.12 has it
+
+    def __dlpack_device__(self) -> Tuple[int, int]:
+        return _dlpack.CPU
+
+    def __dlpack__(self, *, stream: Optional[int] = None, max_version: Optional[Tuple[int, int]] = None,
+                   dl_device: Optional[Tuple[int, int]] = None, copy: Optional[bool] = None) -> Any:
+        """A capsule with the tensor: the versioned kind for who says to know version 1."""
+        if stream is not None:
+            raise BufferError("stream: memory of the host has none, only None is possible")
+        if dl_device is not None and tuple(dl_device) != _dlpack.CPU:
+            raise BufferError(f"dl_device: the tensor is on {_dlpack.CPU}, the host; {tuple(dl_device)} is not possible")
+        versioned = max_version is not None and max_version[0] >= 1
+        source = self._copy() if copy else self
+        pointer = ctypes.c_void_p()
+        try:
+            call("imagine_buffer_to_dlpack" if versioned else "imagine_buffer_to_dlpack_unversioned", source._pointer,
+                 ctypes.byref(pointer))
+        except Unsupported as problem:
+            raise BufferError(str(problem)) from None
+        assert pointer.value
+        if copy and versioned:
+            _dlpack.ManagedVersioned.from_address(pointer.value).flags |= _dlpack.IS_COPIED
+        return _dlpack.capsule(pointer.value, _dlpack.VERSIONED if versioned else _dlpack.PLAIN)
+
+    def _copy(self) -> Buffer:
+        info = self._info()
+        context = Context(threads=1)
+        made = Buffer._create(context, info.dtype, tuple(info.shape[:info.ndim]))
+        ctypes.memmove(made._info().data or 0, info.data or 0, info.size)
+        return made
+
+    @classmethod
+    def from_dlpack(cls, tensor: Any, context: Optional[Context] = None) -> Buffer:
+        """A buffer over a tensor of another library (anything with __dlpack__), without a copy. Unsupported when the tensor
+        is not dense, not in the host's memory, or of a type that the library has not."""
+        context = context or Context(threads=1)
+        try:
+            given = tensor.__dlpack__(max_version=(1, 0))
+        except TypeError:  # made before there were versions
+            given = tensor.__dlpack__()
+        address, name = _dlpack.opened(given)
+        pointer = ctypes.c_void_p()
+        call("imagine_buffer_from_dlpack" if name == _dlpack.VERSIONED else "imagine_buffer_from_dlpack_unversioned",
+             ctypes.byref(pointer), context._pointer, address)
+        _dlpack.mark_used(given, name)
+        return cls(pointer.value)
+
+    # ---- memory of the caller's
+
+    @classmethod
+    def _create(cls, context: Context, dtype: int, shape: Tuple[int, ...]) -> Buffer:
+        pointer = ctypes.c_void_p()
+        dims = (ctypes.c_int64 * max(len(shape), 1))(*shape)
+        call("imagine_buffer_create", ctypes.byref(pointer), context._pointer, dtype, len(shape), dims)
+        return cls(pointer.value)
+
+    @classmethod
+    def wrap(cls, array: Any, context: Optional[Context] = None) -> Buffer:
+        """A buffer over a numpy array's memory, without a copy; the array is kept for as long as the library needs it.
+        What is written into one is seen in the other. A read-only array makes a read-only buffer."""
+        import numpy
+        array = numpy.asarray(array)
+        number = 1 if array.dtype == numpy.bool_ else NUMBERS.get(array.dtype.name)
+        if number is None or not array.dtype.isnative:
+            raise invalid(f"array: the library has no type {array.dtype.str}")
+        if not array.flags.c_contiguous:
+            raise invalid("array: it is not contiguous; numpy.ascontiguousarray makes a copy that is")
+        context = context or Context(threads=1)  # named, so that it lives until the call returns
+        pointer, key = ctypes.c_void_p(), next(_numbers)
+        shape = (ctypes.c_int64 * max(array.ndim, 1))(*array.shape)
+        _lent[key] = array
+        try:
+            call("imagine_buffer_wrap" if array.flags.writeable else "imagine_buffer_wrap_read_only", ctypes.byref(pointer),
+                 context._pointer, number, array.ndim, shape, array.ctypes.data,
+                 ctypes.cast(_release, ctypes.c_void_p), key)
+        except Error:
+            _lent.pop(key, None)
+            raise
+        return cls(pointer.value)
+
+    @classmethod
+    def copy_of(cls, context: Context, array: Any) -> Buffer:
+        """A new buffer with the values of anything that numpy makes an array of. A Buffer is taken as it is."""
+        import numpy
+        if isinstance(array, Buffer):
+            return array
+        array = numpy.asarray(array)
+        if array.dtype not in (numpy.uint8, numpy.int32, numpy.int64):
+            array = array.astype(numpy.float32)
+        buffer = cls._create(context, NUMBERS[array.dtype.name], array.shape)
+        buffer.array[...] = array
+        return buffer

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: MIT
+"""What a session sees: Ctrl-C, the end of the program, previews, clips."""
+
+import base64
+import gc
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+import numpy
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(ROOT / "bindings" / "python"))
+
+import imagine  # noqa: E402
+
+PACK = ROOT / "tests" / "packs" / "two-layer"
+LONG = "steps=1000, width=256, height=256, frames=33"  # minutes of work
+
+
+def session(code, **options):
+    """A Python that has opened the pack as `model`."""
+    head = f"import imagine, numpy\nmodel = imagine.open({str(PACK)!r})\n"
+    return subprocess.Popen([sys.executable, "-c", head + code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                            env=dict(os.environ, PYTHONPATH=str(ROOT / "bindings" / "python")), **options)
+
+
+class Interrupts(unittest.TestCase):
+    def interrupted(self, code):
+        """Runs code that would take minutes, interrupts it, and returns what it then prints."""
+        code = (f"print('begun', flush=True)\ntry:\n    {code}\nexcept KeyboardInterrupt:\n"
+                "    print('stopped', flush=True)\nprint(model.generate('a', steps=1).shape)\n")
+        with session(code) as process:
+            self.assertEqual(process.stdout.readline(), "begun\n")
+            time.sleep(0.5)
+            begin = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            self.assertEqual(process.stdout.readline(), "stopped\n")
+            self.assertLess(time.monotonic() - begin, 5)
+            self.assertEqual(process.communicate(timeout=60)[0], "(5, 32, 32, 3)\n")
+            self.assertEqual(process.returncode, 0)
+
+    def test_generate(self):
+        self.interrupted(f"model.generate('a', {LONG})")
+
+    def test_events(self):
+        self.interrupted(f"list(model.job('a', {LONG}))")
+
+    def test_decode(self):
+        self.interrupted("model.decode(numpy.zeros((16, 60, 128, 128), 'float32'))")
+
+    def test_encode(self):
+        self.interrupted("model.encode(numpy.zeros((161, 512, 512, 3), 'uint8'))")
+
+    def test_unhandled_ends_the_program(self):
+        with session(f"print('begun', flush=True)\nfor event in model.job('a', {LONG}): pass\n") as process:
+            process.stdout.readline()
+            time.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+            output = process.communicate(timeout=30)[0]
+            self.assertIn("KeyboardInterrupt", output)
+            self.assertIn(process.returncode, (-signal.SIGINT, 130))
+
+    def test_the_end_of_a_program_ends_its_jobs(self):
+        code = f"job = model.job('a', noise=imagine.Buffer.wrap(numpy.zeros((16, 9, 32, 32), 'float32')), {LONG})\nkept = [job]\n"
+        with session(code + "print(job.next().kind)\n") as process:
+            self.assertEqual(process.communicate(timeout=30)[0], "step\n")
+            self.assertEqual(process.returncode, 0)
+
+
+class Managers(unittest.TestCase):
+    def test_every_handle_is_one(self):
+        with imagine.Context(threads=1) as context:
+            with imagine.open(PACK, context) as model, imagine.Cancel(context) as cancel:
+                self.assertFalse(cancel.fired)
+                cancel.fire()
+                self.assertTrue(cancel.fired)
+                with model.job("a", steps=1) as job, imagine.Buffer.wrap(numpy.zeros(3, "float32"), context) as buffer:
+                    self.assertEqual(buffer.shape, (3,))
+        for handle in (context, model, cancel, job, buffer):
+            self.assertFalse(handle._pointer)
+            handle.close()
+
+    def test_a_loop_that_is_left_ends_the_job(self):
+        context = imagine.Context(threads=2)
+        model = imagine.open(PACK, context)
+        before = context.info["memory_used"]
+        with model.job("a", steps=1000, width=256, height=256, frames=33) as job:
+            for _ in job:
+                break
+        gc.collect()
+        self.assertLess(context.info["memory_used"] - before, 20 << 20)  # the weights stay, the job is gone
+        with self.assertRaises(imagine.StateError):
+            job.next()
+
+
+class Previews(unittest.TestCase):
+    def test_they_come_while_it_runs(self):
+        previews, steps = [], []
+        frames = imagine.open(PACK).generate("a b", steps=40, width=128, height=128, preview=previews.append,
+                                             progress=lambda *s: steps.append(s))
+        self.assertTrue(previews and steps)
+        for preview in previews:
+            self.assertEqual((preview.shape, preview.dtype), ((1,) + frames.shape[1:], numpy.uint8))
+        self.assertTrue(any(not numpy.array_equal(preview[0], frames[0]) for preview in previews))
+
+
+class Clips(unittest.TestCase):
+    def test_a_clip_shows_itself(self):
+        clip = imagine.open(PACK).clip("a red apple", seed=2)
+        self.assertEqual((len(clip), clip.fps), (5, 8))
+        self.assertEqual(repr(clip), "<imagine.Clip of 5 frames, 32x32, 8 fps>")
+        shown = clip._repr_mimebundle_()
+        png = base64.b64decode(shown["image/png"])
+        self.assertEqual(png, clip.png())
+        self.assertIn(b"acTL", png)
+        self.assertIn('width="256" height="256"', shown["text/html"])
+        self.assertIn(shown["image/png"], shown["text/html"])
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "clip.png"
+            path.write_bytes(png)
+            self.assertTrue(numpy.array_equal(imagine.load(path), clip.frames))
+            clip.save(path)
+            self.assertEqual(path.read_bytes(), png)
+        self.assertTrue(numpy.array_equal(numpy.asarray(clip), clip.frames))
+
+    def test_one_frame_is_a_picture(self):
+        clip = imagine.Clip(numpy.zeros((1, 300, 400, 3), "uint8"))
+        self.assertNotIn(b"acTL", clip.png())
+        self.assertIn('width="400"', clip._repr_mimebundle_()["text/html"])
+
+    def test_refused(self):
+        for wrong in (numpy.zeros((2, 4, 4, 4), "uint8"), numpy.zeros((4, 4, 3), "uint8"), numpy.zeros((2, 4, 4, 3)),
+                      numpy.zeros((0, 4, 4, 3), "uint8")):
+            with self.assertRaises(imagine.InvalidArgument):
+                imagine.Clip(wrong)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: MIT
+"""Memory shared with other libraries: addresses are compared, and who keeps whom alive."""
+
+import ctypes
+import gc
+import pathlib
+import sys
+import unittest
+import weakref
+
+import numpy
+
+try:
+    import torch
+except ImportError:
+    torch = None
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(ROOT / "bindings" / "python"))
+
+import imagine  # noqa: E402
+from imagine import _dlpack, _handles  # noqa: E402
+
+NUMPY_2 = int(numpy.__version__.split(".")[0]) >= 2
+TYPES = ["uint8", "int32", "int64", "float16", "float32", "float64"]
+
+
+def capsule_name(capsule):
+    return _dlpack._name(capsule)
+
+
+def make(dtype="float32", shape=(2, 3, 4)):
+    """A buffer of the library's own memory, counting up, and its context."""
+    context = imagine.Context(threads=1)
+    buffer = imagine.Buffer._create(context, _handles.NUMBERS[dtype], shape)
+    if dtype != "bfloat16":
+        buffer.array[...] = numpy.arange(buffer.array.size).reshape(shape)
+    return buffer, context
+
+
+class ToNumpy(unittest.TestCase):
+    def test_every_type_is_a_view(self):
+        for dtype in TYPES:
+            buffer, _ = make(dtype)
+            for array in (numpy.asarray(buffer), numpy.from_dlpack(buffer)):
+                self.assertEqual((array.dtype.name, array.shape), (dtype, (2, 3, 4)))
+                self.assertEqual(array.ctypes.data, buffer._info().data)
+                self.assertEqual(array[1, 2, 3], 23)
+
+    def test_the_array_keeps_the_memory(self):
+        buffer, context = make()
+        empty = context.info["memory_used"]
+        arrays = [numpy.asarray(buffer), numpy.from_dlpack(buffer)]
+        del buffer
+        gc.collect()
+        self.assertTrue(all(array[1, 2, 3] == 23 for array in arrays))
+        self.assertGreater(context.info["memory_used"], 0)
+        del arrays
+        gc.collect()
+        self.assertLess(context.info["memory_used"], empty)
+
+    def test_empty_and_scalar(self):
+        for shape in ((0,), (3, 0, 2), ()):
+            buffer, _ = make(shape=shape)
+            self.assertEqual(numpy.from_dlpack(buffer).shape, shape)
+            self.assertEqual(buffer.array.shape, shape)
+
+    def test_read_only_memory_stays_so(self):
+        constant = numpy.arange(6, dtype="int32")
+        constant.flags.writeable = False
+        buffer = imagine.Buffer.wrap(constant)
+        self.assertTrue(buffer.read_only)
+        self.assertFalse(numpy.asarray(buffer).flags.writeable)
+        with self.assertRaises(BufferError):
+            buffer.__dlpack__()
+        self.assertEqual(capsule_name(buffer.__dlpack__(max_version=(1, 1))), b"dltensor_versioned")
+        if NUMPY_2:
+            self.assertFalse(numpy.from_dlpack(buffer).flags.writeable)
+        again = imagine.Buffer.from_dlpack(buffer)
+        self.assertTrue(again.read_only)
+        self.assertEqual(again._info().data, constant.ctypes.data)
+
+
+class Protocol(unittest.TestCase):
+    def test_device_and_versions(self):
+        buffer, _ = make()
+        self.assertEqual(buffer.__dlpack_device__(), (1, 0))
+        for version, name in ((None, b"dltensor"), ((0, 8), b"dltensor"), ((1, 0), b"dltensor_versioned"),
+                              ((2, 0), b"dltensor_versioned")):
+            self.assertEqual(capsule_name(buffer.__dlpack__(max_version=version)), name)
+        for wrong in ({"stream": 1}, {"dl_device": (2, 0)}):
+            with self.assertRaises(BufferError):
+                buffer.__dlpack__(**wrong)
+        buffer.__dlpack__(dl_device=(1, 0), copy=False)
+
+    def test_copies_are_other_memory_and_say_so(self):
+        buffer, _ = make()
+        for copy, flags in ((None, 0), (False, 0), (True, 2)):
+            address, name = _dlpack.opened(capsule := buffer.__dlpack__(max_version=(1, 0), copy=copy))
+            tensor = _dlpack.ManagedVersioned.from_address(address)
+            self.assertEqual((name, tensor.flags, tensor.major), (b"dltensor_versioned", flags, 1))
+            self.assertEqual(tensor.tensor.data == buffer._info().data, not copy)
+            values = ctypes.cast(tensor.tensor.data, ctypes.POINTER(ctypes.c_float))
+            self.assertEqual(values[23], 23)
+            del capsule
+
+    def test_an_unused_capsule_gives_everything_back(self):
+        buffer, context = make()
+        gc.collect()
+        before = context.info["memory_used"]
+        capsules = [buffer.__dlpack__(), buffer.__dlpack__(max_version=(1, 0))]
+        self.assertGreater(context.info["memory_used"], before)
+        del capsules
+        gc.collect()
+        self.assertEqual(context.info["memory_used"], before)
+
+    def test_a_used_capsule_is_refused(self):
+        class Once:
+            capsule = make()[0].__dlpack__()
+
+            def __dlpack__(self):
+                return self.capsule
+
+        imagine.Buffer.from_dlpack(Once())
+        with self.assertRaises(BufferError):
+            imagine.Buffer.from_dlpack(Once())
+
+
+class FromNumpy(unittest.TestCase):
+    def test_every_type_without_a_copy(self):
+        for dtype in TYPES + ["bool"]:
+            array = numpy.ones((3, 4), dtype)
+            wrapped = imagine.Buffer.wrap(array)
+            self.assertEqual(wrapped._info().data, array.ctypes.data)
+            self.assertEqual(wrapped.dtype, "uint8" if dtype == "bool" else dtype)
+            if dtype != "bool" or NUMPY_2:
+                taken = imagine.Buffer.from_dlpack(array)
+                self.assertEqual((taken._info().data, taken.shape), (array.ctypes.data, (3, 4)))
+                self.assertEqual(taken.dtype, wrapped.dtype)
+
+    def test_the_buffer_keeps_the_array(self):
+        for make_buffer in (imagine.Buffer.wrap, imagine.Buffer.from_dlpack):
+            array = numpy.ones(1000, "float32")
+            alive = weakref.ref(array)
+            buffer = make_buffer(array)
+            del array
+            gc.collect()
+            self.assertIsNotNone(alive())
+            self.assertEqual(buffer.array[999], 1)
+            view = buffer.array
+            del buffer
+            gc.collect()
+            self.assertIsNotNone(alive())
+            del view
+            gc.collect()
+            self.assertIsNone(alive())
+
+    def test_what_is_written_is_seen(self):
+        array = numpy.zeros(4, "float32")
+        imagine.Buffer.wrap(array).array[2] = 7
+        self.assertEqual(array[2], 7)
+
+    def test_refused(self):
+        with self.assertRaisesRegex(imagine.InvalidArgument, "contiguous"):
+            imagine.Buffer.wrap(numpy.zeros((4, 4), "float32").T[1:])
+        with self.assertRaisesRegex(imagine.InvalidArgument, "type"):
+            imagine.Buffer.wrap(numpy.zeros(4, "complex64"))
+        with self.assertRaisesRegex(imagine.InvalidArgument, "type"):
+            imagine.Buffer.wrap(numpy.zeros(4, ">f4"))
+        with self.assertRaisesRegex(imagine.Unsupported, "contiguous"):
+            imagine.Buffer.from_dlpack(numpy.zeros((4, 4), "float32").T)
+        with self.assertRaisesRegex(imagine.Unsupported, "dtype"):
+            imagine.Buffer.from_dlpack(numpy.zeros(4, "complex64"))
+        with self.assertRaises(imagine.InvalidArgument):
+            imagine.Buffer.wrap(numpy.zeros((1,) * 9, "float32"))
+        self.assertFalse(_handles._lent)
+
+    def test_a_job_takes_buffers(self):
+        model = imagine.open(ROOT / "tests" / "packs" / "two-layer")
+        with model.job("a", seed=3, steps=1, decode=False) as job:
+            shape = [event.latents for event in job if event.kind == "latents"][0].shape
+        noise = numpy.random.default_rng(1).standard_normal(shape).astype("float32")
+        first = model.generate("a", noise=noise, steps=2)
+        second = model.generate("a", noise=imagine.Buffer.wrap(noise), steps=2)
+        self.assertTrue(numpy.array_equal(first, second))
+        gc.collect()
+        self.assertFalse(_handles._lent)
+
+
+@unittest.skipIf(torch is None, "no PyTorch here")
+class Torch(unittest.TestCase):
+    def test_to_torch_and_back_without_a_copy(self):
+        for dtype in TYPES + ["bfloat16"]:
+            buffer, _ = make(dtype)
+            tensor = torch.from_dlpack(buffer)
+            self.assertEqual((str(tensor.dtype), tuple(tensor.shape)), ("torch." + dtype, (2, 3, 4)))
+            self.assertEqual(tensor.data_ptr(), buffer._info().data)
+            back = imagine.Buffer.from_dlpack(tensor)
+            self.assertEqual((back._info().data, back.dtype, back.shape), (tensor.data_ptr(), dtype, (2, 3, 4)))
+            tensor.zero_()
+            self.assertFalse(ctypes.string_at(buffer._info().data, buffer.nbytes).strip(b"\0"))
+
+    def test_the_tensor_keeps_the_memory(self):
+        buffer, context = make()
+        tensor = torch.from_dlpack(buffer)
+        del buffer
+        gc.collect()
+        self.assertEqual(float(tensor[1, 2, 3]), 23)
+        used = context.info["memory_used"]
+        del tensor
+        gc.collect()
+        self.assertLess(context.info["memory_used"], used)
+
+    def test_refused(self):
+        with self.assertRaisesRegex(imagine.Unsupported, "contiguous"):
+            imagine.Buffer.from_dlpack(torch.zeros(3, 4).t())
+        with self.assertRaisesRegex(imagine.Unsupported, "dtype"):
+            imagine.Buffer.from_dlpack(torch.zeros(3, dtype=torch.int16))
+        self.assertEqual(imagine.Buffer.from_dlpack(torch.ones(3, dtype=torch.bool)).dtype, "uint8")
+
+    def test_frames_of_a_job(self):
+        model = imagine.open(ROOT / "tests" / "packs" / "two-layer")
+        frames = model.generate("a", steps=1)
+        tensor = torch.from_dlpack(frames.base)
+        self.assertEqual(tensor.data_ptr(), frames.ctypes.data)
+
+
+if __name__ == "__main__":
+    unittest.main()
