@@ -7,6 +7,16 @@
 #include "../test.h"
 #include "kernels/cuda/primitives.cuh"
 
+static inline bool has_device()
+{
+#ifdef IMAGINE__EMULATED
+    return true;
+#else
+    int count = 0;
+    return cudaGetDeviceCount(&count) == cudaSuccess && count > 0;
+#endif
+}
+
 /* 0, or an error; waits for the kernels. */
 static inline int device_finish(int status)
 {
