@@ -10,7 +10,7 @@ typedef struct imagine_context imagine_context;
 
 typedef int32_t imagine_device;
 #define IMAGINE_DEVICE_CPU 1
-#define IMAGINE_DEVICE_CUDA 2 /* reserved: refused with ERROR_UNSUPPORTED by this version */
+#define IMAGINE_DEVICE_CUDA 2 /* refused by this version: the message says whether module, driver or GPU are missing */
 
 /* Instruction set levels of the CPU, each with those before it. */
 typedef int32_t imagine_cpu_level;

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "base/context.h"
+#include "base/cuda.h"
 
 #define MOST_THREADS 256
 
@@ -29,8 +30,7 @@ static int32_t processors(void)
 static imagine_status check_options(const imagine_context_options *o, imagine_error *error)
 {
     if (o->device == IMAGINE_DEVICE_CUDA)
-        return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED, "device: version %s computes on the CPU only",
-                             imagine_version_string());
+        return imagine__cuda_refuse(error);
     if (o->device != IMAGINE_DEVICE_CPU && o->device != 0)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "device: %d is no device", o->device);
     if (o->threads < 0 || o->threads > MOST_THREADS)

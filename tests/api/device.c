@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: MIT */
+/* A context for a GPU where something is missing: a clear refusal, nothing left behind, and the CPU works after it. The
+ * argument says what is to be found (meson.build). */
+
+#include "../test.h"
+
+#include <imagine/imagine.h>
+
+static const struct expected {
+    const char *name;
+    imagine_status status;
+    int32_t native_code;
+    const char *words[3];
+} expected[] = {
+    { "absent", IMAGINE_ERROR_UNSUPPORTED, 0, { "libimagine_cuda.so cannot be opened", "-Dcuda=enabled", "IMAGINE_DEVICE_CPU" } },
+    { "version", IMAGINE_ERROR_UNSUPPORTED, 0, { "libimagine_cuda.so", "another version", "" } },
+    { "none", IMAGINE_ERROR_UNSUPPORTED, 0, { "no NVIDIA GPU, or no driver", "IMAGINE_DEVICE_CPU", "" } },
+    { "error", IMAGINE_ERROR_DEVICE, 700, { "CUDA: an illegal memory access", "", "" } },
+    { "gpu", IMAGINE_ERROR_UNSUPPORTED, 0, { "Some GPU (9.0)", "on the CPU only", "IMAGINE_DEVICE_CPU" } },
+    { "built", IMAGINE_ERROR_UNSUPPORTED, 0, { "device: ", "IMAGINE_DEVICE_CPU", "" } },
+};
+
+static const struct expected *wanted;
+
+static void refusal(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context_options options;
+    imagine_context *context = (imagine_context *)&err;
+    imagine_context_options_init(&options, sizeof options);
+    options.device = IMAGINE_DEVICE_CUDA;
+    for (int i = 0; i < 3; i++) { /* again: nothing is kept */
+        CHECK_STATUS(imagine_context_create(&context, &options, &err), wanted->status);
+        CHECK(!context && err.native_code == wanted->native_code);
+        for (int j = 0; j < 3; j++)
+            CHECK(strstr(err.message, wanted->words[j]));
+    }
+    printf("    %s\n", err.message);
+    CHECK_STATUS(imagine_context_create(&context, &options, NULL), wanted->status);
+}
+
+static void afterwards(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context *context;
+    REQUIRE_OK(imagine_context_create(&context, NULL, &err));
+    imagine_context_release(&context);
+}
+
+int main(int argc, char **argv)
+{
+    static const test_case cases[] = { { "refusal", refusal }, { "afterwards", afterwards } };
+    for (size_t i = 0; argc == 2 && i < sizeof expected / sizeof *expected; i++)
+        if (!strcmp(argv[1], expected[i].name))
+            wanted = &expected[i];
+    if (!wanted) {
+        fprintf(stderr, "usage: %s absent|version|none|error|gpu|built\n", argv[0]);
+        return 2;
+    }
+    return test_main("api/device", cases, sizeof cases / sizeof *cases, 1, argv);
+}

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: MIT */
+/* A module that behaves as the environment says: of another version, without a GPU, with a device
+ * that fails, with a GPU. */
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cuda/cuda.h"
+
+static int is(const char *what)
+{
+    const char *wanted = getenv("IMAGINE_TEST_MODULE");
+    return wanted && !strcmp(wanted, what);
+}
+
+static const char *error_text(int status)
+{
+    return status == 700 ? "an illegal memory access" : "?";
+}
+
+static int device_count(int32_t *count)
+{
+    *count = is("gpu");
+    return is("error") ? 700 : 0;
+}
+
+static int device_name(int32_t device, char *name, size_t size)
+{
+    (void)device;
+    strncpy(name, "Some GPU (9.0)", size - 1);
+    name[size - 1] = 0;
+    return 0;
+}
+
+const imagine__cuda *imagine__cuda_module(int32_t version)
+{
+    static const imagine__cuda table = {
+        .version = IMAGINE__CUDA_VERSION, .error_text = error_text, .device_count = device_count, .device_name = device_name};
+    return is("version") || version != IMAGINE__CUDA_VERSION ? NULL : &table;
+}
