@@ -39,12 +39,22 @@ def layers():
         for line in find(r'#\s*include\s*[<"](imagine/|base/|model/|text/|dit/|vae/|sampler/|stage)', text):
             if "cpu.c" not in name:
                 yield f"{name}:{line}: a kernel sees a handle's header"
-    for name, text in sources("lib"):
-        for line in find(r'#\s*include\s*[<"](cuda|cublas|cudnn)', text):
-            yield f"{name}:{line}: the library sees a CUDA header"
     for name, text in sources("examples", "bindings"):
         for line in find(r'#\s*include\s*[<"](lib/|kernels/|base/|model/|text/|dit/|vae/|sampler/)', text):
             yield f"{name}:{line}: a program sees an internal header"
+
+
+def cuda():
+    """Kernels run on the emulator, too: what the hardware does is said in primitives.cuh alone."""
+    words = r"\basm\b|<<<|\b__(?:shfl|syncthreads|syncwarp|ballot|any|all|ldg|cvta|float|uint_as)\w*|\batomic[A-Z]\w*\("
+    for name, text in sources("kernels/cuda"):
+        if not name.endswith("primitives.cuh"):
+            for line in find(words, code(text)):
+                yield f"{name}:{line}: a word of CUDA's that is no function of primitives.cuh"
+    for name, text in sources("lib", "kernels", "include", "examples", "bindings"):
+        if not name.startswith("kernels/cuda/"):
+            for line in find(r'#\s*include\s*[<"](cuda|cublas|cudnn|nv)', text):
+                yield f"{name}:{line}: a CUDA header outside kernels/cuda"
 
 
 def state():
@@ -71,7 +81,7 @@ def width():
 
 def main():
     passed, failed = 0, 0
-    for rule in (calls, layers, state, headings, width):
+    for rule in (calls, layers, cuda, state, headings, width):
         faults = list(rule())
         for fault in faults:
             print(fault)

@@ -276,12 +276,19 @@ static bool for_tensor_cores(const imagine__cuda_attention_args *a)
            in_eights(a->v, a->v_batch, a->v_token) && in_eights(a->y, a->y_batch, a->y_token);
 }
 
+/* The copy engine has no stride of 0, as of keys that all clips share. */
+static bool for_hopper(const imagine__cuda_attention_args *a)
+{
+    bool strides = a->q_token && a->k_token && a->v_token && (a->batch == 1 || (a->q_batch && a->k_batch && a->v_batch));
+    return device_capability() == 90 && (a->d == 64 || a->d == 128) && strides;
+}
+
 int imagine__cuda_attention(const imagine__cuda_attention_args *a, void *stream)
 {
     if (a->batch <= 0 || a->heads <= 0 || a->tokens <= 0 || a->kv <= 0 || a->d <= 0)
         return 0;
     if (for_tensor_cores(a) && device_capability() >= 80) {
-        if (device_capability() == 90 && (a->d == 64 || a->d == 128))
+        if (for_hopper(a))
             return imagine__cuda_attention_hopper(a, stream);
         switch (a->d) {
         case 64:

@@ -213,7 +213,7 @@ static void check_map(const tensor_map &map, uint32_t offset, const char *what)
     if ((uintptr_t)map.base % 16 || (map.swizzle && row_bytes(map) > 128) || row_bytes(map) % 16)
         fault("%s with a tensor map the copy engine does not take (rows of %u bytes)", what, row_bytes(map));
     for (int d = 0; d < 4; d++)
-        if (!map.extent[d] || !map.box[d] || map.box[d] > 256 || (d && map.stride[d] % 16))
+        if (!map.extent[d] || !map.box[d] || map.box[d] > 256 || (d && (map.stride[d] % 16 || !map.stride[d])))
             fault("%s with a tensor map the copy engine does not take (dimension %d)", what, d);
     if (offset % (map.swizzle ? 1024 : 128))
         fault("%s at byte %u of shared memory, which is no multiple of %u", what, offset, map.swizzle ? 1024 : 128);

@@ -246,6 +246,21 @@ static void hopper_special_values(void)
     special_values(90, 128);
 }
 
+/* Two clips with the same keys and values, read with a stride of 0. */
+static void shared_keys(void)
+{
+    check_random r = {5};
+    for (int i = 0; i < 4; i++) {
+        cuda_check_prefer(i / 2 ? 90 : 80, 0);
+        shape s = {2, 1, i % 2 ? 64 : 128, 40, 100, 0, 0, 0, 0, IMAGINE__W_BF16, 0.1f};
+        problem p;
+        make_problem(&p, &s, &r);
+        p.plain.k_batch = p.plain.v_batch = 0;
+        compare(&p, LIMIT_BF16);
+        free_problem(&p);
+    }
+}
+
 /* ---- the plain kernel -------------------------------------------------------------------------------------------- */
 
 static void plain_shapes(void)
@@ -281,7 +296,7 @@ int main(int argc, char **argv)
         {"sm_80 special values", ampere_special_values},
         {"sm_90a shapes", hopper_shapes}, {"sm_90a edges", hopper_edges},
         {"sm_90a long", hopper_long}, {"sm_90a special values", hopper_special_values},
-        {"plain shapes", plain_shapes}, {"nothing", nothing},
+        {"shared keys", shared_keys}, {"plain shapes", plain_shapes}, {"nothing", nothing},
     };
     return cuda_check_main("cuda/attention", cases, sizeof cases / sizeof *cases, argc, argv);
 }
