@@ -15,8 +15,8 @@ typedef struct imagine_vae imagine_vae;
 
 /* Tiles need less memory: most of what coding holds is a cache of frames for every layer, and in tiles that of one tile
  * is held at a time. imagine_vae_encode and imagine_vae_decode give the same bytes with and without. A tile is computed
- * with a margin of what it depends on, so small tiles take longer. imagine_vae_decode_next takes no tiles: it would have
- * to hold the caches of all. */
+ * with a margin of what it depends on, so small tiles take longer. Clips in pieces (imagine_vae_decode_next,
+ * imagine_vae_encode_next) take no tiles: the caches of all would have to be held. */
 typedef struct imagine_vae_options {
     uint32_t struct_size;
     uint32_t reserved0;
@@ -41,13 +41,13 @@ IMAGINE_API void imagine_vae_destroy(imagine_vae **vae);
 /* Frames, F32 [3, frames, height, width] in [-1, 1] or U8 [frames, height, width, 3], with frames = t*k+1 (t and s:
  * temporal_factor and spatial_factor of imagine_model_info) and sizes that s divides, to latents F32 [channels, k+1,
  * height/s, width/s]: the mean of the encoder's distribution, normalised per channel as the DiT sees them. The caller
- * releases *latents. */
+ * releases *latents. Forgets clips begun by imagine_vae_encode_next and imagine_vae_decode_next. */
 IMAGINE_API imagine_status imagine_vae_encode(imagine_vae *vae, const imagine_buffer *frames, imagine_buffer **latents,
                                               imagine_error *error);
 
 /* Latents F32 [channels, frames, height, width] as encode gives them to frames: `dtype` IMAGINE_F32 gives
  * [3, frames, height, width] clamped to [-1, 1], IMAGINE_U8 gives [frames, height, width, 3]. The caller releases
- * *frames. Forgets a clip begun by imagine_vae_decode_next. */
+ * *frames. Forgets clips that come in pieces, as imagine_vae_encode does. */
 IMAGINE_API imagine_status imagine_vae_decode(imagine_vae *vae, const imagine_buffer *latents, imagine_dtype dtype,
                                               imagine_buffer **frames, imagine_error *error);
 
@@ -56,7 +56,13 @@ IMAGINE_API imagine_status imagine_vae_decode(imagine_vae *vae, const imagine_bu
 IMAGINE_API imagine_status imagine_vae_decode_next(imagine_vae *vae, const imagine_buffer *latents, imagine_dtype dtype,
                                                    imagine_buffer **frames, imagine_error *error);
 
-/* Ends a clip that comes in pieces: the next imagine_vae_decode_next begins another. */
+/* The next frames of a clip that comes in pieces: t*k+1 the first time and t*k from then on (t = 1: any number). The
+ * latents of all pieces are what one call gives, to the byte. After a failure the clip must be begun anew. A handle
+ * may have one clip in pieces each way at a time. */
+IMAGINE_API imagine_status imagine_vae_encode_next(imagine_vae *vae, const imagine_buffer *frames,
+                                                   imagine_buffer **latents, imagine_error *error);
+
+/* Ends clips that come in pieces: the next imagine_vae_decode_next or imagine_vae_encode_next begins another. */
 IMAGINE_API void imagine_vae_reset(imagine_vae *vae);
 
 #ifdef __cplusplus

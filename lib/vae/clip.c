@@ -60,12 +60,10 @@ static imagine_status read_frames(imagine_vae *vae, const vae_clip *in, int64_t 
     return status;
 }
 
-/* Frames that make latent frame k, and the first of them. */
-static int64_t frames_of(const imagine_vae *vae, int64_t k, int64_t *first)
+/* Frames that make the next latent frame, which is the clip's `k`th. */
+static int64_t frames_of(const imagine_vae *vae, int64_t k)
 {
-    int64_t factor = vae->config->temporal_factor;
-    *first = k ? (k - 1) * factor + 1 : 0;
-    return k ? factor : 1;
+    return k ? vae->config->temporal_factor : 1;
 }
 
 static imagine_status keep_latent(imagine_vae *vae, const float *latent, int64_t k, imagine_buffer *latents,
@@ -102,13 +100,15 @@ static imagine_status encode_whole(imagine_vae *vae, const vae_clip *in, float *
     int64_t count = imagine__buffer_shape(latents, NULL)[1];
     float *rgb = room(vae, &all, "frames to encode", error);
     imagine_status status = rgb ? IMAGINE_OK : IMAGINE_ERROR_NO_MEMORY;
-    for (int64_t k = 0, first; k < count && status >= 0; k++) {
-        int64_t frames = frames_of(vae, k, &first);
+    for (int64_t k = 0, first = 0; k < count && status >= 0; k++) {
+        int64_t frames = frames_of(vae, vae->encoded);
         status = read_frames(vae, in, first, frames, &all, rgb, error);
         if (status >= 0)
             status = imagine__vae_encode_frames(vae->coder, rgb, all.height, all.width, latent, error);
         if (status >= 0)
             status = keep_latent(vae, latent, k, latents, error);
+        first += frames;
+        vae->encoded += status >= 0;
     }
     return status;
 }
@@ -138,11 +138,12 @@ static imagine_status encode_one_tile(imagine_vae *vae, const vae_clip *in, cons
     float *rgb = room(vae, &area, "frames to encode", error);
     if (!rgb)
         status = IMAGINE_ERROR_NO_MEMORY;
-    for (int64_t k = 0, first; k < shape[1] && status >= 0; k++) {
-        int64_t frames = frames_of(vae, k, &first);
+    for (int64_t k = 0, first = 0; k < shape[1] && status >= 0; k++) {
+        int64_t frames = frames_of(vae, k);
         status = read_frames(vae, in, first, frames, &area, rgb, error);
         if (status >= 0)
             status = imagine__vae_encode_tile(vae->coder, rgb, middle + k * frame, error);
+        first += frames;
     }
     imagine__arena_restore(vae->work.arena, mark);
     return status;
@@ -177,9 +178,6 @@ imagine_status vae_encode_clip(imagine_vae *vae, const vae_clip *in, vae_grid gr
     const int64_t *shape = imagine__buffer_shape(latents, NULL);
     int64_t count = shape[0] * shape[2] * shape[3];
     imagine_status status = IMAGINE_ERROR_NO_MEMORY;
-    imagine__vae_coder_reset(vae->coder);
-    if (shape[1] == 1)
-        imagine__vae_coder_picture(vae->coder);
     imagine__arena_mark mark = imagine__arena_save(vae->work.arena);
     float *latent = imagine__arena_floats(vae->work.arena, count);
     if (!latent)
@@ -188,8 +186,9 @@ imagine_status vae_encode_clip(imagine_vae *vae, const vae_clip *in, vae_grid gr
         status = encode_whole(vae, in, latent, latents, error);
     else
         status = encode_tiles(vae, in, grid, latent, latents, error);
+    if (status < 0)
+        imagine__vae_coder_fail(vae->coder, 1);
     imagine__arena_restore(vae->work.arena, mark);
-    imagine__vae_coder_reset(vae->coder);
     return status;
 }
 
@@ -332,6 +331,8 @@ imagine_status vae_decode_clip(imagine_vae *vae, const imagine_buffer *latents, 
         status = decode_whole(vae, latents, latent, frames, error);
     else
         status = decode_tiles(vae, latents, grid, latent, frames, error);
+    if (status < 0)
+        imagine__vae_coder_fail(vae->coder, 0);
     imagine__arena_restore(vae->work.arena, mark);
     return status;
 }

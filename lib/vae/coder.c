@@ -157,6 +157,11 @@ void imagine__vae_coder_reset(imagine__vae_coder *coder)
     coder->picture = 0;
 }
 
+void imagine__vae_coder_fail(imagine__vae_coder *coder, int encoding)
+{
+    (encoding ? &coder->encode : &coder->decode)->failed = 1;
+}
+
 void imagine__vae_coder_picture(imagine__vae_coder *coder)
 {
     imagine__vae_coder_reset(coder);

@@ -38,13 +38,13 @@ static imagine_status run_plan(imagine_vae *vae, const work_load *load, int64_t 
     imagine_status status = imagine_context_get_info(vae->context, &before, error);
     if (status >= 0)
         status = make_buffers(vae, load, count, &latents, &frames, error);
+    if (status >= 0 && count == 1)
+        imagine__vae_coder_picture(vae->coder);
     if (status >= 0 && load->encoding) {
         const int64_t *shape = imagine__buffer_shape(frames, NULL);
         vae_clip in = { shape[1], shape[2], shape[3], imagine_buffer_data(frames), NULL };
         status = vae_encode_clip(vae, &in, grid, latents, error);
     } else if (status >= 0) {
-        if (count == 1)
-            imagine__vae_coder_picture(vae->coder);
         status = vae_decode_clip(vae, latents, grid, frames, error);
     }
     if (status >= 0)

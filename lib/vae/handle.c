@@ -70,6 +70,7 @@ void imagine_vae_reset(imagine_vae *vae)
         return;
     imagine__vae_coder_reset(vae->coder);
     vae->height = vae->width = vae->decoded = 0;
+    vae->encode_height = vae->encode_width = vae->encoded = 0;
 }
 
 /* ---- encode ------------------------------------------------------------------------------------------------------ */
@@ -100,7 +101,30 @@ static imagine_status read_clip(const imagine_vae *vae, const imagine_buffer *fr
         return status;
     if (in->width > INT32_MAX || in->height > INT32_MAX)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "frames: larger than any picture");
+    if (vae->encoded)
+        return imagine__need_multiple(in->frames, vae->config->temporal_factor, "frames: the number of those to follow",
+                                      error);
     return imagine__need_frames(in->frames, vae->config->temporal_factor, "frames: their number", error);
+}
+
+/* The next frames of the clip at hand. */
+static imagine_status encode(imagine_vae *vae, const vae_clip *in, vae_grid grid, imagine_buffer **latents,
+                             imagine_error *error)
+{
+    const imagine__vae_config *c = vae->config;
+    int64_t count = vae->encoded ? in->frames / c->temporal_factor : (in->frames - 1) / c->temporal_factor + 1;
+    int64_t shape[] = { c->z_dim, count, in->height / c->spatial_factor, in->width / c->spatial_factor };
+    imagine_buffer *made;
+    imagine_status status = imagine__buffer_new(&made, vae->context, IMAGINE_F32, 4, shape, error);
+    if (status < 0)
+        return status;
+    vae->encode_height = in->height;
+    vae->encode_width = in->width;
+    status = vae_encode_clip(vae, in, grid, made, error);
+    if (status < 0)
+        imagine_buffer_release(&made);
+    *latents = made;
+    return status;
 }
 
 imagine_status imagine_vae_encode(imagine_vae *vae, const imagine_buffer *frames, imagine_buffer **latents,
@@ -112,23 +136,40 @@ imagine_status imagine_vae_encode(imagine_vae *vae, const imagine_buffer *frames
     if (status < 0)
         return status;
     *latents = NULL;
+    if ((status = imagine__need(vae, "vae", error)) < 0 || (status = imagine__check_process(vae->context, error)) < 0)
+        return status;
+    imagine_vae_reset(vae);
+    if ((status = read_clip(vae, frames, &in, error)) < 0)
+        return status;
+    int64_t factor = vae->config->spatial_factor, count = (in.frames - 1) / vae->config->temporal_factor + 1;
+    status = vae_choose_grid(vae, 1, IMAGINE_F32, count, in.height / factor, in.width / factor, &grid, error);
+    if (status < 0)
+        return status;
+    if (count == 1)
+        imagine__vae_coder_picture(vae->coder);
+    status = encode(vae, &in, grid, latents, error);
+    imagine_vae_reset(vae);
+    return status;
+}
+
+imagine_status imagine_vae_encode_next(imagine_vae *vae, const imagine_buffer *frames, imagine_buffer **latents,
+                                       imagine_error *error)
+{
+    vae_clip in;
+    imagine_status status = imagine__need(latents, "latents", error);
+    if (status < 0)
+        return status;
+    *latents = NULL;
     if ((status = imagine__need(vae, "vae", error)) < 0 ||
         (status = imagine__check_process(vae->context, error)) < 0 ||
         (status = read_clip(vae, frames, &in, error)) < 0)
         return status;
-    int64_t factor = vae->config->spatial_factor;
-    int64_t shape[] = { vae->config->z_dim, (in.frames - 1) / vae->config->temporal_factor + 1, in.height / factor,
-                        in.width / factor };
-    imagine_buffer *made;
-    imagine_vae_reset(vae);
-    if ((status = vae_choose_grid(vae, 1, IMAGINE_F32, shape[1], shape[2], shape[3], &grid, error)) < 0 ||
-        (status = imagine__buffer_new(&made, vae->context, IMAGINE_F32, 4, shape, error)) < 0)
-        return status;
-    status = vae_encode_clip(vae, &in, grid, made, error);
-    if (status < 0)
-        imagine_buffer_release(&made);
-    *latents = made;
-    return status;
+    if (vae->encode_height && (vae->encode_height != in.height || vae->encode_width != in.width))
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
+                             "frames: %lldx%lld, but the clip began with %lldx%lld; imagine_vae_reset begins another",
+                             (long long)in.width, (long long)in.height, (long long)vae->encode_width,
+                             (long long)vae->encode_height);
+    return encode(vae, &in, (vae_grid){ 1, 1 }, latents, error);
 }
 
 /* ---- decode ------------------------------------------------------------------------------------------------------ */

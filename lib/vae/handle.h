@@ -18,6 +18,7 @@ struct imagine_vae {
     int32_t tile_width, tile_height; /* as in imagine_vae_options */
     int64_t height, width; /* of the clip begun by decode_next, in latents; 0: none */
     int64_t decoded; /* latent frames of it so far */
+    int64_t encode_height, encode_width, encoded; /* the same of encode_next */
 };
 
 /* Frames that are to be encoded. */
@@ -37,7 +38,7 @@ typedef struct vae_grid {
 imagine_status vae_choose_grid(imagine_vae *vae, int encoding, imagine_dtype dtype, int64_t count, int64_t height,
                                int64_t width, vae_grid *grid, imagine_error *error);
 
-/* To latents [channels, count, height, width]. The coder is reset before and after. */
+/* To latents [channels, count, height, width]. 1 x 1: the next frames of the clip at hand, if one is. */
 imagine_status vae_encode_clip(imagine_vae *vae, const vae_clip *in, vae_grid grid, imagine_buffer *latents,
                                imagine_error *error);
 /* To frames as imagine_vae_decode gives them. 1 x 1: the next latent frames of the clip at hand, if one is. */

@@ -33,6 +33,8 @@ void imagine__vae_coder_free(imagine__vae_coder *coder);
 /* Forgets the clip and gives its memory back; the next call begins another one. After a failure calls fail
  * until then. */
 void imagine__vae_coder_reset(imagine__vae_coder *coder);
+/* Says that the clip at hand, which is being encoded or decoded, has failed. */
+void imagine__vae_coder_fail(imagine__vae_coder *coder, int encoding);
 /* Resets, and says that the next clip is one frame long: nothing is kept for a following one, which saves most of the
  * memory. Holds until the next reset. */
 void imagine__vae_coder_picture(imagine__vae_coder *coder);
@@ -49,8 +51,8 @@ imagine_status imagine__vae_encode_frames(imagine__vae_coder *coder, const float
 /* ---- in tiles ---------------------------------------------------------------------------------------------------- */
 
 /* For less memory a clip is coded in two halves: the middle, whose attention sees the whole picture, for every latent
- * frame; and the levels tile by tile, all frames of a tile before the next one's, so that only one tile's feature caches
- * are held. Decoding begins with the middle, encoding ends with it. The bytes are those of the whole picture. `middle`
+ * frame; and the levels tile by tile, all frames of a tile before the next one's, so that one tile's feature caches are
+ * held at a time. Decoding begins with the middle, encoding ends with it. The bytes are those of the whole picture. `middle`
  * is [height, width, imagine__vae_middle_channels], sizes in latents. */
 typedef struct imagine__vae_tile {
     int32_t y, x, height, width;

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include <math.h>
 #include <unistd.h>
 
 #include <imagine/imagine.h>
@@ -151,7 +152,7 @@ static void check_tiles(bench *b, size s, int32_t tile_width, int32_t tile_heigh
 
 /* Sizes in latents with tiles in latents: smaller than the margin, of one latent, strips, uneven, larger than the
  * clip. */
-static void check_pack(const char *name)
+static void check_pack(const char *name, int32_t threads)
 {
     static const struct {
         size s;
@@ -161,7 +162,7 @@ static void check_pack(const char *name)
         { { 2, 40, 3 }, 0, 15 }, { { 2, 2, 37 }, 16, 1 }, { { 3, 2, 3 }, 50, 50 },
     };
     bench b;
-    if (open_bench(&b, name, 2, 0))
+    if (open_bench(&b, name, threads, 0))
         for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
             check_tiles(&b, cases[i].s, cases[i].width * b.info.spatial_factor,
                         cases[i].height * b.info.spatial_factor);
@@ -170,18 +171,18 @@ static void check_pack(const char *name)
 
 static void same_bytes(void)
 {
-    check_pack("f32");
-    check_pack("bf16");
-    check_pack("early");
-    check_pack("per-frame");
+    check_pack("f32", 2);
+    check_pack("bf16", 1);
+    check_pack("early", 1);
+    check_pack("per-frame", 1);
 }
 
 static void same_bytes_residual(void)
 {
-    check_pack("residual");
-    check_pack("residual-bf16");
-    check_pack("residual-narrow");
-    check_pack("residual-per-frame");
+    check_pack("residual", 2);
+    check_pack("residual-bf16", 1);
+    check_pack("residual-narrow", 1);
+    check_pack("residual-per-frame", 1);
 }
 
 /* Pixels that are no multiple of the factor, and fewer than it. */
@@ -211,6 +212,124 @@ static void pieces(void)
     imagine_buffer_release(&piece);
     imagine_buffer_release(&whole);
     imagine_buffer_release(&latents);
+    imagine_vae_destroy(&vae);
+    close_bench(&b);
+}
+
+/* Frames first..first+count-1 of u8 frames, as a view. */
+static imagine_buffer *some_frames(bench *b, imagine_buffer *all, int64_t first, int64_t count)
+{
+    imagine_buffer_info info = { .struct_size = sizeof info };
+    imagine_buffer *view = NULL;
+    imagine_buffer_get_info(all, &info, NULL);
+    int64_t shape[] = { count, info.shape[1], info.shape[2], 3 }, frame = shape[1] * shape[2] * 3;
+    CHECK_OK(imagine_buffer_create(&view, b->context, IMAGINE_U8, 4, shape, &err));
+    if (view)
+        memcpy(imagine_buffer_data(view), (uint8_t *)imagine_buffer_data(all) + first * frame, (size_t)(count * frame));
+    return view;
+}
+
+/* Encodes frames in pieces of so many; each latent is where it is in the whole. */
+static void encode_pieces(bench *b, imagine_vae *vae, imagine_buffer *frames, const imagine_buffer *whole,
+                          const int64_t *counts, int64_t total)
+{
+    imagine_buffer_info all = { .struct_size = sizeof all }, some = all;
+    imagine_buffer_get_info(whole, &all, NULL);
+    size_t area = (size_t)(all.shape[2] * all.shape[3]);
+    int64_t latent = 0;
+    for (int64_t at = 0; at < total; at += *counts++) {
+        imagine_buffer *piece = some_frames(b, frames, at, *counts), *latents = NULL;
+        CHECK_OK(imagine_vae_encode_next(vae, piece, &latents, &err));
+        imagine_buffer_release(&piece);
+        if (!latents)
+            return;
+        imagine_buffer_get_info(latents, &some, NULL);
+        const float *got = imagine_buffer_data(latents), *expected = imagine_buffer_data(whole);
+        for (int64_t c = 0; c < some.shape[0]; c++)
+            CHECK(!memcmp(got + (size_t)(c * some.shape[1]) * area,
+                          expected + (size_t)(c * all.shape[1] + latent) * area,
+                          (size_t)some.shape[1] * area * sizeof *got));
+        latent += some.shape[1];
+        imagine_buffer_release(&latents);
+    }
+    CHECK(latent == all.shape[1]);
+}
+
+/* A clip encoded as it comes, while another is decoded as it comes. */
+static void pieces_to_latents(void)
+{
+    static const struct {
+        const char *name;
+        int64_t counts[4], total;
+    } cases[] = {
+        { "f32", { 1, 4, 8 }, 13 },
+        { "residual", { 5, 4, 4 }, 13 },
+        { "per-frame", { 1, 3, 2, 1 }, 7 },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        bench b;
+        imagine_vae *vae = NULL;
+        imagine_buffer *frames = NULL, *whole = NULL, *latents = NULL, *decoded = NULL, *again = NULL;
+        if (open_bench(&b, cases[i].name, 2, 0)) {
+            int64_t count = 1 + (cases[i].total - 1) / b.info.temporal_factor;
+            frames = random_frames(&b, (size){ count, 2, 3 }, IMAGINE_U8);
+            latents = random_latents(&b, (size){ 2, 3, 1 });
+            CHECK_OK(open_vae(&b, 0, 0, &vae));
+            CHECK_OK(imagine_vae_encode(vae, frames, &whole, &err));
+            encode_pieces(&b, vae, frames, whole, cases[i].counts, cases[i].total);
+            imagine_vae_reset(vae);
+            CHECK_OK(imagine_vae_decode_next(vae, latents, IMAGINE_U8, &decoded, &err));
+            encode_pieces(&b, vae, frames, whole, cases[i].counts, cases[i].total);
+            imagine_vae_reset(vae);
+            CHECK_OK(imagine_vae_decode_next(vae, latents, IMAGINE_U8, &again, &err));
+            CHECK(same(decoded, again));
+        }
+        imagine_buffer_release(&again);
+        imagine_buffer_release(&decoded);
+        imagine_buffer_release(&latents);
+        imagine_buffer_release(&whole);
+        imagine_buffer_release(&frames);
+        imagine_vae_destroy(&vae);
+        close_bench(&b);
+    }
+}
+
+/* Wrong numbers and sizes leave the clip as it is; a failure ends it. */
+static void pieces_refused(void)
+{
+    bench b;
+    imagine_vae *vae = NULL;
+    imagine_buffer *frames = NULL, *out = NULL, *first = NULL, *small = NULL, *narrow = NULL, *bad = NULL;
+    if (open_bench(&b, "f32", 1, 0)) {
+        CHECK_OK(open_vae(&b, 0, 0, &vae));
+        frames = random_frames(&b, (size){ 2, 2, 3 }, IMAGINE_U8);
+        small = random_frames(&b, (size){ 2, 2, 2 }, IMAGINE_U8);
+        bad = random_frames(&b, (size){ 2, 2, 3 }, IMAGINE_F32);
+        first = some_frames(&b, frames, 0, 4);
+        narrow = some_frames(&b, small, 0, 4);
+        CHECK_STATUS(imagine_vae_encode_next(vae, first, &out, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+        CHECK_OK(imagine_vae_encode_next(vae, frames, &out, &err));
+        imagine_buffer_release(&out);
+        CHECK_STATUS(imagine_vae_encode_next(vae, frames, &out, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+        CHECK(strstr(err.message, "5 is not a multiple of 4"));
+        CHECK_STATUS(imagine_vae_encode_next(vae, narrow, &out, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+        CHECK(strstr(err.message, "16x16, but the clip began with 24x16"));
+        CHECK_OK(imagine_vae_encode_next(vae, first, &out, &err));
+        imagine_buffer_release(&out);
+        imagine_vae_reset(vae);
+        ((float *)imagine_buffer_data(bad))[7] = NAN;
+        CHECK_STATUS(imagine_vae_encode_next(vae, bad, &out, &err), IMAGINE_ERROR_NOT_FINITE);
+        CHECK_STATUS(imagine_vae_encode_next(vae, frames, &out, &err), IMAGINE_ERROR_STATE);
+        CHECK(!out && strstr(err.message, "anew"));
+        imagine_vae_reset(vae);
+        CHECK_OK(imagine_vae_encode_next(vae, frames, &out, &err));
+    }
+    imagine_buffer_release(&out);
+    imagine_buffer_release(&first);
+    imagine_buffer_release(&small);
+    imagine_buffer_release(&narrow);
+    imagine_buffer_release(&bad);
+    imagine_buffer_release(&frames);
     imagine_vae_destroy(&vae);
     close_bench(&b);
 }
@@ -356,6 +475,8 @@ int main(int argc, char **argv)
         { "same_bytes_residual", same_bytes_residual },
         { "odd_tile_sizes", odd_tile_sizes },
         { "pieces", pieces },
+        { "pieces_to_latents", pieces_to_latents },
+        { "pieces_refused", pieces_refused },
         { "tiles_need_less", tiles_need_less },
         { "chosen_under_a_limit", chosen_under_a_limit },
         { "every_allocation_fails", every_allocation_fails },

@@ -419,6 +419,12 @@ extern "C" {
         frames: *mut *mut imagine_buffer,
         error: *mut imagine_error,
     ) -> imagine_status;
+    pub fn imagine_vae_encode_next(
+        vae: *mut imagine_vae,
+        frames: *const imagine_buffer,
+        latents: *mut *mut imagine_buffer,
+        error: *mut imagine_error,
+    ) -> imagine_status;
     pub fn imagine_vae_reset(vae: *mut imagine_vae);
 }
 

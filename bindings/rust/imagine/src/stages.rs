@@ -96,7 +96,7 @@ impl Vae {
     }
 
     /// One that encodes and decodes in tiles of at most this width and height, for less memory. The bytes are the
-    /// same; [`Vae::decode_next`] takes no tiles.
+    /// same; clips in pieces take no tiles.
     pub fn in_tiles(model: &Model, width: Tile, height: Tile) -> Result<Self> {
         let mut options = sys::imagine_vae_options::initialized(sys::imagine_vae_options_init);
         options.tile_width = width.raw();
@@ -149,7 +149,16 @@ impl Vae {
         .try_into()
     }
 
-    /// Ends a clip that comes in pieces: the next [`Vae::decode_next`] begins another.
+    /// The latents of the next frames of a clip that comes in pieces, `t*k+1` frames the first time and `t*k` from then
+    /// on (`t`: [`ModelInfo::temporal_factor`](crate::ModelInfo::temporal_factor)).
+    pub fn encode_next(&mut self, frames: &Buffer) -> Result<Buffer> {
+        // SAFETY: the handle is ours alone, the frames live during the call.
+        Buffer::make(|latents, error| unsafe {
+            sys::imagine_vae_encode_next(self.0.raw(), frames.raw(), latents, error)
+        })
+    }
+
+    /// Ends clips that come in pieces: the next [`Vae::decode_next`] or [`Vae::encode_next`] begins another.
     pub fn reset(&mut self) {
         // SAFETY: the handle is ours alone.
         unsafe { sys::imagine_vae_reset(self.0.raw()) }

@@ -196,6 +196,19 @@ fn clips_in_pieces() {
     assert!(floats.as_slice::<f32>().unwrap().iter().all(|value| (-1.0..=1.0).contains(value)));
     let encoded = vae.encode(&whole).unwrap();
     assert_eq!(encoded.shape(), shape);
+    let bytes = |from, to: usize| {
+        let piece = whole.rgb()[from * 32 * 32 * 3..to * 32 * 32 * 3].to_vec();
+        Buffer::from_vec(model.context(), piece, &[to - from, 32, 32, 3]).unwrap()
+    };
+    let pieces = [vae.encode_next(&bytes(0, 1)).unwrap(), vae.encode_next(&bytes(1, 5)).unwrap()];
+    for (k, piece) in pieces.iter().enumerate() {
+        let of_whole = (0..shape[0]).flat_map(|c| {
+            &encoded.as_slice::<f32>().unwrap()[(c * count + k) * plane..(c * count + k + 1) * plane]
+        });
+        assert!(piece.as_slice::<f32>().unwrap().iter().eq(of_whole));
+    }
+    assert!(matches!(vae.encode_next(&bytes(0, 1)), Err(Error::InvalidArgument(_))));
+    vae.reset();
     for tile in [Tile::Pixels(8), Tile::Auto, Tile::Whole] {
         let mut tiled = Vae::in_tiles(&model, tile, Tile::Pixels(24)).unwrap();
         assert_eq!(tiled.decode(&latents).unwrap().rgb(), whole.rgb());
