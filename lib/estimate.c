@@ -7,6 +7,10 @@
 
 #include "job.h"
 
+/* Pixels along a side of the tiles that frames are decoded in, where they must be. */
+#define LARGEST_TILE 512
+#define SMALLEST_TILE 32
+
 /* Bytes held now and, since the last time, at most. */
 static imagine_context_info read_memory(imagine_context *context)
 {
@@ -89,7 +93,8 @@ static imagine_status plan(imagine_model *model, const imagine_job_options *opti
                                     .limit_bytes = imagine__context_limit(context),
                                     .streamed = placement->streamed,
                                     .gives_back = placement->give_back,
-                                    .in_turn = placement->in_turn };
+                                    .in_turn = placement->in_turn,
+                                    .tile = placement->tile };
     imagine_status status = imagine__context_plan(&planning, context, estimate->held_bytes, error);
     if (status < 0)
         return status;
@@ -104,32 +109,43 @@ static imagine_status plan(imagine_model *model, const imagine_job_options *opti
 
 /* ---- how to keep within the limit -------------------------------------------------------------------------------- */
 
-/* The next way to need less than *placement does; 0: there is none. */
-static int save_more(imagine__placement *placement, const imagine_model *model, const imagine_estimate *needs)
+/* The next way to need less than *placement does; 0: there is none. `previews`: pictures are decoded while sampling. */
+static int save_more(imagine__placement *placement, const imagine_model *model, const imagine_estimate *needs,
+                     int previews)
 {
     const uint64_t limit = needs->limit_bytes;
+    int sampling = needs->stage_peak[IMAGINE_JOB_SAMPLE] > limit, decoding = needs->stage_peak[IMAGINE_JOB_DECODE] > limit;
+    int can_stream = imagine__model_weights(model) != IMAGINE_WEIGHTS_RESIDENT;
     uint32_t streamed = placement->streamed;
     if (!placement->give_back)
         return placement->give_back = 1;
-    if (!placement->in_turn && needs->guidance != 1)
+    if (sampling && !placement->in_turn && needs->guidance != 1)
         return placement->in_turn = 1;
-    if (imagine__model_weights(model) == IMAGINE_WEIGHTS_RESIDENT)
-        return 0;
-    if (needs->stage_peak[IMAGINE_JOB_TEXT] > limit)
+    if (can_stream && needs->stage_peak[IMAGINE_JOB_TEXT] > limit)
         placement->streamed |= IMAGINE_STAGE_TEXT;
-    if (needs->stage_peak[IMAGINE_JOB_SAMPLE] > limit)
+    if (can_stream && sampling)
         placement->streamed |= IMAGINE_STAGE_SAMPLER;
-    return placement->streamed != streamed;
+    if (placement->streamed != streamed)
+        return 1;
+    if (placement->tile == SMALLEST_TILE || !(decoding || (sampling && previews)))
+        return 0;
+    placement->tile = placement->tile ? placement->tile / 2 : LARGEST_TILE;
+    return 1;
 }
 
 static imagine_status place(imagine_model *model, const imagine_job_options *options, imagine__placement *placement,
                             imagine_estimate *estimate, imagine_error *error)
 {
+    imagine_job_options o;
+    imagine_status status = imagine__job_read_options(&o, options, error);
+    if (status < 0)
+        return status;
+    int previews = (o.events & IMAGINE_EVENT_BIT(IMAGINE_EVENT_PREVIEW)) != 0;
     *placement = (imagine__placement){ 0 };
     if (imagine__model_weights(model) == IMAGINE_WEIGHTS_STREAMED)
         placement->streamed = IMAGINE_STAGE_TEXT | IMAGINE_STAGE_SAMPLER;
-    imagine_status status = plan(model, options, placement, estimate, error);
-    while (status >= 0 && !estimate->fits && save_more(placement, model, estimate))
+    status = plan(model, options, placement, estimate, error);
+    while (status >= 0 && !estimate->fits && save_more(placement, model, estimate, previews))
         status = plan(model, options, placement, estimate, error);
     if (status < 0 || !estimate->fits || !placement->in_turn || !(placement->streamed & IMAGINE_STAGE_SAMPLER))
         return status;

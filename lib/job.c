@@ -102,7 +102,10 @@ static imagine_status latent_frame(imagine_job *job, const imagine_buffer *laten
 
 static imagine_status open_vae(imagine_job *job, imagine_error *error)
 {
-    imagine_vae_options options = { .struct_size = sizeof options, .cancel = job->cancel };
+    imagine_vae_options options = { .struct_size = sizeof options,
+                                    .cancel = job->cancel,
+                                    .tile_width = job->placement.tile,
+                                    .tile_height = job->placement.tile };
     if (job->vae)
         return IMAGINE_OK;
     enter(job, IMAGINE_JOB_LOAD);
@@ -174,18 +177,13 @@ static imagine_status sample(imagine_job *job, const imagine_buffer *positive, c
     return status;
 }
 
-/* The next frames of the clip from latent frame `k` of `count`. */
-static imagine_status decode_piece(imagine_job *job, imagine_buffer *latents, int64_t k, int64_t count, int32_t *at,
+/* Frames of some latents, which are the whole clip's or the next ones. */
+static imagine_status decode_piece(imagine_job *job, const imagine_buffer *latents, int whole, int32_t *at,
                                    imagine_error *error)
 {
     imagine_event event = { .kind = IMAGINE_EVENT_FRAMES, .first_frame = *at };
-    imagine_buffer *piece;
-    imagine_status status = latent_frame(job, latents, k, &piece, error);
-    if (status < 0)
-        return status;
-    status = count == 1 ? imagine_vae_decode(job->vae, piece, IMAGINE_U8, &event.frames, error)
-                        : imagine_vae_decode_next(job->vae, piece, IMAGINE_U8, &event.frames, error);
-    imagine_buffer_release(&piece);
+    imagine_status status = whole ? imagine_vae_decode(job->vae, latents, IMAGINE_U8, &event.frames, error)
+                                  : imagine_vae_decode_next(job->vae, latents, IMAGINE_U8, &event.frames, error);
     if (status < 0)
         return status;
     event.frame_count = (int32_t)imagine__buffer_shape(event.frames, NULL)[0];
@@ -196,10 +194,18 @@ static imagine_status decode_piece(imagine_job *job, imagine_buffer *latents, in
 static imagine_status decode(imagine_job *job, imagine_buffer *latents, int32_t *frames, imagine_error *error)
 {
     int64_t count = imagine__buffer_shape(latents, NULL)[1];
+    int whole = count == 1 || job->placement.tile; /* tiles go through the whole clip one by one */
     imagine_status status = open_vae(job, error);
     enter(job, IMAGINE_JOB_DECODE);
-    for (int64_t k = 0; k < count && status >= 0; k++)
-        status = decode_piece(job, latents, k, count, frames, error);
+    if (whole && status >= 0)
+        status = decode_piece(job, latents, 1, frames, error);
+    for (int64_t k = 0; k < count && !whole && status >= 0; k++) {
+        imagine_buffer *piece = NULL;
+        status = latent_frame(job, latents, k, &piece, error);
+        if (status >= 0)
+            status = decode_piece(job, piece, 0, frames, error);
+        imagine_buffer_release(&piece);
+    }
     imagine_vae_destroy(&job->vae);
     return status;
 }

@@ -18,7 +18,8 @@ typedef struct imagine__watch {
 typedef struct imagine__placement {
     uint32_t streamed; /* IMAGINE_STAGE_ bits of those whose weights are read block by block */
     int give_back; /* weights are freed when their stage is done */
-    int in_turn; /* so is guidance that may be either */
+    int in_turn; /* guidance that may be either way is made in turn */
+    int32_t tile; /* pixels along a side of the tiles that frames are decoded in; 0: none */
 } imagine__placement;
 
 struct imagine_job {

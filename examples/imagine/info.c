@@ -47,9 +47,9 @@ static void memory_json(const imagine_estimate *e)
                stages[i].name, (unsigned long long)e->stage_peak[stages[i].stage],
                (unsigned long long)e->stage_weights[stages[i].stage],
                (unsigned long long)e->stage_work[stages[i].stage]);
-    printf("}, \"streamed\": {\"text\": %s, \"sampler\": %s}, \"gives_back\": %s, \"in_turn\": %s, \"nearest\": ",
+    printf("}, \"streamed\": {\"text\": %s, \"sampler\": %s}, \"gives_back\": %s, \"in_turn\": %s, \"tile\": %d, \"nearest\": ",
            e->streamed & IMAGINE_STAGE_TEXT ? "true" : "false", e->streamed & IMAGINE_STAGE_SAMPLER ? "true" : "false",
-           e->gives_back ? "true" : "false", e->in_turn ? "true" : "false");
+           e->gives_back ? "true" : "false", e->in_turn ? "true" : "false", e->tile);
     if (e->nearest_frames)
         printf("{\"width\": %d, \"height\": %d, \"frames\": %d}}", e->nearest_width, e->nearest_height, e->nearest_frames);
     else
@@ -71,6 +71,8 @@ static void memory_text(const imagine_estimate *e)
                !(e->streamed & IMAGINE_STAGE_TEXT)      ? "transformer"
                : !(e->streamed & IMAGINE_STAGE_SAMPLER) ? "text encoder"
                                                         : "text encoder and the transformer");
+    if (e->tile)
+        printf("    frames are decoded in tiles of %d pixels, and come all at once\n", e->tile);
     if (e->fits)
         return;
     printf("    this is beyond the limit of %.1f MB", (double)e->limit_bytes / 1e6);

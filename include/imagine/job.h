@@ -15,7 +15,7 @@ typedef int32_t imagine_event_kind;
 #define IMAGINE_EVENT_STEP 1 /* a step of the sampler is done */
 #define IMAGINE_EVENT_PREVIEW 2 /* the first frame of the estimate so far, `frames` U8 [1, height, width, 3] */
 #define IMAGINE_EVENT_LATENTS 3 /* sampling is over, `latents` F32 [channels, frames, height, width] */
-#define IMAGINE_EVENT_FRAMES 4 /* the next frames of the clip, `frames` U8 [frames, height, width, 3] */
+#define IMAGINE_EVENT_FRAMES 4 /* the next frames of the clip, or all, `frames` U8 [frames, height, width, 3] */
 #define IMAGINE_EVENT_DONE 5 /* all is done; always delivered, and again on every later call */
 
 /* Bits of imagine_job_options.events. */
@@ -81,6 +81,8 @@ typedef struct imagine_estimate {
     int32_t gives_back; /* to fit: 1, weights are freed when their stage is done */
     int32_t in_turn; /* to fit: 1, IMAGINE_CFG_AUTO is IMAGINE_CFG_IN_TURN */
     int32_t nearest_width, nearest_height, nearest_frames; /* the largest like it that fits, where it does not; 0: none */
+    int32_t tile; /* to fit: pixels along a side of the tiles that frames are decoded in, which then come all at once; or 0 */
+    uint32_t reserved0;
 } imagine_estimate;
 
 #ifdef __cplusplus

@@ -90,7 +90,7 @@ AT(imagine_job_info, guidance, 24);
 AT(imagine_job_info, seconds, 32);
 AT(imagine_job_info, memory_peak, 96);
 
-SIZE(imagine_estimate, 272);
+SIZE(imagine_estimate, 280);
 AT(imagine_estimate, struct_size, 0);
 AT(imagine_estimate, fits, 4);
 AT(imagine_estimate, width, 8);
@@ -110,6 +110,8 @@ AT(imagine_estimate, in_turn, 256);
 AT(imagine_estimate, nearest_width, 260);
 AT(imagine_estimate, nearest_height, 264);
 AT(imagine_estimate, nearest_frames, 268);
+AT(imagine_estimate, tile, 272);
+AT(imagine_estimate, reserved0, 276);
 
 SIZE(imagine_model_options, 16);
 AT(imagine_model_options, struct_size, 0);

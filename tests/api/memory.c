@@ -334,6 +334,55 @@ static void nearest_size(void)
     sized_remove(path);
 }
 
+/* The same pictures, all at once. */
+static void decoded_in_tiles(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_estimate told = { .struct_size = sizeof told };
+    imagine_sampler_options sampler;
+    imagine_job_options options;
+    imagine_buffer *frames[2] = { NULL, NULL };
+    char path[512];
+    REQUIRE(sized_make(&middling, path));
+    set_options(&plain_clip, &sampler, &options);
+    sampler.width = 128;
+    sampler.height = 96;
+    for (int limited = 0; limited < 2; limited++) {
+        imagine_model *model = open_sized(path, 1, limited ? 56 << 20 : 0, IMAGINE_WEIGHTS_AUTO, &err);
+        imagine_job *job = NULL;
+        imagine_event event = { .struct_size = sizeof event };
+        imagine_job_info used = { .struct_size = sizeof used };
+        int32_t made = 0;
+        CHECK_OK(imagine_job_estimate(model, &options, &told, &err));
+        CHECK(told.fits && (told.tile > 0) == limited);
+        CHECK_OK(imagine_job_create(&job, model, &options, &err));
+        while (job && imagine_job_next(job, &event, -1, &err) >= 0 && event.kind != IMAGINE_EVENT_DONE) {
+            if (event.kind != IMAGINE_EVENT_FRAMES)
+                continue;
+            CHECK(event.first_frame == made);
+            made += event.frame_count;
+            imagine_buffer_release(&frames[limited]);
+            frames[limited] = imagine_buffer_retain(event.frames);
+        }
+        CHECK(event.kind == IMAGINE_EVENT_DONE && made == 5 && event.frame_count == 5);
+        CHECK_OK(imagine_job_get_info(job, &used, &err));
+        double ratio = (double)told.peak_bytes / (double)used.memory_peak;
+        printf("    %s%d: told %llu, used %llu (%+.2f%%)\n", limited ? "tiles of " : "whole ", told.tile,
+               (unsigned long long)told.peak_bytes, (unsigned long long)used.memory_peak, 100 * (ratio - 1));
+        CHECK(ratio >= 1 && ratio <= 1.03);
+        imagine_job_destroy(&job);
+        imagine_model_release(&model);
+    }
+    /* The last four frames came by themselves, or with the first one before them. */
+    size_t size = (size_t)imagine_buffer_size(frames[0]);
+    CHECK(size == 4 * 128 * 96 * 3 && imagine_buffer_size(frames[1]) == size / 4 * 5);
+    CHECK(frames[0] && frames[1] &&
+          !memcmp(imagine_buffer_data(frames[0]), (const char *)imagine_buffer_data(frames[1]) + size / 4, size));
+    imagine_buffer_release(&frames[0]);
+    imagine_buffer_release(&frames[1]);
+    sized_remove(path);
+}
+
 /* Weights that are given back do not disappear under those who use them. */
 static void shared_under_a_limit(void)
 {
@@ -373,11 +422,11 @@ static void large_model_in_little(void)
         double begin = cpu_seconds();
         CHECK_OK(imagine_job_estimate(model, NULL, &told, &err));
         double spent = cpu_seconds() - begin;
-        printf("    %2llu GiB: %s, %.2f GB%s%s%s%s, nearest %dx%dx%d, told in %.0f ms\n", (unsigned long long)gigabytes,
+        printf("    %2llu GiB: %s, %.2f GB%s%s%s%s, tile %d, nearest %dx%dx%d, told in %.0f ms\n", (unsigned long long)gigabytes,
                told.fits ? "fits" : "does not fit", (double)told.peak_bytes / 1e9,
                told.gives_back ? ", weights given back" : "", told.in_turn ? ", in turn" : "",
                told.streamed & IMAGINE_STAGE_TEXT ? ", text streamed" : "",
-               told.streamed & IMAGINE_STAGE_SAMPLER ? ", transformer streamed" : "", told.nearest_width,
+               told.streamed & IMAGINE_STAGE_SAMPLER ? ", transformer streamed" : "", told.tile, told.nearest_width,
                told.nearest_height, told.nearest_frames, 1e3 * spent);
         CHECK(told.streamed & IMAGINE_STAGE_SAMPLER && told.gives_back);
         CHECK(told.fits || told.nearest_frames > 0);
@@ -435,7 +484,7 @@ int main(int argc, char **argv)
         { "told and used", told_and_used }, { "told again", told_again }, { "large model", large_model },
         { "asked otherwise", asked_otherwise }, { "streamed is resident", streamed_is_resident },
         { "limits are kept", limits_are_kept }, { "nearest size", nearest_size },
-        { "shared under a limit", shared_under_a_limit }, { "large model in little", large_model_in_little },
+        { "decoded in tiles", decoded_in_tiles }, { "shared under a limit", shared_under_a_limit }, { "large model in little", large_model_in_little },
     };
     return test_main("api/memory", cases, sizeof cases / sizeof cases[0], argc, argv);
 }

@@ -96,7 +96,7 @@ class Estimate(ctypes.Structure):
                 ("held_bytes", c_uint64), ("limit_bytes", c_uint64), ("stage_peak", c_uint64 * 8),
                 ("stage_weights", c_uint64 * 8), ("stage_work", c_uint64 * 8), ("streamed", c_uint32),
                 ("gives_back", c_int32), ("in_turn", c_int32), ("nearest_width", c_int32),
-                ("nearest_height", c_int32), ("nearest_frames", c_int32)]
+                ("nearest_height", c_int32), ("nearest_frames", c_int32), ("tile", c_int32), ("reserved0", c_uint32)]
 
 
 # C struct names for the tests.

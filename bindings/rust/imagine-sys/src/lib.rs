@@ -607,6 +607,8 @@ pub struct imagine_estimate {
     pub nearest_width: i32,
     pub nearest_height: i32,
     pub nearest_frames: i32,
+    pub tile: i32,
+    pub reserved0: u32,
 }
 
 extern "C" {

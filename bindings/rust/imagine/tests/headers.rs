@@ -275,7 +275,8 @@ layouts! {
     imagine_job_info { struct_size, stage, width, height, frames, steps, guidance, seconds, memory_peak }
     imagine_estimate {
         struct_size, fits, width, height, frames, steps, guidance, peak_bytes, held_bytes, limit_bytes, stage_peak,
-        stage_weights, stage_work, streamed, gives_back, in_turn, nearest_width, nearest_height, nearest_frames
+        stage_weights, stage_work, streamed, gives_back, in_turn, nearest_width, nearest_height, nearest_frames,
+        tile, reserved0
     }
     imagine_bench_row { struct_size, reserved0, name, kind, gflops, share, seconds, peak }
 }
