@@ -169,6 +169,8 @@ static imagine_status sample(imagine_job *job, const imagine_buffer *positive, c
     if (status >= 0)
         status = imagine_sampler_set_text(job->sampler, positive, negative, error);
     if (status >= 0)
+        status = imagine_sampler_set_renoise(job->sampler, job->renoise, error);
+    if (status >= 0)
         status = imagine_sampler_begin(job->sampler, job->noise, error);
     for (int32_t i = 0; i < options.steps && status >= 0; i++)
         status = take_step(job, error);
@@ -343,6 +345,7 @@ static imagine_status copy_options(imagine_job *job, const imagine_job_options *
     job->prompt_embeds = imagine_buffer_retain(o->prompt_embeds);
     job->negative_embeds = imagine_buffer_retain(o->negative_embeds);
     job->noise = imagine_buffer_retain(o->noise);
+    job->renoise = imagine_buffer_retain(o->renoise);
     job->finished = imagine_buffer_retain(o->latents);
     job->latents = imagine_buffer_retain(o->latents);
     return IMAGINE_OK;
@@ -446,6 +449,7 @@ void imagine_job_destroy(imagine_job **job)
     pthread_mutex_destroy(&old->mutex);
     imagine_buffer_release(&old->latents);
     imagine_buffer_release(&old->finished);
+    imagine_buffer_release(&old->renoise);
     imagine_buffer_release(&old->noise);
     imagine_buffer_release(&old->negative_embeds);
     imagine_buffer_release(&old->prompt_embeds);

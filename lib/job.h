@@ -27,7 +27,7 @@ struct imagine_job {
     imagine_context *context; /* the model's */
     imagine_cancel *cancel; /* the job's own, fired also by the caller's */
     char *prompt, *negative_prompt;
-    imagine_buffer *prompt_embeds, *negative_embeds, *noise, *finished; /* the caller's, or NULL */
+    imagine_buffer *prompt_embeds, *negative_embeds, *noise, *renoise, *finished; /* the caller's, or NULL */
     imagine_sampler_options sampling; /* as settled */
     double *sigmas; /* copied */
     uint32_t wanted; /* IMAGINE_EVENT_BITs */

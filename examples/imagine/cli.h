@@ -14,11 +14,11 @@
 typedef struct arguments {
     const char *command;
     const char *input; /* the argument that is no option */
-    const char *prompt, *negative, *model, *out, *schedule, *cfg, *noise, *embeds, *filter;
+    const char *prompt, *negative, *model, *out, *schedule, *step_rule, *cfg, *noise, *embeds, *filter;
     int32_t width, height, frames, steps, threads, cpu_level, weights, runs, tile_width, tile_height;
     int json, quiet;
     uint64_t seed, memory_limit;
-    double guidance, shift, fps;
+    double guidance, shift, eta, fps;
 } arguments;
 
 typedef struct command {
@@ -58,6 +58,9 @@ const char *find_model(const arguments *o, char *path, size_t size);
 
 /* Fills in the sampler's options. `sigmas` takes up to 1001 numbers. 0, or EXIT_USAGE after a message. */
 int sampler_options(imagine_sampler_options *out, double *sigmas, const arguments *o);
+
+/* The names of schedules or step rules, with commas between. Returns `text`. */
+char *list_names(char *text, size_t size, const char *(*name_of)(int32_t));
 
 int has_suffix(const char *text, const char *suffix);
 int usage_error(const arguments *o, const char *format, ...) __attribute__((format(printf, 2, 3)));

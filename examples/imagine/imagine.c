@@ -16,7 +16,7 @@
 
 const command commands[] = {
     { "generate", "a picture or clip from a prompt",
-      MACHINE "prompt negative seed width height frames steps guidance schedule shift cfg noise embeds out fps ", "PROMPT",
+      MACHINE "prompt negative seed width height frames steps guidance schedule step-rule shift eta cfg noise embeds out fps ", "PROMPT",
       "  imagine generate \"a red apple\"\n"
       "  imagine generate \"a yellow car moving to the right\" --seed 7 --steps 30 --out car.png\n"
       "  imagine generate \"a dog\" --frames 1 --guidance 4 --out dog.png\n"
@@ -69,8 +69,10 @@ static const struct {
     { "frames", "N", "1 for a picture, else 4k+1", 'f' },
     { "steps", "N", "of the sampler", 'S' },
     { "guidance", "X", "strength of the prompt; 1: without guidance", 'g' },
-    { "schedule", "NAME", "flow, wan-unipc, or the sigmas themselves: 1,0.9,0.5,0", 'c' },
+    { "schedule", "NAME", "one of the schedules below, or the sigmas themselves: 1,0.9,0.5,0", 'c' },
+    { "step-rule", "NAME", "one of the step rules below instead of the schedule's", 'u' },
     { "shift", "X", "of the schedule", 'x' },
+    { "eta", "X", "new noise of the ancestral rule, 0 to 1 (1)", 'E' },
     { "cfg", "MODE", "auto, batched or in-turn", 'C' },
     { "noise", "FILE", "safetensors with the first latents, instead of the seed", 'N' },
     { "embeds", "FILE", "safetensors with prompt_embeds (and negative_prompt_embeds), instead of prompts", 'e' },
@@ -98,6 +100,7 @@ static int takes(const command *c, const char *name)
 
 static void print_help(const command *c)
 {
+    char names[512];
     printf("usage: imagine %s%s%s%s [options]\n\n%s\n\n", c->name, c->argument ? " [" : "",
            c->argument ? c->argument : "", c->argument ? "]" : "", c->summary);
     for (size_t i = 0; i < DESCRIBED; i++) {
@@ -108,6 +111,10 @@ static void print_help(const command *c)
                  described[i].argument ? described[i].argument : "");
         printf("  -%c, %-20s %s\n", described[i].letter, left, described[i].text);
     }
+    if (takes(c, "schedule"))
+        printf("\nSchedules: %s.\n", list_names(names, sizeof names, imagine_schedule_name));
+    if (takes(c, "step-rule"))
+        printf("Step rules: %s.\n", list_names(names, sizeof names, imagine_step_rule_name));
     printf("\nExamples:\n%s", c->help);
 }
 
@@ -229,6 +236,8 @@ static int read_option(arguments *o, size_t index, const char *text)
     case 'g': return read_number(o, name, text, 0, 1000, &o->guidance);
     case 'c': o->schedule = text; return 0;
     case 'w': return read_weights(o, text);
+    case 'u': o->step_rule = text; return 0;
+    case 'E': return read_number(o, name, text, 0, 1, &o->eta);
     case 'x': return read_number(o, name, text, 1e-3, 1000, &o->shift);
     case 'C': o->cfg = text; return 0;
     case 'N': o->noise = text; return 0;
@@ -288,7 +297,7 @@ static int read_command_line(arguments *o, const command *c, int argc, char **ar
 
 int main(int argc, char **argv)
 {
-    arguments o = { .guidance = -1, .runs = 2 };
+    arguments o = { .guidance = -1, .eta = 1, .runs = 2 };
     if (argc < 2) {
         print_overview(stderr);
         return EXIT_USAGE;

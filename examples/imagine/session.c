@@ -100,10 +100,30 @@ int has_suffix(const char *text, const char *suffix)
     return a >= b && !strcmp(text + a - b, suffix);
 }
 
+/* The number that `name_of` has for a name, or 0. */
+static int32_t number_of(const char *name, const char *(*name_of)(int32_t))
+{
+    for (int32_t i = 1; name_of(i); i++)
+        if (!strcmp(name_of(i), name))
+            return i;
+    return 0;
+}
+
+char *list_names(char *text, size_t size, const char *(*name_of)(int32_t))
+{
+    size_t at = 0;
+    text[0] = 0;
+    for (int32_t i = 1; name_of(i) && at < size; i++)
+        if (strcmp(name_of(i), "sigmas"))
+            at += (size_t)snprintf(text + at, size - at, "%s%s", at ? ", " : "", name_of(i));
+    return text;
+}
+
 /* "1,0.9,0.5,0" */
 static int read_sigmas(const arguments *o, imagine_sampler_options *out, double *sigmas)
 {
     const char *at = o->schedule;
+    char names[512];
     for (out->sigma_count = 0; out->sigma_count < 1001;) {
         char *end;
         sigmas[out->sigma_count] = strtod(at, &end);
@@ -116,7 +136,8 @@ static int read_sigmas(const arguments *o, imagine_sampler_options *out, double 
         at++;
     }
     if (*at || out->sigma_count < 2)
-        return usage_error(o, "--schedule: \"%s\" is not flow, wan-unipc or a list like 1,0.9,0.5,0", o->schedule);
+        return usage_error(o, "--schedule: \"%s\" is neither one of %s nor a list like 1,0.9,0.5,0", o->schedule,
+                           list_names(names, sizeof names, imagine_schedule_name));
     out->schedule = IMAGINE_SCHEDULE_SIGMAS;
     out->sigmas = sigmas;
     return 0;
@@ -124,6 +145,7 @@ static int read_sigmas(const arguments *o, imagine_sampler_options *out, double 
 
 int sampler_options(imagine_sampler_options *out, double *sigmas, const arguments *o)
 {
+    char names[512];
     imagine_sampler_options_init(out, sizeof *out);
     out->width = o->width;
     out->height = o->height;
@@ -132,6 +154,7 @@ int sampler_options(imagine_sampler_options *out, double *sigmas, const argument
     out->seed = o->seed;
     out->guidance = o->guidance;
     out->shift = o->shift;
+    out->eta = o->eta;
     if (o->cfg) {
         out->cfg_mode = !strcmp(o->cfg, "batched")   ? IMAGINE_CFG_BATCHED
                         : !strcmp(o->cfg, "in-turn") ? IMAGINE_CFG_IN_TURN
@@ -139,15 +162,13 @@ int sampler_options(imagine_sampler_options *out, double *sigmas, const argument
         if (out->cfg_mode == IMAGINE_CFG_AUTO && strcmp(o->cfg, "auto"))
             return usage_error(o, "--cfg: \"%s\" is not auto, batched or in-turn", o->cfg);
     }
+    if (o->step_rule && !(out->step_rule = number_of(o->step_rule, imagine_step_rule_name)))
+        return usage_error(o, "--step-rule: \"%s\" is not one of %s", o->step_rule,
+                           list_names(names, sizeof names, imagine_step_rule_name));
     if (!o->schedule)
         return 0;
-    if (!strcmp(o->schedule, "flow"))
-        out->schedule = IMAGINE_SCHEDULE_FLOW;
-    else if (!strcmp(o->schedule, "wan-unipc"))
-        out->schedule = IMAGINE_SCHEDULE_WAN_UNIPC;
-    else
-        return read_sigmas(o, out, sigmas);
-    return 0;
+    out->schedule = number_of(o->schedule, imagine_schedule_name);
+    return out->schedule && out->schedule != IMAGINE_SCHEDULE_SIGMAS ? 0 : read_sigmas(o, out, sigmas);
 }
 
 void json_text(const char *text)

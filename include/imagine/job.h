@@ -40,6 +40,7 @@ typedef struct imagine_job_options {
     imagine_cancel *cancel; /* NULL, or a token that cancels this job too; retained */
     int32_t preview_every; /* steps between previews; default 1 */
     int32_t decode; /* 0: end with the latents; default 1 */
+    imagine_buffer *renoise; /* what steps add instead of the seed's noise (imagine_sampler_set_renoise); retained */
 } imagine_job_options;
 
 typedef struct imagine_event {

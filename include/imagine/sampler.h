@@ -9,17 +9,34 @@
  * on one model. */
 typedef struct imagine_sampler imagine_sampler;
 
-/* Presets: what fills in the sigmas and the step rule. */
+/* Presets: what fills in the sigmas and the step rule. docs/sampling.md has every number. Those from SELF_FORCING on are
+ * for models distilled to few steps: unless told otherwise they run without guidance, in as many steps as is said here,
+ * and have a shift of their own. */
 typedef int32_t imagine_schedule;
-#define IMAGINE_SCHEDULE_DEFAULT 0 /* the pack's own, from scheduler/scheduler_config.json */
+#define IMAGINE_SCHEDULE_DEFAULT 0 /* the pack's own, from imagine.json or scheduler/scheduler_config.json */
 #define IMAGINE_SCHEDULE_FLOW 1 /* linear 1 to 1/n, then 0, shifted; Euler */
 #define IMAGINE_SCHEDULE_WAN_UNIPC 2 /* linspace(1, .001, n+1) without its end, shifted; UniPC order 2, bh2 */
 #define IMAGINE_SCHEDULE_SIGMAS 3 /* the caller's sigmas with `step_rule` */
+#define IMAGINE_SCHEDULE_SELF_FORCING 4 /* Self-Forcing, LongLive, LightX2V: 4 steps; renoise */
+#define IMAGINE_SCHEDULE_CAUSVID 5 /* CausVid, FastWan (DMD2): 3 steps; renoise */
+#define IMAGINE_SCHEDULE_RCM 6 /* rCM, TurboDiffusion: 4 steps, or 1 to 3; TrigFlow */
+#define IMAGINE_SCHEDULE_SCM 7 /* sCM, SANA-Sprint: 2 steps, or any number; TrigFlow */
+#define IMAGINE_SCHEDULE_LCM 8 /* latent consistency: 4 steps, or up to 50; LCM */
+#define IMAGINE_SCHEDULE_LTX2 9 /* LTX-2 distilled: 8 steps; Euler */
+#define IMAGINE_SCHEDULE_LTX2_SECOND 10 /* its second stage, from sigma .909: 3 steps; Euler */
+#define IMAGINE_SCHEDULE_SCHNELL 11 /* FLUX.1-schnell, no shift: 4 steps, or any number; Euler */
+#define IMAGINE_SCHEDULE_Z_IMAGE 12 /* Z-Image-Turbo, shift 3: 8 steps, or any number; Euler */
 
+/* From one sigma to the next, sigma'. x0 is the estimate x - sigma v; noise is new at every step, from the seed. */
 typedef int32_t imagine_step_rule;
 #define IMAGINE_STEP_DEFAULT 0 /* the preset's */
 #define IMAGINE_STEP_EULER 1 /* x + (sigma' - sigma) v */
 #define IMAGINE_STEP_UNIPC 2 /* UniPC, order 2, bh2, with corrector (Zhao et al. 2023) */
+#define IMAGINE_STEP_HEUN 3 /* x + (sigma' - sigma) (v + v') / 2: two predictions a step but for the last */
+#define IMAGINE_STEP_RENOISE 4 /* (1 - sigma') x0 + sigma' noise */
+#define IMAGINE_STEP_ANCESTRAL 5 /* Euler to below sigma', and up again with noise; `eta` says how far */
+#define IMAGINE_STEP_TRIGFLOW 6 /* as RENOISE, and begins with sigma times the noise */
+#define IMAGINE_STEP_LCM 7 /* as RENOISE, of c_out x0 + c_skip x */
 
 /* How the two predictions of classifier-free guidance are computed. The results are the same to the byte. */
 typedef int32_t imagine_cfg_mode;
@@ -31,16 +48,18 @@ typedef struct imagine_sampler_options {
     uint32_t struct_size;
     int32_t batch; /* clips sampled at once, 1 to 64; clip b uses seed + b; default 1 */
     int32_t width, height, frames; /* in pixels and frames; 0: the pack's default */
-    int32_t steps; /* 1 to 1000; 0: the pack's default, or sigma_count - 1 */
+    int32_t steps; /* 1 to 1000; 0: the pack's default, the preset's, or sigma_count - 1 */
     uint64_t seed;
-    double guidance; /* CFG scale: 1 means without; below 0 the pack's default; default -1 */
-    double shift; /* of the schedule; 0: the pack's */
+    double guidance; /* CFG scale: 1 means without; below 0 (default): the pack's, or 1 with a distilled preset that is
+                      * not the pack's own */
+    double shift; /* of the schedule; 0: the pack's, or the preset's own */
     imagine_schedule schedule;
     imagine_step_rule step_rule;
     imagine_cfg_mode cfg_mode;
     uint32_t sigma_count; /* for IMAGINE_SCHEDULE_SIGMAS: steps + 1, from at most 1 downwards, the last may be 0 */
     const double *sigmas; /* copied */
     imagine_cancel *cancel; /* NULL, or a token that the handle retains */
+    double eta; /* IMAGINE_STEP_ANCESTRAL: 0 (Euler) to 1 (default) */
 } imagine_sampler_options;
 
 /* Where a sampler stands after a step. */
@@ -56,6 +75,12 @@ typedef struct imagine_step_info {
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* "flow", "wan-unipc" and so on; NULL for IMAGINE_SCHEDULE_DEFAULT and above the last. Never freed. */
+IMAGINE_API const char *imagine_schedule_name(imagine_schedule schedule);
+
+/* "euler" and so on; NULL for IMAGINE_STEP_DEFAULT and above the last. Never freed. */
+IMAGINE_API const char *imagine_step_rule_name(imagine_step_rule rule);
 
 IMAGINE_API void imagine_sampler_options_init(imagine_sampler_options *options, size_t size);
 
@@ -75,6 +100,12 @@ IMAGINE_API imagine_status imagine_sampler_set_text(imagine_sampler *sampler, co
  * front, is used instead of the seed's; NULL: drawn from the seed. */
 IMAGINE_API imagine_status imagine_sampler_begin(imagine_sampler *sampler, const imagine_buffer *noise,
                                                  imagine_error *error);
+
+/* What the steps add, where the rule adds noise, instead of the seed's: F32 [count, channels, frames, height, width], or
+ * with a batch behind the count, one for each step that does not end at sigma 0. Retained; NULL: the seed's again. May be
+ * called at any time; every step looks at its own part. */
+IMAGINE_API imagine_status imagine_sampler_set_renoise(imagine_sampler *sampler, imagine_buffer *noise,
+                                                       imagine_error *error);
 
 /* One step. IMAGINE_ERROR_STATE when all steps are done. A NaN or infinity in the prediction ends the run with
  * IMAGINE_ERROR_NOT_FINITE, naming the step. `info` may be NULL. */

@@ -247,11 +247,12 @@ imagine_weights imagine__model_weights(const imagine_model *model); /* the optio
 uint64_t imagine__model_held(imagine_model *model, uint32_t stage);
 
 /* The pack's defaults, from imagine.json at its root (all optional: width, height, frames, fps, steps, guidance,
- * text_length), else from the configurations, else 480x832, 81 frames, 16 fps, 50 steps, guidance 5, text length 512.
- */
+ * text_length, schedule, step_rule, shift), else from the configurations, else 480x832, 81 frames, 16 fps, 50 steps,
+ * guidance 5, text length 512. */
 typedef struct imagine__defaults {
     int32_t width, height, frames, steps, text_length;
-    imagine_schedule schedule; /* from scheduler/scheduler_config.json */
+    imagine_schedule schedule; /* else from scheduler/scheduler_config.json */
+    imagine_step_rule step_rule; /* likewise; IMAGINE_STEP_DEFAULT: the schedule's */
     double fps, guidance, shift;
 } imagine__defaults;
 const imagine__defaults *imagine__model_defaults(const imagine_model *model);

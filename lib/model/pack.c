@@ -159,40 +159,94 @@ static const rule unipc_rules[] = {
     { NULL, NULL },
 };
 static const rule euler_rules[] = {
-    { "num_train_timesteps", "1000" },  { "use_dynamic_shifting", "false" }, { "invert_sigmas", "false" },
-    { "stochastic_sampling", "false" }, { "use_karras_sigmas", "false" },    { "use_exponential_sigmas", "false" },
-    { "use_beta_sigmas", "false" },     { "shift_terminal", "null" },        { NULL, NULL },
+    { "num_train_timesteps", "1000" }, { "use_dynamic_shifting", "false" },    { "invert_sigmas", "false" },
+    { "use_karras_sigmas", "false" },  { "use_exponential_sigmas", "false" }, { "use_beta_sigmas", "false" },
+    { "shift_terminal", "null" },      { "scale_factors", "null" },           { NULL, NULL },
 };
+static const rule heun_rules[] = { { "num_train_timesteps", "1000" }, { NULL, NULL } };
+static const rule scm_rules[] = { { "prediction_type", "\"trigflow\"" }, { NULL, NULL } };
+static const rule ancestral_rules[] = { { "eta", "1.0" }, { "s_noise", "1.0" }, { NULL, NULL } };
 
-static imagine_status read_schedule(imagine__config *config, imagine__defaults *d, imagine_error *error)
+/* The schedulers of diffusers that this library has, by the names of their classes. */
+typedef struct scheduler {
+    const char *name;
+    const rule *rules;
+    imagine_schedule schedule;
+    imagine_step_rule step_rule;
+    const char *shift; /* the key of the shift, or NULL */
+} scheduler;
+static const scheduler schedulers[] = {
+    { "UniPCMultistepScheduler", unipc_rules, IMAGINE_SCHEDULE_WAN_UNIPC, IMAGINE_STEP_UNIPC, "flow_shift" },
+    { "FlowMatchEulerDiscreteScheduler", euler_rules, IMAGINE_SCHEDULE_FLOW, IMAGINE_STEP_EULER, "shift" },
+    { "FlowMatchHeunDiscreteScheduler", heun_rules, IMAGINE_SCHEDULE_FLOW, IMAGINE_STEP_HEUN, "shift" },
+    { "FlowMatchLCMScheduler", euler_rules, IMAGINE_SCHEDULE_FLOW, IMAGINE_STEP_RENOISE, "shift" },
+    { "LTXEulerAncestralRFScheduler", ancestral_rules, IMAGINE_SCHEDULE_FLOW, IMAGINE_STEP_ANCESTRAL, "shift" },
+    { "SCMScheduler", scm_rules, IMAGINE_SCHEDULE_SCM, IMAGINE_STEP_TRIGFLOW, NULL },
+};
+#define SCHEDULERS (sizeof schedulers / sizeof *schedulers)
+
+/* The pack's schedule; a distilled one brings its steps, and goes without guidance. */
+static void set_schedule(imagine__defaults *d, imagine_schedule schedule, imagine_step_rule step_rule)
+{
+    const imagine__preset *preset = imagine__preset_of(schedule);
+    d->schedule = schedule;
+    d->step_rule = step_rule;
+    if (preset->usual)
+        d->steps = preset->usual;
+    if (preset->distilled)
+        d->guidance = 1;
+    if (preset->shift > 0)
+        d->shift = preset->shift;
+}
+
+static imagine_status check_shift(const imagine__config *config, const imagine__defaults *d, imagine_error *error)
+{
+    if (d->shift >= 0.01 && d->shift <= 100)
+        return IMAGINE_OK;
+    return imagine__fail(error, IMAGINE_ERROR_MODEL, "%s: the shift is not in 0.01..100", imagine__config_path(config));
+}
+
+static imagine_status find_scheduler(imagine__config *config, const scheduler **found, imagine_error *error)
 {
     const char *name;
-    const rule *rules = euler_rules;
     imagine_status status = imagine__config_string(config, "_class_name", &name, "", error);
     if (status < 0)
         return status;
-    if (!strcmp(name, "UniPCMultistepScheduler")) {
-        /* Missing keys have the meaning of diffusers' defaults, which predict noise. */
-        if (!imagine__config_has(config, "use_flow_sigmas") || !imagine__config_has(config, "prediction_type"))
-            return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED,
-                                 "%s: \"use_flow_sigmas\" or \"prediction_type\" is missing, so it is no flow schedule",
-                                 imagine__config_path(config));
-        rules = unipc_rules;
-    } else if (strcmp(name, "FlowMatchEulerDiscreteScheduler")) {
+    for (size_t i = 0; i < SCHEDULERS; i++)
+        if (!strcmp(name, schedulers[i].name)) {
+            *found = &schedulers[i];
+            return IMAGINE_OK;
+        }
+    return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED,
+                         "%s: \"_class_name\" is \"%s\", this library runs UniPCMultistepScheduler, "
+                         "FlowMatchEulerDiscreteScheduler and others named in docs/sampling.md; choose a schedule in "
+                         "the sampler's options",
+                         imagine__config_path(config), name);
+}
+
+static imagine_status read_schedule(imagine__config *config, imagine__defaults *d, imagine_error *error)
+{
+    const scheduler *found = NULL;
+    imagine__defaults read = *d;
+    int stochastic = 0;
+    imagine_status status = find_scheduler(config, &found, error);
+    if (status < 0)
+        return status;
+    /* Missing keys have the meaning of diffusers' defaults, which predict noise. */
+    if (found->rules == unipc_rules &&
+        (!imagine__config_has(config, "use_flow_sigmas") || !imagine__config_has(config, "prediction_type")))
         return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED,
-                             "%s: \"_class_name\" is \"%s\", this library runs UniPCMultistepScheduler and "
-                             "FlowMatchEulerDiscreteScheduler; choose a schedule in the sampler's options",
-                             imagine__config_path(config), name);
-    }
-    for (const rule *r = rules; r->key && status >= 0; r++)
+                             "%s: \"use_flow_sigmas\" or \"prediction_type\" is missing, so it is no flow schedule",
+                             imagine__config_path(config));
+    for (const rule *r = found->rules; r->key && status >= 0; r++)
         status = imagine__config_expect(config, r->key, r->value, error);
     if (status >= 0)
-        status = imagine__config_double(config, rules == unipc_rules ? "flow_shift" : "shift", &d->shift, 1, error);
-    if (status >= 0 && !(d->shift >= 0.01 && d->shift <= 100))
-        status = imagine__fail(error, IMAGINE_ERROR_MODEL, "%s: the shift is not in 0.01..100",
-                               imagine__config_path(config));
-    if (status >= 0)
-        d->schedule = rules == unipc_rules ? IMAGINE_SCHEDULE_WAN_UNIPC : IMAGINE_SCHEDULE_FLOW;
+        status = imagine__config_bool(config, "stochastic_sampling", &stochastic, 0, error);
+    set_schedule(&read, found->schedule, stochastic ? IMAGINE_STEP_RENOISE : found->step_rule);
+    if (status >= 0 && found->shift)
+        status = imagine__config_double(config, found->shift, &read.shift, 1, error);
+    if (status >= 0 && (status = check_shift(config, &read, error)) >= 0)
+        *d = read;
     return status;
 }
 
@@ -206,6 +260,7 @@ static imagine_status read_scheduler(imagine_model *model, imagine_error *error)
     if (read_schedule(config, &model->defaults, &model->scheduler) < 0) {
         imagine__log(model->context, IMAGINE_LOG_WARNING, "%s", model->scheduler.message);
         model->defaults.schedule = IMAGINE_SCHEDULE_DEFAULT;
+        model->defaults.step_rule = IMAGINE_STEP_DEFAULT;
         model->defaults.shift = 1;
     }
     imagine__config_close(model->context, config);
@@ -227,6 +282,40 @@ static imagine_status read_text_length(imagine_model *model, imagine_error *erro
     return status;
 }
 
+/* The number that `name_of` has for the text of a key, or *value where the key is missing. */
+static imagine_status read_name(imagine__config *config, const char *key, const char *(*name_of)(int32_t),
+                                int32_t *value, imagine_error *error)
+{
+    const char *text;
+    imagine_status status = imagine__config_string(config, key, &text, NULL, error);
+    if (status < 0 || !text)
+        return status;
+    for (int32_t i = 1; name_of(i); i++)
+        if (!strcmp(name_of(i), text) && strcmp(text, "sigmas")) {
+            *value = i;
+            return IMAGINE_OK;
+        }
+    return imagine__fail(error, IMAGINE_ERROR_MODEL, "%s: \"%s\" is \"%s\"; docs/sampling.md lists those there are",
+                         imagine__config_path(config), key, text);
+}
+
+/* "schedule", "step_rule" and "shift" of imagine.json, which go before the scheduler's own. */
+static imagine_status read_own_schedule(imagine__config *config, imagine__defaults *d, imagine_error *error)
+{
+    int32_t schedule = d->schedule, step_rule = IMAGINE_STEP_DEFAULT;
+    imagine_status status = read_name(config, "schedule", imagine_schedule_name, &schedule, error);
+    if (status >= 0)
+        status = read_name(config, "step_rule", imagine_step_rule_name, &step_rule, error);
+    if (status < 0)
+        return status;
+    if (schedule != d->schedule)
+        set_schedule(d, schedule, step_rule);
+    else if (step_rule)
+        d->step_rule = step_rule;
+    status = imagine__config_double(config, "shift", &d->shift, d->shift, error);
+    return status < 0 ? status : check_shift(config, d, error);
+}
+
 static imagine_status read_own_defaults(imagine_model *model, imagine_error *error)
 {
     imagine__defaults *d = &model->defaults;
@@ -243,6 +332,7 @@ static imagine_status read_own_defaults(imagine_model *model, imagine_error *err
     imagine_status status = open_optional(&config, model, NULL, "imagine.json", error);
     if (status < 0 || !config)
         return status;
+    status = read_own_schedule(config, d, error);
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers && status >= 0; i++) {
         int64_t value = *numbers[i].value;
         status = imagine__config_int(config, numbers[i].key, &value, value, 1, numbers[i].most, error);

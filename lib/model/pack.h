@@ -8,6 +8,7 @@
 
 #include "dit/dit.h"
 #include "model/model.h"
+#include "sampler/schedule.h"
 #include "text/tokenizer.h"
 #include "text/umt5.h"
 #include "vae/vae.h"

@@ -74,10 +74,11 @@ static void normals(const uint32_t words[2], float out[2])
     out[1] = (float)(radius * sine);
 }
 
-void imagine__noise_fill(float *out, int64_t count, uint64_t seed, uint32_t purpose, uint32_t frame)
+void imagine__noise_fill(float *out, int64_t first, int64_t count, uint64_t seed, uint32_t purpose, uint32_t frame)
 {
     const uint32_t key[2] = { (uint32_t)seed, (uint32_t)(seed >> 32) };
-    for (int64_t i = 0; i < count; i += 4) {
+    int64_t end = first + count;
+    for (int64_t i = first - first % 4; i < end; i += 4) {
         uint64_t block = (uint64_t)i / 4;
         const uint32_t counter[4] = { (uint32_t)block, (uint32_t)(block >> 32), frame, purpose };
         uint32_t words[4];
@@ -85,7 +86,7 @@ void imagine__noise_fill(float *out, int64_t count, uint64_t seed, uint32_t purp
         imagine__philox(counter, key, words);
         normals(words, four);
         normals(words + 2, four + 2);
-        for (int64_t j = 0; j < 4 && i + j < count; j++)
-            out[i + j] = four[j];
+        for (int64_t j = i < first ? first - i : 0; j < 4 && i + j < end; j++)
+            out[i + j - first] = four[j];
     }
 }

@@ -2,12 +2,14 @@
 
 /* The sampler's options: checks, and the pack's defaults for what was left open. */
 
+#include "sampler/schedule.h"
 #include "stage.h"
 
 static const imagine_sampler_options defaults = {
     .struct_size = sizeof(imagine_sampler_options),
     .batch = 1,
     .guidance = -1,
+    .eta = 1,
 };
 
 void imagine_sampler_options_init(imagine_sampler_options *options, size_t size)
@@ -25,9 +27,9 @@ static imagine_status check_range(int64_t value, int64_t low, int64_t high, cons
 
 static imagine_status check_schedule(const imagine_sampler_options *o, imagine_error *error)
 {
-    imagine_status status = check_range(o->schedule, IMAGINE_SCHEDULE_DEFAULT, IMAGINE_SCHEDULE_SIGMAS, "schedule", error);
+    imagine_status status = check_range(o->schedule, IMAGINE_SCHEDULE_DEFAULT, IMAGINE_SCHEDULE_Z_IMAGE, "schedule", error);
     if (status < 0 ||
-        (status = check_range(o->step_rule, IMAGINE_STEP_DEFAULT, IMAGINE_STEP_UNIPC, "step_rule", error)) < 0 ||
+        (status = check_range(o->step_rule, IMAGINE_STEP_DEFAULT, IMAGINE_STEP_LCM, "step_rule", error)) < 0 ||
         (status = check_range(o->cfg_mode, IMAGINE_CFG_AUTO, IMAGINE_CFG_IN_TURN, "cfg_mode", error)) < 0)
         return status;
     if (o->schedule == IMAGINE_SCHEDULE_SIGMAS) {
@@ -44,6 +46,8 @@ static imagine_status check_schedule(const imagine_sampler_options *o, imagine_e
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "shift: %g is not in 0..1000", o->shift);
     if (!(o->guidance >= -1e6 && o->guidance <= 1e6))
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "guidance: %g is no scale", o->guidance);
+    if (!(o->eta >= 0 && o->eta <= 1))
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "eta: %g is not in 0..1", o->eta);
     return IMAGINE_OK;
 }
 
@@ -53,12 +57,31 @@ static void settle(imagine_sampler_options *o, const imagine__defaults *pack)
     o->width = o->width ? o->width : pack->width;
     o->height = o->height ? o->height : pack->height;
     o->frames = o->frames ? o->frames : pack->frames;
-    if (o->schedule == IMAGINE_SCHEDULE_SIGMAS)
+    imagine_schedule schedule = o->schedule ? o->schedule : pack->schedule;
+    const imagine__preset *preset = imagine__preset_of(schedule);
+    int own = schedule == pack->schedule; /* the pack's numbers are meant for it */
+    if (schedule == IMAGINE_SCHEDULE_SIGMAS)
         o->steps = (int32_t)o->sigma_count - 1;
-    o->steps = o->steps ? o->steps : pack->steps;
-    o->guidance = o->guidance < 0 ? pack->guidance : o->guidance;
-    o->shift = o->shift > 0 ? o->shift : pack->shift;
-    o->schedule = o->schedule ? o->schedule : pack->schedule;
+    o->steps = o->steps ? o->steps : preset && preset->usual && !own ? preset->usual : pack->steps;
+    if (o->guidance < 0)
+        o->guidance = preset && preset->distilled && !own ? 1 : pack->guidance;
+    if (!(o->shift > 0))
+        o->shift = preset && preset->shift > 0 ? preset->shift : pack->shift;
+    if (!o->step_rule && !o->schedule)
+        o->step_rule = pack->step_rule;
+    o->schedule = schedule;
+}
+
+/* Makes the schedule once, to find out that it can be made. */
+static imagine_status try_schedule(const imagine_sampler_options *o, const imagine_model *model, imagine_error *error)
+{
+    imagine_context *context = imagine__model_context(model);
+    imagine__schedule s;
+    imagine_status status = imagine__schedule_make(&s, context, o->schedule, o->step_rule, o->steps, o->shift,
+                                                   o->sigmas, o->sigma_count, error);
+    if (status >= 0)
+        imagine__schedule_free(&s, context);
+    return status;
 }
 
 static imagine_status check_sizes(const imagine_sampler_options *o, const imagine_model *model, imagine_error *error)
@@ -90,7 +113,7 @@ imagine_status imagine__sampler_settle(imagine_sampler_options *settled, const i
     settle(&o, imagine__model_defaults(model));
     if (!o.schedule)
         return imagine__model_check_schedule(model, error);
-    if ((status = check_sizes(&o, model, error)) < 0)
+    if ((status = try_schedule(&o, model, error)) < 0 || (status = check_sizes(&o, model, error)) < 0)
         return status;
     *settled = o;
     return IMAGINE_OK;

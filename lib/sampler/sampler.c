@@ -2,36 +2,10 @@
 
 /* The sampler's handle: noise and text to latents, one step a call. */
 
-#include <string.h>
-
-#include "dit/dit.h"
-#include "sampler/schedule.h"
-#include "stage.h"
+#include "sampler/inside.h"
 #include "vae/vae.h"
 
 #define BATCHED_TOKENS 8192 /* IMAGINE_CFG_AUTO: with more tokens than this the two predictions are made in turn */
-
-struct imagine_sampler {
-    imagine_model *model;
-    imagine_context *context; /* the model's */
-    imagine_cancel *cancel;
-    const imagine__dit *dit; /* the model's */
-    const imagine__dit_config *config;
-    imagine__work work;
-    imagine_sampler_options o; /* as settled; `sigmas` is not kept */
-    imagine__schedule schedule;
-    imagine__stepper *stepper;
-    imagine__dit_text *text; /* of all clips; batched guidance: the negative rows after the positive ones */
-    imagine__dit_text *negative; /* guidance in turn */
-    int guided, batched;
-    int64_t shape[4]; /* of one clip's latents: channels, frames, height, width */
-    int64_t clip, count; /* values of one clip and of all */
-    float *x; /* [2 if batched][batch][clip]: the latents, and their copy for the second half of the forward */
-    float *v; /* [2 if guided][batch][clip]: predictions */
-    float *estimate; /* [batch][clip]: of the clean latents */
-    int32_t step; /* steps done */
-    int begun, failed;
-};
 
 /* ---- life -------------------------------------------------------------------------------------------------------- */
 
@@ -65,6 +39,35 @@ static imagine_status set_sizes(imagine_sampler *s, imagine_error *error)
     return IMAGINE_OK;
 }
 
+/* Steps that end with new noise: the first ones. */
+static int32_t count_draws(const imagine__schedule *schedule)
+{
+    int32_t draws = 0;
+    for (int32_t i = 0; i < schedule->steps; i++)
+        draws += imagine__schedule_draws(schedule, i);
+    return draws;
+}
+
+/* The handle's own tensors. */
+static imagine_status allocate(imagine_sampler *s, imagine_error *error)
+{
+    int draws = count_draws(&s->schedule) > 0;
+    const struct {
+        float **values;
+        size_t clips;
+    } tensors[] = { { &s->x, 1 },
+                    { &s->v, s->guided ? 2 : 1 },
+                    { &s->estimate, 1 },
+                    { &s->twice, s->batched ? 2 : 0 },
+                    { &s->noise, (size_t)draws } };
+    for (size_t i = 0; i < sizeof tensors / sizeof *tensors; i++) {
+        size_t values = tensors[i].clips * (size_t)s->count;
+        if (values && !(*tensors[i].values = imagine__zero_floats(s->context, values)))
+            return imagine__fail_memory(error, values * sizeof(float), "the latents");
+    }
+    return IMAGINE_OK;
+}
+
 static imagine_status set_up(imagine_sampler *s, imagine__reading reading, const imagine_sampler_options *options,
                              imagine_error *error)
 {
@@ -76,20 +79,17 @@ static imagine_status set_up(imagine_sampler *s, imagine__reading reading, const
     s->cancel = imagine_cancel_retain(s->o.cancel);
     s->o.cancel = s->cancel;
     if ((status = imagine__schedule_make(&s->schedule, s->context, s->o.schedule, s->o.step_rule, s->o.steps,
-                                         s->o.shift, sigmas, s->o.sigma_count, error)) < 0 ||
-        (status = imagine__model_dit(s->model, reading, &s->dit, s->cancel, error)) < 0)
+                                         s->o.shift, sigmas, s->o.sigma_count, error)) < 0)
+        return status;
+    s->schedule.eta = s->o.eta;
+    if ((status = imagine__model_dit(s->model, reading, &s->dit, s->cancel, error)) < 0)
         return status;
     s->config = imagine__dit_get_config(s->dit);
     if ((status = set_sizes(s, error)) < 0 ||
         (status = imagine__work_init(&s->work, s->context, s->cancel, error)) < 0 ||
         (status = imagine__stepper_create(&s->stepper, &s->work, &s->schedule, s->count, error)) < 0)
         return status;
-    s->x = imagine__zero_floats(s->context, (size_t)s->count * (s->batched ? 2 : 1));
-    s->v = imagine__zero_floats(s->context, (size_t)s->count * (s->guided ? 2 : 1));
-    s->estimate = imagine__zero_floats(s->context, (size_t)s->count);
-    if (!s->x || !s->v || !s->estimate)
-        return imagine__fail_memory(error, (size_t)s->count * sizeof(float), "the latents");
-    return IMAGINE_OK;
+    return allocate(s, error);
 }
 
 imagine_status imagine_sampler_create(imagine_sampler **sampler, imagine_model *model,
@@ -128,6 +128,8 @@ void imagine_sampler_destroy(imagine_sampler **sampler)
     imagine_sampler *old = *sampler;
     imagine_model *model = old->model;
     *sampler = NULL;
+    imagine__free(old->context, old->noise);
+    imagine__free(old->context, old->twice);
     imagine__free(old->context, old->estimate);
     imagine__free(old->context, old->v);
     imagine__free(old->context, old->x);
@@ -137,219 +139,117 @@ void imagine_sampler_destroy(imagine_sampler **sampler)
     imagine__work_fini(&old->work);
     imagine__model_put(model, old->dit);
     imagine__schedule_free(&old->schedule, old->context);
+    imagine_buffer_release(&old->renoise);
     imagine_cancel_release(&old->cancel);
     imagine__free(old->context, old);
     imagine_model_release(&model);
 }
 
-static imagine_status usable(const imagine_sampler *s, imagine_error *error)
+imagine_status imagine__sampler_usable(const imagine_sampler *s, imagine_error *error)
 {
     imagine_status status = imagine__need(s, "sampler", error);
     return status < 0 ? status : imagine__check_process(s->context, error);
 }
 
-/* ---- text -------------------------------------------------------------------------------------------------------- */
-
-static imagine_status check_text(const imagine_sampler *s, const imagine_buffer *embeds, const char *name,
-                                 imagine_error *error)
-{
-    imagine_status status = imagine__need(embeds, name, error);
-    if (status < 0)
-        return status;
-    int32_t ndim;
-    const int64_t *shape = imagine__buffer_shape(embeds, &ndim);
-    status = ndim == 3 ? imagine__need_tensor(embeds, name, IMAGINE_F32, 3, "[batch, length, text_dim]", error)
-                       : imagine__need_tensor(embeds, name, IMAGINE_F32, 2, "[length, text_dim]", error);
-    if (status < 0)
-        return status;
-    if (ndim == 3 && shape[0] != s->o.batch)
-        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: %lld rows of text for a batch of %d", name,
-                             (long long)shape[0], s->o.batch);
-    if (shape[ndim - 1] != s->config->text_dim)
-        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: the width is %lld, the model's is %d", name,
-                             (long long)shape[ndim - 1], s->config->text_dim);
-    return IMAGINE_OK;
-}
-
-/* The text of every clip, padded with zeros or cut to `length`, one after the other. */
-static void pad_text(const imagine_sampler *s, const imagine_buffer *embeds, int64_t length, float *out)
-{
-    int32_t ndim;
-    const int64_t *shape = imagine__buffer_shape(embeds, &ndim);
-    int64_t dim = shape[ndim - 1], given = shape[ndim - 2], rows = given < length ? given : length;
-    for (int32_t b = 0; b < s->o.batch; b++) {
-        const float *from = (const float *)imagine_buffer_data(embeds) + (ndim == 3 ? b * given * dim : 0);
-        float *to = out + b * length * dim;
-        imagine__copy(s->context, to, 0, from, 0, (size_t)(rows * dim) * sizeof *to, 1);
-        imagine__clear(s->context, to + rows * dim, (size_t)((length - rows) * dim) * sizeof *to);
-    }
-}
-
-static imagine_status make_text(imagine_sampler *s, const imagine_buffer *positive, const imagine_buffer *negative,
-                                imagine_error *error)
-{
-    int32_t length = imagine__model_defaults(s->model)->text_length, batch = s->o.batch;
-    int64_t half = (int64_t)batch * length * s->config->text_dim;
-    float *rows = imagine__arena_floats(s->work.arena, (s->guided ? 2 : 1) * half);
-    if (!rows)
-        return imagine__fail_memory(error, (size_t)half * sizeof *rows, "the text conditioning");
-    pad_text(s, positive, length, rows);
-    if (s->guided)
-        pad_text(s, negative, length, rows + half);
-    imagine_status status =
-        imagine__dit_text_create(&s->text, s->dit, &s->work, rows, s->batched ? 2 * batch : batch, length, error);
-    if (status >= 0 && s->guided && !s->batched)
-        status = imagine__dit_text_create(&s->negative, s->dit, &s->work, rows + half, batch, length, error);
-    return status;
-}
-
-imagine_status imagine_sampler_set_text(imagine_sampler *sampler, const imagine_buffer *positive,
-                                        const imagine_buffer *negative, imagine_error *error)
-{
-    imagine_status status = usable(sampler, error);
-    if (status < 0 || (status = check_text(sampler, positive, "positive", error)) < 0)
-        return status;
-    if (sampler->guided && !negative)
-        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
-                             "negative: NULL, but guidance is %g; give the empty prompt's embeddings or set guidance to 1",
-                             sampler->o.guidance);
-    if (negative && (status = check_text(sampler, negative, "negative", error)) < 0)
-        return status;
-    imagine__dit_text_free(sampler->text);
-    imagine__dit_text_free(sampler->negative);
-    sampler->text = sampler->negative = NULL;
-    imagine__arena_mark mark = imagine__arena_save(sampler->work.arena);
-    status = make_text(sampler, positive, negative, error);
-    imagine__arena_restore(sampler->work.arena, mark);
-    if (status < 0) {
-        imagine__dit_text_free(sampler->text);
-        imagine__dit_text_free(sampler->negative);
-        sampler->text = sampler->negative = NULL;
-    }
-    return status;
-}
-
 /* ---- steps ------------------------------------------------------------------------------------------------------- */
 
-static imagine_status check_noise(const imagine_sampler *s, const imagine_buffer *noise, imagine_error *error)
+/* Fails unless the buffer is [channels, frames, height, width] behind `leading` dimensions of these sizes; with one clip
+ * a batch before the channels may be left out. */
+static imagine_status check_noise(const imagine_sampler *s, const imagine_buffer *noise, const char *name,
+                                  int32_t steps, imagine_error *error)
 {
-    int32_t ndim = 0;
+    int64_t wanted[IMAGINE_MAX_DIMS];
+    int32_t ndim, all = 0;
     const int64_t *shape = imagine__buffer_shape(noise, &ndim);
-    int with_batch = ndim == 5;
-    imagine_status status =
-        imagine__need_tensor(noise, "noise", IMAGINE_F32, with_batch ? 5 : 4,
-                             with_batch ? "[batch, channels, frames, height, width]" : "[channels, frames, height, width]",
-                             error);
-    if (status < 0)
-        return status;
-    int64_t batch = with_batch ? shape[0] : 1;
-    if (batch == s->o.batch && !memcmp(shape + with_batch, s->shape, sizeof s->shape))
+    if (steps)
+        wanted[all++] = steps;
+    if (s->o.batch > 1 || ndim == all + 5)
+        wanted[all++] = s->o.batch;
+    memcpy(wanted + all, s->shape, sizeof s->shape);
+    all += 4;
+    if (imagine__buffer_dtype(noise) == IMAGINE_F32 && ndim == all &&
+        !memcmp(shape, wanted, (size_t)all * sizeof *shape))
         return IMAGINE_OK;
-    char has[160], wanted[160];
+    char has[160], must[160];
     imagine__shape_text(has, sizeof has, ndim, shape);
-    imagine__shape_text(wanted, sizeof wanted, 4, s->shape);
-    return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "noise: is %s, must be %s for each of %d clips", has,
-                         wanted, s->o.batch);
+    imagine__shape_text(must, sizeof must, all, wanted);
+    return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: is %s %s, must be f32 %s", name,
+                         imagine__dtype_name(imagine__buffer_dtype(noise)), has, must);
 }
 
-/* Noise is drawn per latent frame, so that a longer clip begins as a shorter one of the same seed. */
-static imagine_status draw_noise(imagine_sampler *s, imagine_error *error)
+imagine_status imagine_sampler_set_renoise(imagine_sampler *sampler, imagine_buffer *noise, imagine_error *error)
 {
-    int64_t channels = s->shape[0], frames = s->shape[1], area = s->shape[2] * s->shape[3];
-    float *frame = imagine__arena_floats(s->work.arena, channels * area);
-    if (!frame)
-        return imagine__fail_memory(error, (size_t)(channels * area) * sizeof *frame, "noise");
-    for (int32_t b = 0; b < s->o.batch; b++)
-        for (int64_t f = 0; f < frames; f++) {
-            imagine_status status = imagine__work_check(&s->work, error);
-            if (status < 0)
-                return status;
-            if (!imagine__planning(s->context))
-                imagine__noise_fill(frame, channels * area, s->o.seed + (uint64_t)b, IMAGINE__NOISE_INITIAL,
-                                    (uint32_t)f);
-            imagine__copy(s->context, s->x + b * s->clip + f * area, (size_t)(frames * area) * sizeof *frame, frame,
-                          (size_t)area * sizeof *frame, (size_t)area * sizeof *frame, channels);
-        }
+    imagine_status status = imagine__sampler_usable(sampler, error);
+    if (status < 0)
+        return status;
+    int32_t draws = count_draws(&sampler->schedule);
+    if (noise && !draws)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
+                             "renoise: no step of this schedule and step rule takes new noise");
+    if (noise && (status = check_noise(sampler, noise, "renoise", draws, error)) < 0)
+        return status;
+    imagine_buffer_retain(noise);
+    imagine_buffer_release(&sampler->renoise);
+    sampler->renoise = noise;
     return IMAGINE_OK;
+}
+
+typedef struct noise_job {
+    const imagine_sampler *s;
+    uint32_t purpose;
+    float *out;
+} noise_job;
+
+/* One latent frame of one clip. Noise is drawn per frame, so that a longer clip begins as a shorter one of the same
+ * seed. */
+static void noise_frame(void *arg, int64_t tile, void *scratch)
+{
+    const noise_job *job = arg;
+    const imagine_sampler *s = job->s;
+    int64_t channels = s->shape[0], frames = s->shape[1], area = s->shape[2] * s->shape[3];
+    int64_t clip = tile / frames, frame = tile % frames;
+    (void)scratch;
+    for (int64_t c = 0; c < channels; c++)
+        imagine__noise_fill(job->out + clip * s->clip + (c * frames + frame) * area, c * area, area,
+                            s->o.seed + (uint64_t)clip, job->purpose, (uint32_t)frame);
+}
+
+imagine_status imagine__sampler_noise(imagine_sampler *s, uint32_t purpose, float *out, imagine_error *error)
+{
+    noise_job job = { s, purpose, out };
+    imagine__parallel(&s->work.run, s->o.batch * s->shape[1], noise_frame, &job);
+    return imagine__work_check(&s->work, error);
+}
+
+/* From deviation 1 to what the schedule begins with. */
+static void scale_noise(imagine_sampler *s)
+{
+    float scale = (float)imagine__schedule_begins(&s->schedule);
+    if (scale != 1)
+        s->work.run.kernels->combine(&s->work.run, 1, &scale, (const float *const[]){ s->x }, s->x, s->count);
 }
 
 imagine_status imagine_sampler_begin(imagine_sampler *sampler, const imagine_buffer *noise, imagine_error *error)
 {
-    imagine_status status = usable(sampler, error);
-    if (status < 0 || (noise && (status = check_noise(sampler, noise, error)) < 0))
+    imagine_status status = imagine__sampler_usable(sampler, error);
+    if (status < 0 || (noise && (status = check_noise(sampler, noise, "noise", 0, error)) < 0))
         return status;
     if (sampler->config->in_channels != sampler->config->out_channels)
         return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED,
                              "transformer/config.json: \"in_channels\" is %d and \"out_channels\" is %d; sampling from "
                              "a prompt needs as many out as in", sampler->config->in_channels,
                              sampler->config->out_channels);
-    if (noise) {
+    sampler->begun = 0;
+    if (noise)
         imagine__copy(sampler->context, sampler->x, 0, imagine_buffer_data(noise), 0,
                       (size_t)sampler->count * sizeof *sampler->x, 1);
-    } else {
-        imagine__arena_mark mark = imagine__arena_save(sampler->work.arena);
-        status = draw_noise(sampler, error);
-        imagine__arena_restore(sampler->work.arena, mark);
-        if (status < 0)
-            return status;
-    }
+    else if ((status = imagine__sampler_noise(sampler, IMAGINE__NOISE_INITIAL, sampler->x, error)) < 0)
+        return status;
+    scale_noise(sampler);
     imagine__stepper_reset(sampler->stepper);
     sampler->step = 0;
     sampler->begun = 1;
     sampler->failed = 0;
-    return IMAGINE_OK;
-}
-
-static imagine_status forward(imagine_sampler *s, const imagine__dit_text *text, int32_t batch, float *v,
-                              imagine_error *error)
-{
-    float timesteps[128];
-    for (int32_t b = 0; b < batch; b++)
-        timesteps[b] = (float)s->schedule.timesteps[s->step];
-    imagine__dit_input input = {
-        .x = s->x,
-        .y = v,
-        .timesteps = timesteps,
-        .text = text,
-        .batch = batch,
-        .frames = (int32_t)s->shape[1],
-        .height = (int32_t)s->shape[2],
-        .width = (int32_t)s->shape[3],
-    };
-    imagine__arena_mark mark = imagine__arena_save(s->work.arena);
-    imagine_status status = imagine__dit_forward(s->dit, &s->work, &input, error);
-    imagine__arena_restore(s->work.arena, mark);
-    return status < 0 ? status : imagine__work_check(&s->work, error);
-}
-
-/* The guided prediction into s->v. */
-static imagine_status predict(imagine_sampler *s, imagine_error *error)
-{
-    const imagine__kernels *kernels = s->work.run.kernels;
-    float *negative = s->v + s->count;
-    imagine_status status;
-    if (s->batched) {
-        imagine__copy(s->context, s->x + s->count, 0, s->x, 0, (size_t)s->count * sizeof *s->x, 1);
-        status = forward(s, s->text, 2 * s->o.batch, s->v, error);
-    } else {
-        status = forward(s, s->text, s->o.batch, s->v, error);
-        if (status >= 0 && s->guided)
-            status = forward(s, s->negative, s->o.batch, negative, error);
-    }
-    if (status < 0)
-        return status;
-    if (s->guided) {
-        const float weights[] = { (float)s->o.guidance, (float)(1 - s->o.guidance) };
-        const float *const terms[] = { s->v, negative };
-        kernels->combine(&s->work.run, 2, weights, terms, s->v, s->count);
-    }
-    int finite = kernels->finite(&s->work.run, s->v, s->count);
-    if ((status = imagine__work_check(&s->work, error)) < 0)
-        return status;
-    if (!finite)
-        return imagine__fail(error, IMAGINE_ERROR_NOT_FINITE,
-                             "step %d of %d (sigma %.6g): the transformer's prediction holds a NaN or an infinity",
-                             s->step + 1, s->schedule.steps, s->schedule.sigmas[s->step]);
     return IMAGINE_OK;
 }
 
@@ -366,27 +266,60 @@ static imagine_status check_step(const imagine_sampler *s, imagine_error *error)
     return IMAGINE_OK;
 }
 
+/* What the present step adds. */
+static imagine_status step_noise(imagine_sampler *s, imagine_error *error)
+{
+    if (!imagine__schedule_draws(&s->schedule, s->step))
+        return IMAGINE_OK;
+    if (!s->renoise)
+        return imagine__sampler_noise(s, IMAGINE__NOISE_RENOISE(s->step + 1), s->noise, error);
+    const float *all = imagine_buffer_data(s->renoise);
+    imagine__copy(s->context, s->noise, 0, all + s->step * s->count, 0, (size_t)s->count * sizeof *all, 1);
+    return IMAGINE_OK;
+}
+
+/* Everything of a step that may take long or be cancelled; the latents stay as they are. */
+static imagine_status prepare_step(imagine_sampler *s, imagine_error *error)
+{
+    imagine_status status = imagine__work_check(&s->work, error);
+    if (status >= 0)
+        status = step_noise(s, error);
+    if (status >= 0)
+        status = imagine__sampler_predict(s, s->x, s->step, error);
+    if (status < 0)
+        return status;
+    float *trial = imagine__stepper_trial(s->stepper, s->step, s->x, s->v);
+    if (trial && (status = imagine__work_check(&s->work, error)) >= 0)
+        status = imagine__sampler_predict(s, trial, s->step + 1, error);
+    return status;
+}
+
+/* The update is not to be left half done: it is short and runs whole. */
+static imagine_status update(imagine_sampler *s, imagine_error *error)
+{
+    const imagine_cancel *cancel = s->work.cancel;
+    s->work.cancel = NULL;
+    imagine_status status = imagine__stepper_step(s->stepper, s->step, s->x, s->v, s->noise, s->estimate, error);
+    int finite = s->work.run.kernels->finite(&s->work.run, s->x, s->count);
+    s->work.cancel = cancel;
+    if (status >= 0 && !finite)
+        status = imagine__fail(error, IMAGINE_ERROR_NOT_FINITE, "step %d of %d: the latents hold a NaN or an infinity",
+                               s->step + 1, s->schedule.steps);
+    return status;
+}
+
 imagine_status imagine_sampler_step(imagine_sampler *sampler, imagine_step_info *info, imagine_error *error)
 {
-    imagine_status status = usable(sampler, error);
+    imagine_status status = imagine__sampler_usable(sampler, error);
     if (status < 0 || (status = check_step(sampler, error)) < 0)
         return status;
     double begin = imagine__seconds();
     /* A cancelled prediction leaves the latents alone, and the step can be taken again. */
-    if ((status = imagine__work_check(&sampler->work, error)) < 0 || (status = predict(sampler, error)) < 0) {
+    if ((status = prepare_step(sampler, error)) < 0) {
         sampler->failed = status != IMAGINE_ERROR_CANCELLED;
         return status;
     }
-    /* The update is not to be left half done: it is short and runs whole. */
-    const imagine_cancel *cancel = sampler->work.cancel;
-    sampler->work.cancel = NULL;
-    status = imagine__stepper_step(sampler->stepper, sampler->step, sampler->x, sampler->v, sampler->estimate, error);
-    int finite = sampler->work.run.kernels->finite(&sampler->work.run, sampler->x, sampler->count);
-    sampler->work.cancel = cancel;
-    if (status >= 0 && !finite)
-        status = imagine__fail(error, IMAGINE_ERROR_NOT_FINITE, "step %d of %d: the latents hold a NaN or an infinity",
-                               sampler->step + 1, sampler->schedule.steps);
-    if (status < 0) {
+    if ((status = update(sampler, error)) < 0) {
         sampler->failed = 1;
         return status;
     }
@@ -422,7 +355,7 @@ imagine_status imagine_sampler_get_latents(imagine_sampler *sampler, int32_t ind
     if (status < 0)
         return status;
     *latents = NULL;
-    if ((status = usable(sampler, error)) < 0)
+    if ((status = imagine__sampler_usable(sampler, error)) < 0)
         return status;
     if (!sampler->begun)
         return imagine__fail(error, IMAGINE_ERROR_STATE, "no latents before imagine_sampler_begin");
@@ -436,7 +369,7 @@ imagine_status imagine_sampler_get_estimate(imagine_sampler *sampler, int32_t in
     if (status < 0)
         return status;
     *latents = NULL;
-    if ((status = usable(sampler, error)) < 0)
+    if ((status = imagine__sampler_usable(sampler, error)) < 0)
         return status;
     if (!sampler->step)
         return imagine__fail(error, IMAGINE_ERROR_STATE, "no estimate before the first step");
@@ -451,124 +384,4 @@ uint32_t imagine_sampler_get_sigmas(const imagine_sampler *sampler, double *sigm
     if (sigmas)
         memcpy(sigmas, sampler->schedule.sigmas, (count < has ? count : has) * sizeof *sigmas);
     return has;
-}
-
-/* ---- one forward on the caller's tensors ------------------------------------------------------------------------- */
-
-/* The caller's timesteps as f32. */
-static imagine_status read_timesteps(imagine_sampler *s, const imagine_buffer *timestep, int64_t batch, int64_t tokens,
-                                     float **out, int32_t *per_token, imagine_error *error)
-{
-    imagine_status status = imagine__need(timestep, "timestep", error);
-    if (status < 0)
-        return status;
-    int32_t ndim;
-    const int64_t *shape = imagine__buffer_shape(timestep, &ndim);
-    if ((ndim != 1 && ndim != 2) || shape[0] != batch || (ndim == 2 && shape[1] != tokens)) {
-        char has[160];
-        imagine__shape_text(has, sizeof has, ndim, shape);
-        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "timestep: is %s, must be [%lld] or [%lld, %lld]",
-                             has, (long long)batch, (long long)batch, (long long)tokens);
-    }
-    int64_t count = ndim == 2 ? batch * tokens : batch;
-    const void *data = imagine_buffer_data(timestep);
-    imagine_dtype dtype = imagine__buffer_dtype(timestep);
-    float *values = imagine__arena_floats(s->work.arena, count);
-    if (!values)
-        return imagine__fail_memory(error, (size_t)count * sizeof *values, "the timesteps");
-    if (dtype != IMAGINE_F32 && dtype != IMAGINE_I64 && dtype != IMAGINE_I32)
-        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "timestep: is %s, must be f32, i64 or i32",
-                             imagine__dtype_name(dtype));
-    for (int64_t i = 0; i < count; i++) {
-        values[i] = dtype == IMAGINE_F32   ? ((const float *)data)[i]
-                    : dtype == IMAGINE_I64 ? (float)((const int64_t *)data)[i]
-                                           : (float)((const int32_t *)data)[i];
-        if (!(values[i] >= 0 && values[i] <= 1000))
-            return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "timestep: %g is not in 0..1000",
-                                 (double)values[i]);
-    }
-    *out = values;
-    *per_token = ndim == 2;
-    return IMAGINE_OK;
-}
-
-static imagine_status check_denoise(const imagine_sampler *s, const imagine_buffer *hidden, const imagine_buffer *text,
-                                    imagine_error *error)
-{
-    const imagine__dit_config *c = s->config;
-    imagine_status status = imagine__need_tensor(hidden, "hidden_states", IMAGINE_F32, 5,
-                                                 "[batch, channels, frames, height, width]", error);
-    if (status < 0 || (status = imagine__need_tensor(text, "encoder_hidden_states", IMAGINE_F32, 3,
-                                                     "[batch, length, text_dim]", error)) < 0)
-        return status;
-    const int64_t *x = imagine__buffer_shape(hidden, NULL), *t = imagine__buffer_shape(text, NULL);
-    if (x[1] != c->in_channels)
-        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "hidden_states: %lld channels, the model's are %d",
-                             (long long)x[1], c->in_channels);
-    if (t[0] != x[0] || t[2] != c->text_dim)
-        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
-                             "encoder_hidden_states: is [%lld, %lld, %lld], must be [%lld, length, %d]", (long long)t[0],
-                             (long long)t[1], (long long)t[2], (long long)x[0], c->text_dim);
-    if (x[2] > INT32_MAX || x[3] > INT32_MAX || x[4] > INT32_MAX || x[0] > INT32_MAX || t[1] > INT32_MAX)
-        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "hidden_states: larger than any clip");
-    if ((status = imagine__need_multiple(x[2], c->patch_t, "hidden_states: frames", error)) < 0 ||
-        (status = imagine__need_multiple(x[3], c->patch_h, "hidden_states: height", error)) < 0)
-        return status;
-    return imagine__need_multiple(x[4], c->patch_w, "hidden_states: width", error);
-}
-
-static imagine_status denoise(imagine_sampler *s, const imagine_buffer *hidden, const imagine_buffer *timestep,
-                              const imagine_buffer *encoder_hidden_states, imagine_buffer *sample, imagine_error *error)
-{
-    const imagine__dit_config *c = s->config;
-    const int64_t *x = imagine__buffer_shape(hidden, NULL);
-    int64_t tokens = x[2] / c->patch_t * (x[3] / c->patch_h) * (x[4] / c->patch_w);
-    imagine__dit_text *text = NULL;
-    float *timesteps = NULL;
-    imagine__dit_input input = {
-        .x = imagine_buffer_data(hidden),
-        .y = imagine_buffer_data(sample),
-        .batch = (int32_t)x[0],
-        .frames = (int32_t)x[2],
-        .height = (int32_t)x[3],
-        .width = (int32_t)x[4],
-    };
-    imagine_status status = read_timesteps(s, timestep, x[0], tokens, &timesteps, &input.per_token, error);
-    if (status < 0)
-        return status;
-    status = imagine__dit_text_create(&text, s->dit, &s->work, imagine_buffer_data(encoder_hidden_states), input.batch,
-                                      (int32_t)imagine__buffer_shape(encoder_hidden_states, NULL)[1], error);
-    if (status < 0)
-        return status;
-    input.timesteps = timesteps;
-    input.text = text;
-    status = imagine__dit_forward(s->dit, &s->work, &input, error);
-    imagine__dit_text_free(text);
-    return status < 0 ? status : imagine__work_check(&s->work, error);
-}
-
-imagine_status imagine_sampler_denoise(imagine_sampler *sampler, const imagine_buffer *hidden_states,
-                                       const imagine_buffer *timestep, const imagine_buffer *encoder_hidden_states,
-                                       imagine_buffer **sample, imagine_error *error)
-{
-    imagine_status status = imagine__need(sample, "sample", error);
-    if (status < 0)
-        return status;
-    *sample = NULL;
-    if ((status = usable(sampler, error)) < 0 ||
-        (status = check_denoise(sampler, hidden_states, encoder_hidden_states, error)) < 0)
-        return status;
-    int64_t shape[5];
-    memcpy(shape, imagine__buffer_shape(hidden_states, NULL), sizeof shape);
-    shape[1] = sampler->config->out_channels;
-    imagine_buffer *made;
-    if ((status = imagine__buffer_new(&made, sampler->context, IMAGINE_F32, 5, shape, error)) < 0)
-        return status;
-    imagine__arena_mark mark = imagine__arena_save(sampler->work.arena);
-    status = denoise(sampler, hidden_states, timestep, encoder_hidden_states, made, error);
-    imagine__arena_restore(sampler->work.arena, mark);
-    if (status < 0)
-        imagine_buffer_release(&made);
-    *sample = made;
-    return status;
 }

@@ -1,59 +1,31 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Presets: sigmas and timesteps. docs/sampling.md defines them. The sigmas of a preset are rounded exactly where the
- * reference rounds them, since the model hears sigma * 1000 through a sinusoid that turns by up to 1000 radians, and
- * since UniPC takes the logarithm of 1 - sigma next to 1. */
+/* A schedule from a preset or from raw sigmas: checks, rounding, timesteps. presets.c has the presets. */
 
 #include "sampler/schedule.h"
 
 #include <math.h>
 #include <string.h>
 
-#define TRAIN_STEPS 1000
-
-/* Point i of n equal ones from `start` to `stop`, in the order of operations that numpy.linspace uses. */
-static double spaced(double start, double stop, int32_t i, int32_t n)
-{
-    if (i == 0)
-        return start;
-    return i == n - 1 ? stop : (double)i * ((stop - start) / (n - 1)) + start;
-}
-
-/* Linear from 1 to 1/n and shifted, in f32 as FlowMatchEulerDiscreteScheduler does with sigmas that it is given. */
-static void fill_flow(imagine__schedule *s, double shift)
-{
-    float a = (float)shift, b = (float)(shift - 1);
-    for (int32_t i = 0; i < s->steps; i++) {
-        float sigma = (float)spaced(1, 1.0 / s->steps, i, s->steps);
-        float above = a * sigma, below = 1 + b * sigma;
-        s->sigmas[i] = above / below;
-    }
-}
-
-/* As UniPCMultistepScheduler with use_flow_sigmas: in f64, rounded to f32 once the timesteps are made. */
-static void fill_unipc(imagine__schedule *s, double shift)
-{
-    for (int32_t i = 0; i < s->steps; i++) {
-        double sigma = spaced(1, 1.0 / TRAIN_STEPS, i, s->steps + 1);
-        s->sigmas[i] = shift * sigma / (1 + (shift - 1) * sigma);
-    }
-}
-
 /* UniPC needs log(1 - sigma), so it begins a millionth below 1. */
 static void step_off_one(imagine__schedule *s)
 {
-    if (fabs(s->sigmas[0] - 1) < 1e-6)
+    if (s->sigmas[0] > 1)
+        s->sigmas[0] = 1 - 1e-6;
+    else if (fabs(s->sigmas[0] - 1) < 1e-6)
         s->sigmas[0] -= 1e-6;
 }
 
-/* The timesteps of sigmas that stand in f64, then the sigmas rounded. Whole timesteps are what UniPC's scheduler hands
- * to the model, f32 ones what the Euler scheduler does. */
-static void finish(imagine__schedule *s, int whole)
+/* The timesteps of sigmas that stand in f64, unless the preset has told them, then the sigmas rounded. Whole timesteps
+ * are what UniPC's scheduler hands to the model, f32 ones what the Euler scheduler does. rCM and sCM keep f64. */
+static void finish(imagine__schedule *s, int whole, int exact)
 {
     for (int32_t i = 0; i < s->steps; i++) {
-        double exact = s->sigmas[i];
-        s->sigmas[i] = (float)exact;
-        s->timesteps[i] = whole ? trunc(exact * TRAIN_STEPS) : (double)((float)exact * (float)TRAIN_STEPS);
+        double sigma = s->sigmas[i];
+        if (s->timesteps[i] == 0)
+            s->timesteps[i] = whole ? trunc(sigma * IMAGINE__TRAIN_STEPS)
+                                    : (double)((float)sigma * (float)IMAGINE__TRAIN_STEPS);
+        s->sigmas[i] = exact ? sigma : (double)(float)sigma;
     }
     s->sigmas[s->steps] = (float)s->sigmas[s->steps];
 }
@@ -90,58 +62,83 @@ static imagine_status check_descent(const imagine__schedule *s, imagine_error *e
     return IMAGINE_OK;
 }
 
-static imagine_status check(imagine_schedule preset, imagine_step_rule rule, int32_t steps, double shift,
-                            const double *sigmas, uint32_t count, imagine_error *error)
+static imagine_status check_steps(const imagine__preset *preset, int32_t steps, imagine_error *error)
 {
-    if (rule != IMAGINE_STEP_DEFAULT && rule != IMAGINE_STEP_EULER && rule != IMAGINE_STEP_UNIPC)
-        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "step_rule is %d, which this version does not know",
-                             rule);
-    if (preset == IMAGINE_SCHEDULE_SIGMAS)
-        return check_sigmas(sigmas, count, steps, error);
-    if (preset != IMAGINE_SCHEDULE_FLOW && preset != IMAGINE_SCHEDULE_WAN_UNIPC)
-        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "schedule is %d, which this version does not know",
-                             preset);
-    if (steps < 1 || steps > 1000)
-        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "steps is %d; it must lie between 1 and 1000",
-                             steps);
-    if (!(shift >= 0.01 && shift <= 100))
-        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "shift is %g; it must lie between 0.01 and 100",
-                             shift);
-    return IMAGINE_OK;
+    if (steps >= preset->least && steps <= preset->most)
+        return IMAGINE_OK;
+    if (preset->least == preset->most)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "steps is %d; the schedule %s has %d", steps,
+                             preset->name, preset->most);
+    return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "steps is %d; the schedule %s has %d to %d", steps,
+                         preset->name, preset->least, preset->most);
 }
 
-imagine_status imagine__schedule_make(imagine__schedule *schedule, imagine_context *context, imagine_schedule preset,
+static imagine_status check(imagine_schedule schedule, imagine_step_rule rule, int32_t steps, double shift,
+                            const double *sigmas, uint32_t count, imagine_error *error)
+{
+    const imagine__preset *preset = imagine__preset_of(schedule);
+    if (rule != IMAGINE_STEP_DEFAULT && !imagine_step_rule_name(rule))
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "step_rule is %d, which this version does not know",
+                             rule);
+    if (!preset)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "schedule is %d, which this version does not know",
+                             schedule);
+    if (!preset->fill)
+        return check_sigmas(sigmas, count, steps, error);
+    imagine_status status = check_steps(preset, steps, error);
+    if (status >= 0 && !(shift >= 0.01 && shift <= 100))
+        status = imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "shift is %g; it must lie between 0.01 and 100",
+                               shift);
+    if (status >= 0 && preset->shift > 0 && shift != preset->shift)
+        status = imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
+                               "shift is %g; the schedule %s has its own, %g: leave shift 0", shift, preset->name,
+                               preset->shift);
+    return status;
+}
+
+imagine_status imagine__schedule_make(imagine__schedule *schedule, imagine_context *context, imagine_schedule which,
                                       imagine_step_rule rule, int32_t steps, double shift, const double *sigmas,
                                       uint32_t sigma_count, imagine_error *error)
 {
     memset(schedule, 0, sizeof *schedule);
-    imagine_status status = check(preset, rule, steps, shift, sigmas, sigma_count, error);
+    imagine_status status = check(which, rule, steps, shift, sigmas, sigma_count, error);
     if (status < 0)
         return status;
-    imagine__schedule s = { .steps = preset == IMAGINE_SCHEDULE_SIGMAS ? (int32_t)sigma_count - 1 : steps };
-    s.rule = rule != IMAGINE_STEP_DEFAULT                ? rule
-             : preset == IMAGINE_SCHEDULE_WAN_UNIPC      ? IMAGINE_STEP_UNIPC
-                                                         : IMAGINE_STEP_EULER;
+    const imagine__preset *preset = imagine__preset_of(which);
+    imagine__schedule s = { .steps = preset->fill ? steps : (int32_t)sigma_count - 1, .eta = 1 };
+    s.rule = rule != IMAGINE_STEP_DEFAULT ? rule : preset->rule;
     s.sigmas = imagine__calloc(context, (size_t)s.steps + 1, sizeof *s.sigmas);
     s.timesteps = imagine__calloc(context, (size_t)s.steps, sizeof *s.timesteps);
     if (!s.sigmas || !s.timesteps) {
         imagine__schedule_free(&s, context);
         return imagine__fail_memory(error, (2 * (size_t)s.steps + 1) * sizeof(double), "the schedule");
     }
-    if (preset == IMAGINE_SCHEDULE_FLOW)
-        fill_flow(&s, shift);
-    else if (preset == IMAGINE_SCHEDULE_WAN_UNIPC)
-        fill_unipc(&s, shift);
+    if (preset->fill)
+        preset->fill(&s, preset, shift);
     else
         memcpy(s.sigmas, sigmas, sigma_count * sizeof *sigmas);
-    if (s.rule == IMAGINE_STEP_UNIPC || preset == IMAGINE_SCHEDULE_WAN_UNIPC)
+    int unipc = s.rule == IMAGINE_STEP_UNIPC || which == IMAGINE_SCHEDULE_WAN_UNIPC;
+    if (unipc)
         step_off_one(&s);
-    finish(&s, s.rule == IMAGINE_STEP_UNIPC || preset == IMAGINE_SCHEDULE_WAN_UNIPC);
+    finish(&s, unipc, preset->rule == IMAGINE_STEP_TRIGFLOW);
     status = check_descent(&s, error);
     if (status < 0)
         imagine__schedule_free(&s, context);
     *schedule = s;
     return status;
+}
+
+double imagine__schedule_begins(const imagine__schedule *schedule)
+{
+    return schedule->rule == IMAGINE_STEP_TRIGFLOW ? schedule->sigmas[0] : 1;
+}
+
+int imagine__schedule_draws(const imagine__schedule *schedule, int32_t step)
+{
+    if (schedule->sigmas[step + 1] == 0)
+        return 0;
+    return schedule->rule == IMAGINE_STEP_RENOISE || schedule->rule == IMAGINE_STEP_TRIGFLOW ||
+           schedule->rule == IMAGINE_STEP_LCM || (schedule->rule == IMAGINE_STEP_ANCESTRAL && schedule->eta > 0);
 }
 
 void imagine__schedule_free(imagine__schedule *schedule, imagine_context *context)

@@ -13,7 +13,7 @@ struct imagine__stepper {
     int32_t next; /* the step that is due */
     float *now; /* x0 as predicted at this step */
     float *result; /* the sample after this step, until the step is whole */
-    float *m0, *m1; /* UniPC: x0 as predicted one and two steps ago */
+    float *m0, *m1; /* UniPC: x0 as predicted one and two steps ago; Heun: m0 is the step's first prediction */
     float *last; /* UniPC: the corrected sample that the last step began with */
     float *from; /* UniPC: the one that this step begins with */
 };
@@ -29,7 +29,7 @@ imagine_status imagine__stepper_create(imagine__stepper **out, imagine__work *wo
     s->schedule = schedule;
     s->count = count;
     float **tensors[] = { &s->now, &s->result, &s->m0, &s->m1, &s->last, &s->from };
-    size_t needed = schedule->rule == IMAGINE_STEP_UNIPC ? 6 : 2;
+    size_t needed = schedule->rule == IMAGINE_STEP_UNIPC ? 6 : schedule->rule == IMAGINE_STEP_HEUN ? 3 : 2;
     for (size_t i = 0; i < needed; i++) {
         *tensors[i] = imagine__zero_floats(work->context, (size_t)count);
         if (!*tensors[i]) {
@@ -177,21 +177,97 @@ static void unipc_remember(imagine__stepper *s)
     s->from = last;
 }
 
+/* ---- rules of one step alone ---- */
+
+/* result = x after the step at constant velocity. */
+static void euler(imagine__stepper *s, int32_t step, const float *x, const float *v)
+{
+    const double *sigmas = s->schedule->sigmas;
+    combine(s, 2, (const double[]){ 1, sigmas[step + 1] - sigmas[step] }, (const float *const[]){ x, v }, s->result);
+}
+
+/* result = the estimate, brought back to the next sigma with new noise. */
+static void renoise(imagine__stepper *s, int32_t step, const float *noise)
+{
+    double sigma = s->schedule->sigmas[step + 1];
+    combine(s, sigma > 0 ? 2 : 1, (const double[]){ 1 - sigma, sigma }, (const float *const[]){ s->now, noise },
+            s->result);
+}
+
+/* LCM's estimate (Luo et al. 2023): the model's, mixed with the sample so that it is exact at timestep 0. */
+static void boundary(imagine__stepper *s, int32_t step, const float *x, const float *v)
+{
+    double t = 10 * s->schedule->timesteps[step], below = t * t + 0.25;
+    double skip = 0.25 / below, out = t / sqrt(below);
+    combine(s, 2, (const double[]){ skip + out, -out * s->schedule->sigmas[step] }, (const float *const[]){ x, v },
+            s->now);
+}
+
+/* Euler to below the next sigma, and up to it with new noise; as much as makes the levels of signal and noise right. */
+static void ancestral(imagine__stepper *s, int32_t step, const float *x, const float *noise)
+{
+    double sigma = s->schedule->sigmas[step], next = s->schedule->sigmas[step + 1];
+    double down = next * (1 + (next / sigma - 1) * s->schedule->eta), ratio = down / sigma;
+    double scale = (1 - next) / (1 - down), added = next * next - down * down * scale * scale;
+    combine(s, imagine__schedule_draws(s->schedule, step) ? 3 : 2,
+            (const double[]){ scale * ratio, scale * (1 - ratio), sqrt(added > 0 ? added : 0) },
+            (const float *const[]){ x, s->now, noise }, s->result);
+}
+
+/* ---- Heun ---- */
+
+/* The last step, to 0, is Euler's: no model predicts there. */
+static int tries(const imagine__stepper *s, int32_t step)
+{
+    return s->schedule->rule == IMAGINE_STEP_HEUN && step + 1 < s->schedule->steps;
+}
+
+float *imagine__stepper_trial(imagine__stepper *s, int32_t step, const float *x, const float *v)
+{
+    if (!tries(s, step))
+        return NULL;
+    copy(s, s->m0, v);
+    euler(s, step, x, v);
+    return s->result;
+}
+
+/* result = x after the step at the mean of both velocities. */
+static void heun(imagine__stepper *s, int32_t step, const float *x, const float *v)
+{
+    double half = (s->schedule->sigmas[step + 1] - s->schedule->sigmas[step]) / 2;
+    combine(s, 3, (const double[]){ 1, half, half }, (const float *const[]){ x, s->m0, v }, s->result);
+}
+
 /* ---- one step ---- */
 
-imagine_status imagine__stepper_step(imagine__stepper *s, int32_t step, float *x, const float *v, float *x0,
-                                     imagine_error *error)
+static void advance(imagine__stepper *s, int32_t step, const float *x, const float *v, const float *noise)
+{
+    const float *const first[2] = { x, tries(s, step) ? s->m0 : v };
+    combine(s, 2, (const double[]){ 1, -s->schedule->sigmas[step] }, first, s->now);
+    switch (s->schedule->rule) {
+    case IMAGINE_STEP_UNIPC: unipc_advance(s, step, x); break;
+    case IMAGINE_STEP_RENOISE:
+    case IMAGINE_STEP_TRIGFLOW: renoise(s, step, noise); break;
+    case IMAGINE_STEP_LCM:
+        boundary(s, step, x, v);
+        renoise(s, step, noise);
+        break;
+    case IMAGINE_STEP_ANCESTRAL: ancestral(s, step, x, noise); break;
+    default:
+        if (tries(s, step))
+            heun(s, step, x, v);
+        else
+            euler(s, step, x, v);
+    }
+}
+
+imagine_status imagine__stepper_step(imagine__stepper *s, int32_t step, float *x, const float *v, const float *noise,
+                                     float *x0, imagine_error *error)
 {
     if (step != s->next || step >= s->schedule->steps)
         return imagine__fail(error, IMAGINE_ERROR_STATE, "step %d was asked for, but step %d of %d is due", step,
                              s->next, s->schedule->steps);
-    const double *sigmas = s->schedule->sigmas;
-    const float *const t[2] = { x, v };
-    combine(s, 2, (const double[]){ 1, -sigmas[step] }, t, s->now);
-    if (s->schedule->rule == IMAGINE_STEP_UNIPC)
-        unipc_advance(s, step, x);
-    else
-        combine(s, 2, (const double[]){ 1, sigmas[step + 1] - sigmas[step] }, t, s->result);
+    advance(s, step, x, v, noise);
     /* a cancelled operation leaves its output undefined, so nothing is kept before this */
     imagine_status status = imagine__work_check(s->work, error);
     if (status < 0)

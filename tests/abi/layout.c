@@ -53,7 +53,7 @@ AT(imagine_context_info, cpu_level, 12);
 AT(imagine_context_info, memory_used, 16);
 AT(imagine_context_info, memory_peak, 24);
 
-SIZE(imagine_job_options, 80);
+SIZE(imagine_job_options, 88);
 AT(imagine_job_options, struct_size, 0);
 AT(imagine_job_options, events, 4);
 AT(imagine_job_options, prompt, 8);
@@ -66,6 +66,7 @@ AT(imagine_job_options, latents, 56);
 AT(imagine_job_options, cancel, 64);
 AT(imagine_job_options, preview_every, 72);
 AT(imagine_job_options, decode, 76);
+AT(imagine_job_options, renoise, 80);
 
 SIZE(imagine_event, 56);
 AT(imagine_event, struct_size, 0);
@@ -141,7 +142,7 @@ AT(imagine_model_info, parameters_sampler, 80);
 AT(imagine_model_info, parameters_vae, 88);
 AT(imagine_model_info, bytes, 96);
 
-SIZE(imagine_sampler_options, 80);
+SIZE(imagine_sampler_options, 88);
 AT(imagine_sampler_options, struct_size, 0);
 AT(imagine_sampler_options, batch, 4);
 AT(imagine_sampler_options, width, 8);
@@ -157,6 +158,7 @@ AT(imagine_sampler_options, cfg_mode, 56);
 AT(imagine_sampler_options, sigma_count, 60);
 AT(imagine_sampler_options, sigmas, 64);
 AT(imagine_sampler_options, cancel, 72);
+AT(imagine_sampler_options, eta, 80);
 
 SIZE(imagine_step_info, 32);
 AT(imagine_step_info, struct_size, 0);

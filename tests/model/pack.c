@@ -258,6 +258,59 @@ static void schedules(void)
     imagine_model_release(&model);
 }
 
+/* What imagine.json or another scheduler's class chooses. */
+static void chosen_schedules(void)
+{
+    static const struct {
+        const char *file, *text;
+        imagine_schedule schedule;
+        imagine_step_rule rule;
+        int32_t steps;
+        double guidance, shift;
+    } cases[] = {
+        { "imagine.json", "{\"schedule\":\"self-forcing\"}", IMAGINE_SCHEDULE_SELF_FORCING, 0, 4, 1, 5 },
+        { "imagine.json", "{\"schedule\":\"scm\",\"steps\":6,\"guidance\":2}", IMAGINE_SCHEDULE_SCM, 0, 6, 2, 1 },
+        { "imagine.json", "{\"schedule\":\"flow\",\"step_rule\":\"heun\",\"shift\":7}", IMAGINE_SCHEDULE_FLOW,
+          IMAGINE_STEP_HEUN, 50, 5, 7 },
+        { "imagine.json", "{\"step_rule\":\"euler\"}", IMAGINE_SCHEDULE_WAN_UNIPC, IMAGINE_STEP_EULER, 50, 5, 3 },
+        { "scheduler/scheduler_config.json",
+          "{\"_class_name\":\"FlowMatchEulerDiscreteScheduler\",\"stochastic_sampling\":true}", IMAGINE_SCHEDULE_FLOW,
+          IMAGINE_STEP_RENOISE, 4, 3, 1 },
+        { "scheduler/scheduler_config.json", "{\"_class_name\":\"FlowMatchHeunDiscreteScheduler\",\"shift\":3}",
+          IMAGINE_SCHEDULE_FLOW, IMAGINE_STEP_HEUN, 4, 3, 3 },
+        { "scheduler/scheduler_config.json", "{\"_class_name\":\"FlowMatchLCMScheduler\",\"shift\":2}",
+          IMAGINE_SCHEDULE_FLOW, IMAGINE_STEP_RENOISE, 4, 3, 2 },
+        { "scheduler/scheduler_config.json", "{\"_class_name\":\"LTXEulerAncestralRFScheduler\",\"eta\":1}",
+          IMAGINE_SCHEDULE_FLOW, IMAGINE_STEP_ANCESTRAL, 4, 3, 1 },
+        { "scheduler/scheduler_config.json", "{\"_class_name\":\"SCMScheduler\"}", IMAGINE_SCHEDULE_SCM,
+          IMAGINE_STEP_TRIGFLOW, 4, 3, 1 },
+    };
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_model_info info;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        imagine_model *model;
+        restore();
+        replace(cases[i].file, cases[i].text);
+        REQUIRE_OK(imagine_model_open(&model, context, folder, NULL, &err));
+        const imagine__defaults *d = imagine__model_defaults(model);
+        CHECK(d->schedule == cases[i].schedule && d->step_rule == cases[i].rule && d->shift == cases[i].shift);
+        CHECK(d->steps == cases[i].steps && d->guidance == cases[i].guidance);
+        imagine_model_release(&model);
+    }
+    static const char *const bad[][2] = { { "{\"schedule\":\"fast\"}", "\"fast\"" },
+                                          { "{\"schedule\":\"sigmas\"}", "\"sigmas\"" },
+                                          { "{\"schedule\":3}", "\"schedule\" is 3" },
+                                          { "{\"step_rule\":\"leap\"}", "\"leap\"" },
+                                          { "{\"shift\":0}", "shift" } };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        restore();
+        replace("imagine.json", bad[i][0]);
+        CHECK_STATUS(open_pack(&info, &err), IMAGINE_ERROR_MODEL);
+        CHECK(strstr(err.message, bad[i][1]) != NULL);
+    }
+    restore();
+}
+
 typedef struct ask {
     imagine_model *model;
     const imagine__dit *dit;
@@ -399,7 +452,7 @@ int main(int argc, char **argv)
         { "whole", whole },
         { "parts", parts },
         { "refused", refused },
-        { "schedules", schedules },
+        { "schedules", schedules }, { "chosen schedules", chosen_schedules },
         { "loaded_once", loaded_once },
         { "tried_again", tried_again },
         { "every_allocation_fails", every_allocation_fails },

@@ -336,7 +336,7 @@ static imagine_status whole_way(imagine_context *context, imagine_error *err)
     imagine__stepper *stepper = NULL;
     imagine__schedule schedule = { 0 };
     imagine__work work = { 0 };
-    imagine__noise_fill(x, 5 * 2 * 4 * 4, 1, 1, 0);
+    imagine__noise_fill(x, 0, 5 * 2 * 4 * 4, 1, 1, 0);
     imagine_status s = imagine__weights_open(&weights, context, folder, "diffusion_pytorch_model", err);
     if (s >= 0)
         s = imagine__dit_load(&dit, context, folder, weights, 0, NULL, err);
@@ -354,7 +354,7 @@ static imagine_status whole_way(imagine_context *context, imagine_error *err)
     if (s >= 0)
         s = imagine__dit_forward(dit, &work, &input, err);
     if (s >= 0)
-        s = imagine__stepper_step(stepper, 0, x, y, NULL, err);
+        s = imagine__stepper_step(stepper, 0, x, y, NULL, NULL, err);
     imagine__dit_text_free(text);
     imagine__stepper_free(stepper);
     imagine__schedule_free(&schedule, context);

@@ -79,6 +79,18 @@ class Program(unittest.TestCase):
             self.assertIn(f"  imagine {command}", self.run_program(command, "--help").stdout)
         self.assertRegex(self.run_program("--version").stdout, r"^imagine \d+\.\d+\.\d+\n$")
 
+    def test_schedules_and_step_rules(self):
+        text = self.run_program("generate", "--help").stdout
+        for name in ("self-forcing", "causvid", "rcm", "z-image", "heun", "ancestral"):
+            self.assertIn(name, text)
+        one = self.generate("--schedule", "rcm", "--steps", "3", "--json", "--out", "a.safetensors")
+        self.assertEqual([json.loads(one.stdout)[k] for k in ("steps", "guidance")], [3, 1])
+        self.generate("--schedule", "rcm", "--steps", "3", "--step-rule", "heun", "--out", "b.safetensors")
+        a, b = (load(self.path(n))["latents"] for n in ("a.safetensors", "b.safetensors"))
+        self.assertTrue((a != b).any())
+        self.assertIn("self-forcing has 4", self.generate("--schedule", "self-forcing", "--steps", "9", status=1).stderr)
+        self.assertIn("heun", self.generate("--step-rule", "leap", status=2).stderr)
+
     def test_default_out_and_summary(self):
         done = self.generate()
         self.assertRegex(done.stdout, r"load .* text .* sample .* decode .* peak memory")

@@ -183,9 +183,10 @@ class Model(_Handle):
         _call("imagine_model_get_info", self._pointer, ctypes.byref(info))
         return {name: getattr(info, name) for name, _ in info._fields_ if name != "struct_size"}
 
-    def job(self, prompt: str = "", negative_prompt: Optional[str] = None, *, seed: int = 0, width: int = 0, height: int = 0,
-            frames: int = 0, steps: int = 0, guidance: float = -1.0, shift: float = 0.0, schedule: str = "default",
-            step_rule: str = "default", sigmas: Optional[Sequence[float]] = None, noise: Any = None, latents: Any = None,
+    def job(self, prompt: str = "", negative_prompt: Optional[str] = None, *, seed: int = 0, width: int = 0,
+            height: int = 0, frames: int = 0, steps: int = 0, guidance: float = -1.0, shift: float = 0.0,
+            schedule: str = "default", step_rule: str = "default", eta: float = 1.0,
+            sigmas: Optional[Sequence[float]] = None, noise: Any = None, renoise: Any = None, latents: Any = None,
             prompt_embeds: Any = None, negative_embeds: Any = None, previews: bool = False, decode: bool = True,
             _use: Callable[[Model, _api.JobOptions, List[Any]], Any] = Job) -> Job:
         """Starts a generation and returns its Job: `for event in model.job("a dog"): ...`. Sizes of 0 are the pack's
@@ -193,7 +194,7 @@ class Model(_Handle):
         sampler = _api.SamplerOptions()
         _lib().imagine_sampler_options_init(ctypes.byref(sampler), ctypes.sizeof(sampler))
         sampler.seed, sampler.width, sampler.height, sampler.frames = seed & (2**64 - 1), width, height, frames
-        sampler.steps, sampler.guidance, sampler.shift = steps, guidance, shift
+        sampler.steps, sampler.guidance, sampler.shift, sampler.eta = steps, guidance, shift, eta
         sampler.schedule = _choice("schedule", _api.SCHEDULES, "sigmas" if sigmas is not None else schedule)
         sampler.step_rule = _choice("step_rule", _api.STEP_RULES, step_rule)
         keep: List[Any] = [sampler]
@@ -208,7 +209,7 @@ class Model(_Handle):
         options.events = 1 << _api.EVENT_STEP | 1 << _api.EVENT_LATENTS | 1 << _api.EVENT_FRAMES
         if previews:
             options.events |= 1 << _api.EVENT_PREVIEW
-        for field, value in (("noise", noise), ("latents", latents), ("prompt_embeds", prompt_embeds),
+        for field, value in (("noise", noise), ("renoise", renoise), ("latents", latents), ("prompt_embeds", prompt_embeds),
                              ("negative_embeds", negative_embeds)):
             if value is not None:
                 keep.append(Buffer.copy_of(self.context, value))

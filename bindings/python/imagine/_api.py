@@ -13,9 +13,10 @@ from ctypes import POINTER, c_char, c_char_p, c_double, c_int32, c_int64, c_uint
 STATUS_OK, STATUS_TIMEOUT = 0, 1
 DTYPES = {1: "u1", 2: "i4", 3: "i8", 4: "f2", 6: "f4", 7: "f8"}  # 5, bf16, has no numpy name
 EVENT_STEP, EVENT_PREVIEW, EVENT_LATENTS, EVENT_FRAMES, EVENT_DONE = 1, 2, 3, 4, 5
-SCHEDULES = {"default": 0, "flow": 1, "wan-unipc": 2, "sigmas": 3}
+SCHEDULES = {"default": 0, "flow": 1, "wan-unipc": 2, "sigmas": 3, "self-forcing": 4, "causvid": 5, "rcm": 6, "scm": 7,
+             "lcm": 8, "ltx2": 9, "ltx2-second": 10, "schnell": 11, "z-image": 12}
 WEIGHTS = {"auto": 0, "resident": 1, "streamed": 2}
-STEP_RULES = {"default": 0, "euler": 1, "unipc": 2}
+STEP_RULES = {"default": 0, "euler": 1, "unipc": 2, "heun": 3, "renoise": 4, "ancestral": 5, "trigflow": 6, "lcm": 7}
 BUFFER_READ_ONLY = 1
 CPU_LEVELS = {"best": 0, "plain": 1, "avx2": 2, "avx512": 3}
 
@@ -68,14 +69,14 @@ class SamplerOptions(ctypes.Structure):
     _fields_ = [("struct_size", c_uint32), ("batch", c_int32), ("width", c_int32), ("height", c_int32),
                 ("frames", c_int32), ("steps", c_int32), ("seed", c_uint64), ("guidance", c_double), ("shift", c_double),
                 ("schedule", c_int32), ("step_rule", c_int32), ("cfg_mode", c_int32), ("sigma_count", c_uint32),
-                ("sigmas", POINTER(c_double)), ("cancel", c_void_p)]
+                ("sigmas", POINTER(c_double)), ("cancel", c_void_p), ("eta", c_double)]
 
 
 class JobOptions(ctypes.Structure):
     _fields_ = [("struct_size", c_uint32), ("events", c_uint32), ("prompt", c_char_p), ("negative_prompt", c_char_p),
                 ("sampler", POINTER(SamplerOptions)), ("prompt_embeds", c_void_p), ("negative_embeds", c_void_p),
                 ("noise", c_void_p), ("latents", c_void_p), ("cancel", c_void_p), ("preview_every", c_int32),
-                ("decode", c_int32)]
+                ("decode", c_int32), ("renoise", c_void_p)]
 
 
 class Event(ctypes.Structure):
@@ -146,6 +147,8 @@ FUNCTIONS = {
     "imagine_vae_destroy": (None, [_handle_out]),
     "imagine_vae_encode": (c_int32, [_handle, _handle, _handle_out, _error]),
     "imagine_vae_decode": (c_int32, [_handle, _handle, c_int32, _handle_out, _error]),
+    "imagine_schedule_name": (c_char_p, [c_int32]),
+    "imagine_step_rule_name": (c_char_p, [c_int32]),
     "imagine_sampler_options_init": (None, [POINTER(SamplerOptions), ctypes.c_size_t]),
     "imagine_job_options_init": (None, [POINTER(JobOptions), ctypes.c_size_t]),
     "imagine_job_create": (c_int32, [_handle_out, _handle, POINTER(JobOptions), _error]),

@@ -50,6 +50,13 @@ class Declarations(unittest.TestCase):
                                ("IMAGINE_EVENT_DONE", _api.EVENT_DONE), ("IMAGINE_CPU_AVX2", _api.CPU_LEVELS["avx2"])):
             self.assertRegex(text, rf"#define {define} {number}\b")
 
+    def test_names_are_those_of_the_library(self):
+        library = _api.load()
+        for table, function in ((_api.SCHEDULES, library.imagine_schedule_name),
+                                (_api.STEP_RULES, library.imagine_step_rule_name)):
+            self.assertEqual(list(table), ["default"] + [function(i).decode() for i in range(1, len(table))])
+            self.assertIsNone(function(len(table)))
+
     def test_functions_exist_in_the_headers(self):
         text = "".join(path.read_text() for path in (ROOT / "include" / "imagine").glob("*.h"))
         for name in _api.FUNCTIONS:

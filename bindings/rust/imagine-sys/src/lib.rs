@@ -438,9 +438,23 @@ pub const IMAGINE_SCHEDULE_DEFAULT: imagine_schedule = 0;
 pub const IMAGINE_SCHEDULE_FLOW: imagine_schedule = 1;
 pub const IMAGINE_SCHEDULE_WAN_UNIPC: imagine_schedule = 2;
 pub const IMAGINE_SCHEDULE_SIGMAS: imagine_schedule = 3;
+pub const IMAGINE_SCHEDULE_SELF_FORCING: imagine_schedule = 4;
+pub const IMAGINE_SCHEDULE_CAUSVID: imagine_schedule = 5;
+pub const IMAGINE_SCHEDULE_RCM: imagine_schedule = 6;
+pub const IMAGINE_SCHEDULE_SCM: imagine_schedule = 7;
+pub const IMAGINE_SCHEDULE_LCM: imagine_schedule = 8;
+pub const IMAGINE_SCHEDULE_LTX2: imagine_schedule = 9;
+pub const IMAGINE_SCHEDULE_LTX2_SECOND: imagine_schedule = 10;
+pub const IMAGINE_SCHEDULE_SCHNELL: imagine_schedule = 11;
+pub const IMAGINE_SCHEDULE_Z_IMAGE: imagine_schedule = 12;
 pub const IMAGINE_STEP_DEFAULT: imagine_step_rule = 0;
 pub const IMAGINE_STEP_EULER: imagine_step_rule = 1;
 pub const IMAGINE_STEP_UNIPC: imagine_step_rule = 2;
+pub const IMAGINE_STEP_HEUN: imagine_step_rule = 3;
+pub const IMAGINE_STEP_RENOISE: imagine_step_rule = 4;
+pub const IMAGINE_STEP_ANCESTRAL: imagine_step_rule = 5;
+pub const IMAGINE_STEP_TRIGFLOW: imagine_step_rule = 6;
+pub const IMAGINE_STEP_LCM: imagine_step_rule = 7;
 pub const IMAGINE_CFG_AUTO: imagine_cfg_mode = 0;
 pub const IMAGINE_CFG_BATCHED: imagine_cfg_mode = 1;
 pub const IMAGINE_CFG_IN_TURN: imagine_cfg_mode = 2;
@@ -463,6 +477,7 @@ pub struct imagine_sampler_options {
     pub sigma_count: u32,
     pub sigmas: *const f64,
     pub cancel: *mut imagine_cancel,
+    pub eta: f64,
 }
 
 #[repr(C)]
@@ -477,6 +492,8 @@ pub struct imagine_step_info {
 }
 
 extern "C" {
+    pub fn imagine_schedule_name(schedule: imagine_schedule) -> *const c_char;
+    pub fn imagine_step_rule_name(rule: imagine_step_rule) -> *const c_char;
     pub fn imagine_sampler_options_init(options: *mut imagine_sampler_options, size: usize);
     pub fn imagine_sampler_create(
         sampler: *mut *mut imagine_sampler,
@@ -494,6 +511,11 @@ extern "C" {
     pub fn imagine_sampler_begin(
         sampler: *mut imagine_sampler,
         noise: *const imagine_buffer,
+        error: *mut imagine_error,
+    ) -> imagine_status;
+    pub fn imagine_sampler_set_renoise(
+        sampler: *mut imagine_sampler,
+        noise: *mut imagine_buffer,
         error: *mut imagine_error,
     ) -> imagine_status;
     pub fn imagine_sampler_step(
@@ -554,6 +576,7 @@ pub struct imagine_job_options {
     pub cancel: *mut imagine_cancel,
     pub preview_every: i32,
     pub decode: i32,
+    pub renoise: *mut imagine_buffer,
 }
 
 #[repr(C)]

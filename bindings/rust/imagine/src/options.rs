@@ -17,6 +17,43 @@ pub enum Schedule {
     Flow,
     /// Wan's: shifted, with UniPC steps.
     WanUnipc,
+    /// Self-Forcing, LongLive, LightX2V: 4 steps.
+    SelfForcing,
+    /// CausVid, FastWan: 3 steps.
+    Causvid,
+    /// rCM, TurboDiffusion: 4 steps, or 1 to 3.
+    Rcm,
+    /// sCM: 2 steps, or any number.
+    Scm,
+    /// Latent consistency: 4 steps, or up to 50.
+    Lcm,
+    /// LTX-2 distilled: 8 steps.
+    Ltx2,
+    /// Its second stage: 3 steps.
+    Ltx2Second,
+    /// FLUX.1-schnell: 4 steps, or any number.
+    Schnell,
+    /// Z-Image-Turbo: 8 steps, or any number.
+    ZImage,
+}
+
+impl Schedule {
+    fn raw(self) -> sys::imagine_schedule {
+        match self {
+            Schedule::Default => sys::IMAGINE_SCHEDULE_DEFAULT,
+            Schedule::Flow => sys::IMAGINE_SCHEDULE_FLOW,
+            Schedule::WanUnipc => sys::IMAGINE_SCHEDULE_WAN_UNIPC,
+            Schedule::SelfForcing => sys::IMAGINE_SCHEDULE_SELF_FORCING,
+            Schedule::Causvid => sys::IMAGINE_SCHEDULE_CAUSVID,
+            Schedule::Rcm => sys::IMAGINE_SCHEDULE_RCM,
+            Schedule::Scm => sys::IMAGINE_SCHEDULE_SCM,
+            Schedule::Lcm => sys::IMAGINE_SCHEDULE_LCM,
+            Schedule::Ltx2 => sys::IMAGINE_SCHEDULE_LTX2,
+            Schedule::Ltx2Second => sys::IMAGINE_SCHEDULE_LTX2_SECOND,
+            Schedule::Schnell => sys::IMAGINE_SCHEDULE_SCHNELL,
+            Schedule::ZImage => sys::IMAGINE_SCHEDULE_Z_IMAGE,
+        }
+    }
 }
 
 /// How a step goes from one sigma to the next.
@@ -29,6 +66,31 @@ pub enum StepRule {
     Euler,
     /// UniPC of order 2, with corrector.
     Unipc,
+    /// Heun: two predictions a step.
+    Heun,
+    /// The estimate, noised again.
+    Renoise,
+    /// Euler to below the next sigma and up again with noise.
+    Ancestral,
+    /// As [`StepRule::Renoise`], begun with sigma times the noise.
+    Trigflow,
+    /// As [`StepRule::Renoise`], with LCM's boundary scaling.
+    Lcm,
+}
+
+impl StepRule {
+    fn raw(self) -> sys::imagine_step_rule {
+        match self {
+            StepRule::Default => sys::IMAGINE_STEP_DEFAULT,
+            StepRule::Euler => sys::IMAGINE_STEP_EULER,
+            StepRule::Unipc => sys::IMAGINE_STEP_UNIPC,
+            StepRule::Heun => sys::IMAGINE_STEP_HEUN,
+            StepRule::Renoise => sys::IMAGINE_STEP_RENOISE,
+            StepRule::Ancestral => sys::IMAGINE_STEP_ANCESTRAL,
+            StepRule::Trigflow => sys::IMAGINE_STEP_TRIGFLOW,
+            StepRule::Lcm => sys::IMAGINE_STEP_LCM,
+        }
+    }
 }
 
 /// What a [`Job`](crate::Job) is to do: `JobOptions::new("a red apple").seed(7).steps(20)`. What is not set is the
@@ -47,10 +109,12 @@ pub struct JobOptions {
     shift: Option<f64>,
     schedule: Schedule,
     step_rule: StepRule,
+    eta: Option<f64>,
     sigmas: Option<Vec<f64>>,
     embeds: Option<Buffer>,
     negative_embeds: Option<Buffer>,
     noise: Option<Buffer>,
+    renoise: Option<Buffer>,
     latents: Option<Buffer>,
     pub(crate) cancel: Option<CancelToken>,
     previews: u32,
@@ -72,10 +136,12 @@ impl JobOptions {
             shift: None,
             schedule: Schedule::Default,
             step_rule: StepRule::Default,
+            eta: None,
             sigmas: None,
             embeds: None,
             negative_embeds: None,
             noise: None,
+            renoise: None,
             latents: None,
             cancel: None,
             previews: 0,
@@ -138,6 +204,12 @@ impl JobOptions {
         self
     }
 
+    /// Share of new noise in [`StepRule::Ancestral`], 0 to 1; 1 unless set.
+    pub fn eta(mut self, eta: f64) -> Self {
+        self.eta = Some(eta);
+        self
+    }
+
     /// Sigmas of your own instead of a preset: one more than steps, from at most 1 downwards.
     pub fn sigmas(mut self, sigmas: impl Into<Vec<f64>>) -> Self {
         self.sigmas = Some(sigmas.into());
@@ -159,6 +231,12 @@ impl JobOptions {
     /// Noise of your own instead of the seed's, `f32 [channels, frames, height, width]` in latents.
     pub fn noise(mut self, noise: &Buffer) -> Self {
         self.noise = Some(noise.clone());
+        self
+    }
+
+    /// What the steps add, where the rule adds noise, `f32 [steps - 1, channels, frames, height, width]`.
+    pub fn renoise(mut self, noise: &Buffer) -> Self {
+        self.renoise = Some(noise.clone());
         self
     }
 
@@ -195,17 +273,9 @@ impl JobOptions {
         raw.seed = self.seed;
         raw.guidance = self.guidance.unwrap_or(raw.guidance);
         raw.shift = self.shift.unwrap_or(raw.shift);
-        raw.schedule = match self.schedule {
-            _ if self.sigmas.is_some() => sys::IMAGINE_SCHEDULE_SIGMAS,
-            Schedule::Default => sys::IMAGINE_SCHEDULE_DEFAULT,
-            Schedule::Flow => sys::IMAGINE_SCHEDULE_FLOW,
-            Schedule::WanUnipc => sys::IMAGINE_SCHEDULE_WAN_UNIPC,
-        };
-        raw.step_rule = match self.step_rule {
-            StepRule::Default => sys::IMAGINE_STEP_DEFAULT,
-            StepRule::Euler => sys::IMAGINE_STEP_EULER,
-            StepRule::Unipc => sys::IMAGINE_STEP_UNIPC,
-        };
+        raw.schedule = if self.sigmas.is_some() { sys::IMAGINE_SCHEDULE_SIGMAS } else { self.schedule.raw() };
+        raw.step_rule = self.step_rule.raw();
+        raw.eta = self.eta.unwrap_or(raw.eta);
         if let Some(sigmas) = &self.sigmas {
             raw.sigmas = sigmas.as_ptr();
             raw.sigma_count = u32::try_from(sigmas.len()).map_err(|_| Error::invalid("sigmas: too many".to_owned()))?;
@@ -230,6 +300,7 @@ impl JobOptions {
         raw.prompt_embeds = buffer(&self.embeds);
         raw.negative_embeds = buffer(&self.negative_embeds);
         raw.noise = buffer(&self.noise);
+        raw.renoise = buffer(&self.renoise);
         raw.latents = buffer(&self.latents);
         raw.cancel = token.0.raw();
         raw.decode = i32::from(self.decode);

@@ -267,10 +267,10 @@ layouts! {
     imagine_text_options { struct_size, reserved0, cancel }
     imagine_vae_options { struct_size, reserved0, cancel, tile_width, tile_height }
     imagine_sampler_options { struct_size, batch, width, height, frames, steps, seed, guidance, shift, schedule, step_rule,
-                              cfg_mode, sigma_count, sigmas, cancel }
+                              cfg_mode, sigma_count, sigmas, cancel, eta }
     imagine_step_info { struct_size, step, steps, reserved0, sigma, seconds }
     imagine_job_options { struct_size, events, prompt, negative_prompt, sampler, prompt_embeds, negative_embeds, noise,
-                          latents, cancel, preview_every, decode }
+                          latents, cancel, preview_every, decode, renoise }
     imagine_event { struct_size, kind, step, steps, first_frame, frame_count, sigma, seconds, frames, latents }
     imagine_job_info { struct_size, stage, width, height, frames, steps, guidance, seconds, memory_peak }
     imagine_estimate {
