@@ -18,7 +18,7 @@ typedef struct arguments {
     int32_t width, height, frames, steps, threads, cpu_level, weights, runs, tile_width, tile_height;
     int json, quiet;
     uint64_t seed, memory_limit;
-    double guidance, shift, eta, fps;
+    double guidance, rescale, guidance_start, guidance_stop, shift, eta, fps;
 } arguments;
 
 typedef struct command {

@@ -16,7 +16,9 @@
 
 const command commands[] = {
     { "generate", "a picture or clip from a prompt",
-      MACHINE "prompt negative seed width height frames steps guidance schedule step-rule shift eta cfg noise embeds out fps ", "PROMPT",
+      MACHINE "prompt negative seed width height frames steps guidance guidance-rescale guidance-start guidance-stop "
+              "schedule step-rule shift eta cfg noise embeds out fps ",
+      "PROMPT",
       "  imagine generate \"a red apple\"\n"
       "  imagine generate \"a yellow car moving to the right\" --seed 7 --steps 30 --out car.png\n"
       "  imagine generate \"a dog\" --frames 1 --guidance 4 --out dog.png\n"
@@ -69,6 +71,9 @@ static const struct {
     { "frames", "N", "1 for a picture, else 4k+1", 'f' },
     { "steps", "N", "of the sampler", 'S' },
     { "guidance", "X", "strength of the prompt; 1: without guidance", 'g' },
+    { "guidance-rescale", "X", "back to the deviation without guidance, 0 to 1 (0)", 'k' },
+    { "guidance-start", "X", "share of the steps before guidance begins (0)", 'a' },
+    { "guidance-stop", "X", "share of the steps after which it ends (1)", 'z' },
     { "schedule", "NAME", "one of the schedules below, or the sigmas themselves: 1,0.9,0.5,0", 'c' },
     { "step-rule", "NAME", "one of the step rules below instead of the schedule's", 'u' },
     { "shift", "X", "of the schedule", 'x' },
@@ -109,7 +114,7 @@ static void print_help(const command *c)
             continue;
         snprintf(left, sizeof left, "--%s%s%s", described[i].name, described[i].argument ? " " : "",
                  described[i].argument ? described[i].argument : "");
-        printf("  -%c, %-20s %s\n", described[i].letter, left, described[i].text);
+        printf("  -%c, %-21s %s\n", described[i].letter, left, described[i].text);
     }
     if (takes(c, "schedule"))
         printf("\nSchedules: %s.\n", list_names(names, sizeof names, imagine_schedule_name));
@@ -234,6 +239,9 @@ static int read_option(arguments *o, size_t index, const char *text)
     case 'f': return read_int32(o, name, text, 1, 1 << 20, &o->frames);
     case 'S': return read_int32(o, name, text, 1, 1000, &o->steps);
     case 'g': return read_number(o, name, text, 0, 1000, &o->guidance);
+    case 'k': return read_number(o, name, text, 0, 1, &o->rescale);
+    case 'a': return read_number(o, name, text, 0, 1, &o->guidance_start);
+    case 'z': return read_number(o, name, text, 0, 1, &o->guidance_stop);
     case 'c': o->schedule = text; return 0;
     case 'w': return read_weights(o, text);
     case 'u': o->step_rule = text; return 0;
@@ -297,7 +305,7 @@ static int read_command_line(arguments *o, const command *c, int argc, char **ar
 
 int main(int argc, char **argv)
 {
-    arguments o = { .guidance = -1, .eta = 1, .runs = 2 };
+    arguments o = { .guidance = -1, .guidance_stop = 1, .eta = 1, .runs = 2 };
     if (argc < 2) {
         print_overview(stderr);
         return EXIT_USAGE;

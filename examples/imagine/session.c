@@ -153,6 +153,9 @@ int sampler_options(imagine_sampler_options *out, double *sigmas, const argument
     out->steps = o->steps;
     out->seed = o->seed;
     out->guidance = o->guidance;
+    out->guidance_rescale = o->rescale;
+    out->guidance_start = o->guidance_start;
+    out->guidance_stop = o->guidance_stop;
     out->shift = o->shift;
     out->eta = o->eta;
     if (o->cfg) {

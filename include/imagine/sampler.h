@@ -60,6 +60,12 @@ typedef struct imagine_sampler_options {
     const double *sigmas; /* copied */
     imagine_cancel *cancel; /* NULL, or a token that the handle retains */
     double eta; /* IMAGINE_STEP_ANCESTRAL: 0 (Euler) to 1 (default) */
+    double guidance_rescale; /* 0 (default) to 1: how far the guided prediction is brought back to the deviation of the
+                              * prompt's alone, clip by clip (Lin et al. 2023) */
+    double guidance_start, guidance_stop; /* guidance from step floor(start * steps), from 0, to before step
+                                           * floor(stop * steps); the others cost one prediction; default 0 and 1 */
+    double guidance_audio; /* CFG scale of the sound; below 0 (default): as `guidance`. No pack of this version makes
+                            * sound: anything else is refused */
 } imagine_sampler_options;
 
 /* Where a sampler stands after a step. */

@@ -286,9 +286,8 @@ static imagine_status read_shape(forward *f, imagine_error *error)
                                  "(rope_max_seq_len of its configuration)",
                                  names[a], sizes[a], (long long)c->rope_max_seq_len * patch[a]);
     }
-    if (in->batch < 1 || in->batch != in->text->batch)
-        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
-                             "%d clips of latents and text for %d; their numbers must be equal", in->batch,
+    if (in->batch < 1 || in->batch > in->text->batch)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%d clips of latents and text for %d", in->batch,
                              in->text->batch);
     f->tokens = (int64_t)f->grid[0] * f->grid[1] * f->grid[2];
     if (f->tokens > INT32_MAX / in->batch)

@@ -10,6 +10,8 @@ static const imagine_sampler_options defaults = {
     .batch = 1,
     .guidance = -1,
     .eta = 1,
+    .guidance_stop = 1,
+    .guidance_audio = -1,
 };
 
 void imagine_sampler_options_init(imagine_sampler_options *options, size_t size)
@@ -44,10 +46,31 @@ static imagine_status check_schedule(const imagine_sampler_options *o, imagine_e
     }
     if (!(o->shift >= 0 && o->shift <= 1000))
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "shift: %g is not in 0..1000", o->shift);
+    return IMAGINE_OK;
+}
+
+static imagine_status check_share(double value, const char *name, imagine_error *error)
+{
+    if (value >= 0 && value <= 1)
+        return IMAGINE_OK;
+    return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: %g is not in 0..1", name, value);
+}
+
+static imagine_status check_guidance(const imagine_sampler_options *o, imagine_error *error)
+{
+    imagine_status status = check_share(o->eta, "eta", error);
+    if (status < 0 || (status = check_share(o->guidance_rescale, "guidance_rescale", error)) < 0 ||
+        (status = check_share(o->guidance_start, "guidance_start", error)) < 0 ||
+        (status = check_share(o->guidance_stop, "guidance_stop", error)) < 0)
+        return status;
     if (!(o->guidance >= -1e6 && o->guidance <= 1e6))
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "guidance: %g is no scale", o->guidance);
-    if (!(o->eta >= 0 && o->eta <= 1))
-        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "eta: %g is not in 0..1", o->eta);
+    if (o->guidance_start > o->guidance_stop)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "guidance_start: %g is behind guidance_stop, %g",
+                             o->guidance_start, o->guidance_stop);
+    if (!(o->guidance_audio < 0))
+        return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED,
+                             "guidance_audio: this pack makes no sound; leave it below 0");
     return IMAGINE_OK;
 }
 
@@ -104,6 +127,7 @@ imagine_status imagine__sampler_settle(imagine_sampler_options *settled, const i
     imagine_sampler_options o = defaults;
     imagine_status status = imagine__read_options(&o, sizeof o, options, "imagine_sampler_options", error);
     if (status < 0 || (status = check_schedule(&o, error)) < 0 ||
+        (status = check_guidance(&o, error)) < 0 ||
         (status = check_range(o.batch, 1, 64, "batch", error)) < 0 ||
         (status = check_range(o.width, 0, 1 << 16, "width", error)) < 0 ||
         (status = check_range(o.height, 0, 1 << 16, "height", error)) < 0 ||

@@ -4,6 +4,8 @@
 
 #include "sampler/inside.h"
 
+#include <math.h>
+
 static imagine_status forward(imagine_sampler *s, const imagine__dit_text *text, int32_t batch, const float *x,
                               double timestep, float *v, imagine_error *error)
 {
@@ -26,29 +28,77 @@ static imagine_status forward(imagine_sampler *s, const imagine__dit_text *text,
     return status < 0 ? status : imagine__work_check(&s->work, error);
 }
 
-imagine_status imagine__sampler_predict(imagine_sampler *s, const float *x, int32_t index, imagine_error *error)
+/* 1 if the present step is one of those with guidance. */
+static int in_interval(const imagine_sampler *s)
+{
+    int32_t start = (int32_t)(s->o.guidance_start * s->schedule.steps);
+    int32_t stop = (int32_t)(s->o.guidance_stop * s->schedule.steps);
+    return s->step >= start && s->step < stop;
+}
+
+typedef struct spread_job {
+    const float *v;
+    int64_t clip;
+    double *out;
+} spread_job;
+
+/* The standard deviation of one clip's values. One thread adds them up, so that no number of threads shows. */
+static void spread_clip(void *arg, int64_t tile, void *scratch)
+{
+    const spread_job *job = arg;
+    const float *v = job->v + tile * job->clip;
+    double sum = 0, squares = 0;
+    (void)scratch;
+    for (int64_t i = 0; i < job->clip; i++) {
+        sum += (double)v[i];
+        squares += (double)v[i] * (double)v[i];
+    }
+    double rest = squares - sum * sum / (double)job->clip;
+    job->out[tile] = rest > 0 ? sqrt(rest) : 0;
+}
+
+/* v = the prompt's prediction in s->v and the negative one, combined. */
+static void guide(imagine_sampler *s, const float *negative)
 {
     const imagine__kernels *kernels = s->work.run.kernels;
+    const float weights[] = { (float)s->o.guidance, (float)(1 - s->o.guidance) };
+    const float *const terms[] = { s->v, negative };
+    double alone[64] = { 0 }, guided[64] = { 0 }, share = s->o.guidance_rescale;
+    spread_job job = { s->v, s->clip, alone };
+    if (share > 0)
+        imagine__parallel(&s->work.run, s->o.batch, spread_clip, &job);
+    kernels->combine(&s->work.run, 2, weights, terms, s->v, s->count);
+    if (!(share > 0))
+        return;
+    job.out = guided;
+    imagine__parallel(&s->work.run, s->o.batch, spread_clip, &job);
+    for (int32_t b = 0; b < s->o.batch; b++) {
+        float *v = s->v + b * s->clip;
+        float scale = guided[b] > 0 ? (float)(share * (alone[b] / guided[b]) + (1 - share)) : 1;
+        kernels->combine(&s->work.run, 1, &scale, (const float *const[]){ v }, v, s->clip);
+    }
+}
+
+imagine_status imagine__sampler_predict(imagine_sampler *s, const float *x, int32_t index, imagine_error *error)
+{
     double timestep = s->schedule.timesteps[index];
     float *negative = s->v + s->count;
+    int guided = s->guided && in_interval(s);
     imagine_status status;
-    if (s->batched) {
+    if (guided && s->batched) {
         size_t bytes = (size_t)s->count * sizeof *x;
         imagine__copy(s->context, s->twice, bytes, x, 0, bytes, 2);
         status = forward(s, s->text, 2 * s->o.batch, s->twice, timestep, s->v, error);
     } else {
         status = forward(s, s->text, s->o.batch, x, timestep, s->v, error);
-        if (status >= 0 && s->guided)
+        if (status >= 0 && guided)
             status = forward(s, s->negative, s->o.batch, x, timestep, negative, error);
     }
     if (status < 0)
         return status;
-    if (s->guided) {
-        const float weights[] = { (float)s->o.guidance, (float)(1 - s->o.guidance) };
-        const float *const terms[] = { s->v, negative };
-        kernels->combine(&s->work.run, 2, weights, terms, s->v, s->count);
-    }
-    int finite = kernels->finite(&s->work.run, s->v, s->count);
+    if (guided)
+        guide(s, negative);
+    int finite = s->work.run.kernels->finite(&s->work.run, s->v, s->count);
     if ((status = imagine__work_check(&s->work, error)) < 0)
         return status;
     if (!finite)

@@ -91,6 +91,15 @@ class Program(unittest.TestCase):
         self.assertIn("self-forcing has 4", self.generate("--schedule", "self-forcing", "--steps", "9", status=1).stderr)
         self.assertIn("heun", self.generate("--step-rule", "leap", status=2).stderr)
 
+    def test_guidance_options(self):
+        runs = [(), ("--guidance-rescale", "0.7"), ("--guidance-start", "0.5"), ("--guidance-stop", "0.5")]
+        latents = []
+        for i, options in enumerate(runs):
+            self.generate(*options, "--out", f"{i}.safetensors")
+            latents.append(load(self.path(f"{i}.safetensors"))["latents"].tobytes())
+        self.assertEqual(len(set(latents)), len(runs))
+        self.generate("--guidance-stop", "2", status=2)
+
     def test_default_out_and_summary(self):
         done = self.generate()
         self.assertRegex(done.stdout, r"load .* text .* sample .* decode .* peak memory")

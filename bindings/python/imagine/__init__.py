@@ -184,10 +184,11 @@ class Model(_Handle):
         return {name: getattr(info, name) for name, _ in info._fields_ if name != "struct_size"}
 
     def job(self, prompt: str = "", negative_prompt: Optional[str] = None, *, seed: int = 0, width: int = 0,
-            height: int = 0, frames: int = 0, steps: int = 0, guidance: float = -1.0, shift: float = 0.0,
-            schedule: str = "default", step_rule: str = "default", eta: float = 1.0,
-            sigmas: Optional[Sequence[float]] = None, noise: Any = None, renoise: Any = None, latents: Any = None,
-            prompt_embeds: Any = None, negative_embeds: Any = None, previews: bool = False, decode: bool = True,
+            height: int = 0, frames: int = 0, steps: int = 0, guidance: float = -1.0, guidance_rescale: float = 0.0,
+            guidance_start: float = 0.0, guidance_stop: float = 1.0, shift: float = 0.0, schedule: str = "default",
+            step_rule: str = "default", eta: float = 1.0, sigmas: Optional[Sequence[float]] = None, noise: Any = None,
+            renoise: Any = None, latents: Any = None, prompt_embeds: Any = None, negative_embeds: Any = None,
+            previews: bool = False, decode: bool = True,
             _use: Callable[[Model, _api.JobOptions, List[Any]], Any] = Job) -> Job:
         """Starts a generation and returns its Job: `for event in model.job("a dog"): ...`. Sizes of 0 are the pack's
         defaults. `noise`, `latents` and the embeds are anything that numpy makes an array of."""
@@ -195,6 +196,8 @@ class Model(_Handle):
         _lib().imagine_sampler_options_init(ctypes.byref(sampler), ctypes.sizeof(sampler))
         sampler.seed, sampler.width, sampler.height, sampler.frames = seed & (2**64 - 1), width, height, frames
         sampler.steps, sampler.guidance, sampler.shift, sampler.eta = steps, guidance, shift, eta
+        sampler.guidance_rescale, sampler.guidance_start = guidance_rescale, guidance_start
+        sampler.guidance_stop = guidance_stop
         sampler.schedule = _choice("schedule", _api.SCHEDULES, "sigmas" if sigmas is not None else schedule)
         sampler.step_rule = _choice("step_rule", _api.STEP_RULES, step_rule)
         keep: List[Any] = [sampler]

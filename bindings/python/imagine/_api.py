@@ -69,7 +69,9 @@ class SamplerOptions(ctypes.Structure):
     _fields_ = [("struct_size", c_uint32), ("batch", c_int32), ("width", c_int32), ("height", c_int32),
                 ("frames", c_int32), ("steps", c_int32), ("seed", c_uint64), ("guidance", c_double), ("shift", c_double),
                 ("schedule", c_int32), ("step_rule", c_int32), ("cfg_mode", c_int32), ("sigma_count", c_uint32),
-                ("sigmas", POINTER(c_double)), ("cancel", c_void_p), ("eta", c_double)]
+                ("sigmas", POINTER(c_double)), ("cancel", c_void_p), ("eta", c_double),
+                ("guidance_rescale", c_double), ("guidance_start", c_double), ("guidance_stop", c_double),
+                ("guidance_audio", c_double)]
 
 
 class JobOptions(ctypes.Structure):

@@ -478,6 +478,10 @@ pub struct imagine_sampler_options {
     pub sigmas: *const f64,
     pub cancel: *mut imagine_cancel,
     pub eta: f64,
+    pub guidance_rescale: f64,
+    pub guidance_start: f64,
+    pub guidance_stop: f64,
+    pub guidance_audio: f64,
 }
 
 #[repr(C)]

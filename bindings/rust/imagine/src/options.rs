@@ -106,6 +106,8 @@ pub struct JobOptions {
     frames: u32,
     steps: u32,
     guidance: Option<f64>,
+    guidance_rescale: Option<f64>,
+    guidance_interval: Option<(f64, f64)>,
     shift: Option<f64>,
     schedule: Schedule,
     step_rule: StepRule,
@@ -133,6 +135,8 @@ impl JobOptions {
             frames: 0,
             steps: 0,
             guidance: None,
+            guidance_rescale: None,
+            guidance_interval: None,
             shift: None,
             schedule: Schedule::Default,
             step_rule: StepRule::Default,
@@ -183,6 +187,18 @@ impl JobOptions {
     /// Scale of the classifier-free guidance; 1 is without.
     pub fn guidance(mut self, scale: f64) -> Self {
         self.guidance = Some(scale);
+        self
+    }
+
+    /// How far the guided prediction is brought back to the deviation of the prompt's alone, 0 to 1.
+    pub fn guidance_rescale(mut self, share: f64) -> Self {
+        self.guidance_rescale = Some(share);
+        self
+    }
+
+    /// The share of the steps, from 0 to 1, between which there is guidance.
+    pub fn guidance_interval(mut self, start: f64, stop: f64) -> Self {
+        self.guidance_interval = Some((start, stop));
         self
     }
 
@@ -272,6 +288,11 @@ impl JobOptions {
         raw.steps = int("steps", self.steps)?;
         raw.seed = self.seed;
         raw.guidance = self.guidance.unwrap_or(raw.guidance);
+        raw.guidance_rescale = self.guidance_rescale.unwrap_or(raw.guidance_rescale);
+        if let Some((start, stop)) = self.guidance_interval {
+            raw.guidance_start = start;
+            raw.guidance_stop = stop;
+        }
         raw.shift = self.shift.unwrap_or(raw.shift);
         raw.schedule = if self.sigmas.is_some() { sys::IMAGINE_SCHEDULE_SIGMAS } else { self.schedule.raw() };
         raw.step_rule = self.step_rule.raw();
