@@ -31,6 +31,9 @@ imagine_status imagine__text_create(imagine_text **text, imagine_model *model, i
 imagine_status imagine__sampler_create(imagine_sampler **sampler, imagine_model *model, imagine__reading reading,
                                        const imagine_sampler_options *options, imagine_error *error);
 
+/* The steps of a run: those that the strength leaves. */
+int32_t imagine__sampler_steps(const imagine_sampler_options *settled);
+
 /* Seconds of a clock that only runs forward. */
 double imagine__seconds(void);
 

@@ -44,6 +44,13 @@ typedef int32_t imagine_cfg_mode;
 #define IMAGINE_CFG_BATCHED 1 /* both in one forward of twice the batch: faster */
 #define IMAGINE_CFG_IN_TURN 2 /* one after the other: less memory */
 
+/* How known latents are kept while the others are made. Both end with the known ones as they were given, to the bit. */
+typedef int32_t imagine_known_mode;
+#define IMAGINE_KNOWN_AUTO 0 /* CLEAN where model_index.json says "expand_timesteps", else RENOISED */
+#define IMAGINE_KNOWN_CLEAN 1 /* they stay clean, and the model is told timestep 0 for their tokens: for models trained so,
+                               * as Wan 2.2 TI2V */
+#define IMAGINE_KNOWN_RENOISED 2 /* they are noised to the present sigma before each step: for any model */
+
 typedef struct imagine_sampler_options {
     uint32_t struct_size;
     int32_t batch; /* clips sampled at once, 1 to 64; clip b uses seed + b; default 1 */
@@ -66,6 +73,10 @@ typedef struct imagine_sampler_options {
                                            * floor(stop * steps); the others cost one prediction; default 0 and 1 */
     double guidance_audio; /* CFG scale of the sound; below 0 (default): as `guidance`. No pack of this version makes
                             * sound: anything else is refused */
+    double strength; /* with initial latents (imagine_sampler_set_init): how much is made anew, above 0 to 1 (default). Of
+                      * n steps the last floor(strength * n) are run */
+    imagine_known_mode known_mode; /* for imagine_sampler_set_known */
+    uint32_t reserved0;
 } imagine_sampler_options;
 
 /* Where a sampler stands after a step. */
@@ -101,6 +112,20 @@ IMAGINE_API void imagine_sampler_destroy(imagine_sampler **sampler);
  * computed here, once. */
 IMAGINE_API imagine_status imagine_sampler_set_text(imagine_sampler *sampler, const imagine_buffer *positive,
                                                     const imagine_buffer *negative, imagine_error *error);
+
+/* Initial latents, F32 [channels, frames, height, width] as imagine_vae_encode gives, for every clip, or with a batch in
+ * front: a run begins with `(1 - sigma) latents + sigma noise` at the first sigma of the steps that `strength` leaves.
+ * Retained, looked at by imagine_sampler_begin; NULL: none again. */
+IMAGINE_API imagine_status imagine_sampler_set_init(imagine_sampler *sampler, imagine_buffer *latents,
+                                                    imagine_error *error);
+
+/* Latents that are known and kept: the clip's first frames, any frames, or any part of the picture. `latents` F32
+ * [channels, frames, height, width], for every clip, or with a batch in front. `mask`, for all clips, F32 [frames] or
+ * [frames, height, width] in latents: 1 where they are known, 0 where they are to be made. NULL: `latents` are fewer frames
+ * than the clip's, and its first ones. Both are retained and looked at from imagine_sampler_begin on, which must follow;
+ * `latents` NULL: nothing is known again. */
+IMAGINE_API imagine_status imagine_sampler_set_known(imagine_sampler *sampler, imagine_buffer *latents,
+                                                     imagine_buffer *mask, imagine_error *error);
 
 /* Begins (again) at the first sigma. `noise`, F32 [channels, frames, height, width] in latents or the same with a batch in
  * front, is used instead of the seed's; NULL: drawn from the seed. */

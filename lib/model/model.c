@@ -68,6 +68,7 @@ imagine_status imagine_model_open(imagine_model **model, imagine_context *contex
                                            .steps = 50,
                                            .text_length = 512,
                                            .schedule = IMAGINE_SCHEDULE_WAN_UNIPC,
+                                           .known_mode = IMAGINE_KNOWN_RENOISED,
                                            .fps = 16,
                                            .guidance = 5,
                                            .shift = 3 };

@@ -252,6 +252,7 @@ uint64_t imagine__model_held(imagine_model *model, uint32_t stage);
 typedef struct imagine__defaults {
     int32_t width, height, frames, steps, text_length;
     imagine_schedule schedule; /* else from scheduler/scheduler_config.json */
+    imagine_known_mode known_mode; /* from model_index.json */
     imagine_step_rule step_rule; /* likewise; IMAGINE_STEP_DEFAULT: the schedule's */
     double fps, guidance, shift;
 } imagine__defaults;

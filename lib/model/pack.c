@@ -110,13 +110,21 @@ static imagine_status find_stage(imagine_model *model, imagine__stage_kind kind,
 
 /* ---- configurations of the whole ------------------------------------------------------------- */
 
-static imagine_status read_index(const imagine_model *model, imagine_error *error)
+static imagine_status read_index(imagine_model *model, imagine_error *error)
 {
     imagine__config *index;
+    int expand = 0;
     imagine_status status = open_optional(&index, model, NULL, "model_index.json", error);
     if (status < 0 || !index)
         return status;
-    status = imagine__config_expect(index, "_class_name", "\"WanPipeline\"", error);
+    const char *name = NULL;
+    status = imagine__config_string(index, "_class_name", &name, NULL, error);
+    /* Wan 2.2 TI2V 5B is one model under both names. */
+    if (status >= 0)
+        status = imagine__config_bool(index, "expand_timesteps", &expand, 0, error);
+    if (status >= 0 && !(expand && name && !strcmp(name, "WanImageToVideoPipeline")))
+        status = imagine__config_expect(index, "_class_name", "\"WanPipeline\"", error);
+    model->defaults.known_mode = expand ? IMAGINE_KNOWN_CLEAN : IMAGINE_KNOWN_RENOISED;
     imagine__config_close(model->context, index);
     return status;
 }

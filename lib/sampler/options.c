@@ -12,6 +12,7 @@ static const imagine_sampler_options defaults = {
     .eta = 1,
     .guidance_stop = 1,
     .guidance_audio = -1,
+    .strength = 1,
 };
 
 void imagine_sampler_options_init(imagine_sampler_options *options, size_t size)
@@ -32,7 +33,9 @@ static imagine_status check_schedule(const imagine_sampler_options *o, imagine_e
     imagine_status status = check_range(o->schedule, IMAGINE_SCHEDULE_DEFAULT, IMAGINE_SCHEDULE_Z_IMAGE, "schedule", error);
     if (status < 0 ||
         (status = check_range(o->step_rule, IMAGINE_STEP_DEFAULT, IMAGINE_STEP_LCM, "step_rule", error)) < 0 ||
-        (status = check_range(o->cfg_mode, IMAGINE_CFG_AUTO, IMAGINE_CFG_IN_TURN, "cfg_mode", error)) < 0)
+        (status = check_range(o->cfg_mode, IMAGINE_CFG_AUTO, IMAGINE_CFG_IN_TURN, "cfg_mode", error)) < 0 ||
+        (status = check_range(o->known_mode, IMAGINE_KNOWN_AUTO, IMAGINE_KNOWN_RENOISED, "known_mode", error)) < 0 ||
+        (status = check_range(o->reserved0, 0, 0, "reserved0", error)) < 0)
         return status;
     if (o->schedule == IMAGINE_SCHEDULE_SIGMAS) {
         if (!o->sigmas || o->sigma_count < 2 || o->sigma_count > 1001)
@@ -92,7 +95,27 @@ static void settle(imagine_sampler_options *o, const imagine__defaults *pack)
         o->shift = preset && preset->shift > 0 ? preset->shift : pack->shift;
     if (!o->step_rule && !o->schedule)
         o->step_rule = pack->step_rule;
+    if (!o->known_mode)
+        o->known_mode = pack->known_mode;
     o->schedule = schedule;
+}
+
+int32_t imagine__sampler_steps(const imagine_sampler_options *settled)
+{
+    int32_t steps = (int32_t)(settled->steps * settled->strength);
+    return steps < settled->steps ? steps : settled->steps;
+}
+
+static imagine_status check_strength(const imagine_sampler_options *o, imagine_error *error)
+{
+    if (!(o->strength > 0 && o->strength <= 1))
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "strength: %g is not above 0 and at most 1",
+                             o->strength);
+    if (imagine__sampler_steps(o) < 1)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
+                             "strength: %g of %d steps is less than one; take more steps or a strength above %.3g",
+                             o->strength, o->steps, 1.0 / o->steps);
+    return IMAGINE_OK;
 }
 
 /* Makes the schedule once, to find out that it can be made. */
@@ -137,7 +160,8 @@ imagine_status imagine__sampler_settle(imagine_sampler_options *settled, const i
     settle(&o, imagine__model_defaults(model));
     if (!o.schedule)
         return imagine__model_check_schedule(model, error);
-    if ((status = try_schedule(&o, model, error)) < 0 || (status = check_sizes(&o, model, error)) < 0)
+    if ((status = try_schedule(&o, model, error)) < 0 || (status = check_strength(&o, error)) < 0 ||
+        (status = check_sizes(&o, model, error)) < 0)
         return status;
     *settled = o;
     return IMAGINE_OK;

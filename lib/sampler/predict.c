@@ -9,20 +9,24 @@
 static imagine_status forward(imagine_sampler *s, const imagine__dit_text *text, int32_t batch, const float *x,
                               double timestep, float *v, imagine_error *error)
 {
-    float timesteps[128];
+    float same[128], *timesteps = same;
+    imagine__arena_mark mark = imagine__arena_save(s->work.arena);
     for (int32_t b = 0; b < batch; b++)
-        timesteps[b] = (float)timestep;
+        same[b] = (float)timestep;
+    int per_token = imagine__sampler_tokens(s, timestep, batch, &timesteps, error);
+    if (per_token < 0)
+        return per_token;
     imagine__dit_input input = {
         .x = x,
         .y = v,
         .timesteps = timesteps,
         .text = text,
         .batch = batch,
+        .per_token = per_token,
         .frames = (int32_t)s->shape[1],
         .height = (int32_t)s->shape[2],
         .width = (int32_t)s->shape[3],
     };
-    imagine__arena_mark mark = imagine__arena_save(s->work.arena);
     imagine_status status = imagine__dit_forward(s->dit, &s->work, &input, error);
     imagine__arena_restore(s->work.arena, mark);
     return status < 0 ? status : imagine__work_check(&s->work, error);

@@ -82,6 +82,7 @@ static imagine_status set_up(imagine_sampler *s, imagine__reading reading, const
                                          s->o.shift, sigmas, s->o.sigma_count, error)) < 0)
         return status;
     s->schedule.eta = s->o.eta;
+    imagine__schedule_skip(&s->schedule, s->schedule.steps - imagine__sampler_steps(&s->o));
     if ((status = imagine__model_dit(s->model, reading, &s->dit, s->cancel, error)) < 0)
         return status;
     s->config = imagine__dit_get_config(s->dit);
@@ -139,6 +140,10 @@ void imagine_sampler_destroy(imagine_sampler **sampler)
     imagine__work_fini(&old->work);
     imagine__model_put(model, old->dit);
     imagine__schedule_free(&old->schedule, old->context);
+    imagine__free(old->context, old->start);
+    imagine_buffer_release(&old->mask);
+    imagine_buffer_release(&old->known);
+    imagine_buffer_release(&old->init);
     imagine_buffer_release(&old->renoise);
     imagine_cancel_release(&old->cancel);
     imagine__free(old->context, old);
@@ -153,30 +158,6 @@ imagine_status imagine__sampler_usable(const imagine_sampler *s, imagine_error *
 
 /* ---- steps ------------------------------------------------------------------------------------------------------- */
 
-/* Fails unless the buffer is [channels, frames, height, width] behind `leading` dimensions of these sizes; with one clip
- * a batch before the channels may be left out. */
-static imagine_status check_noise(const imagine_sampler *s, const imagine_buffer *noise, const char *name,
-                                  int32_t steps, imagine_error *error)
-{
-    int64_t wanted[IMAGINE_MAX_DIMS];
-    int32_t ndim, all = 0;
-    const int64_t *shape = imagine__buffer_shape(noise, &ndim);
-    if (steps)
-        wanted[all++] = steps;
-    if (s->o.batch > 1 || ndim == all + 5)
-        wanted[all++] = s->o.batch;
-    memcpy(wanted + all, s->shape, sizeof s->shape);
-    all += 4;
-    if (imagine__buffer_dtype(noise) == IMAGINE_F32 && ndim == all &&
-        !memcmp(shape, wanted, (size_t)all * sizeof *shape))
-        return IMAGINE_OK;
-    char has[160], must[160];
-    imagine__shape_text(has, sizeof has, ndim, shape);
-    imagine__shape_text(must, sizeof must, all, wanted);
-    return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: is %s %s, must be f32 %s", name,
-                         imagine__dtype_name(imagine__buffer_dtype(noise)), has, must);
-}
-
 imagine_status imagine_sampler_set_renoise(imagine_sampler *sampler, imagine_buffer *noise, imagine_error *error)
 {
     imagine_status status = imagine__sampler_usable(sampler, error);
@@ -186,7 +167,7 @@ imagine_status imagine_sampler_set_renoise(imagine_sampler *sampler, imagine_buf
     if (noise && !draws)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
                              "renoise: no step of this schedule and step rule takes new noise");
-    if (noise && (status = check_noise(sampler, noise, "renoise", draws, error)) < 0)
+    if (noise && (status = imagine__sampler_check(sampler, noise, "renoise", draws, 0, error)) < 0)
         return status;
     imagine_buffer_retain(noise);
     imagine_buffer_release(&sampler->renoise);
@@ -221,18 +202,10 @@ imagine_status imagine__sampler_noise(imagine_sampler *s, uint32_t purpose, floa
     return imagine__work_check(&s->work, error);
 }
 
-/* From deviation 1 to what the schedule begins with. */
-static void scale_noise(imagine_sampler *s)
-{
-    float scale = (float)imagine__schedule_begins(&s->schedule);
-    if (scale != 1)
-        s->work.run.kernels->combine(&s->work.run, 1, &scale, (const float *const[]){ s->x }, s->x, s->count);
-}
-
 imagine_status imagine_sampler_begin(imagine_sampler *sampler, const imagine_buffer *noise, imagine_error *error)
 {
     imagine_status status = imagine__sampler_usable(sampler, error);
-    if (status < 0 || (noise && (status = check_noise(sampler, noise, "noise", 0, error)) < 0))
+    if (status < 0 || (noise && (status = imagine__sampler_check(sampler, noise, "noise", 0, 0, error)) < 0))
         return status;
     if (sampler->config->in_channels != sampler->config->out_channels)
         return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED,
@@ -245,7 +218,8 @@ imagine_status imagine_sampler_begin(imagine_sampler *sampler, const imagine_buf
                       (size_t)sampler->count * sizeof *sampler->x, 1);
     else if ((status = imagine__sampler_noise(sampler, IMAGINE__NOISE_INITIAL, sampler->x, error)) < 0)
         return status;
-    scale_noise(sampler);
+    if ((status = imagine__sampler_start(sampler, error)) < 0)
+        return status;
     imagine__stepper_reset(sampler->stepper);
     sampler->step = 0;
     sampler->begun = 1;
@@ -272,7 +246,7 @@ static imagine_status step_noise(imagine_sampler *s, imagine_error *error)
     if (!imagine__schedule_draws(&s->schedule, s->step))
         return IMAGINE_OK;
     if (!s->renoise)
-        return imagine__sampler_noise(s, IMAGINE__NOISE_RENOISE(s->step + 1), s->noise, error);
+        return imagine__sampler_noise(s, IMAGINE__NOISE_RENOISE(s->schedule.skipped + s->step + 1), s->noise, error);
     const float *all = imagine_buffer_data(s->renoise);
     imagine__copy(s->context, s->noise, 0, all + s->step * s->count, 0, (size_t)s->count * sizeof *all, 1);
     return IMAGINE_OK;
@@ -289,9 +263,11 @@ static imagine_status prepare_step(imagine_sampler *s, imagine_error *error)
     if (status < 0)
         return status;
     float *trial = imagine__stepper_trial(s->stepper, s->step, s->x, s->v);
-    if (trial && (status = imagine__work_check(&s->work, error)) >= 0)
-        status = imagine__sampler_predict(s, trial, s->step + 1, error);
-    return status;
+    if (!trial)
+        return IMAGINE_OK;
+    imagine__sampler_keep(s, trial, s->schedule.sigmas[s->step + 1]);
+    status = imagine__work_check(&s->work, error);
+    return status < 0 ? status : imagine__sampler_predict(s, trial, s->step + 1, error);
 }
 
 /* The update is not to be left half done: it is short and runs whole. */
@@ -300,6 +276,10 @@ static imagine_status update(imagine_sampler *s, imagine_error *error)
     const imagine_cancel *cancel = s->work.cancel;
     s->work.cancel = NULL;
     imagine_status status = imagine__stepper_step(s->stepper, s->step, s->x, s->v, s->noise, s->estimate, error);
+    if (status >= 0) {
+        imagine__sampler_keep(s, s->x, s->schedule.sigmas[s->step + 1]);
+        imagine__sampler_keep(s, s->estimate, 0);
+    }
     int finite = s->work.run.kernels->finite(&s->work.run, s->x, s->count);
     s->work.cancel = cancel;
     if (status >= 0 && !finite)

@@ -128,6 +128,14 @@ imagine_status imagine__schedule_make(imagine__schedule *schedule, imagine_conte
     return status;
 }
 
+void imagine__schedule_skip(imagine__schedule *s, int32_t count)
+{
+    s->steps -= count;
+    s->skipped += count;
+    memmove(s->sigmas, s->sigmas + count, ((size_t)s->steps + 1) * sizeof *s->sigmas);
+    memmove(s->timesteps, s->timesteps + count, (size_t)s->steps * sizeof *s->timesteps);
+}
+
 double imagine__schedule_begins(const imagine__schedule *schedule)
 {
     return schedule->rule == IMAGINE_STEP_TRIGFLOW ? schedule->sigmas[0] : 1;

@@ -9,6 +9,7 @@
 /* A schedule is data: steps + 1 sigmas and the timesteps the model is told, and a rule for the step. */
 typedef struct imagine__schedule {
     int32_t steps;
+    int32_t skipped; /* steps of the whole that were left out before */
     imagine_step_rule rule;
     double eta; /* share of new noise in the ancestral rule; 1 unless set */
     double *sigmas; /* [steps + 1] */
@@ -35,6 +36,9 @@ imagine_status imagine__schedule_make(imagine__schedule *schedule, imagine_conte
                                       imagine_step_rule rule, int32_t steps, double shift, const double *sigmas,
                                       uint32_t sigma_count, imagine_error *error);
 void imagine__schedule_free(imagine__schedule *schedule, imagine_context *context);
+
+/* Leaves out the first `count` steps: a run from the middle. */
+void imagine__schedule_skip(imagine__schedule *schedule, int32_t count);
 
 /* What noise of deviation 1 is multiplied by to begin at the first sigma. */
 double imagine__schedule_begins(const imagine__schedule *schedule);

@@ -142,7 +142,7 @@ AT(imagine_model_info, parameters_sampler, 80);
 AT(imagine_model_info, parameters_vae, 88);
 AT(imagine_model_info, bytes, 96);
 
-SIZE(imagine_sampler_options, 120);
+SIZE(imagine_sampler_options, 136);
 AT(imagine_sampler_options, struct_size, 0);
 AT(imagine_sampler_options, batch, 4);
 AT(imagine_sampler_options, width, 8);
@@ -163,6 +163,9 @@ AT(imagine_sampler_options, guidance_rescale, 88);
 AT(imagine_sampler_options, guidance_start, 96);
 AT(imagine_sampler_options, guidance_stop, 104);
 AT(imagine_sampler_options, guidance_audio, 112);
+AT(imagine_sampler_options, strength, 120);
+AT(imagine_sampler_options, known_mode, 128);
+AT(imagine_sampler_options, reserved0, 132);
 
 SIZE(imagine_step_info, 32);
 AT(imagine_step_info, struct_size, 0);

@@ -434,6 +434,7 @@ opaque!(imagine_sampler);
 pub type imagine_schedule = i32;
 pub type imagine_step_rule = i32;
 pub type imagine_cfg_mode = i32;
+pub type imagine_known_mode = i32;
 pub const IMAGINE_SCHEDULE_DEFAULT: imagine_schedule = 0;
 pub const IMAGINE_SCHEDULE_FLOW: imagine_schedule = 1;
 pub const IMAGINE_SCHEDULE_WAN_UNIPC: imagine_schedule = 2;
@@ -458,6 +459,9 @@ pub const IMAGINE_STEP_LCM: imagine_step_rule = 7;
 pub const IMAGINE_CFG_AUTO: imagine_cfg_mode = 0;
 pub const IMAGINE_CFG_BATCHED: imagine_cfg_mode = 1;
 pub const IMAGINE_CFG_IN_TURN: imagine_cfg_mode = 2;
+pub const IMAGINE_KNOWN_AUTO: imagine_known_mode = 0;
+pub const IMAGINE_KNOWN_CLEAN: imagine_known_mode = 1;
+pub const IMAGINE_KNOWN_RENOISED: imagine_known_mode = 2;
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -482,6 +486,9 @@ pub struct imagine_sampler_options {
     pub guidance_start: f64,
     pub guidance_stop: f64,
     pub guidance_audio: f64,
+    pub strength: f64,
+    pub known_mode: imagine_known_mode,
+    pub reserved0: u32,
 }
 
 #[repr(C)]
@@ -515,6 +522,17 @@ extern "C" {
     pub fn imagine_sampler_begin(
         sampler: *mut imagine_sampler,
         noise: *const imagine_buffer,
+        error: *mut imagine_error,
+    ) -> imagine_status;
+    pub fn imagine_sampler_set_init(
+        sampler: *mut imagine_sampler,
+        latents: *mut imagine_buffer,
+        error: *mut imagine_error,
+    ) -> imagine_status;
+    pub fn imagine_sampler_set_known(
+        sampler: *mut imagine_sampler,
+        latents: *mut imagine_buffer,
+        mask: *mut imagine_buffer,
         error: *mut imagine_error,
     ) -> imagine_status;
     pub fn imagine_sampler_set_renoise(

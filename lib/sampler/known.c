@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: MIT */
+
+/* Latents that the caller gives: initial ones to begin with, and known ones to keep. */
+
+#include "sampler/inside.h"
+
+imagine_status imagine__sampler_check(const imagine_sampler *s, const imagine_buffer *buffer, const char *name,
+                                      int32_t leading, int allowed, imagine_error *error)
+{
+    int64_t wanted[IMAGINE_MAX_DIMS];
+    int32_t ndim, all = 0;
+    const int64_t *shape = imagine__buffer_shape(buffer, &ndim);
+    if (leading)
+        wanted[all++] = leading;
+    if (ndim == all + 5 || (s->o.batch > 1 && !(allowed & IMAGINE__SHARED)))
+        wanted[all++] = s->o.batch;
+    memcpy(wanted + all, s->shape, sizeof s->shape);
+    all += 4;
+    if (allowed & IMAGINE__FEWER && ndim == all && shape[all - 3] > 0 && shape[all - 3] < wanted[all - 3])
+        wanted[all - 3] = shape[all - 3];
+    if (imagine__buffer_dtype(buffer) == IMAGINE_F32 && ndim == all &&
+        !memcmp(shape, wanted, (size_t)all * sizeof *shape))
+        return IMAGINE_OK;
+    char has[160], must[160];
+    imagine__shape_text(has, sizeof has, ndim, shape);
+    imagine__shape_text(must, sizeof must, all, wanted);
+    return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: is %s %s, must be f32 %s%s", name,
+                         imagine__dtype_name(imagine__buffer_dtype(buffer)), has, must,
+                         allowed & IMAGINE__FEWER ? " or fewer frames" : "");
+}
+
+/* *held becomes `buffer`, which may be NULL. */
+static void hold(imagine_buffer **held, imagine_buffer *buffer)
+{
+    imagine_buffer_retain(buffer);
+    imagine_buffer_release(held);
+    *held = buffer;
+}
+
+/* ---- initial latents --------------------------------------------------------------------------------------------- */
+
+imagine_status imagine_sampler_set_init(imagine_sampler *sampler, imagine_buffer *latents, imagine_error *error)
+{
+    imagine_status status = imagine__sampler_usable(sampler, error);
+    if (status >= 0 && latents)
+        status = imagine__sampler_check(sampler, latents, "init latents", 0, IMAGINE__SHARED, error);
+    if (status >= 0)
+        hold(&sampler->init, latents);
+    return status;
+}
+
+/* Clip b of latents that are one for all or one for each. */
+static const float *clip_of(const imagine_buffer *latents, int64_t clip)
+{
+    int32_t ndim;
+    const int64_t *shape = imagine__buffer_shape(latents, &ndim);
+    int64_t count = shape[ndim - 4] * shape[ndim - 3] * shape[ndim - 2] * shape[ndim - 1];
+    return (const float *)imagine_buffer_data(latents) + (ndim == 5 ? clip * count : 0);
+}
+
+/* x = the initial latents at the first sigma, from the noise in x. */
+static void noise_init(imagine_sampler *s)
+{
+    float sigma = (float)s->schedule.sigmas[0];
+    for (int64_t b = 0; b < s->o.batch; b++) {
+        float *x = s->x + b * s->clip;
+        s->work.run.kernels->combine(&s->work.run, 2, (const float[]){ 1 - sigma, sigma },
+                                     (const float *const[]){ clip_of(s->init, b), x }, x, s->clip);
+    }
+}
+
+imagine_status imagine__sampler_start(imagine_sampler *s, imagine_error *error)
+{
+    float scale = (float)imagine__schedule_begins(&s->schedule);
+    if (s->o.strength < 1 && !s->init)
+        return imagine__fail(error, IMAGINE_ERROR_STATE,
+                             "strength is %g, so a run begins with initial latents: call imagine_sampler_set_init first",
+                             s->o.strength);
+    int keep = s->known && s->o.known_mode == IMAGINE_KNOWN_RENOISED;
+    if (keep && !s->start && !(s->start = imagine__zero_floats(s->context, (size_t)s->count)))
+        return imagine__fail_memory(error, (size_t)s->count * sizeof *s->start, "the noise of the known latents");
+    if (keep)
+        imagine__copy(s->context, s->start, 0, s->x, 0, (size_t)s->count * sizeof *s->x, 1);
+    if (s->init)
+        noise_init(s);
+    else if (scale != 1)
+        s->work.run.kernels->combine(&s->work.run, 1, &scale, (const float *const[]){ s->x }, s->x, s->count);
+    imagine__sampler_keep(s, s->x, s->schedule.sigmas[0]);
+    return imagine__work_check(&s->work, error);
+}
+
+/* ---- known latents ----------------------------------------------------------------------------------------------- */
+
+/* The mask as [frames] or [frames, height, width] of zeros and ones. */
+static imagine_status check_mask(const imagine_sampler *s, const imagine_buffer *mask, imagine_error *error)
+{
+    int32_t ndim;
+    const int64_t *shape = imagine__buffer_shape(mask, &ndim);
+    if (imagine__buffer_dtype(mask) != IMAGINE_F32 || (ndim != 1 && ndim != 3) ||
+        memcmp(shape, s->shape + 1, (size_t)ndim * sizeof *shape)) {
+        char has[160], must[160];
+        imagine__shape_text(has, sizeof has, ndim, shape);
+        imagine__shape_text(must, sizeof must, 3, s->shape + 1);
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "known mask: is %s %s, must be f32 [%lld] or %s",
+                             imagine__dtype_name(imagine__buffer_dtype(mask)), has, (long long)s->shape[1], must);
+    }
+    const float *values = imagine_buffer_data(mask);
+    int64_t count = (int64_t)(imagine_buffer_size(mask) / sizeof *values);
+    for (int64_t i = 0; i < count && !imagine__planning(s->context); i++)
+        if (values[i] != 0 && values[i] != 1)
+            return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
+                                 "known mask: value %lld is %g; 1 is known, 0 is to be made", (long long)i,
+                                 (double)values[i]);
+    return IMAGINE_OK;
+}
+
+/* Frames of the known latents. */
+static int64_t known_frames(const imagine_sampler *s)
+{
+    int32_t ndim;
+    const int64_t *shape = imagine__buffer_shape(s->known, &ndim);
+    return shape[ndim - 3];
+}
+
+imagine_status imagine_sampler_set_known(imagine_sampler *sampler, imagine_buffer *latents, imagine_buffer *mask,
+                                         imagine_error *error)
+{
+    imagine_status status = imagine__sampler_usable(sampler, error);
+    if (status < 0)
+        return status;
+    if (mask && !latents)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "known mask: there are no latents with it");
+    int allowed = IMAGINE__SHARED | (mask ? 0 : IMAGINE__FEWER);
+    if (latents && (status = imagine__sampler_check(sampler, latents, "known latents", 0, allowed, error)) < 0)
+        return status;
+    if (mask && (status = check_mask(sampler, mask, error)) < 0)
+        return status;
+    if (latents && !mask) {
+        int32_t ndim;
+        const int64_t *shape = imagine__buffer_shape(latents, &ndim);
+        if (shape[ndim - 3] == sampler->shape[1])
+            return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
+                                 "known latents: all %lld frames of the clip are known; give fewer, or a mask",
+                                 (long long)sampler->shape[1]);
+    }
+    hold(&sampler->known, latents);
+    hold(&sampler->mask, mask);
+    sampler->begun = 0; /* what it began with is not what is known now */
+    return IMAGINE_OK;
+}
+
+/* The mask's value at a pixel of the latents; without a mask the frames that there are. */
+static int is_known(const imagine_sampler *s, int64_t frame, int64_t pixel)
+{
+    int32_t ndim;
+    if (!s->mask)
+        return frame < known_frames(s);
+    imagine__buffer_shape(s->mask, &ndim);
+    const float *values = imagine_buffer_data(s->mask);
+    return (ndim == 1 ? values[frame] : values[frame * s->shape[2] * s->shape[3] + pixel]) == 1;
+}
+
+typedef struct keep_job {
+    const imagine_sampler *s;
+    float *x;
+    float sigma; /* 0: clean */
+} keep_job;
+
+/* One latent frame of one clip. */
+static void keep_frame(void *arg, int64_t tile, void *scratch)
+{
+    const keep_job *job = arg;
+    const imagine_sampler *s = job->s;
+    int64_t frames = s->shape[1], area = s->shape[2] * s->shape[3], given = known_frames(s);
+    int64_t clip = tile / frames, frame = tile % frames, channels = s->shape[0];
+    if (frame >= given)
+        return;
+    const float *known = clip_of(s->known, clip);
+    (void)scratch;
+    for (int64_t i = 0; i < area; i++) {
+        if (!is_known(s, frame, i))
+            continue;
+        for (int64_t c = 0; c < channels; c++) {
+            int64_t at = clip * s->clip + (c * frames + frame) * area + i;
+            float value = known[(c * given + frame) * area + i];
+            job->x[at] = job->sigma > 0 ? (1 - job->sigma) * value + job->sigma * s->start[at] : value;
+        }
+    }
+}
+
+void imagine__sampler_keep(imagine_sampler *s, float *x, double sigma)
+{
+    keep_job job = { s, x, s->o.known_mode == IMAGINE_KNOWN_CLEAN ? 0 : (float)sigma };
+    if (s->known)
+        imagine__parallel(&s->work.run, s->o.batch * s->shape[1], keep_frame, &job);
+}
+
+typedef struct token_job {
+    const imagine_sampler *s;
+    float timestep, *timesteps; /* [tokens] */
+} token_job;
+
+/* 1 if all latents of a token's patch are known. */
+static int token_known(const imagine_sampler *s, int64_t t, int64_t y, int64_t x)
+{
+    const imagine__dit_config *c = s->config;
+    for (int64_t dt = 0; dt < c->patch_t; dt++)
+        for (int64_t dy = 0; dy < c->patch_h; dy++)
+            for (int64_t dx = 0; dx < c->patch_w; dx++)
+                if (!is_known(s, t * c->patch_t + dt, (y * c->patch_h + dy) * s->shape[3] + x * c->patch_w + dx))
+                    return 0;
+    return 1;
+}
+
+/* The tokens of one step in time. */
+static void fill_tokens(void *arg, int64_t tile, void *scratch)
+{
+    const token_job *job = arg;
+    const imagine_sampler *s = job->s;
+    int64_t height = s->shape[2] / s->config->patch_h, width = s->shape[3] / s->config->patch_w;
+    (void)scratch;
+    for (int64_t y = 0; y < height; y++)
+        for (int64_t x = 0; x < width; x++)
+            job->timesteps[(tile * height + y) * width + x] = token_known(s, tile, y, x) ? 0 : job->timestep;
+}
+
+int imagine__sampler_tokens(imagine_sampler *s, double timestep, int32_t clips, float **timesteps,
+                            imagine_error *error)
+{
+    if (!s->known || s->o.known_mode != IMAGINE_KNOWN_CLEAN)
+        return 0;
+    const imagine__dit_config *c = s->config;
+    int64_t grid = s->shape[1] / c->patch_t, tokens = s->clip / (s->shape[0] * c->patch_t * c->patch_h * c->patch_w);
+    float *all = imagine__arena_floats(s->work.arena, clips * tokens);
+    if (!all)
+        return imagine__fail_memory(error, (size_t)(clips * tokens) * sizeof *all, "the timesteps");
+    token_job job = { s, (float)timestep, all };
+    imagine__parallel(&s->work.run, grid, fill_tokens, &job);
+    imagine__copy(s->context, all + tokens, (size_t)tokens * sizeof *all, all, 0, (size_t)tokens * sizeof *all,
+                  clips - 1);
+    *timesteps = all;
+    return 1;
+}
