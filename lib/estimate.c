@@ -31,6 +31,7 @@ void imagine__watch_stage(imagine_job *job, imagine_job_stage from, imagine_job_
         [IMAGINE_JOB_TEXT] = IMAGINE_STAGE_TEXT,
         [IMAGINE_JOB_SAMPLE] = IMAGINE_STAGE_SAMPLER,
         [IMAGINE_JOB_DECODE] = IMAGINE_STAGE_VAE,
+        [IMAGINE_JOB_ENCODE] = IMAGINE_STAGE_VAE,
     };
     imagine__watch *w = job->watch;
     imagine_context_info info = read_memory(job->context);

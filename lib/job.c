@@ -151,6 +151,31 @@ static imagine_status take_step(imagine_job *job, imagine_error *error)
     return status;
 }
 
+/* Pictures that are given become latents; the VAE is closed again, for what comes next is larger. */
+static imagine_status encode_pictures(imagine_job *job, imagine_error *error)
+{
+    if (!imagine__conditions_pictures(&job->given))
+        return IMAGINE_OK;
+    imagine_status status = open_vae(job, error);
+    enter(job, IMAGINE_JOB_ENCODE);
+    if (status >= 0)
+        status = imagine__conditions_encode(&job->given, job->context, job->vae, error);
+    imagine_vae_destroy(&job->vae);
+    leave(job);
+    return status;
+}
+
+/* Tells the sampler what it is given, and begins. */
+static imagine_status begin(imagine_job *job, imagine_error *error)
+{
+    imagine_status status = imagine_sampler_set_renoise(job->sampler, job->renoise, error);
+    if (status >= 0)
+        status = imagine_sampler_set_init(job->sampler, job->given.init_latents, error);
+    if (status >= 0)
+        status = imagine_sampler_set_known(job->sampler, job->given.known_latents, job->given.known_mask, error);
+    return status < 0 ? status : imagine_sampler_begin(job->sampler, job->noise, error);
+}
+
 static imagine_status sample(imagine_job *job, const imagine_buffer *positive, const imagine_buffer *negative,
                              imagine_error *error)
 {
@@ -169,10 +194,8 @@ static imagine_status sample(imagine_job *job, const imagine_buffer *positive, c
     if (status >= 0)
         status = imagine_sampler_set_text(job->sampler, positive, negative, error);
     if (status >= 0)
-        status = imagine_sampler_set_renoise(job->sampler, job->renoise, error);
-    if (status >= 0)
-        status = imagine_sampler_begin(job->sampler, job->noise, error);
-    for (int32_t i = 0; i < options.steps && status >= 0; i++)
+        status = begin(job, error);
+    for (int32_t i = 0; i < job->info.steps && status >= 0; i++)
         status = take_step(job, error);
     imagine_sampler_destroy(&job->sampler);
     leave(job);
@@ -218,7 +241,9 @@ imagine_status imagine__job_generate(imagine_job *job, int32_t *frames, imagine_
     imagine_status status = IMAGINE_OK;
     leave(job); /* what others have left */
     if (!job->finished) {
-        status = encode_text(job, &positive, &negative, error);
+        status = encode_pictures(job, error);
+        if (status >= 0)
+            status = encode_text(job, &positive, &negative, error);
         if (status >= 0)
             status = sample(job, positive, negative, error);
     }
@@ -273,13 +298,14 @@ static imagine_status check_stages(const imagine_job_options *o, const imagine_m
         return status;
     int previews = (o->events & IMAGINE_EVENT_BIT(IMAGINE_EVENT_PREVIEW)) && !o->latents;
     int text = !o->latents && (!o->prompt_embeds || (guided && !o->negative_embeds));
+    int pictures = (o->init_frames || o->mask_frames || o->first_frames || o->last_frame) && !o->latents;
     const char *missing = text && !(info.stages & IMAGINE_STAGE_TEXT)              ? "text_encoder"
                           : !o->latents && !(info.stages & IMAGINE_STAGE_SAMPLER)  ? "transformer"
-                          : (o->decode || previews) && !(info.stages & IMAGINE_STAGE_VAE) ? "vae"
-                                                                                           : NULL;
+                          : (o->decode || previews || pictures) && !(info.stages & IMAGINE_STAGE_VAE) ? "vae"
+                                                                                                       : NULL;
     if (missing)
         return imagine__fail(error, IMAGINE_ERROR_NOT_FOUND, "the pack has no %s, which this job needs%s", missing,
-                             *missing == 'v' ? "; set decode to 0 to end with the latents" : "");
+                             *missing == 'v' && o->decode && !pictures ? "; set decode to 0 to end with the latents" : "");
     return IMAGINE_OK;
 }
 
@@ -290,6 +316,10 @@ static imagine_status check_options(const imagine_job_options *o, imagine_error 
                              o->preview_every);
     if (o->decode != 0 && o->decode != 1)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "decode: %d is neither 0 nor 1", o->decode);
+    if (o->latents && (o->init_latents || o->known_latents || o->init_frames || o->mask_frames || o->first_frames ||
+                       o->last_frame))
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
+                             "latents: finished ones are only decoded; leave out what a run would begin with or keep");
     if (o->latents)
         return imagine__need_tensor(o->latents, "latents", IMAGINE_F32, 4, "[channels, frames, height, width]", error);
     return IMAGINE_OK;
@@ -298,8 +328,14 @@ static imagine_status check_options(const imagine_job_options *o, imagine_error 
 /* Settles the sampling options and copies what they point to. */
 static imagine_status copy_sampling(imagine_job *job, const imagine_job_options *o, imagine_error *error)
 {
-    imagine_status status = imagine__sampler_settle(&job->sampling, job->model, o->sampler, error);
+    imagine_sampler_options asked;
+    imagine_sampler_options_init(&asked, sizeof asked);
+    imagine_status status = imagine__read_options(&asked, sizeof asked, o->sampler, "imagine_sampler_options", error);
     if (status < 0)
+        return status;
+    imagine__conditions_sizes(o, job->model, &asked);
+    if ((status = imagine__sampler_settle(&job->sampling, job->model, &asked, error)) < 0 ||
+        (status = imagine__conditions_take(&job->given, o, job->model, &job->sampling, error)) < 0)
         return status;
     if (job->sampling.batch != 1)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "sampler: batch is %d, a job makes 1 clip",
@@ -315,7 +351,7 @@ static imagine_status copy_sampling(imagine_job *job, const imagine_job_options 
     job->info.width = job->sampling.width;
     job->info.height = job->sampling.height;
     job->info.frames = job->sampling.frames;
-    job->info.steps = job->sampling.steps;
+    job->info.steps = imagine__sampler_steps(&job->sampling);
     job->info.guidance = job->sampling.guidance;
     return IMAGINE_OK;
 }
@@ -449,6 +485,7 @@ void imagine_job_destroy(imagine_job **job)
     pthread_mutex_destroy(&old->mutex);
     imagine_buffer_release(&old->latents);
     imagine_buffer_release(&old->finished);
+    imagine__conditions_release(&old->given);
     imagine_buffer_release(&old->renoise);
     imagine_buffer_release(&old->noise);
     imagine_buffer_release(&old->negative_embeds);

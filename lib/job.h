@@ -4,6 +4,7 @@
 
 /* The inside of a job, for job.c, which runs it, and estimate.c, which plans it. */
 
+#include "conditions.h"
 #include "events.h"
 #include "stage.h"
 
@@ -28,6 +29,7 @@ struct imagine_job {
     imagine_cancel *cancel; /* the job's own, fired also by the caller's */
     char *prompt, *negative_prompt;
     imagine_buffer *prompt_embeds, *negative_embeds, *noise, *renoise, *finished; /* the caller's, or NULL */
+    imagine__conditions given; /* what to begin with or to keep */
     imagine_sampler_options sampling; /* as settled */
     double *sigmas; /* copied */
     uint32_t wanted; /* IMAGINE_EVENT_BITs */

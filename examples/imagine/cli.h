@@ -15,10 +15,11 @@ typedef struct arguments {
     const char *command;
     const char *input; /* the argument that is no option */
     const char *prompt, *negative, *model, *out, *schedule, *step_rule, *cfg, *noise, *embeds, *filter;
+    const char *image, *last_image, *init, *extend, *mask, *known_mode;
     int32_t width, height, frames, steps, threads, cpu_level, weights, runs, tile_width, tile_height;
     int json, quiet;
     uint64_t seed, memory_limit;
-    double guidance, rescale, guidance_start, guidance_stop, shift, eta, fps;
+    double guidance, rescale, guidance_start, guidance_stop, shift, eta, strength, fps;
 } arguments;
 
 typedef struct command {

@@ -14,6 +14,7 @@ typedef struct generation {
     imagine_job_info info;
     imagine_buffer *frames; /* the whole clip */
     imagine_buffer *prompt_embeds, *negative_embeds, *noise;
+    imagine_buffer *first, *last, *extended, *init, *mask; /* pictures, or latents for `extended` and `init` */
     const char *out;
     char partial[4096]; /* where latents were saved instead, or "" */
     progress bar;
@@ -34,6 +35,40 @@ static int load_inputs(generation *g)
     return 0;
 }
 
+/* Pictures, or the latents of a safetensors file. */
+static int load_pictures(generation *g, const char *path, imagine_buffer **to)
+{
+    if (!path)
+        return 0;
+    imagine_status status = has_suffix(path, ".safetensors")
+                                ? imagine_buffer_load(to, g->s.context, path, NULL, &g->s.error)
+                                : imagine_picture_load(to, g->s.context, path, &g->s.error);
+    return status < 0 ? session_failed(&g->s) : 0;
+}
+
+/* What the clip begins with or keeps. */
+static int load_conditions(generation *g, imagine_job_options *job)
+{
+    const arguments *o = g->o;
+    int status;
+    if ((status = load_pictures(g, o->image, &g->first)) || (status = load_pictures(g, o->last_image, &g->last)) ||
+        (status = load_pictures(g, o->extend, &g->extended)) || (status = load_pictures(g, o->init, &g->init)) ||
+        (status = load_pictures(g, o->mask, &g->mask)))
+        return status;
+    job->first_frames = g->first;
+    job->last_frame = g->last;
+    job->mask_frames = g->mask;
+    if (o->extend && has_suffix(o->extend, ".safetensors"))
+        job->known_latents = g->extended;
+    else if (o->extend)
+        job->first_frames = g->extended;
+    if (o->init && has_suffix(o->init, ".safetensors"))
+        job->init_latents = g->init;
+    else
+        job->init_frames = g->init;
+    return 0;
+}
+
 static int start(generation *g)
 {
     double sigmas[1001];
@@ -50,6 +85,8 @@ static int start(generation *g)
     job.negative_embeds = g->negative_embeds;
     job.noise = g->noise;
     job.cancel = g->s.cancel;
+    if ((status = load_conditions(g, &job)))
+        return status;
     job.decode = !has_suffix(g->out, ".safetensors");
     if (imagine_job_create(&g->job, g->s.model, &job, &g->s.error) < 0)
         return session_failed(&g->s);
@@ -134,11 +171,12 @@ static void summary(const generation *g)
         printf("{\"out\": ");
         json_text(g->out);
         printf(", \"width\": %d, \"height\": %d, \"frames\": %d, \"steps\": %d, \"guidance\": %g, \"seed\": %llu, "
-               "\"seconds\": {\"load\": %.4f, \"text\": %.4f, \"sample\": %.4f, \"decode\": %.4f, \"total\": %.4f}, "
+               "\"seconds\": {\"load\": %.4f, \"encode\": %.4f, \"text\": %.4f, \"sample\": %.4f, \"decode\": %.4f, \"total\": %.4f}, "
                "\"memory_peak\": %llu}\n",
                i->width, i->height, i->frames, i->steps, i->guidance, (unsigned long long)g->o->seed,
-               i->seconds[IMAGINE_JOB_LOAD], i->seconds[IMAGINE_JOB_TEXT], i->seconds[IMAGINE_JOB_SAMPLE],
-               i->seconds[IMAGINE_JOB_DECODE], total, (unsigned long long)i->memory_peak);
+               i->seconds[IMAGINE_JOB_LOAD], i->seconds[IMAGINE_JOB_ENCODE], i->seconds[IMAGINE_JOB_TEXT],
+               i->seconds[IMAGINE_JOB_SAMPLE], i->seconds[IMAGINE_JOB_DECODE], total,
+               (unsigned long long)i->memory_peak);
         return;
     }
     if (g->o->quiet)
@@ -178,6 +216,10 @@ int run_generate(const arguments *o)
     settled.prompt = o->prompt ? o->prompt : o->input;
     if (!settled.prompt && !o->embeds)
         return usage_error(o, "a prompt is missing");
+    if (o->image && o->extend)
+        return usage_error(o, "--image: --extend says what the clip begins with");
+    if ((o->mask || o->strength < 1) && !o->init)
+        return usage_error(o, "%s: it goes with --init", o->mask ? "--mask" : "--strength");
     if (!has_suffix(g.out, ".png") && !has_suffix(g.out, ".safetensors"))
         return usage_error(o, "--out: \"%s\" ends neither with .png nor with .safetensors", g.out);
     int status = session_open(&g.s, o, 1);
@@ -189,6 +231,11 @@ int run_generate(const arguments *o)
     imagine_buffer_release(&g.prompt_embeds);
     imagine_buffer_release(&g.negative_embeds);
     imagine_buffer_release(&g.noise);
+    imagine_buffer_release(&g.first);
+    imagine_buffer_release(&g.last);
+    imagine_buffer_release(&g.extended);
+    imagine_buffer_release(&g.init);
+    imagine_buffer_release(&g.mask);
     session_close(&g.s);
     return status;
 }

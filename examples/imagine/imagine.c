@@ -17,11 +17,13 @@
 const command commands[] = {
     { "generate", "a picture or clip from a prompt",
       MACHINE "prompt negative seed width height frames steps guidance guidance-rescale guidance-start guidance-stop "
-              "schedule step-rule shift eta cfg noise embeds out fps ",
+              "schedule step-rule shift eta cfg noise embeds image last-image extend init strength mask known out fps ",
       "PROMPT",
       "  imagine generate \"a red apple\"\n"
       "  imagine generate \"a yellow car moving to the right\" --seed 7 --steps 30 --out car.png\n"
       "  imagine generate \"a dog\" --frames 1 --guidance 4 --out dog.png\n"
+      "  imagine generate \"it turns around\" --image dog.png --out turning.png\n"
+      "  imagine generate \"in snow\" --init clip.png --strength 0.6 --out snow.png\n"
       "  imagine generate \"a dog\" --out dog.safetensors        only the latents, for `imagine decode`\n",
       run_generate },
     { "encode", "pictures to latents", MACHINE "out tile ", "PICTURES",
@@ -81,6 +83,13 @@ static const struct {
     { "cfg", "MODE", "auto, batched or in-turn", 'C' },
     { "noise", "FILE", "safetensors with the first latents, instead of the seed", 'N' },
     { "embeds", "FILE", "safetensors with prompt_embeds (and negative_prompt_embeds), instead of prompts", 'e' },
+    { "image", "FILE", "PNG that the clip begins with", 'i' },
+    { "last-image", "FILE", "PNG that it ends with", 'L' },
+    { "extend", "FILE", "animated PNG, folder of PNGs or latents (safetensors) that it goes on from", 'X' },
+    { "init", "FILE", "the same of its own length, to change by --strength", 'I' },
+    { "strength", "X", "with --init: how much is made anew, above 0 to 1 (1)", 'y' },
+    { "mask", "FILE", "with --init: PNG of one frame or all; what is white is made anew, the rest kept", 'K' },
+    { "known", "MODE", "how kept frames are shown to the model: auto, clean or renoised", 'v' },
     { "out", "FILE", "what to write", 'o' },
     { "fps", "X", "frames a second of the animated PNG", 'r' },
     { "tile", "SIZE", "code in tiles of PIXELS or WIDTHxHEIGHT, or auto: the same bytes in less memory", 'T' },
@@ -250,6 +259,13 @@ static int read_option(arguments *o, size_t index, const char *text)
     case 'C': o->cfg = text; return 0;
     case 'N': o->noise = text; return 0;
     case 'e': o->embeds = text; return 0;
+    case 'i': o->image = text; return 0;
+    case 'L': o->last_image = text; return 0;
+    case 'X': o->extend = text; return 0;
+    case 'I': o->init = text; return 0;
+    case 'y': return read_number(o, name, text, 1e-9, 1, &o->strength);
+    case 'K': o->mask = text; return 0;
+    case 'v': o->known_mode = text; return 0;
     case 'o': o->out = text; return 0;
     case 'r': return read_number(o, name, text, 0.01, 1000, &o->fps);
     case 'T': return read_tile(o, text);
@@ -305,7 +321,7 @@ static int read_command_line(arguments *o, const command *c, int argc, char **ar
 
 int main(int argc, char **argv)
 {
-    arguments o = { .guidance = -1, .guidance_stop = 1, .eta = 1, .runs = 2 };
+    arguments o = { .guidance = -1, .guidance_stop = 1, .eta = 1, .strength = 1, .runs = 2 };
     if (argc < 2) {
         print_overview(stderr);
         return EXIT_USAGE;

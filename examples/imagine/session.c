@@ -158,6 +158,14 @@ int sampler_options(imagine_sampler_options *out, double *sigmas, const argument
     out->guidance_stop = o->guidance_stop;
     out->shift = o->shift;
     out->eta = o->eta;
+    out->strength = o->strength;
+    if (o->known_mode) {
+        out->known_mode = !strcmp(o->known_mode, "clean")      ? IMAGINE_KNOWN_CLEAN
+                          : !strcmp(o->known_mode, "renoised") ? IMAGINE_KNOWN_RENOISED
+                                                               : IMAGINE_KNOWN_AUTO;
+        if (out->known_mode == IMAGINE_KNOWN_AUTO && strcmp(o->known_mode, "auto"))
+            return usage_error(o, "--known: \"%s\" is not auto, clean or renoised", o->known_mode);
+    }
     if (o->cfg) {
         out->cfg_mode = !strcmp(o->cfg, "batched")   ? IMAGINE_CFG_BATCHED
                         : !strcmp(o->cfg, "in-turn") ? IMAGINE_CFG_IN_TURN

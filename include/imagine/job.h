@@ -26,7 +26,10 @@ typedef int32_t imagine_job_stage;
 #define IMAGINE_JOB_TEXT 2
 #define IMAGINE_JOB_SAMPLE 3
 #define IMAGINE_JOB_DECODE 4
+#define IMAGINE_JOB_ENCODE 5 /* pictures to latents, before TEXT */
 
+/* Pictures to begin with or to keep are U8 [frames, height, width, 3], or [height, width, 3] for one, of the clip's size;
+ * where the sampler's options leave the size open it is theirs. The job encodes them, and so needs the pack's VAE. */
 typedef struct imagine_job_options {
     uint32_t struct_size;
     uint32_t events; /* IMAGINE_EVENT_BIT of those wanted; default STEP and FRAMES */
@@ -41,6 +44,16 @@ typedef struct imagine_job_options {
     int32_t preview_every; /* steps between previews; default 1 */
     int32_t decode; /* 0: end with the latents; default 1 */
     imagine_buffer *renoise; /* what steps add instead of the seed's noise (imagine_sampler_set_renoise); retained */
+    imagine_buffer *init_latents; /* to begin with (imagine_sampler_set_init), the sampler's `strength` telling how far from
+                                   * the end; retained, as all that follow */
+    imagine_buffer *known_latents, *known_mask; /* to keep (imagine_sampler_set_known) */
+    imagine_buffer *init_frames; /* pictures instead of init_latents, as many as the clip's frames */
+    imagine_buffer *mask_frames; /* with init_frames or init_latents: one picture for all frames or one for each, also with 1
+                                  * channel. What is bright (128 and above) is made anew, the rest is kept as it is in
+                                  * the initial latents: every latent whose pixels are all dark */
+    imagine_buffer *first_frames; /* 4k+1 pictures that the clip begins with: 1 for picture to video, more to go on with a
+                                   * clip */
+    imagine_buffer *last_frame; /* the picture that the clip ends with */
 } imagine_job_options;
 
 typedef struct imagine_event {

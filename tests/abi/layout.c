@@ -53,7 +53,7 @@ AT(imagine_context_info, cpu_level, 12);
 AT(imagine_context_info, memory_used, 16);
 AT(imagine_context_info, memory_peak, 24);
 
-SIZE(imagine_job_options, 88);
+SIZE(imagine_job_options, 144);
 AT(imagine_job_options, struct_size, 0);
 AT(imagine_job_options, events, 4);
 AT(imagine_job_options, prompt, 8);
@@ -67,6 +67,13 @@ AT(imagine_job_options, cancel, 64);
 AT(imagine_job_options, preview_every, 72);
 AT(imagine_job_options, decode, 76);
 AT(imagine_job_options, renoise, 80);
+AT(imagine_job_options, init_latents, 88);
+AT(imagine_job_options, known_latents, 96);
+AT(imagine_job_options, known_mask, 104);
+AT(imagine_job_options, init_frames, 112);
+AT(imagine_job_options, mask_frames, 120);
+AT(imagine_job_options, first_frames, 128);
+AT(imagine_job_options, last_frame, 136);
 
 SIZE(imagine_event, 56);
 AT(imagine_event, struct_size, 0);

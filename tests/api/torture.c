@@ -37,6 +37,47 @@ static void counted_free(void *user_data, void *pointer, size_t size)
     free(pointer);
 }
 
+/* A clip from pictures: initial ones, a mask, a first and a last frame; new noise, two predictions and rescaled guidance. */
+static imagine_status use_pictures(imagine_model *model, imagine_context *context, imagine_error *error)
+{
+    static const int64_t shapes[3][4] = { { 9, 16, 16, 3 }, { 1, 16, 16, 3 }, { 1, 16, 16, 1 } };
+    imagine_buffer *pictures[3] = { NULL, NULL, NULL };
+    imagine_sampler_options sampler;
+    imagine_job_options options;
+    imagine_job *job = NULL;
+    imagine_status status = IMAGINE_OK;
+    for (int i = 0; i < 3 && status >= 0; i++)
+        status = imagine_buffer_create(&pictures[i], context, IMAGINE_U8, 4, shapes[i], error);
+    imagine_sampler_options_init(&sampler, sizeof sampler);
+    sampler.steps = 3;
+    sampler.strength = 0.7;
+    sampler.schedule = IMAGINE_SCHEDULE_FLOW;
+    sampler.step_rule = IMAGINE_STEP_RENOISE;
+    sampler.guidance_rescale = 0.5;
+    sampler.known_mode = IMAGINE_KNOWN_CLEAN;
+    imagine_job_options_init(&options, sizeof options);
+    options.sampler = &sampler;
+    options.init_frames = pictures[0];
+    options.first_frames = options.last_frame = pictures[1];
+    options.mask_frames = pictures[2];
+    options.decode = 0;
+    if (status >= 0)
+        status = imagine_job_create(&job, model, &options, error);
+    if (status >= 0)
+        status = run_job(job, error);
+    imagine_job_destroy(&job);
+    sampler.known_mode = IMAGINE_KNOWN_RENOISED;
+    sampler.step_rule = IMAGINE_STEP_HEUN;
+    if (status >= 0)
+        status = imagine_job_create(&job, model, &options, error);
+    if (status >= 0)
+        status = run_job(job, error);
+    imagine_job_destroy(&job);
+    for (int i = 0; i < 3; i++)
+        imagine_buffer_release(&pictures[i]);
+    return status;
+}
+
 /* A picture by a job with previews; decoded frames by hand; a file written and read. */
 static imagine_status use_model(imagine_model *model, imagine_error *error)
 {
@@ -63,9 +104,11 @@ typedef struct way {
     const char *name;
     imagine_weights weights;
     uint64_t limit;
+    int pictures; /* a clip from pictures instead of a prompt alone */
 } way;
-static const way resident = { "weights in memory", IMAGINE_WEIGHTS_AUTO, 0 };
-static const way streamed = { "weights block by block", IMAGINE_WEIGHTS_STREAMED, 0 };
+static const way resident = { "weights in memory", IMAGINE_WEIGHTS_AUTO, 0, 0 };
+static const way streamed = { "weights block by block", IMAGINE_WEIGHTS_STREAMED, 0, 0 };
+static const way pictured = { "pictures to begin with and to keep", IMAGINE_WEIGHTS_AUTO, 0, 1 };
 
 static imagine_status use_all(allocator *a, int32_t threads, const way *how, imagine_error *error)
 {
@@ -85,9 +128,9 @@ static imagine_status use_all(allocator *a, int32_t threads, const way *how, ima
     if (status < 0)
         return status;
     status = imagine_model_open(&model, context, PACK, &weights, error);
-    imagine_context_release(&context);
     if (status >= 0)
-        status = use_model(model, error);
+        status = how->pictures ? use_pictures(model, context, error) : use_model(model, error);
+    imagine_context_release(&context);
     imagine_model_release(&model);
     return status;
 }
@@ -119,12 +162,13 @@ static void every_allocation(void)
     imagine_error err = IMAGINE_ERROR_INIT;
     allocator a = { .mutex = PTHREAD_MUTEX_INITIALIZER };
     /* The tightest limit that is enough makes use of everything that saves memory. */
-    way tight = { "the tightest limit", IMAGINE_WEIGHTS_AUTO, 1 << 20 };
+    way tight = { "the tightest limit", IMAGINE_WEIGHTS_AUTO, 1 << 20, 0 };
     while (tight.limit < 1 << 26 && use_all(&a, 1, &tight, &err) < 0)
         tight.limit += 1 << 14;
     every_allocation_of(&resident);
     every_allocation_of(&streamed);
     every_allocation_of(&tight);
+    every_allocation_of(&pictured);
 }
 
 /* The order of allocations differs from run to run with threads; nothing may be kept all the same. */

@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import time
 import unittest
+import zlib
 
 import numpy
 
@@ -90,6 +91,48 @@ class Program(unittest.TestCase):
         self.assertTrue((a != b).any())
         self.assertIn("self-forcing has 4", self.generate("--schedule", "self-forcing", "--steps", "9", status=1).stderr)
         self.assertIn("heun", self.generate("--step-rule", "leap", status=2).stderr)
+
+    def test_pictures_to_begin_with_and_to_keep(self):
+        """What is kept is what `encode` makes of the same pictures."""
+        self.generate("--frames", "9", "--out", "clip.png")
+        self.generate("--frames", "1", "--seed", "3", "--out", "still.png")
+        self.generate("--frames", "5", "--seed", "4", "--out", "begun.png")
+        for name in ("clip", "still", "begun"):
+            self.run_program("encode", f"{name}.png", "--model", PACK, "--out", f"{name}.safetensors")
+        clip, still, begun = (load(self.path(f"{n}.safetensors"))["latents"] for n in ("clip", "still", "begun"))
+
+        def latents(*options):
+            self.generate(*options, "--out", "l.safetensors")
+            return load(self.path("l.safetensors"))["latents"]
+
+        for known in ("clean", "renoised"):
+            one = latents("--frames", "9", "--image", "still.png", "--last-image", "still.png", "--known", known)
+            self.assertTrue((one[:, :1] == still).all() and (one[:, 1] != 0).any())
+        more = latents("--frames", "9", "--extend", "begun.png")
+        self.assertTrue((more[:, :2] == begun).all())
+        self.assertTrue((latents("--frames", "9", "--extend", "begun.safetensors") == more).all())
+        weak, strong = (latents("--init", "clip.png", "--strength", s) for s in ("0.25", "1"))
+        self.assertEqual(weak.shape, clip.shape)
+        self.assertLess(abs(weak - clip).mean(), abs(strong - clip).mean())
+        self.assertTrue((latents("--init", "clip.safetensors", "--strength", "0.25") == weak).all())
+        dark = latents("--init", "clip.png", "--mask", self.picture("dark.png", 0))
+        bright = latents("--init", "clip.png", "--mask", self.picture("bright.png", 255))
+        self.assertTrue((dark == clip).all() and (bright == strong).all())
+        self.assertIn("goes with --init", self.generate("--strength", "0.5", status=2).stderr)
+        self.assertIn("--extend says", self.generate("--image", "a.png", "--extend", "b.png", status=2).stderr)
+        self.generate("--known", "perhaps", status=2)
+        self.assertIn("9 frames, but the clip has 5",
+                      self.generate("--init", "clip.png", "--frames", "5", status=1).stderr)
+
+    def picture(self, name, value):
+        """A PNG of 32x32 in one gray."""
+        def chunk(kind, data):
+            return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+        rows = zlib.compress((b"\0" + bytes([value]) * 32) * 32)
+        pathlib.Path(self.path(name)).write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(
+            b"IHDR", struct.pack(">IIBBBBB", 32, 32, 8, 0, 0, 0, 0)) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+        return name
 
     def test_guidance_options(self):
         runs = [(), ("--guidance-rescale", "0.7"), ("--guidance-start", "0.5"), ("--guidance-stop", "0.5")]

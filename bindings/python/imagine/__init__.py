@@ -132,7 +132,8 @@ class Job(_Handle):
         """A dict: the settled sizes, seconds per stage, memory_peak."""
         info = _api.JobInfo(struct_size=ctypes.sizeof(_api.JobInfo))
         _call("imagine_job_get_info", self._pointer, ctypes.byref(info))
-        stages = {"load": info.seconds[1], "text": info.seconds[2], "sample": info.seconds[3], "decode": info.seconds[4]}
+        names = (("load", 1), ("encode", 5), ("text", 2), ("sample", 3), ("decode", 4))
+        stages = {name: info.seconds[i] for name, i in names}
         return {"width": info.width, "height": info.height, "frames": info.frames, "steps": info.steps,
                 "guidance": info.guidance, "seconds": stages, "memory_peak": info.memory_peak}
 
@@ -144,7 +145,7 @@ def _estimate(model: Model, options: _api.JobOptions, keep: List[Any]) -> Dict[s
     names = ("width", "height", "frames", "steps", "guidance", "peak_bytes", "held_bytes", "limit_bytes")
     nearest = (raw.nearest_width, raw.nearest_height, raw.nearest_frames) if raw.nearest_frames else None
     stages = {name: {"peak": raw.stage_peak[i], "weights": raw.stage_weights[i], "work": raw.stage_work[i]}
-              for name, i in (("text", 2), ("sample", 3), ("decode", 4))}
+              for name, i in (("encode", 5), ("text", 2), ("sample", 3), ("decode", 4))}
     return {**{name: getattr(raw, name) for name in names}, "fits": bool(raw.fits), "stages": stages,
             "streamed": bool(raw.streamed), "nearest": nearest}
 
@@ -188,16 +189,21 @@ class Model(_Handle):
             guidance_start: float = 0.0, guidance_stop: float = 1.0, shift: float = 0.0, schedule: str = "default",
             step_rule: str = "default", eta: float = 1.0, sigmas: Optional[Sequence[float]] = None, noise: Any = None,
             renoise: Any = None, latents: Any = None, prompt_embeds: Any = None, negative_embeds: Any = None,
-            previews: bool = False, decode: bool = True,
+            first_frames: Any = None, last_frame: Any = None, init_frames: Any = None, init_latents: Any = None,
+            strength: float = 1.0, mask_frames: Any = None, known_latents: Any = None, known_mask: Any = None,
+            known_mode: str = "auto", previews: bool = False, decode: bool = True,
             _use: Callable[[Model, _api.JobOptions, List[Any]], Any] = Job) -> Job:
         """Starts a generation and returns its Job: `for event in model.job("a dog"): ...`. Sizes of 0 are the pack's
-        defaults. `noise`, `latents` and the embeds are anything that numpy makes an array of."""
+        defaults. `noise`, `latents` and the embeds are anything that numpy makes an array of. Pictures to begin with or to
+        keep are uint8 [frames, height, width, 3]: `first_frames` (1 for picture to video, more to go on with a clip),
+        `last_frame`, and `init_frames` with `strength`, of which `mask_frames` marks by brightness what is made anew."""
         sampler = _api.SamplerOptions()
         _lib().imagine_sampler_options_init(ctypes.byref(sampler), ctypes.sizeof(sampler))
         sampler.seed, sampler.width, sampler.height, sampler.frames = seed & (2**64 - 1), width, height, frames
         sampler.steps, sampler.guidance, sampler.shift, sampler.eta = steps, guidance, shift, eta
         sampler.guidance_rescale, sampler.guidance_start = guidance_rescale, guidance_start
-        sampler.guidance_stop = guidance_stop
+        sampler.guidance_stop, sampler.strength = guidance_stop, strength
+        sampler.known_mode = _choice("known_mode", _api.KNOWN_MODES, known_mode)
         sampler.schedule = _choice("schedule", _api.SCHEDULES, "sigmas" if sigmas is not None else schedule)
         sampler.step_rule = _choice("step_rule", _api.STEP_RULES, step_rule)
         keep: List[Any] = [sampler]
@@ -213,7 +219,10 @@ class Model(_Handle):
         if previews:
             options.events |= 1 << _api.EVENT_PREVIEW
         for field, value in (("noise", noise), ("renoise", renoise), ("latents", latents), ("prompt_embeds", prompt_embeds),
-                             ("negative_embeds", negative_embeds)):
+                             ("negative_embeds", negative_embeds), ("first_frames", first_frames),
+                             ("last_frame", last_frame), ("init_frames", init_frames), ("init_latents", init_latents),
+                             ("mask_frames", mask_frames), ("known_latents", known_latents),
+                             ("known_mask", known_mask)):
             if value is not None:
                 keep.append(Buffer.copy_of(self.context, value))
                 setattr(options, field, keep[-1]._pointer)

@@ -18,6 +18,7 @@ SCHEDULES = {"default": 0, "flow": 1, "wan-unipc": 2, "sigmas": 3, "self-forcing
 WEIGHTS = {"auto": 0, "resident": 1, "streamed": 2}
 STEP_RULES = {"default": 0, "euler": 1, "unipc": 2, "heun": 3, "renoise": 4, "ancestral": 5, "trigflow": 6, "lcm": 7}
 BUFFER_READ_ONLY = 1
+KNOWN_MODES = {"auto": 0, "clean": 1, "renoised": 2}
 CPU_LEVELS = {"best": 0, "plain": 1, "avx2": 2, "avx512": 3}
 
 
@@ -78,7 +79,9 @@ class JobOptions(ctypes.Structure):
     _fields_ = [("struct_size", c_uint32), ("events", c_uint32), ("prompt", c_char_p), ("negative_prompt", c_char_p),
                 ("sampler", POINTER(SamplerOptions)), ("prompt_embeds", c_void_p), ("negative_embeds", c_void_p),
                 ("noise", c_void_p), ("latents", c_void_p), ("cancel", c_void_p), ("preview_every", c_int32),
-                ("decode", c_int32), ("renoise", c_void_p)]
+                ("decode", c_int32), ("renoise", c_void_p), ("init_latents", c_void_p), ("known_latents", c_void_p),
+                ("known_mask", c_void_p), ("init_frames", c_void_p), ("mask_frames", c_void_p), ("first_frames", c_void_p),
+                ("last_frame", c_void_p)]
 
 
 class Event(ctypes.Structure):

@@ -117,6 +117,38 @@ class Generation(unittest.TestCase):
             self.assertTrue(numpy.array_equal(self.model.decode(latents, tile=tile), whole))
         self.assertTrue(numpy.array_equal(self.model.encode(whole, tile=8), self.model.encode(whole)))
 
+    def test_pictures_to_begin_with_and_to_keep(self):
+        clip = self.model.generate("a", seed=1, frames=9)
+        wanted = {"frames": 9, "decode": False}
+
+        def latents(**options):
+            with self.model.job("a b", **wanted, **options) as job:
+                for _ in job:
+                    pass
+                return job.latents.copy()
+
+        begun = latents(first_frames=clip[:5], known_mode="clean")
+        self.assertTrue(numpy.array_equal(begun[:, :2], self.model.encode(clip[:5])))
+        known = self.model.encode(clip)
+        mask = numpy.zeros(known.shape[1:], "float32")
+        mask[1, 2:] = 1
+        kept = latents(known_latents=known, known_mask=mask)
+        self.assertTrue(numpy.array_equal(kept == known, numpy.broadcast_to(mask == 1, known.shape)))
+        weak = latents(init_frames=clip, strength=0.25)
+        self.assertTrue(numpy.array_equal(weak, latents(init_latents=known, strength=0.25)))
+        self.assertLess(abs(weak - known).mean(), abs(latents(seed=3) - known).mean())
+        dark = numpy.zeros(clip.shape[1:3] + (1,), "uint8")
+        self.assertTrue(numpy.array_equal(latents(init_frames=clip, mask_frames=dark, last_frame=clip[-1])[:, :2],
+                                          known[:, :2]))
+        with self.assertRaisesRegex(imagine.Error, "first_frames"):
+            self.model.job("a", first_frames=clip[:2], **wanted)
+
+    def test_schedules_and_guidance(self):
+        runs = [{}, {"schedule": "rcm"}, {"step_rule": "heun"}, {"step_rule": "ancestral", "eta": 0.5},
+                {"guidance_rescale": 0.7}, {"guidance_stop": 0.5}]
+        frames = [self.model.generate("a", **run).tobytes() for run in runs]
+        self.assertEqual(len(set(frames)), len(runs))
+
     def test_noise_and_sigmas_from_outside(self):
         with self.model.job("a", decode=False, **self.options) as job:
             shape = [event.latents for event in job if event.kind == "latents"][0].shape

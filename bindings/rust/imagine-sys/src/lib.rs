@@ -582,6 +582,7 @@ pub const IMAGINE_JOB_LOAD: imagine_job_stage = 1;
 pub const IMAGINE_JOB_TEXT: imagine_job_stage = 2;
 pub const IMAGINE_JOB_SAMPLE: imagine_job_stage = 3;
 pub const IMAGINE_JOB_DECODE: imagine_job_stage = 4;
+pub const IMAGINE_JOB_ENCODE: imagine_job_stage = 5;
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -599,6 +600,13 @@ pub struct imagine_job_options {
     pub preview_every: i32,
     pub decode: i32,
     pub renoise: *mut imagine_buffer,
+    pub init_latents: *mut imagine_buffer,
+    pub known_latents: *mut imagine_buffer,
+    pub known_mask: *mut imagine_buffer,
+    pub init_frames: *mut imagine_buffer,
+    pub mask_frames: *mut imagine_buffer,
+    pub first_frames: *mut imagine_buffer,
+    pub last_frame: *mut imagine_buffer,
 }
 
 #[repr(C)]

@@ -82,6 +82,8 @@ pub enum JobStage {
     Sample,
     /// Decoding the latents.
     Decode,
+    /// Encoding the pictures that it was given.
+    Encode,
     /// One that this crate does not know.
     Other(i32),
 }
@@ -110,6 +112,8 @@ pub struct JobInfo {
     pub seconds_sample: f64,
     /// Seconds of decoding.
     pub seconds_decode: f64,
+    /// Encoding the pictures that it was given.
+    pub seconds_encode: f64,
     /// Most bytes that the context held while the job ran.
     pub memory_peak: u64,
 }
@@ -148,6 +152,8 @@ pub struct Estimate {
     pub sample: StageEstimate,
     /// Decoding.
     pub decode: StageEstimate,
+    /// Encoding the pictures that it is given.
+    pub encode: StageEstimate,
 }
 
 impl Estimate {
@@ -176,6 +182,7 @@ impl Estimate {
             text: stage(sys::IMAGINE_JOB_TEXT),
             sample: stage(sys::IMAGINE_JOB_SAMPLE),
             decode: stage(sys::IMAGINE_JOB_DECODE),
+            encode: stage(sys::IMAGINE_JOB_ENCODE),
         })
     }
 }
@@ -275,6 +282,7 @@ impl Job {
                 sys::IMAGINE_JOB_TEXT => JobStage::Text,
                 sys::IMAGINE_JOB_SAMPLE => JobStage::Sample,
                 sys::IMAGINE_JOB_DECODE => JobStage::Decode,
+                sys::IMAGINE_JOB_ENCODE => JobStage::Encode,
                 other => JobStage::Other(other),
             },
             width: count(raw.width),
@@ -286,6 +294,7 @@ impl Job {
             seconds_text: seconds(sys::IMAGINE_JOB_TEXT),
             seconds_sample: seconds(sys::IMAGINE_JOB_SAMPLE),
             seconds_decode: seconds(sys::IMAGINE_JOB_DECODE),
+            seconds_encode: seconds(sys::IMAGINE_JOB_ENCODE),
             memory_peak: raw.memory_peak,
         })
     }

@@ -93,6 +93,28 @@ impl StepRule {
     }
 }
 
+/// How known latents are kept while the others are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KnownMode {
+    /// The pack's.
+    Auto,
+    /// Clean, with timestep 0 for their tokens: for models trained so.
+    Clean,
+    /// Noised to the present sigma before each step: for any model.
+    Renoised,
+}
+
+impl KnownMode {
+    fn raw(self) -> sys::imagine_known_mode {
+        match self {
+            KnownMode::Auto => sys::IMAGINE_KNOWN_AUTO,
+            KnownMode::Clean => sys::IMAGINE_KNOWN_CLEAN,
+            KnownMode::Renoised => sys::IMAGINE_KNOWN_RENOISED,
+        }
+    }
+}
+
 /// What a [`Job`](crate::Job) is to do: `JobOptions::new("a red apple").seed(7).steps(20)`. What is not set is the
 /// pack's default. Checked when the job is started.
 #[derive(Clone, Debug)]
@@ -117,6 +139,15 @@ pub struct JobOptions {
     negative_embeds: Option<Buffer>,
     noise: Option<Buffer>,
     renoise: Option<Buffer>,
+    init_latents: Option<Buffer>,
+    known_latents: Option<Buffer>,
+    known_mask: Option<Buffer>,
+    init_frames: Option<Buffer>,
+    mask_frames: Option<Buffer>,
+    first_frames: Option<Buffer>,
+    last_frame: Option<Buffer>,
+    strength: Option<f64>,
+    known_mode: KnownMode,
     latents: Option<Buffer>,
     pub(crate) cancel: Option<CancelToken>,
     previews: u32,
@@ -146,6 +177,15 @@ impl JobOptions {
             negative_embeds: None,
             noise: None,
             renoise: None,
+            init_latents: None,
+            known_latents: None,
+            known_mask: None,
+            init_frames: None,
+            mask_frames: None,
+            first_frames: None,
+            last_frame: None,
+            strength: None,
+            known_mode: KnownMode::Auto,
             latents: None,
             cancel: None,
             previews: 0,
@@ -256,6 +296,55 @@ impl JobOptions {
         self
     }
 
+    /// Latents to begin with; [`JobOptions::strength`] tells how much is made anew.
+    pub fn init_latents(mut self, latents: &Buffer) -> Self {
+        self.init_latents = Some(latents.clone());
+        self
+    }
+
+    /// Pictures to begin with, `u8 [frames, height, width, 3]`, which the job encodes.
+    pub fn init_frames(mut self, frames: &Buffer) -> Self {
+        self.init_frames = Some(frames.clone());
+        self
+    }
+
+    /// With initial pictures or latents: what is bright is made anew, the rest stays.
+    pub fn mask_frames(mut self, frames: &Buffer) -> Self {
+        self.mask_frames = Some(frames.clone());
+        self
+    }
+
+    /// 4k+1 pictures that the clip begins with.
+    pub fn first_frames(mut self, frames: &Buffer) -> Self {
+        self.first_frames = Some(frames.clone());
+        self
+    }
+
+    /// The picture that the clip ends with.
+    pub fn last_frame(mut self, picture: &Buffer) -> Self {
+        self.last_frame = Some(picture.clone());
+        self
+    }
+
+    /// Latents to keep, where the mask is 1; without a mask fewer frames than the clip's, its first ones.
+    pub fn known(mut self, latents: &Buffer, mask: Option<&Buffer>) -> Self {
+        self.known_latents = Some(latents.clone());
+        self.known_mask = mask.cloned();
+        self
+    }
+
+    /// How known latents are kept.
+    pub fn known_mode(mut self, mode: KnownMode) -> Self {
+        self.known_mode = mode;
+        self
+    }
+
+    /// With initial pictures or latents: the share of the steps that is run, above 0 to 1.
+    pub fn strength(mut self, strength: f64) -> Self {
+        self.strength = Some(strength);
+        self
+    }
+
     /// Finished latents: the job only decodes these.
     pub fn latents(mut self, latents: &Buffer) -> Self {
         self.latents = Some(latents.clone());
@@ -297,6 +386,8 @@ impl JobOptions {
         raw.schedule = if self.sigmas.is_some() { sys::IMAGINE_SCHEDULE_SIGMAS } else { self.schedule.raw() };
         raw.step_rule = self.step_rule.raw();
         raw.eta = self.eta.unwrap_or(raw.eta);
+        raw.strength = self.strength.unwrap_or(raw.strength);
+        raw.known_mode = self.known_mode.raw();
         if let Some(sigmas) = &self.sigmas {
             raw.sigmas = sigmas.as_ptr();
             raw.sigma_count = u32::try_from(sigmas.len()).map_err(|_| Error::invalid("sigmas: too many".to_owned()))?;
@@ -322,6 +413,13 @@ impl JobOptions {
         raw.negative_embeds = buffer(&self.negative_embeds);
         raw.noise = buffer(&self.noise);
         raw.renoise = buffer(&self.renoise);
+        raw.init_latents = buffer(&self.init_latents);
+        raw.known_latents = buffer(&self.known_latents);
+        raw.known_mask = buffer(&self.known_mask);
+        raw.init_frames = buffer(&self.init_frames);
+        raw.mask_frames = buffer(&self.mask_frames);
+        raw.first_frames = buffer(&self.first_frames);
+        raw.last_frame = buffer(&self.last_frame);
         raw.latents = buffer(&self.latents);
         raw.cancel = token.0.raw();
         raw.decode = i32::from(self.decode);

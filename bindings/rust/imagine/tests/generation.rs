@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use imagine::{
     load_picture, save_picture, Buffer, CancelToken, Context, ContextOptions, CpuLevel, Dtype, Error, Event, Frames,
-    Job, JobOptions, JobStage, Model, Schedule, StepRule, Text, Tile, Vae,
+    Job, JobOptions, JobStage, KnownMode, Model, Schedule, StepRule, Text, Tile, Vae,
     Weights,
 };
 
@@ -213,6 +213,61 @@ fn clips_in_pieces() {
         let mut tiled = Vae::in_tiles(&model, tile, Tile::Pixels(24)).unwrap();
         assert_eq!(tiled.decode(&latents).unwrap().rgb(), whole.rgb());
         assert_eq!(tiled.encode(&whole).unwrap().as_slice::<f32>().unwrap(), encoded.as_slice::<f32>().unwrap());
+    }
+}
+
+fn latents(model: &Model, options: JobOptions) -> Vec<f32> {
+    let mut job = model.job(&options.decode(false)).unwrap();
+    for event in &mut job {
+        event.unwrap();
+    }
+    let made = job.latents().unwrap();
+    made.as_slice::<f32>().unwrap().to_vec()
+}
+
+#[test]
+fn pictures_to_begin_with_and_to_keep() {
+    let model = model();
+    let mut vae = Vae::new(&model).unwrap();
+    let values: Vec<u8> = (0..9 * 32 * 32 * 3).map(|i| (i * 7 % 256) as u8).collect();
+    let clip = Buffer::from_slice(model.context(), &values, &[9, 32, 32, 3]).unwrap();
+    let first = Buffer::from_slice(model.context(), &values[..32 * 32 * 3], &[1, 32, 32, 3]).unwrap();
+    let known = vae.encode(&clip).unwrap();
+    let encoded = known.as_slice::<f32>().unwrap();
+    let base = || JobOptions::new("a").frames(9);
+    let begun = latents(&model, base().first_frames(&first).known_mode(KnownMode::Clean));
+    let area = 16;
+    for channel in 0..16 {
+        let at = channel * 3 * area;
+        assert_eq!(begun[at..at + area], encoded[at..at + area]);
+        assert_ne!(begun[at + area..at + 2 * area], encoded[at + area..at + 2 * area]);
+    }
+    let mask = Buffer::from_slice(model.context(), &[0f32, 1.0, 1.0], &[3]).unwrap();
+    let kept = latents(&model, base().known(&known, Some(&mask)));
+    assert!((0..kept.len()).all(|i| (kept[i] == encoded[i]) == (i / area % 3 > 0)));
+    let weak = latents(&model, base().init_frames(&clip).strength(0.25));
+    assert_eq!(weak, latents(&model, base().init_latents(&known).strength(0.25)));
+    assert_ne!(weak, latents(&model, base().init_latents(&known).strength(0.5)));
+    let bright = Buffer::from_slice(model.context(), &[255u8; 32 * 32], &[32, 32, 1]).unwrap();
+    let anew = latents(&model, base().init_frames(&clip).mask_frames(&bright).last_frame(&first));
+    assert!(anew[..area] != encoded[..area]);
+    assert!(model.job(&base().strength(0.5)).is_err());
+}
+
+#[test]
+fn schedules_and_guidance() {
+    let model = model();
+    let runs = [
+        options(),
+        options().schedule(Schedule::Rcm),
+        options().step_rule(StepRule::Heun),
+        options().step_rule(StepRule::Ancestral).eta(0.5),
+        options().guidance_rescale(0.7),
+        options().guidance_interval(0.0, 0.5),
+    ];
+    let made: Vec<_> = runs.into_iter().map(|run| latents(&model, run)).collect();
+    for (i, one) in made.iter().enumerate() {
+        assert!(made[..i].iter().all(|other| other != one));
     }
 }
 
