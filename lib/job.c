@@ -64,7 +64,7 @@ static void leave(imagine_job *job)
 static imagine_status encode_text(imagine_job *job, imagine_buffer **positive, imagine_buffer **negative,
                                   imagine_error *error)
 {
-    int guided = job->sampling.guidance != 1;
+    int guided = imagine__sampler_guided(&job->sampling);
     imagine_text_options options = { .struct_size = sizeof options, .cancel = job->cancel };
     imagine_status status = IMAGINE_OK;
     *positive = imagine_buffer_retain(job->prompt_embeds);
@@ -190,6 +190,8 @@ static imagine_status sample(imagine_job *job, const imagine_buffer *positive, c
     if (status >= 0)
         status = imagine__sampler_create(&job->sampler, job->model, reading_of(job, IMAGINE_STAGE_SAMPLER), &options,
                                          error);
+    if (status >= 0)
+        imagine__sampler_give_back(job->sampler, job->placement.give_back);
     enter(job, IMAGINE_JOB_SAMPLE);
     if (status >= 0)
         status = imagine_sampler_set_text(job->sampler, positive, negative, error);
@@ -363,7 +365,7 @@ static imagine_status copy_options(imagine_job *job, const imagine_job_options *
     if (!o->latents)
         status = copy_sampling(job, o, error);
     if (status >= 0)
-        status = check_stages(o, job->model, job->sampling.guidance != 1, error);
+        status = check_stages(o, job->model, imagine__sampler_guided(&job->sampling), error);
     /* A token in the sampler's options counts as well. */
     if (!outer && o->sampler && !o->latents)
         outer = job->sampling.cancel;

@@ -31,6 +31,12 @@ imagine_status imagine__text_create(imagine_text **text, imagine_model *model, i
 imagine_status imagine__sampler_create(imagine_sampler **sampler, imagine_model *model, imagine__reading reading,
                                        const imagine_sampler_options *options, imagine_error *error);
 
+/* Whether the first of two experts is let go when the second takes over; at first so where the context has a limit. */
+void imagine__sampler_give_back(imagine_sampler *sampler, int give_back);
+
+/* 1 if any step may make two predictions. */
+int imagine__sampler_guided(const imagine_sampler_options *settled);
+
 /* The steps of a run: those that the strength leaves. */
 int32_t imagine__sampler_steps(const imagine_sampler_options *settled);
 

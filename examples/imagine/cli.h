@@ -19,7 +19,7 @@ typedef struct arguments {
     int32_t width, height, frames, steps, threads, cpu_level, weights, runs, tile_width, tile_height;
     int json, quiet;
     uint64_t seed, memory_limit;
-    double guidance, rescale, guidance_start, guidance_stop, shift, eta, strength, fps;
+    double guidance, guidance_2, rescale, guidance_start, guidance_stop, shift, eta, strength, fps;
 } arguments;
 
 typedef struct command {

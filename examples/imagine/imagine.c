@@ -16,7 +16,7 @@
 
 const command commands[] = {
     { "generate", "a picture or clip from a prompt",
-      MACHINE "prompt negative seed width height frames steps guidance guidance-rescale guidance-start guidance-stop "
+      MACHINE "prompt negative seed width height frames steps guidance guidance-2 guidance-rescale guidance-start guidance-stop "
               "schedule step-rule shift eta cfg noise embeds image last-image extend init strength mask known out fps ",
       "PROMPT",
       "  imagine generate \"a red apple\"\n"
@@ -73,6 +73,7 @@ static const struct {
     { "frames", "N", "1 for a picture, else 4k+1", 'f' },
     { "steps", "N", "of the sampler", 'S' },
     { "guidance", "X", "strength of the prompt; 1: without guidance", 'g' },
+    { "guidance-2", "X", "the same of the second expert, where the model has two", '2' },
     { "guidance-rescale", "X", "back to the deviation without guidance, 0 to 1 (0)", 'k' },
     { "guidance-start", "X", "share of the steps before guidance begins (0)", 'a' },
     { "guidance-stop", "X", "share of the steps after which it ends (1)", 'z' },
@@ -248,6 +249,7 @@ static int read_option(arguments *o, size_t index, const char *text)
     case 'f': return read_int32(o, name, text, 1, 1 << 20, &o->frames);
     case 'S': return read_int32(o, name, text, 1, 1000, &o->steps);
     case 'g': return read_number(o, name, text, 0, 1000, &o->guidance);
+    case '2': return read_number(o, name, text, 0, 1000, &o->guidance_2);
     case 'k': return read_number(o, name, text, 0, 1, &o->rescale);
     case 'a': return read_number(o, name, text, 0, 1, &o->guidance_start);
     case 'z': return read_number(o, name, text, 0, 1, &o->guidance_stop);
@@ -321,7 +323,7 @@ static int read_command_line(arguments *o, const command *c, int argc, char **ar
 
 int main(int argc, char **argv)
 {
-    arguments o = { .guidance = -1, .guidance_stop = 1, .eta = 1, .strength = 1, .runs = 2 };
+    arguments o = { .guidance = -1, .guidance_2 = -1, .guidance_stop = 1, .eta = 1, .strength = 1, .runs = 2 };
     if (argc < 2) {
         print_overview(stderr);
         return EXIT_USAGE;

@@ -153,6 +153,7 @@ int sampler_options(imagine_sampler_options *out, double *sigmas, const argument
     out->steps = o->steps;
     out->seed = o->seed;
     out->guidance = o->guidance;
+    out->guidance_2 = o->guidance_2;
     out->guidance_rescale = o->rescale;
     out->guidance_start = o->guidance_start;
     out->guidance_stop = o->guidance_stop;

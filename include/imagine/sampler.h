@@ -77,6 +77,8 @@ typedef struct imagine_sampler_options {
                       * n steps the last floor(strength * n) are run */
     imagine_known_mode known_mode; /* for imagine_sampler_set_known */
     uint32_t reserved0;
+    double guidance_2; /* CFG scale of the second expert (little noise) of a pack that has two; below 0 (default): as
+                        * `guidance` where that is given, else the pack's */
 } imagine_sampler_options;
 
 /* Where a sampler stands after a step. */
@@ -157,7 +159,8 @@ IMAGINE_API uint32_t imagine_sampler_get_sigmas(const imagine_sampler *sampler, 
 
 /* One forward of the transformer, whatever the sampler's state: `hidden_states` F32 [batch, channels, frames, height,
  * width], `timestep` F32, I64 or I32 [batch] or [batch, tokens] in 0..1000, `encoder_hidden_states` F32 [batch, length,
- * text_dim], used as it is, to `sample` in the shape of hidden_states, which the caller releases. */
+ * text_dim], used as it is, to `sample` in the shape of hidden_states, which the caller releases. Of two experts the one
+ * that works at the first timestep. */
 IMAGINE_API imagine_status imagine_sampler_denoise(imagine_sampler *sampler, const imagine_buffer *hidden_states,
                                                    const imagine_buffer *timestep,
                                                    const imagine_buffer *encoder_hidden_states,

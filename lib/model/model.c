@@ -71,6 +71,7 @@ imagine_status imagine_model_open(imagine_model **model, imagine_context *contex
                                            .known_mode = IMAGINE_KNOWN_RENOISED,
                                            .fps = 16,
                                            .guidance = 5,
+                                           .guidance_2 = 5,
                                            .shift = 3 };
     made->path = imagine__strdup(context, path);
     status = made->path ? imagine__pack_read(made, error) : imagine__fail_memory(error, 1, "a model's path");
@@ -93,6 +94,7 @@ static void unload(const imagine_model *model, imagine__stage_kind kind, void *l
         imagine__umt5_free(loaded);
         break;
     case IMAGINE__STAGE_TRANSFORMER:
+    case IMAGINE__STAGE_TRANSFORMER_2:
         imagine__dit_free(loaded);
         break;
     case IMAGINE__STAGE_VAE:
@@ -156,6 +158,7 @@ imagine_status imagine__model_plan(imagine_model **plan, imagine_model *model, i
     init_locks(made);
     made->text_dim = model->text_dim;
     made->dit = model->dit;
+    made->dit_2 = model->dit_2;
     made->vae = model->vae;
     made->defaults = model->defaults;
     made->scheduler = model->scheduler;
@@ -192,7 +195,7 @@ static void describe_weights(const imagine__weights *weights, uint64_t *paramete
 {
     if (!weights)
         return;
-    *parameters = imagine__weights_elements(weights);
+    *parameters += imagine__weights_elements(weights);
     *bytes += imagine__weights_bytes(weights);
 }
 
@@ -235,6 +238,7 @@ imagine_status imagine_model_get_info(const imagine_model *model, imagine_model_
         known.text_length = d->text_length;
     describe_weights(s[IMAGINE__STAGE_ENCODER].weights, &known.parameters_text, &known.bytes);
     describe_weights(s[IMAGINE__STAGE_TRANSFORMER].weights, &known.parameters_sampler, &known.bytes);
+    describe_weights(s[IMAGINE__STAGE_TRANSFORMER_2].weights, &known.parameters_sampler, &known.bytes);
     describe_weights(s[IMAGINE__STAGE_VAE].weights, &known.parameters_vae, &known.bytes);
     return imagine__write_struct(info, &known, sizeof known, "imagine_model_info", error);
 }
@@ -315,6 +319,7 @@ static imagine_status load(imagine_model *model, imagine__stage_kind kind, int s
         *loaded = umt5;
         break;
     case IMAGINE__STAGE_TRANSFORMER:
+    case IMAGINE__STAGE_TRANSFORMER_2:
         status = imagine__dit_load(&dit, context, stage->folder, stage->weights, streamed, cancel, error);
         *loaded = dit;
         break;
@@ -410,13 +415,20 @@ imagine_status imagine__model_umt5(imagine_model *model, imagine__reading readin
     return status;
 }
 
+imagine_status imagine__model_expert(imagine_model *model, int32_t expert, imagine__reading reading,
+                                     const imagine__dit **dit, const imagine_cancel *cancel, imagine_error *error)
+{
+    void *loaded;
+    imagine_status status = get(model, expert ? IMAGINE__STAGE_TRANSFORMER_2 : IMAGINE__STAGE_TRANSFORMER, reading,
+                                &loaded, cancel, error);
+    *dit = loaded;
+    return status;
+}
+
 imagine_status imagine__model_dit(imagine_model *model, imagine__reading reading, const imagine__dit **dit,
                                   const imagine_cancel *cancel, imagine_error *error)
 {
-    void *loaded;
-    imagine_status status = get(model, IMAGINE__STAGE_TRANSFORMER, reading, &loaded, cancel, error);
-    *dit = loaded;
-    return status;
+    return imagine__model_expert(model, 0, reading, dit, cancel, error);
 }
 
 imagine_status imagine__model_vae(imagine_model *model, const imagine__vae_model **vae, const imagine_cancel *cancel,
@@ -444,9 +456,9 @@ void imagine__model_put(imagine_model *model, const void *loaded)
 
 static const imagine__loaded *weights_of(imagine__stage_kind kind, const void *loaded)
 {
-    return kind == IMAGINE__STAGE_ENCODER       ? imagine__umt5_loaded(loaded)
-           : kind == IMAGINE__STAGE_TRANSFORMER ? imagine__dit_loaded(loaded)
-                                                : imagine__vae_loaded(loaded);
+    return kind == IMAGINE__STAGE_ENCODER ? imagine__umt5_loaded(loaded)
+           : kind == IMAGINE__STAGE_VAE   ? imagine__vae_loaded(loaded)
+                                          : imagine__dit_loaded(loaded);
 }
 
 /* Takes what nobody uses out of its place; NULL: it is used, or not there. */
@@ -494,14 +506,16 @@ imagine_weights imagine__model_weights(const imagine_model *model)
 
 uint64_t imagine__model_held(imagine_model *model, uint32_t stage)
 {
-    imagine__stage_kind kind = stage == IMAGINE_STAGE_TEXT      ? IMAGINE__STAGE_ENCODER
-                               : stage == IMAGINE_STAGE_SAMPLER ? IMAGINE__STAGE_TRANSFORMER
-                                                                : IMAGINE__STAGE_VAE;
+    imagine__stage_kind first = stage == IMAGINE_STAGE_TEXT      ? IMAGINE__STAGE_ENCODER
+                                : stage == IMAGINE_STAGE_SAMPLER ? IMAGINE__STAGE_TRANSFORMER
+                                                                 : IMAGINE__STAGE_VAE;
+    int last = stage == IMAGINE_STAGE_SAMPLER ? IMAGINE__STAGE_TRANSFORMER_2 : (int)first;
     uint64_t bytes = 0;
     pthread_mutex_lock(&model->mutex);
-    for (int i = 0; i < 2; i++)
-        if (model->stages[kind].held[i].loaded)
-            bytes += weights_of(kind, model->stages[kind].held[i].loaded)->bytes;
+    for (int kind = (int)first; kind <= last; kind++)
+        for (int i = 0; i < 2; i++)
+            if (model->stages[kind].held[i].loaded)
+                bytes += weights_of(kind, model->stages[kind].held[i].loaded)->bytes;
     pthread_mutex_unlock(&model->mutex);
     return bytes;
 }

@@ -235,6 +235,10 @@ imagine_status imagine__model_umt5(imagine_model *model, imagine__reading readin
                                    const imagine_cancel *cancel, imagine_error *error);
 imagine_status imagine__model_dit(imagine_model *model, imagine__reading reading, const struct imagine__dit **dit,
                                   const imagine_cancel *cancel, imagine_error *error);
+/* Of a pack of two experts the one for much noise (0) or for little (1); otherwise 0 alone. */
+imagine_status imagine__model_expert(imagine_model *model, int32_t expert, imagine__reading reading,
+                                     const struct imagine__dit **dit, const imagine_cancel *cancel,
+                                     imagine_error *error);
 imagine_status imagine__model_vae(imagine_model *model, const struct imagine__vae_model **vae,
                                   const imagine_cancel *cancel, imagine_error *error);
 
@@ -247,7 +251,7 @@ imagine_weights imagine__model_weights(const imagine_model *model); /* the optio
 uint64_t imagine__model_held(imagine_model *model, uint32_t stage);
 
 /* The pack's defaults, from imagine.json at its root (all optional: width, height, frames, fps, steps, guidance,
- * text_length, schedule, step_rule, shift), else from the configurations, else 480x832, 81 frames, 16 fps, 50 steps,
+ * guidance_2, text_length, schedule, step_rule, shift), else from the configurations, else 480x832, 81 frames, 16 fps, 50 steps,
  * guidance 5, text length 512. */
 typedef struct imagine__defaults {
     int32_t width, height, frames, steps, text_length;
@@ -255,6 +259,8 @@ typedef struct imagine__defaults {
     imagine_known_mode known_mode; /* from model_index.json */
     imagine_step_rule step_rule; /* likewise; IMAGINE_STEP_DEFAULT: the schedule's */
     double fps, guidance, shift;
+    double guidance_2; /* of the second expert */
+    double boundary; /* timestep / 1000 below which the second expert works; 0: there is one transformer */
 } imagine__defaults;
 const imagine__defaults *imagine__model_defaults(const imagine_model *model);
 /* IMAGINE_OK, or why the pack's own schedule, which is then IMAGINE_SCHEDULE_DEFAULT, cannot be run. */

@@ -8,12 +8,13 @@
 
 const char *imagine__stage_name(imagine__stage_kind kind)
 {
-    static const char *const names[] = { "tokenizer", "text_encoder", "transformer", "vae" };
+    static const char *const names[] = { "tokenizer", "text_encoder", "transformer", "transformer_2", "vae" };
     return names[kind];
 }
 
 /* Names of the weight files without their extension. */
-static const char *const weight_names[] = { NULL, "model", "diffusion_pytorch_model", "diffusion_pytorch_model" };
+static const char *const weight_names[] = { NULL, "model", "diffusion_pytorch_model", "diffusion_pytorch_model",
+                                            "diffusion_pytorch_model" };
 
 imagine_status imagine__model_path(const imagine_model *model, const char *stage, const char *file, char **path,
                                    imagine_error *error)
@@ -101,6 +102,8 @@ static imagine_status find_stage(imagine_model *model, imagine__stage_kind kind,
         status = imagine__umt5_check(model->context, stage->folder, &model->text_dim, error);
     else if (kind == IMAGINE__STAGE_TRANSFORMER)
         status = imagine__dit_read_config(&model->dit, model->context, stage->folder, error);
+    else if (kind == IMAGINE__STAGE_TRANSFORMER_2)
+        status = imagine__dit_read_config(&model->dit_2, model->context, stage->folder, error);
     else if (kind == IMAGINE__STAGE_VAE)
         status = imagine__vae_read_config(&model->vae, model->context, stage->folder, error);
     if (status >= 0 && kind != IMAGINE__STAGE_TOKENIZER)
@@ -124,22 +127,13 @@ static imagine_status read_index(imagine_model *model, imagine_error *error)
         status = imagine__config_bool(index, "expand_timesteps", &expand, 0, error);
     if (status >= 0 && !(expand && name && !strcmp(name, "WanImageToVideoPipeline")))
         status = imagine__config_expect(index, "_class_name", "\"WanPipeline\"", error);
+    if (status >= 0)
+        status = imagine__config_double(index, "boundary_ratio", &model->defaults.boundary, 0, error);
+    if (status >= 0 && !(model->defaults.boundary >= 0 && model->defaults.boundary < 1))
+        status = imagine__fail(error, IMAGINE_ERROR_MODEL, "%s: \"boundary_ratio\" is %g, must be below 1",
+                               imagine__config_path(index), model->defaults.boundary);
     model->defaults.known_mode = expand ? IMAGINE_KNOWN_CLEAN : IMAGINE_KNOWN_RENOISED;
     imagine__config_close(model->context, index);
-    return status;
-}
-
-static imagine_status refuse_experts(const imagine_model *model, imagine_error *error)
-{
-    char *path;
-    imagine_status status = imagine__model_path(model, NULL, "transformer_2", &path, error);
-    if (status < 0)
-        return status;
-    imagine__path_kind kind;
-    if ((status = imagine__look(path, &kind, error)) >= 0 && kind == IMAGINE__PATH_FOLDER)
-        status = imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED,
-                               "%s: this version runs models of one transformer, not two experts", path);
-    imagine__free(model->context, path);
     return status;
 }
 
@@ -350,7 +344,10 @@ static imagine_status read_own_defaults(imagine_model *model, imagine_error *err
         status = imagine__config_double(config, "fps", &d->fps, d->fps, error);
     if (status >= 0)
         status = imagine__config_double(config, "guidance", &d->guidance, d->guidance, error);
-    if (status >= 0 && !(d->fps > 0 && d->fps <= 1000 && d->guidance >= 0 && d->guidance <= 1000))
+    if (status >= 0)
+        status = imagine__config_double(config, "guidance_2", &d->guidance_2, d->guidance, error);
+    if (status >= 0 && !(d->fps > 0 && d->fps <= 1000 && d->guidance >= 0 && d->guidance <= 1000 && d->guidance_2 >= 0 &&
+                         d->guidance_2 <= 1000))
         status = imagine__fail(error, IMAGINE_ERROR_MODEL,
                                "%s: \"fps\" must be above 0 and \"guidance\" not below; at most 1000",
                                imagine__config_path(config));
@@ -361,6 +358,29 @@ static imagine_status read_own_defaults(imagine_model *model, imagine_error *err
 }
 
 /* ---- the whole ------------------------------------------------------------------------------- */
+
+/* Two experts take turns in one run, so all but their weights must be the same. */
+static imagine_status check_experts(const imagine_model *model, imagine_error *error)
+{
+    const char *first = model->stages[IMAGINE__STAGE_TRANSFORMER].folder;
+    const char *second = model->stages[IMAGINE__STAGE_TRANSFORMER_2].folder;
+    if (!second && !(model->defaults.boundary > 0))
+        return IMAGINE_OK;
+    if (!first || !second)
+        return first || second ? imagine__fail(error, IMAGINE_ERROR_MODEL,
+                                               "%s: a model of two experts has transformer/ and transformer_2/, here one "
+                                               "of them is missing",
+                                               model->path)
+                               : IMAGINE_OK;
+    if (!(model->defaults.boundary > 0))
+        return imagine__fail(error, IMAGINE_ERROR_MODEL,
+                             "%s: there is no \"boundary_ratio\" in model_index.json to say when it takes over", second);
+    if (memcmp(&model->dit, &model->dit_2, sizeof model->dit))
+        return imagine__fail(error, IMAGINE_ERROR_MODEL,
+                             "%s: config.json describes another transformer than %s; both experts must be alike", second,
+                             first);
+    return IMAGINE_OK;
+}
 
 static imagine_status check_fit(const imagine_model *model, imagine_error *error)
 {
@@ -395,8 +415,6 @@ imagine_status imagine__pack_read(imagine_model *model, imagine_error *error)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
                              "%s: not a folder; give the folder that holds transformer/, vae/ and so on", model->path);
     status = read_index(model, error);
-    if (status >= 0)
-        status = refuse_experts(model, error);
     for (int i = 0; i < IMAGINE__STAGE_COUNT && status >= 0; i++) {
         status = find_stage(model, i, error);
         found += model->stages[i].folder != NULL;
@@ -407,6 +425,8 @@ imagine_status imagine__pack_read(imagine_model *model, imagine_error *error)
                           "%s: no model pack: it has no transformer/, vae/, text_encoder/ or tokenizer/", model->path);
     if (status >= 0)
         status = check_fit(model, error);
+    if (status >= 0)
+        status = check_experts(model, error);
     if (status >= 0)
         status = read_scheduler(model, error);
     if (status >= 0)

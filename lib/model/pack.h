@@ -17,6 +17,7 @@ typedef enum imagine__stage_kind {
     IMAGINE__STAGE_TOKENIZER,
     IMAGINE__STAGE_ENCODER,
     IMAGINE__STAGE_TRANSFORMER,
+    IMAGINE__STAGE_TRANSFORMER_2, /* the expert for little noise */
     IMAGINE__STAGE_VAE,
     IMAGINE__STAGE_COUNT
 } imagine__stage_kind;
@@ -44,7 +45,7 @@ struct imagine_model {
     pthread_cond_t loaded; /* a stage's loading has ended */
     imagine__stage stages[IMAGINE__STAGE_COUNT];
     int32_t text_dim; /* 0 where the stage is missing */
-    imagine__dit_config dit;
+    imagine__dit_config dit, dit_2;
     imagine__vae_config vae;
     imagine__defaults defaults;
     imagine_weights weights; /* how they are to be read */

@@ -83,7 +83,7 @@ static imagine_status denoise(imagine_sampler *s, const imagine_buffer *hidden, 
         .width = (int32_t)x[4],
     };
     imagine_status status = read_timesteps(s, timestep, x[0], tokens, &timesteps, &input.per_token, error);
-    if (status < 0)
+    if (status < 0 || (status = imagine__sampler_change(s, imagine__sampler_expert(s, (double)timesteps[0]), error)) < 0)
         return status;
     status = imagine__dit_text_create(&text, s->dit, &s->work, imagine_buffer_data(encoder_hidden_states), input.batch,
                                       (int32_t)imagine__buffer_shape(encoder_hidden_states, NULL)[1], error);

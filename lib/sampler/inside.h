@@ -14,7 +14,10 @@ struct imagine_sampler {
     imagine_model *model;
     imagine_context *context; /* the model's */
     imagine_cancel *cancel;
-    const imagine__dit *dit; /* the model's */
+    const imagine__dit *dit; /* the model's, of the expert at work; NULL when changing it was cancelled */
+    int32_t expert; /* which of the pack's transformers it is */
+    imagine__reading reading; /* how their weights are to be read */
+    int give_back; /* 1: there is no room for the weights of both experts */
     const imagine__dit_config *config;
     imagine__work work;
     imagine_sampler_options o; /* as settled; `sigmas` is not kept */
@@ -22,6 +25,7 @@ struct imagine_sampler {
     imagine__stepper *stepper;
     imagine__dit_text *text; /* of all clips; batched guidance: the negative rows after the positive ones */
     imagine__dit_text *negative; /* guidance in turn */
+    float *rows; /* [2 if guided][batch][text length][text_dim]: kept for the other expert, or NULL */
     int guided, batched;
     int64_t shape[4]; /* of one clip's latents: channels, frames, height, width */
     int64_t clip, count; /* values of one clip and of all */
@@ -57,6 +61,11 @@ void imagine__sampler_keep(imagine_sampler *sampler, float *x, double sigma);
 /* The timesteps of every token of a clip: 0 where all of it is known and kept clean. 0: all tokens have the same. */
 int imagine__sampler_tokens(imagine_sampler *sampler, double timestep, int32_t clips, float **timesteps,
                             imagine_error *error);
+
+/* Which expert works at a timestep. */
+int32_t imagine__sampler_expert(const imagine_sampler *sampler, double timestep);
+/* Makes it the one at work, with its keys and values of the text (text.c). */
+imagine_status imagine__sampler_change(imagine_sampler *sampler, int32_t expert, imagine_error *error);
 
 /* The guided prediction for `x` [batch][clip] at timesteps[index] of the schedule into sampler->v (predict.c). */
 imagine_status imagine__sampler_predict(imagine_sampler *sampler, const float *x, int32_t index, imagine_error *error);

@@ -13,6 +13,7 @@ static const imagine_sampler_options defaults = {
     .guidance_stop = 1,
     .guidance_audio = -1,
     .strength = 1,
+    .guidance_2 = -1,
 };
 
 void imagine_sampler_options_init(imagine_sampler_options *options, size_t size)
@@ -68,6 +69,8 @@ static imagine_status check_guidance(const imagine_sampler_options *o, imagine_e
         return status;
     if (!(o->guidance >= -1e6 && o->guidance <= 1e6))
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "guidance: %g is no scale", o->guidance);
+    if (!(o->guidance_2 >= -1e6 && o->guidance_2 <= 1e6))
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "guidance_2: %g is no scale", o->guidance_2);
     if (o->guidance_start > o->guidance_stop)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "guidance_start: %g is behind guidance_stop, %g",
                              o->guidance_start, o->guidance_stop);
@@ -89,6 +92,8 @@ static void settle(imagine_sampler_options *o, const imagine__defaults *pack)
     if (schedule == IMAGINE_SCHEDULE_SIGMAS)
         o->steps = (int32_t)o->sigma_count - 1;
     o->steps = o->steps ? o->steps : preset && preset->usual && !own ? preset->usual : pack->steps;
+    if (pack->boundary > 0 && o->guidance_2 < 0)
+        o->guidance_2 = o->guidance >= 0 ? o->guidance : preset && preset->distilled && !own ? 1 : pack->guidance_2;
     if (o->guidance < 0)
         o->guidance = preset && preset->distilled && !own ? 1 : pack->guidance;
     if (!(o->shift > 0))
@@ -98,6 +103,11 @@ static void settle(imagine_sampler_options *o, const imagine__defaults *pack)
     if (!o->known_mode)
         o->known_mode = pack->known_mode;
     o->schedule = schedule;
+}
+
+int imagine__sampler_guided(const imagine_sampler_options *settled)
+{
+    return settled->guidance != 1 || (settled->guidance_2 >= 0 && settled->guidance_2 != 1);
 }
 
 int32_t imagine__sampler_steps(const imagine_sampler_options *settled)
@@ -157,6 +167,9 @@ imagine_status imagine__sampler_settle(imagine_sampler_options *settled, const i
         (status = check_range(o.frames, 0, 1 << 20, "frames", error)) < 0 ||
         (status = check_range(o.steps, 0, 1000, "steps", error)) < 0)
         return status;
+    if (o.guidance_2 >= 0 && !(imagine__model_defaults(model)->boundary > 0))
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
+                             "guidance_2: this pack has one transformer and no second expert; leave it below 0");
     settle(&o, imagine__model_defaults(model));
     if (!o.schedule)
         return imagine__model_check_schedule(model, error);

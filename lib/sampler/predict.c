@@ -62,10 +62,10 @@ static void spread_clip(void *arg, int64_t tile, void *scratch)
 }
 
 /* v = the prompt's prediction in s->v and the negative one, combined. */
-static void guide(imagine_sampler *s, const float *negative)
+static void guide(imagine_sampler *s, const float *negative, double scale)
 {
     const imagine__kernels *kernels = s->work.run.kernels;
-    const float weights[] = { (float)s->o.guidance, (float)(1 - s->o.guidance) };
+    const float weights[] = { (float)scale, (float)(1 - scale) };
     const float *const terms[] = { s->v, negative };
     double alone[64] = { 0 }, guided[64] = { 0 }, share = s->o.guidance_rescale;
     spread_job job = { s->v, s->clip, alone };
@@ -78,8 +78,8 @@ static void guide(imagine_sampler *s, const float *negative)
     imagine__parallel(&s->work.run, s->o.batch, spread_clip, &job);
     for (int32_t b = 0; b < s->o.batch; b++) {
         float *v = s->v + b * s->clip;
-        float scale = guided[b] > 0 ? (float)(share * (alone[b] / guided[b]) + (1 - share)) : 1;
-        kernels->combine(&s->work.run, 1, &scale, (const float *const[]){ v }, v, s->clip);
+        float back = guided[b] > 0 ? (float)(share * (alone[b] / guided[b]) + (1 - share)) : 1;
+        kernels->combine(&s->work.run, 1, &back, (const float *const[]){ v }, v, s->clip);
     }
 }
 
@@ -87,8 +87,11 @@ imagine_status imagine__sampler_predict(imagine_sampler *s, const float *x, int3
 {
     double timestep = s->schedule.timesteps[index];
     float *negative = s->v + s->count;
-    int guided = s->guided && in_interval(s);
-    imagine_status status;
+    imagine_status status = imagine__sampler_change(s, imagine__sampler_expert(s, timestep), error);
+    if (status < 0)
+        return status;
+    double scale = s->expert ? s->o.guidance_2 : s->o.guidance;
+    int guided = scale != 1 && in_interval(s);
     if (guided && s->batched) {
         size_t bytes = (size_t)s->count * sizeof *x;
         imagine__copy(s->context, s->twice, bytes, x, 0, bytes, 2);
@@ -101,7 +104,7 @@ imagine_status imagine__sampler_predict(imagine_sampler *s, const float *x, int3
     if (status < 0)
         return status;
     if (guided)
-        guide(s, negative);
+        guide(s, negative, scale);
     int finite = s->work.run.kernels->finite(&s->work.run, s->v, s->count);
     if ((status = imagine__work_check(&s->work, error)) < 0)
         return status;

@@ -32,7 +32,7 @@ static imagine_status set_sizes(imagine_sampler *s, imagine_error *error)
                              s->o.frames, (long long)s->shape[1], c->patch_t);
     s->clip = s->shape[0] * s->shape[1] * s->shape[2] * s->shape[3];
     s->count = s->clip * s->o.batch;
-    s->guided = s->o.guidance != 1;
+    s->guided = imagine__sampler_guided(&s->o);
     int64_t tokens = s->count / (s->shape[0] * c->patch_t * c->patch_h * c->patch_w);
     s->batched = s->guided && (s->o.cfg_mode == IMAGINE_CFG_BATCHED ||
                                (s->o.cfg_mode == IMAGINE_CFG_AUTO && tokens <= BATCHED_TOKENS));
@@ -83,7 +83,10 @@ static imagine_status set_up(imagine_sampler *s, imagine__reading reading, const
         return status;
     s->schedule.eta = s->o.eta;
     imagine__schedule_skip(&s->schedule, s->schedule.steps - imagine__sampler_steps(&s->o));
-    if ((status = imagine__model_dit(s->model, reading, &s->dit, s->cancel, error)) < 0)
+    s->reading = reading;
+    s->give_back = imagine__context_limit(s->context) > 0;
+    s->expert = imagine__sampler_expert(s, s->schedule.timesteps[0]);
+    if ((status = imagine__model_expert(s->model, s->expert, reading, &s->dit, s->cancel, error)) < 0)
         return status;
     s->config = imagine__dit_get_config(s->dit);
     if ((status = set_sizes(s, error)) < 0 ||
@@ -91,6 +94,11 @@ static imagine_status set_up(imagine_sampler *s, imagine__reading reading, const
         (status = imagine__stepper_create(&s->stepper, &s->work, &s->schedule, s->count, error)) < 0)
         return status;
     return allocate(s, error);
+}
+
+void imagine__sampler_give_back(imagine_sampler *sampler, int give_back)
+{
+    sampler->give_back = give_back;
 }
 
 imagine_status imagine_sampler_create(imagine_sampler **sampler, imagine_model *model,
@@ -140,6 +148,7 @@ void imagine_sampler_destroy(imagine_sampler **sampler)
     imagine__work_fini(&old->work);
     imagine__model_put(model, old->dit);
     imagine__schedule_free(&old->schedule, old->context);
+    imagine__free(old->context, old->rows);
     imagine__free(old->context, old->start);
     imagine_buffer_release(&old->mask);
     imagine_buffer_release(&old->known);
@@ -231,7 +240,7 @@ static imagine_status check_step(const imagine_sampler *s, imagine_error *error)
 {
     if (!s->begun)
         return imagine__fail(error, IMAGINE_ERROR_STATE, "call imagine_sampler_begin before the first step");
-    if (!s->text)
+    if (!s->text && !s->rows)
         return imagine__fail(error, IMAGINE_ERROR_STATE, "call imagine_sampler_set_text before the first step");
     if (s->failed)
         return imagine__fail(error, IMAGINE_ERROR_STATE, "the run ended with a failure; imagine_sampler_begin starts anew");

@@ -39,22 +39,45 @@ static void pad_text(const imagine_sampler *s, const imagine_buffer *embeds, int
     }
 }
 
-static imagine_status make_text(imagine_sampler *s, const imagine_buffer *positive, const imagine_buffer *negative,
-                                imagine_error *error)
+static void drop_text(imagine_sampler *s)
+{
+    imagine__dit_text_free(s->text);
+    imagine__dit_text_free(s->negative);
+    s->text = s->negative = NULL;
+}
+
+/* Keys and values of the rows for the transformer at work. */
+static imagine_status make_text(imagine_sampler *s, const float *rows, imagine_error *error)
 {
     int32_t length = imagine__model_defaults(s->model)->text_length, batch = s->o.batch;
     int64_t half = (int64_t)batch * length * s->config->text_dim;
-    float *rows = imagine__arena_floats(s->work.arena, (s->guided ? 2 : 1) * half);
-    if (!rows)
-        return imagine__fail_memory(error, (size_t)half * sizeof *rows, "the text conditioning");
-    pad_text(s, positive, length, rows);
-    if (s->guided)
-        pad_text(s, negative, length, rows + half);
+    imagine__arena_mark mark = imagine__arena_save(s->work.arena);
     imagine_status status =
         imagine__dit_text_create(&s->text, s->dit, &s->work, rows, s->batched ? 2 * batch : batch, length, error);
     if (status >= 0 && s->guided && !s->batched)
         status = imagine__dit_text_create(&s->negative, s->dit, &s->work, rows + half, batch, length, error);
+    imagine__arena_restore(s->work.arena, mark);
+    if (status < 0)
+        drop_text(s);
     return status;
+}
+
+/* The rows that texts are made of: in the arena, or kept where there is another expert to come. */
+static imagine_status pad_both(imagine_sampler *s, const imagine_buffer *positive, const imagine_buffer *negative,
+                               float **rows, imagine_error *error)
+{
+    int64_t length = imagine__model_defaults(s->model)->text_length;
+    int64_t half = s->o.batch * length * s->config->text_dim, count = (s->guided ? 2 : 1) * half;
+    int experts = imagine__model_defaults(s->model)->boundary > 0;
+    if (experts && !s->rows)
+        s->rows = imagine__zero_floats(s->context, (size_t)count);
+    *rows = experts ? s->rows : imagine__arena_floats(s->work.arena, count);
+    if (!*rows)
+        return imagine__fail_memory(error, (size_t)count * sizeof **rows, "the text conditioning");
+    pad_text(s, positive, length, *rows);
+    if (s->guided)
+        pad_text(s, negative, length, *rows + half);
+    return IMAGINE_OK;
 }
 
 imagine_status imagine_sampler_set_text(imagine_sampler *sampler, const imagine_buffer *positive,
@@ -69,16 +92,41 @@ imagine_status imagine_sampler_set_text(imagine_sampler *sampler, const imagine_
                              sampler->o.guidance);
     if (negative && (status = check_text(sampler, negative, "negative", error)) < 0)
         return status;
-    imagine__dit_text_free(sampler->text);
-    imagine__dit_text_free(sampler->negative);
-    sampler->text = sampler->negative = NULL;
+    drop_text(sampler);
     imagine__arena_mark mark = imagine__arena_save(sampler->work.arena);
-    status = make_text(sampler, positive, negative, error);
+    float *rows;
+    status = pad_both(sampler, positive, negative, &rows, error);
+    if (status >= 0 && sampler->dit)
+        status = make_text(sampler, rows, error);
     imagine__arena_restore(sampler->work.arena, mark);
     if (status < 0) {
-        imagine__dit_text_free(sampler->text);
-        imagine__dit_text_free(sampler->negative);
-        sampler->text = sampler->negative = NULL;
+        imagine__free(sampler->context, sampler->rows);
+        sampler->rows = NULL;
     }
     return status;
+}
+
+/* ---- two experts ------------------------------------------------------------------------------------------------- */
+
+int32_t imagine__sampler_expert(const imagine_sampler *s, double timestep)
+{
+    double boundary = imagine__model_defaults(s->model)->boundary;
+    return boundary > 0 && timestep < boundary * IMAGINE__TRAIN_STEPS;
+}
+
+imagine_status imagine__sampler_change(imagine_sampler *s, int32_t expert, imagine_error *error)
+{
+    imagine_status status = IMAGINE_OK;
+    if (s->dit && s->expert != expert) {
+        drop_text(s);
+        imagine__model_put(s->model, s->dit);
+        s->dit = NULL;
+        if (s->give_back)
+            imagine__model_give_back(s->model);
+    }
+    s->expert = expert;
+    if (!s->dit && (status = imagine__model_expert(s->model, expert, s->reading, &s->dit, s->cancel, error)) < 0)
+        return status;
+    s->config = imagine__dit_get_config(s->dit);
+    return s->rows && !s->text ? make_text(s, s->rows, error) : status;
 }

@@ -149,7 +149,7 @@ AT(imagine_model_info, parameters_sampler, 80);
 AT(imagine_model_info, parameters_vae, 88);
 AT(imagine_model_info, bytes, 96);
 
-SIZE(imagine_sampler_options, 136);
+SIZE(imagine_sampler_options, 144);
 AT(imagine_sampler_options, struct_size, 0);
 AT(imagine_sampler_options, batch, 4);
 AT(imagine_sampler_options, width, 8);
@@ -173,6 +173,7 @@ AT(imagine_sampler_options, guidance_audio, 112);
 AT(imagine_sampler_options, strength, 120);
 AT(imagine_sampler_options, known_mode, 128);
 AT(imagine_sampler_options, reserved0, 132);
+AT(imagine_sampler_options, guidance_2, 136);
 
 SIZE(imagine_step_info, 32);
 AT(imagine_step_info, struct_size, 0);

@@ -213,8 +213,8 @@ static void refused(void)
     char second[512];
     snprintf(second, sizeof second, "%s/transformer_2", folder);
     CHECK(!mkdir(second, 0700));
-    CHECK_STATUS(open_pack(&info, &err), IMAGINE_ERROR_UNSUPPORTED);
-    CHECK(strstr(err.message, "transformer_2") != NULL);
+    CHECK_STATUS(open_pack(&info, &err), IMAGINE_ERROR_NOT_FOUND);
+    CHECK(strstr(err.message, "transformer_2/config.json") != NULL);
 }
 
 static void schedules(void)

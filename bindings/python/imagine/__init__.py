@@ -185,13 +185,14 @@ class Model(_Handle):
         return {name: getattr(info, name) for name, _ in info._fields_ if name != "struct_size"}
 
     def job(self, prompt: str = "", negative_prompt: Optional[str] = None, *, seed: int = 0, width: int = 0,
-            height: int = 0, frames: int = 0, steps: int = 0, guidance: float = -1.0, guidance_rescale: float = 0.0,
-            guidance_start: float = 0.0, guidance_stop: float = 1.0, shift: float = 0.0, schedule: str = "default",
-            step_rule: str = "default", eta: float = 1.0, sigmas: Optional[Sequence[float]] = None, noise: Any = None,
-            renoise: Any = None, latents: Any = None, prompt_embeds: Any = None, negative_embeds: Any = None,
-            first_frames: Any = None, last_frame: Any = None, init_frames: Any = None, init_latents: Any = None,
-            strength: float = 1.0, mask_frames: Any = None, known_latents: Any = None, known_mask: Any = None,
-            known_mode: str = "auto", previews: bool = False, decode: bool = True,
+            height: int = 0, frames: int = 0, steps: int = 0, guidance: float = -1.0, guidance_2: float = -1.0,
+            guidance_rescale: float = 0.0, guidance_start: float = 0.0, guidance_stop: float = 1.0,
+            shift: float = 0.0, schedule: str = "default", step_rule: str = "default", eta: float = 1.0,
+            sigmas: Optional[Sequence[float]] = None, noise: Any = None, renoise: Any = None, latents: Any = None,
+            prompt_embeds: Any = None, negative_embeds: Any = None, first_frames: Any = None, last_frame: Any = None,
+            init_frames: Any = None, init_latents: Any = None, strength: float = 1.0, mask_frames: Any = None,
+            known_latents: Any = None, known_mask: Any = None, known_mode: str = "auto", previews: bool = False,
+            decode: bool = True,
             _use: Callable[[Model, _api.JobOptions, List[Any]], Any] = Job) -> Job:
         """Starts a generation and returns its Job: `for event in model.job("a dog"): ...`. Sizes of 0 are the pack's
         defaults. `noise`, `latents` and the embeds are anything that numpy makes an array of. Pictures to begin with or to
@@ -202,6 +203,7 @@ class Model(_Handle):
         sampler.seed, sampler.width, sampler.height, sampler.frames = seed & (2**64 - 1), width, height, frames
         sampler.steps, sampler.guidance, sampler.shift, sampler.eta = steps, guidance, shift, eta
         sampler.guidance_rescale, sampler.guidance_start = guidance_rescale, guidance_start
+        sampler.guidance_2 = guidance_2
         sampler.guidance_stop, sampler.strength = guidance_stop, strength
         sampler.known_mode = _choice("known_mode", _api.KNOWN_MODES, known_mode)
         sampler.schedule = _choice("schedule", _api.SCHEDULES, "sigmas" if sigmas is not None else schedule)

@@ -72,7 +72,8 @@ class SamplerOptions(ctypes.Structure):
                 ("schedule", c_int32), ("step_rule", c_int32), ("cfg_mode", c_int32), ("sigma_count", c_uint32),
                 ("sigmas", POINTER(c_double)), ("cancel", c_void_p), ("eta", c_double),
                 ("guidance_rescale", c_double), ("guidance_start", c_double), ("guidance_stop", c_double),
-                ("guidance_audio", c_double), ("strength", c_double), ("known_mode", c_int32), ("reserved0", c_uint32)]
+                ("guidance_audio", c_double), ("strength", c_double), ("known_mode", c_int32), ("reserved0", c_uint32),
+                ("guidance_2", c_double)]
 
 
 class JobOptions(ctypes.Structure):

@@ -489,6 +489,7 @@ pub struct imagine_sampler_options {
     pub strength: f64,
     pub known_mode: imagine_known_mode,
     pub reserved0: u32,
+    pub guidance_2: f64,
 }
 
 #[repr(C)]

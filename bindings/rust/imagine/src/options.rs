@@ -128,6 +128,7 @@ pub struct JobOptions {
     frames: u32,
     steps: u32,
     guidance: Option<f64>,
+    guidance_2: Option<f64>,
     guidance_rescale: Option<f64>,
     guidance_interval: Option<(f64, f64)>,
     shift: Option<f64>,
@@ -166,6 +167,7 @@ impl JobOptions {
             frames: 0,
             steps: 0,
             guidance: None,
+            guidance_2: None,
             guidance_rescale: None,
             guidance_interval: None,
             shift: None,
@@ -227,6 +229,12 @@ impl JobOptions {
     /// Scale of the classifier-free guidance; 1 is without.
     pub fn guidance(mut self, scale: f64) -> Self {
         self.guidance = Some(scale);
+        self
+    }
+
+    /// The scale of the second expert (little noise), where a pack has two.
+    pub fn guidance_2(mut self, scale: f64) -> Self {
+        self.guidance_2 = Some(scale);
         self
     }
 
@@ -377,6 +385,7 @@ impl JobOptions {
         raw.steps = int("steps", self.steps)?;
         raw.seed = self.seed;
         raw.guidance = self.guidance.unwrap_or(raw.guidance);
+        raw.guidance_2 = self.guidance_2.unwrap_or(raw.guidance_2);
         raw.guidance_rescale = self.guidance_rescale.unwrap_or(raw.guidance_rescale);
         if let Some((start, stop)) = self.guidance_interval {
             raw.guidance_start = start;

@@ -268,7 +268,7 @@ layouts! {
     imagine_vae_options { struct_size, reserved0, cancel, tile_width, tile_height }
     imagine_sampler_options { struct_size, batch, width, height, frames, steps, seed, guidance, shift, schedule, step_rule,
                               cfg_mode, sigma_count, sigmas, cancel, eta, guidance_rescale, guidance_start,
-                              guidance_stop, guidance_audio, strength, known_mode, reserved0 }
+                              guidance_stop, guidance_audio, strength, known_mode, reserved0, guidance_2 }
     imagine_step_info { struct_size, step, steps, reserved0, sigma, seconds }
     imagine_job_options { struct_size, events, prompt, negative_prompt, sampler, prompt_embeds, negative_embeds, noise,
                           latents, cancel, preview_every, decode, renoise, init_latents, known_latents, known_mask,
