@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: MIT
+"""Takes one thing after another out of the attention kernels and sees whether their tests on the emulator notice.
+
+    python3 tests/cuda_emulator/mutate.py build [WORD...]
+
+About three minutes on one core; not a suite of tests/run. The exit status is 1 when a fault goes unnoticed."""
+
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+TOP = pathlib.Path(__file__).resolve().parent.parent.parent
+HOPPER, AMPERE = "attention_hopper", "attention"
+MUTATIONS = [
+    (HOPPER, "no wait for the output's product", "        products_wait<0>(c.o);\n", ""),
+    (HOPPER, "no wait for the scores' product", "products_wait<1>", "products_wait<2>"),
+    (HOPPER, "no wait for V", "        mbarrier_wait(&b->v_full[last], turn_of<D>(tile - 1));\n", ""),
+    (HOPPER, "V behind the length is not cleared", "    clear_values<D>(b, tiles - 1, end, a.kv);\n", ""),
+    (HOPPER, "no fence after clearing V", "    fence_async_proxy();\n    sync_threads(1,", "    sync_threads(1,"),
+    (HOPPER, "wrong parity", "&b->k_empty[stage], turn ^ 1", "&b->k_empty[stage], turn"),
+    (HOPPER, "no wait for an empty buffer", "        mbarrier_wait(&b->v_empty[stage], turn ^ 1);\n", ""),
+    (HOPPER, "V is never released", "        release(&b->v_empty[last]);\n", ""),
+    (HOPPER, "too few arrivals", "S::CONSUMERS * 4);", "S::CONSUMERS);"),
+    (HOPPER, "no fence after making the barriers", "        fence_async_proxy();\n    }\n    sync_block();", "    }\n    sync_block();"),
+    (HOPPER, "no fence before the products", "    products_begin();\n", ""),
+    (HOPPER, "no fence before the store", "    fence_async_proxy();\n    sync_threads(2", "    sync_threads(2"),
+    (HOPPER, "no barrier before the store", "    sync_threads(2 + (unsigned)group, 128);\n", ""),
+    (HOPPER, "no wait for the store", "        store_wait<0>();\n", ""),
+    (HOPPER, "no mask", "        mask_keys(c.s, tile * S::KEYS, end);\n", ""),
+    (AMPERE, "no barrier before K", "        sync_block(); /* for all; and the other buffers are read no more */\n", ""),
+    (AMPERE, "no barrier before V", "        copy_async_wait<2>(); /* V of this tile */\n        sync_block();\n",
+     "        copy_async_wait<2>();\n"),
+    (AMPERE, "no wait for V", "copy_async_wait<2>()", "copy_async_wait<3>()"),
+    (AMPERE, "no wait for K", "copy_async_wait<1>()", "copy_async_wait<2>()"),
+    (AMPERE, "no mask", "        mask_keys(s, tile * KEYS, kv);\n", ""),
+    (AMPERE, "no barrier after Q", "        load_matrices(q[i], row + i * 16);\n    sync_block();\n",
+     "        load_matrices(q[i], row + i * 16);\n"),
+    (AMPERE, "no sync_warp before the output is read", "    sync_warp();\n", ""),
+]
+COMPILE = ["g++", "-std=c++17", "-O1", "-w", "-Wno-psabi", "-DIMAGINE__EMULATED", "-fsanitize=thread,bounds", "-ffp-contract=off",
+           "--param=tsan-instrument-func-entry-exit=0", "-I", TOP, "-x", "c++", "-c"]
+
+
+def mutant(build, folder, kernel, old, new):
+    """The test program of attention with one kernel changed."""
+    text = (TOP / f"kernels/cuda/{kernel}.cu").read_text()
+    if old not in text:
+        sys.exit(f"kernels/cuda/{kernel}.cu no longer has {old!r}")
+    source, object_file, program = folder / "changed.cu", folder / "changed.o", folder / "changed"
+    source.write_text(text.replace(old, new, 1))
+    subprocess.run([*COMPILE, source, "-o", object_file], check=True)
+    here = build / "tests/cuda_emulator"
+    # The changed object comes before the archive, whose own is then left out.
+    subprocess.run(["g++", here / "emulated_attention.p/attention.c.o", object_file, here / "libemulated_module.a",
+                    here / "libcuda_emulator.a", build / "libimagine_core.a", "-lpng", "-lz", "-lpthread", "-ldl", "-lm", "-o", program],
+                   check=True)
+    return program
+
+
+def noticed(program, kernel):
+    """What the tests said first, or None."""
+    words = ["sm_90a"] if kernel == HOPPER else ["sm_80"]
+    done = subprocess.run([program, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600)
+    reports = [line.strip() for line in done.stdout.splitlines() if line.strip().startswith("block (")]
+    return (reports or ["other numbers than plain C's"])[0] if done.returncode else None
+
+
+def main():
+    build, words, missed = pathlib.Path(sys.argv[1]).resolve(), sys.argv[2:], 0
+    with tempfile.TemporaryDirectory() as folder:
+        for kernel, name, old, new in MUTATIONS:
+            if words and not any(w in f"{kernel} {name}" for w in words):
+                continue
+            what = noticed(mutant(build, pathlib.Path(folder), kernel, old, new), kernel)
+            missed += what is None
+            print(f"{'noticed ' if what else 'MISSED  '} {kernel}: {name}: {what or ''}"[:200], flush=True)
+    sys.exit(missed > 0)
+
+
+if __name__ == "__main__":
+    main()
