@@ -189,6 +189,26 @@ impl Buffer {
         }
     }
 
+    /// The tensor for another library that speaks DLPack 1.x, without a copy. Whoever gets it calls its deleter, and does
+    /// not write into it: other clones of this buffer are being read.
+    pub fn to_dlpack(&self) -> Result<*mut sys::DLManagedTensorVersioned> {
+        let mut tensor = std::ptr::null_mut();
+        // SAFETY: the buffer is alive; the tensor holds a reference of its own.
+        check(|error| unsafe { sys::imagine_buffer_to_dlpack(self.raw(), &mut tensor, error) })?;
+        Ok(tensor)
+    }
+
+    /// A buffer over another library's dense tensor in host memory, without a copy; the tensor's deleter is called with the
+    /// last reference. After an error the tensor still belongs to the caller.
+    ///
+    /// # Safety
+    /// The tensor must be valid and belong to the caller, nobody may write into it any more, and its deleter may be called
+    /// from any thread.
+    pub unsafe fn from_dlpack(context: &Context, tensor: *mut sys::DLManagedTensorVersioned) -> Result<Self> {
+        // SAFETY: the context is alive, the tensor is valid by this function's own contract.
+        Self::make(|buffer, error| unsafe { sys::imagine_buffer_from_dlpack(buffer, context.0.raw(), tensor, error) })
+    }
+
     /// A tensor of a safetensors file; `name` may be None where the file has only one.
     pub fn load(context: &Context, path: impl AsRef<Path>, name: Option<&str>) -> Result<Self> {
         let path = c_path(path.as_ref())?;

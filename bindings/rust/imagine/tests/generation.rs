@@ -520,3 +520,18 @@ fn contexts() {
     let full = Model::open_in(&tight, pack()).and_then(|model| model.generate(&options()));
     assert!(matches!(full, Err(Error::NoMemory(_))), "{:?}", full);
 }
+
+#[test]
+fn tensors_for_other_libraries() {
+    let context = Context::new().unwrap();
+    let buffer = Buffer::from_vec(&context, vec![1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3]).unwrap();
+    let address = buffer.as_bytes().as_ptr();
+    let tensor = buffer.to_dlpack().unwrap();
+    drop(buffer);
+    // SAFETY: the tensor was made above, is given away here, and nobody writes into it.
+    let back = unsafe { Buffer::from_dlpack(&context, tensor) }.unwrap();
+    assert_eq!(back.as_bytes().as_ptr(), address);
+    assert_eq!((back.shape(), back.as_slice::<f32>().unwrap()[5]), (&[2usize, 3][..], 6.0));
+    // SAFETY: NULL is refused.
+    assert!(unsafe { Buffer::from_dlpack(&context, std::ptr::null_mut()) }.is_err());
+}
