@@ -78,7 +78,8 @@ static imagine_status open_weights(imagine_model *model, imagine__stage_kind kin
         return imagine__fail(
             error, IMAGINE_ERROR_UNSUPPORTED,
             "%s: holds %s, a pickle, and no safetensors file. Pickles can run code and are not opened: convert "
-            "it, as with save_pretrained of diffusers or transformers, which writes safetensors",
+            "it, with examples/convert.py for original Wan, umT5 and Self-Forcing files, else with save_pretrained of "
+            "diffusers or transformers, which write safetensors",
             stage->folder, name);
     return imagine__weights_open(&stage->weights, model->context, stage->folder, weight_names[kind], error);
 }

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: MIT
+"""examples/convert.py on small pickles under the original names, beside the two-layer pack and diffusers' own renaming."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import unittest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PACK = ROOT / "tests" / "packs" / "two-layer"
+SCRIPT = ROOT / "examples" / "convert.py"
+
+try:
+    import torch
+except ImportError:
+    torch = None
+try:
+    from diffusers.loaders import single_file_utils
+except ImportError:
+    single_file_utils = None
+
+# Original names from those of diffusers, written down from the original models, not from the script under test.
+BLOCK = {"norm2": "norm3", "ffn.net.0.proj": "ffn.0", "ffn.net.2": "ffn.2", "to_out.0": "o", "to_q": "q", "to_k": "k", "to_v": "v",
+         "attn1": "self_attn", "attn2": "cross_attn", "scale_shift_table": "modulation"}
+OUTER = {"condition_embedder.time_embedder.linear_": "time_embedding.", "condition_embedder.text_embedder.linear_":
+         "text_embedding.", "condition_embedder.time_proj": "time_projection.1", "proj_out": "head.head"}
+T5 = {"layer.0.layer_norm": "norm1", "layer.1.layer_norm": "norm2", "layer.0.SelfAttention.relative_attention_bias":
+      "pos_embedding.embedding", "layer.0.SelfAttention": "attn", "layer.1.DenseReluDense.wi_0": "ffn.gate.0",
+      "layer.1.DenseReluDense.wi_1": "ffn.fc1", "layer.1.DenseReluDense.wo": "ffn.fc2"}
+RESNET = {"norm1": "residual.0", "conv1": "residual.2", "norm2": "residual.3", "conv2": "residual.6", "conv_shortcut": "shortcut"}
+
+
+def swap(name, table):
+    for new, old in table.items():
+        name = re.sub(rf"(?<![\w]){re.escape(new)}", old, name)
+    return name
+
+
+def transformer_name(name):
+    if name.startswith("blocks."):
+        return swap(name, BLOCK)
+    if name == "scale_shift_table":
+        return "head.modulation"
+    name = swap(name, OUTER)
+    return re.sub(r"_embedding\.([12])", lambda m: f"_embedding.{2 * int(m[1]) - 2}", name)
+
+
+def text_name(name):
+    fixed = {"shared.weight": "token_embedding.weight", "encoder.final_layer_norm.weight": "norm.weight"}
+    return fixed.get(name) or swap(name.replace("encoder.block.", "blocks."), T5)
+
+
+def vae_name(name):
+    side, _, rest = name.partition(".")
+    if side in ("quant_conv", "post_quant_conv"):
+        return name.replace("post_quant_conv", "conv2").replace("quant_conv", "conv1")
+    rest = rest.replace("conv_in", "conv1").replace("norm_out", "head.0").replace("conv_out", "head.2")
+    rest = rest.replace("mid_block.attentions.0", "middle.1")
+    rest = re.sub(r"mid_block\.resnets\.(\d)\.", lambda m: f"middle.{2 * int(m[1])}.", rest)
+    rest = re.sub(r"up_blocks\.(\d)\.resnets\.(\d)", lambda m: f"upsamples.{4 * int(m[1]) + int(m[2])}", rest)
+    rest = re.sub(r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"upsamples.{4 * int(m[1]) + 3}", rest)
+    rest = rest.replace("down_blocks", "downsamples")
+    if re.match(r"(middle\.[02]|downsamples|upsamples)", rest):
+        rest = swap(rest, RESNET)
+    return side + "." + rest
+
+
+def read(path):
+    """name: tensor of a safetensors file."""
+    import json
+    import struct
+    data = pathlib.Path(path).read_bytes()
+    size = struct.unpack("<Q", data[:8])[0]
+    types = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+    return {name: torch.frombuffer(bytearray(data[8 + size + t["data_offsets"][0]:8 + size + t["data_offsets"][1]]),
+                                   dtype=types[t["dtype"]]).reshape(t["shape"])
+            for name, t in json.loads(data[8:8 + size]).items() if name != "__metadata__"}
+
+
+# The VAE is the shipped one: it has the original's two residual blocks a level.
+STAGES = {"transformer": (PACK / "transformer/diffusion_pytorch_model.safetensors", transformer_name),
+          "text": (PACK / "text_encoder/model.safetensors", text_name),
+          "vae": (ROOT / "models/tiny/vae/diffusion_pytorch_model.safetensors", vae_name)}
+
+
+@unittest.skipIf(torch is None, "no PyTorch here")
+class Convert(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+        self.pickle = os.path.join(self.folder.name, "original.pth")
+        self.out = os.path.join(self.folder.name, "sub", "out.safetensors")
+
+    def run_script(self, content):
+        torch.save(content, self.pickle)
+        return subprocess.run([sys.executable, SCRIPT, self.pickle, self.out], capture_output=True, text=True)
+
+    def original(self, stage):
+        path, rename = STAGES[stage]
+        published = read(path)
+        published.pop("encoder.embed_tokens.weight", None)
+        original = {rename(name): tensor for name, tensor in published.items()}
+        self.assertEqual(len(original), len(published))
+        return original, published
+
+    def same(self, published):
+        made = read(self.out)
+        self.assertEqual(sorted(made), sorted(published))
+        for name, tensor in published.items():
+            self.assertTrue(made[name].dtype == tensor.dtype and torch.equal(made[name], tensor), name)
+
+    def test_each_stage(self):
+        for stage in STAGES:
+            original, published = self.original(stage)
+            done = self.run_script(original)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.same(published)
+
+    @unittest.skipIf(single_file_utils is None, "no diffusers here")
+    def test_diffusers_renames_alike(self):
+        for stage, function in (("transformer", single_file_utils.convert_wan_transformer_to_diffusers),
+                                ("vae", single_file_utils.convert_wan_vae_to_diffusers)):
+            original, published = self.original(stage)
+            self.assertEqual(sorted(function(dict(original))), sorted(published))
+
+    def test_wrapped_by_training(self):
+        original, published = self.original("transformer")
+        wrapped = {"model._fsdp_wrapped_module." + name: tensor for name, tensor in original.items()}
+        other = {name: torch.zeros_like(tensor) for name, tensor in wrapped.items()}
+        self.assertEqual(self.run_script({"generator": other, "generator_ema": wrapped, "step": 3}).returncode, 0)
+        self.same(published)
+
+    def refused(self, content, words):
+        done = self.run_script(content)
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn(words, done.stderr)
+        self.assertFalse(os.path.exists(self.out))
+
+    def test_refused(self):
+        original, _ = self.original("vae")
+        self.refused(dict(original, **{"decoder.planted.weight": torch.zeros(1)}), "decoder.planted.weight")
+        self.refused({"some.weight": torch.zeros(1)}, "some.weight")
+        self.refused(dict(original, **{"conv1.bias": torch.zeros(1, dtype=torch.int64)}), "torch.int64")
+        self.refused([1, 2], "no dictionary of tensors")
+
+    def test_code_in_a_pickle_is_not_run(self):
+        marker = os.path.join(self.folder.name, "ran")
+
+        class Evil:
+            def __reduce__(self):
+                return os.system, (f"touch {marker}",)
+
+        self.refused({"x": Evil()}, "not read")
+        self.assertFalse(os.path.exists(marker))
+
+
+class Refusal(unittest.TestCase):
+    def test_the_library_names_the_script(self):
+        with tempfile.TemporaryDirectory() as folder:
+            vae = pathlib.Path(folder) / "vae"
+            vae.mkdir()
+            (vae / "config.json").write_text((PACK / "vae" / "config.json").read_text())
+            (vae / "Wan2.1_VAE.pth").write_bytes(b"pickle")
+            program = os.environ.get("IMAGINE_PROGRAM", ROOT / "build" / "examples" / "imagine")
+            done = subprocess.run([program, "info", "--model", folder], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("Wan2.1_VAE.pth", done.stderr)
+        self.assertIn("examples/convert.py", done.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main()
