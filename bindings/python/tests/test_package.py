@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: MIT
+"""The package as it is installed: the wheel in a fresh environment, its types, a notebook. What the machine lacks is skipped."""
+
+import base64
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+import zipfile
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+PYTHON = ROOT / "bindings" / "python"
+PACK = ROOT / "tests" / "packs" / "two-layer"
+
+
+def run(command, **options):
+    return subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300,
+                          **options)
+
+
+def has(*modules):
+    return run([sys.executable, "-c", "import " + ", ".join(modules)]).returncode == 0
+
+
+def elsewhere(folder):
+    """An environment that knows nothing of the source tree."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("IMAGINE", "PYTHON", "LD_"))}
+    return dict(kept, HOME=str(folder), PIP_DISABLE_PIP_VERSION_CHECK="1")
+
+
+class Wheel(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory()
+        cls.place = pathlib.Path(cls.folder.name)
+        cls.wheel = None
+        if not has("venv", "ensurepip"):
+            raise unittest.SkipTest("no venv here: python3-venv has it")
+        made = run([sys.executable, "-m", "venv", "--system-site-packages", cls.place / "fresh"])
+        if made.returncode:
+            raise unittest.SkipTest("no virtual environment can be made here: " + made.stdout[-200:])
+        cls.python = cls.place / "fresh" / "bin" / "python"
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.folder.cleanup()
+
+    def test_1_pip_builds_it_without_a_network(self):
+        done = run([self.python, "-m", "pip", "wheel", "--no-index", "--no-deps", "-w", self.place / "wheels", PYTHON],
+                   env=dict(elsewhere(self.place), IMAGINE_LIBRARY=os.environ.get("IMAGINE_LIBRARY", "")))
+        self.assertEqual(done.returncode, 0, done.stdout)
+        wheels = list((self.place / "wheels").glob("*.whl"))
+        self.assertEqual(len(wheels), 1)
+        self.assertRegex(wheels[0].name, r"^libimagine-[\d.]+-py3-none-linux_\w+\.whl$")
+        names = set(zipfile.ZipFile(wheels[0]).namelist())
+        self.assertLess({"imagine/__init__.py", "imagine/py.typed", "imagine/lib/libimagine.so.0"}, names)
+        self.assertTrue(any(name.startswith("imagine/lib/libpng") for name in names))
+        self.assertFalse([name for name in names if "/train/" in name or "test" in name])
+
+    def test_2_it_works_elsewhere(self):
+        wheels = list((self.place / "wheels").glob("*.whl"))
+        self.assertTrue(wheels, "the wheel was not built")
+        done = run([self.python, "-m", "pip", "install", "--no-index", "--no-deps", wheels[0]], env=elsewhere(self.place))
+        self.assertEqual(done.returncode, 0, done.stdout)
+        shutil.copytree(PACK, self.place / "pack")
+        code = ("import imagine, sys\n"
+                "maps = lambda: {line.split()[-1] for line in open('/proc/self/maps') if 'imagine.so' in line}\n"
+                "frames = imagine.open('pack').generate('a red apple', seed=1)\n"
+                "print(imagine.__file__, *maps(), frames.shape, frames.std() > 0)\n")
+        done = run([self.python, "-I", "-c", code], cwd=self.place, env=elsewhere(self.place))
+        self.assertEqual(done.returncode, 0, done.stdout)
+        module, library, *rest = done.stdout.split(maxsplit=2)
+        for path in (module, library):
+            self.assertTrue(path.startswith(str(self.place / "fresh")), path)
+        self.assertEqual(rest, ["(5, 32, 32, 3) True\n"])
+
+    def test_3_libraries_that_the_system_lacks_come_along(self):
+        """The loader finds neither libpng nor zlib by name; _open() falls back to those beside the library."""
+        lib = next(iter((self.place / "fresh").glob("lib/python*/site-packages/imagine/lib")), None)
+        self.assertIsNotNone(lib, "the wheel was not installed")
+        code = ("import ctypes\nreal, opened = ctypes.CDLL, []\n"
+                "def picky(path, *a, **k):\n"
+                "    opened.append(path.split('/')[-1])\n"
+                "    if len(opened) == 1: raise OSError('libpng16.so.16: cannot open shared object file')\n"
+                "    return real(path, *a, **k)\n"
+                "ctypes.CDLL = picky\nimport imagine\nprint(imagine.version(), *opened)\n")
+        done = run([self.python, "-I", "-c", code], cwd=self.place, env=elsewhere(self.place))
+        self.assertRegex(done.stdout, r"^\d+\.\d+\.\d+ libimagine.so.0 libz\S+ libpng\S+ libimagine.so.0\n$")
+
+    def test_4_editable(self):
+        done = run([self.python, "-m", "pip", "install", "--no-index", "--no-deps", "--force-reinstall", "-e", PYTHON],
+                   env=elsewhere(self.place))
+        self.assertEqual(done.returncode, 0, done.stdout)
+        done = run([self.python, "-c", "import imagine; print(imagine.__file__)"], cwd=self.place, env=elsewhere(self.place))
+        self.assertEqual(done.stdout, str(PYTHON / "imagine" / "__init__.py") + "\n")
+
+
+class Types(unittest.TestCase):
+    @unittest.skipUnless(has("mypy"), "no mypy here")
+    def test_mypy_is_content(self):
+        with tempfile.TemporaryDirectory() as cache:
+            done = run([sys.executable, "-m", "mypy", "--cache-dir", cache, "-p", "imagine"], cwd=PYTHON)
+        self.assertEqual(done.returncode, 0, done.stdout)
+
+    @unittest.skipUnless(has("mypy"), "no mypy here")
+    def test_users_see_the_types(self):
+        code = ("import imagine\nmodel = imagine.open('tiny')\nreveal_type(model.job('a'))\n"
+                "reveal_type(model.clip('a').fps)\nmodel.job(7)\n")
+        with tempfile.TemporaryDirectory() as cache:
+            done = run([sys.executable, "-m", "mypy", "--cache-dir", cache, "-c", code], cwd=PYTHON)
+        self.assertIn('Revealed type is "imagine.Job"', done.stdout)
+        self.assertIn('Revealed type is "builtins.float"', done.stdout)
+        self.assertIn('incompatible type "int"', done.stdout)
+
+
+@unittest.skipUnless(has("nbclient", "nbformat", "ipykernel"), "no nbclient and ipykernel here")
+class Notebook(unittest.TestCase):
+    def test_the_example_runs_and_shows_clips(self):
+        code = ("import nbformat, nbclient, sys\nbook = nbformat.read(sys.argv[1], 4)\n"
+                "nbclient.NotebookClient(book, timeout=120, kernel_name='python3').execute()\nnbformat.write(book, sys.argv[2])\n")
+        with tempfile.TemporaryDirectory() as folder:
+            output = pathlib.Path(folder) / "executed.ipynb"
+            env = dict(os.environ, PYTHONPATH=str(PYTHON), IMAGINE_PACK=str(PACK), HOME=folder, IPYTHONDIR=folder)
+            done = run([sys.executable, "-W", "ignore", "-c", code, ROOT / "examples" / "notebook.ipynb", output], env=env)
+            self.assertEqual(done.returncode, 0, done.stdout)
+            cells = json.loads(output.read_text())["cells"]
+        shown = [out["data"] for cell in cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
+        self.assertEqual(len(shown), 3)
+        for data in shown:
+            self.assertIn(b"acTL", base64.b64decode("".join(data["image/png"])))
+            self.assertIn("<img", "".join(data["text/html"]))
+
+
+if __name__ == "__main__":
+    unittest.main()
