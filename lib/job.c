@@ -104,8 +104,8 @@ static imagine_status open_vae(imagine_job *job, imagine_error *error)
 {
     imagine_vae_options options = { .struct_size = sizeof options,
                                     .cancel = job->cancel,
-                                    .tile_width = job->placement.tile,
-                                    .tile_height = job->placement.tile };
+                                    .tile_width = job->placement.tile ? job->placement.tile : job->tile_width,
+                                    .tile_height = job->placement.tile ? job->placement.tile : job->tile_height };
     if (job->vae)
         return IMAGINE_OK;
     enter(job, IMAGINE_JOB_LOAD);
@@ -221,7 +221,8 @@ static imagine_status decode_piece(imagine_job *job, const imagine_buffer *laten
 static imagine_status decode(imagine_job *job, imagine_buffer *latents, int32_t *frames, imagine_error *error)
 {
     int64_t count = imagine__buffer_shape(latents, NULL)[1];
-    int whole = count == 1 || job->placement.tile; /* tiles go through the whole clip one by one */
+    /* Tiles go through the whole clip one by one. */
+    int whole = count == 1 || job->placement.tile || job->tile_width || job->tile_height;
     imagine_status status = open_vae(job, error);
     enter(job, IMAGINE_JOB_DECODE);
     if (whole && status >= 0)
@@ -318,6 +319,10 @@ static imagine_status check_options(const imagine_job_options *o, imagine_error 
                              o->preview_every);
     if (o->decode != 0 && o->decode != 1)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "decode: %d is neither 0 nor 1", o->decode);
+    if (o->tile_width < IMAGINE_VAE_TILE_AUTO || o->tile_height < IMAGINE_VAE_TILE_AUTO)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: %d is neither a size in pixels nor 0 nor -1",
+                             o->tile_width < IMAGINE_VAE_TILE_AUTO ? "tile_width" : "tile_height",
+                             o->tile_width < IMAGINE_VAE_TILE_AUTO ? o->tile_width : o->tile_height);
     if (o->latents && (o->init_latents || o->known_latents || o->init_frames || o->mask_frames || o->first_frames ||
                        o->last_frame))
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
@@ -376,6 +381,8 @@ static imagine_status copy_options(imagine_job *job, const imagine_job_options *
     job->wanted = o->events;
     job->preview_every = o->preview_every;
     job->decode = o->decode;
+    job->tile_width = o->tile_width > 0 ? o->tile_width : 0;
+    job->tile_height = o->tile_height > 0 ? o->tile_height : 0;
     job->prompt = imagine__strdup(job->context, o->prompt ? o->prompt : "");
     job->negative_prompt = imagine__strdup(job->context, o->negative_prompt ? o->negative_prompt : "");
     if (!job->prompt || !job->negative_prompt)

@@ -34,6 +34,7 @@ struct imagine_job {
     double *sigmas; /* copied */
     uint32_t wanted; /* IMAGINE_EVENT_BITs */
     int32_t preview_every, decode;
+    int32_t tile_width, tile_height; /* 0: whole, or as the placement says */
     double created, entered; /* when the job, and its present stage, began */
     imagine__events events;
     pthread_t thread;

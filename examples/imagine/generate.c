@@ -78,6 +78,8 @@ static int start(generation *g)
     if (status || (status = load_inputs(g)))
         return status;
     imagine_job_options_init(&job, sizeof job);
+    job.tile_width = g->o->tile_width;
+    job.tile_height = g->o->tile_height;
     job.prompt = g->o->prompt;
     job.negative_prompt = g->o->negative;
     job.sampler = &sampler;

@@ -17,7 +17,7 @@
 const command commands[] = {
     { "generate", "a picture or clip from a prompt",
       MACHINE "prompt negative seed width height frames steps guidance guidance-2 guidance-rescale guidance-start guidance-stop "
-              "schedule step-rule shift eta cfg noise embeds image last-image extend init strength mask known out fps ",
+              "schedule step-rule shift eta cfg noise embeds image last-image extend init strength mask known out fps tile ",
       "PROMPT",
       "  imagine generate \"a red apple\"\n"
       "  imagine generate \"a yellow car moving to the right\" --seed 7 --steps 30 --out car.png\n"

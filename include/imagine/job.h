@@ -54,6 +54,9 @@ typedef struct imagine_job_options {
     imagine_buffer *first_frames; /* 4k+1 pictures that the clip begins with: 1 for picture to video, more to go on with a
                                    * clip */
     imagine_buffer *last_frame; /* the picture that the clip ends with */
+    int32_t tile_width, tile_height; /* pixels, as in imagine_vae_options: pictures are coded in tiles, and the clip's
+                                      * frames come all at once. 0 (default) or IMAGINE_VAE_TILE_AUTO: whole, or in the
+                                      * largest tiles that fit where the memory limit asks for some */
 } imagine_job_options;
 
 typedef struct imagine_event {

@@ -53,7 +53,7 @@ AT(imagine_context_info, cpu_level, 12);
 AT(imagine_context_info, memory_used, 16);
 AT(imagine_context_info, memory_peak, 24);
 
-SIZE(imagine_job_options, 144);
+SIZE(imagine_job_options, 152);
 AT(imagine_job_options, struct_size, 0);
 AT(imagine_job_options, events, 4);
 AT(imagine_job_options, prompt, 8);
@@ -74,6 +74,8 @@ AT(imagine_job_options, init_frames, 112);
 AT(imagine_job_options, mask_frames, 120);
 AT(imagine_job_options, first_frames, 128);
 AT(imagine_job_options, last_frame, 136);
+AT(imagine_job_options, tile_width, 144);
+AT(imagine_job_options, tile_height, 148);
 
 SIZE(imagine_event, 56);
 AT(imagine_event, struct_size, 0);

@@ -213,11 +213,70 @@ static void decoding(void)
     imagine_context_release(&context);
 }
 
+/* The frames of a job on finished latents, joined; *pieces: the events that they came in. */
+static size_t decode_job(imagine_model *model, imagine_buffer *latents, int32_t width, int32_t height, uint8_t *out,
+                         size_t room, int *pieces)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_event event = { .struct_size = sizeof event };
+    imagine_job_options options;
+    imagine_job *job = NULL;
+    size_t at = 0;
+    imagine_job_options_init(&options, sizeof options);
+    options.latents = latents;
+    options.tile_width = width;
+    options.tile_height = height;
+    CHECK_OK(imagine_job_create(&job, model, &options, &err));
+    *pieces = 0;
+    while (job && imagine_job_next(job, &event, -1, &err) >= 0 && event.kind != IMAGINE_EVENT_DONE) {
+        if (event.kind != IMAGINE_EVENT_FRAMES || at + imagine_buffer_size(event.frames) > room)
+            continue;
+        memcpy(out + at, imagine_buffer_data(event.frames), imagine_buffer_size(event.frames));
+        at += imagine_buffer_size(event.frames);
+        ++*pieces;
+    }
+    imagine_job_destroy(&job);
+    return at;
+}
+
+/* A job in tiles gives the clip at once, with the same bytes. */
+static void tiles(void)
+{
+    enum { SIZE = 9 * 32 * 48 * 3 };
+    static const int32_t sizes[][2] = { { 8, 16 }, { 0, 24 }, { 16, -1 }, { -1, -1 }, { -1, 0 } };
+    static uint8_t whole[SIZE], tiled[SIZE];
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_model *model = open_model(2, &err);
+    imagine_context *context = open_context(1, &err);
+    imagine_buffer *latents;
+    imagine_job *job;
+    imagine_job_options options;
+    int pieces;
+    REQUIRE(model && context);
+    REQUIRE_OK(imagine_buffer_create(&latents, context, IMAGINE_F32, 4, (int64_t[]){ 16, 3, 4, 6 }, &err));
+    for (int i = 0; i < 16 * 3 * 24; i++)
+        ((float *)imagine_buffer_data(latents))[i] = (float)(i * 7919 % 2000) / 1000 - 1;
+    CHECK(decode_job(model, latents, 0, 0, whole, SIZE, &pieces) == SIZE && pieces == 3);
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        CHECK(decode_job(model, latents, sizes[i][0], sizes[i][1], tiled, SIZE, &pieces) == SIZE);
+        CHECK(pieces == (sizes[i][0] > 0 || sizes[i][1] > 0 ? 1 : 3));
+        CHECK(!memcmp(whole, tiled, SIZE));
+    }
+    imagine_job_options_init(&options, sizeof options);
+    options.tile_height = -2;
+    CHECK_STATUS(imagine_job_create(&job, model, &options, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    CHECK(!job && strstr(err.message, "tile_height: -2"));
+    imagine_buffer_release(&latents);
+    imagine_model_release(&model);
+    imagine_context_release(&context);
+}
+
 int main(int argc, char **argv)
 {
     static const test_case cases[] = {
         { "threads", threads }, { "seeds and prompts", seeds_and_prompts }, { "guidance modes", guidance_modes },
         { "batches", batches }, { "by hand", by_hand },                     { "decoding", decoding },
+        { "tiles", tiles },
     };
     return test_main("api/same", cases, sizeof cases / sizeof cases[0], argc, argv);
 }

@@ -179,6 +179,12 @@ class Program(unittest.TestCase):
         self.run_program("decode", "a.safetensors", "--model", PACK, "--out", "b.png")
         self.assertEqual(pathlib.Path(self.path("a.png")).read_bytes(), pathlib.Path(self.path("b.png")).read_bytes())
 
+    def test_tiles_change_nothing(self):
+        self.generate("--out", "a.png")
+        for tile in ("8", "0x16", "auto"):
+            self.generate("--out", "b.png", "--tile", tile)
+            self.assertEqual(*(pathlib.Path(self.path(name)).read_bytes() for name in ("a.png", "b.png")))
+
     def test_stages_write_what_they_say(self):
         done = json.loads(self.run_program("text", "a red apple", "--model", PACK, "--json", "--out", "t.safetensors").stdout)
         text = load(self.path("t.safetensors"))

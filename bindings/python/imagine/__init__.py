@@ -192,12 +192,13 @@ class Model(_Handle):
             prompt_embeds: Any = None, negative_embeds: Any = None, first_frames: Any = None, last_frame: Any = None,
             init_frames: Any = None, init_latents: Any = None, strength: float = 1.0, mask_frames: Any = None,
             known_latents: Any = None, known_mask: Any = None, known_mode: str = "auto", previews: bool = False,
-            decode: bool = True,
+            decode: bool = True, tile: Tile = None,
             _use: Callable[[Model, _api.JobOptions, List[Any]], Any] = Job) -> Job:
         """Starts a generation and returns its Job: `for event in model.job("a dog"): ...`. Sizes of 0 are the pack's
         defaults. `noise`, `latents` and the embeds are anything that numpy makes an array of. Pictures to begin with or to
         keep are uint8 [frames, height, width, 3]: `first_frames` (1 for picture to video, more to go on with a clip),
-        `last_frame`, and `init_frames` with `strength`, of which `mask_frames` marks by brightness what is made anew."""
+        `last_frame`, and `init_frames` with `strength`, of which `mask_frames` marks by brightness what is made anew.
+        With `tile` (as for decode()) pictures are coded in tiles, and the clip's frames come all at once."""
         sampler = _api.SamplerOptions()
         _lib().imagine_sampler_options_init(ctypes.byref(sampler), ctypes.sizeof(sampler))
         sampler.seed, sampler.width, sampler.height, sampler.frames = seed & (2**64 - 1), width, height, frames
@@ -217,6 +218,8 @@ class Model(_Handle):
         _lib().imagine_job_options_init(ctypes.byref(options), ctypes.sizeof(options))
         options.prompt, options.negative_prompt = _text("prompt", prompt), _text("negative_prompt", negative_prompt)
         options.sampler, options.decode = ctypes.pointer(sampler), int(decode)
+        for field, size in _tile(tile).items():
+            setattr(options, field, size)
         options.events = 1 << _api.EVENT_STEP | 1 << _api.EVENT_LATENTS | 1 << _api.EVENT_FRAMES
         if previews:
             options.events |= 1 << _api.EVENT_PREVIEW
@@ -250,7 +253,7 @@ class Model(_Handle):
                 if event.kind == "preview" and preview and event.frames is not None:
                     preview(event.frames)
             latents = job.latents if options.get("latents") is None else options["latents"]
-        return self.decode(latents)
+        return self.decode(latents, tile=options.get("tile"))
 
     def clip(self, prompt: str = "", negative_prompt: Optional[str] = None, *, fps: float = 0.0, **options: Any) -> Clip:
         """What generate() gives as a Clip, which a notebook shows by itself. `fps` 0 is the pack's."""

@@ -115,6 +115,9 @@ class Generation(unittest.TestCase):
         self.assertTrue(numpy.array_equal(self.model.decode(latents), whole))
         for tile in (16, (8, 0), "auto"):
             self.assertTrue(numpy.array_equal(self.model.decode(latents, tile=tile), whole))
+            with self.model.job(latents=latents, tile=tile) as job:
+                frames = [event.frames for event in job if event.kind == "frames"]
+                self.assertTrue(numpy.array_equal(numpy.concatenate(frames), whole))
         self.assertTrue(numpy.array_equal(self.model.encode(whole, tile=8), self.model.encode(whole)))
 
     def test_pictures_to_begin_with_and_to_keep(self):

@@ -608,6 +608,8 @@ pub struct imagine_job_options {
     pub mask_frames: *mut imagine_buffer,
     pub first_frames: *mut imagine_buffer,
     pub last_frame: *mut imagine_buffer,
+    pub tile_width: i32,
+    pub tile_height: i32,
 }
 
 #[repr(C)]

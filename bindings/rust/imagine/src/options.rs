@@ -5,7 +5,7 @@ use std::ptr::{null, null_mut};
 use imagine_sys as sys;
 
 use crate::handle::{int, text, Plain};
-use crate::{Buffer, CancelToken, Error, Result};
+use crate::{Buffer, CancelToken, Error, Result, Tile};
 
 /// What fills in the sigmas and the step rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +147,7 @@ pub struct JobOptions {
     mask_frames: Option<Buffer>,
     first_frames: Option<Buffer>,
     last_frame: Option<Buffer>,
+    tile: (Tile, Tile),
     strength: Option<f64>,
     known_mode: KnownMode,
     latents: Option<Buffer>,
@@ -186,6 +187,7 @@ impl JobOptions {
             mask_frames: None,
             first_frames: None,
             last_frame: None,
+            tile: (Tile::Auto, Tile::Auto),
             strength: None,
             known_mode: KnownMode::Auto,
             latents: None,
@@ -334,6 +336,13 @@ impl JobOptions {
         self
     }
 
+    /// Pictures are coded in tiles of at most this width and height, with the same bytes for less memory; the clip's
+    /// frames then come all at once. Without it: where the memory limit asks for tiles, the largest that fit.
+    pub fn tiles(mut self, width: Tile, height: Tile) -> Self {
+        self.tile = (width, height);
+        self
+    }
+
     /// Latents to keep, where the mask is 1; without a mask fewer frames than the clip's, its first ones.
     pub fn known(mut self, latents: &Buffer, mask: Option<&Buffer>) -> Self {
         self.known_latents = Some(latents.clone());
@@ -429,6 +438,7 @@ impl JobOptions {
         raw.mask_frames = buffer(&self.mask_frames);
         raw.first_frames = buffer(&self.first_frames);
         raw.last_frame = buffer(&self.last_frame);
+        (raw.tile_width, raw.tile_height) = (self.tile.0.raw(), self.tile.1.raw());
         raw.latents = buffer(&self.latents);
         raw.cancel = token.0.raw();
         raw.decode = i32::from(self.decode);

@@ -75,7 +75,7 @@ pub enum Tile {
 }
 
 impl Tile {
-    fn raw(self) -> i32 {
+    pub(crate) fn raw(self) -> i32 {
         match self {
             Tile::Whole => sys::IMAGINE_VAE_WHOLE,
             Tile::Pixels(pixels) => i32::try_from(pixels).unwrap_or(i32::MAX),

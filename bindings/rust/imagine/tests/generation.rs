@@ -164,6 +164,8 @@ fn events_and_pieces() {
         .collect();
     assert_eq!(decoded, whole.rgb());
     assert_eq!(model.generate(&JobOptions::new("").latents(&latents)).unwrap().rgb(), whole.rgb());
+    let tiled = JobOptions::new("").latents(&latents).tiles(Tile::Pixels(8), Tile::Whole);
+    assert_eq!(model.generate(&tiled).unwrap().rgb(), whole.rgb());
 
     let info = job.info().unwrap();
     assert_eq!((info.width, info.height, info.frames, info.steps, info.guidance), (32, 32, 5, 3, 3.0));
