@@ -7,7 +7,7 @@
 
 #include "job.h"
 
-/* Pixels along a side of the tiles that frames are decoded in, where they must be. */
+/* Pixels along a side of the tiles that frames are coded in, where they must be. */
 #define LARGEST_TILE 512
 #define SMALLEST_TILE 32
 
@@ -115,7 +115,8 @@ static int save_more(imagine__placement *placement, const imagine_model *model, 
                      int previews)
 {
     const uint64_t limit = needs->limit_bytes;
-    int sampling = needs->stage_peak[IMAGINE_JOB_SAMPLE] > limit, decoding = needs->stage_peak[IMAGINE_JOB_DECODE] > limit;
+    int sampling = needs->stage_peak[IMAGINE_JOB_SAMPLE] > limit;
+    int coding = needs->stage_peak[IMAGINE_JOB_DECODE] > limit || needs->stage_peak[IMAGINE_JOB_ENCODE] > limit;
     int can_stream = imagine__model_weights(model) != IMAGINE_WEIGHTS_RESIDENT;
     uint32_t streamed = placement->streamed;
     if (!placement->give_back)
@@ -128,7 +129,7 @@ static int save_more(imagine__placement *placement, const imagine_model *model, 
         placement->streamed |= IMAGINE_STAGE_SAMPLER;
     if (placement->streamed != streamed)
         return 1;
-    if (placement->tile == SMALLEST_TILE || !(decoding || (sampling && previews)))
+    if (placement->tile == SMALLEST_TILE || !(coding || (sampling && previews)))
         return 0;
     placement->tile = placement->tile ? placement->tile / 2 : LARGEST_TILE;
     return 1;
@@ -277,10 +278,11 @@ imagine_status imagine__job_refuse(const imagine_estimate *estimate, imagine_err
 {
     static const char *const names[8] = { [IMAGINE_JOB_TEXT] = "encoding the text",
                                           [IMAGINE_JOB_SAMPLE] = "sampling",
-                                          [IMAGINE_JOB_DECODE] = "decoding" };
+                                          [IMAGINE_JOB_DECODE] = "decoding",
+                                          [IMAGINE_JOB_ENCODE] = "encoding pictures" };
     char nearest[96] = "; no smaller size of it fits";
     int most = IMAGINE_JOB_TEXT;
-    for (int stage = IMAGINE_JOB_SAMPLE; stage <= IMAGINE_JOB_DECODE; stage++)
+    for (int stage = IMAGINE_JOB_SAMPLE; stage <= IMAGINE_JOB_ENCODE; stage++)
         if (estimate->stage_peak[stage] > estimate->stage_peak[most])
             most = stage;
     if (estimate->nearest_frames)
