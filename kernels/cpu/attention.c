@@ -5,17 +5,22 @@
 
 /* Attention by blocks of keys with a running softmax. A tile is a block of query rows of one head: it goes through the
  * keys block by block; K and V of a block are packed into panels that all its rows share. After a block, row r holds
- * the maximum m of its scores so far, l = sum exp(s - m) and o = sum exp(s - m) v; when m grows, l and o shrink by
- * exp(old m - new m), which the second product does as it adds to o.
+ * the maximum m of its scores so far, l = sum 2^(s - m) and o = sum 2^(s - m) v; when m grows, l and o shrink by
+ * 2^(old m - new m), which the second product does as it adds to o. Scores are counted in powers of two: the factor
+ * log2 e is part of the scale.
  *
  * The blocks of keys depend on d and the number of keys alone, and a row never sees another row: how the rows are cut
  * into tiles does not show in the result. */
 
 #define ROWS 6
+#define EACH_ROW(X) X(0) X(1) X(2) X(3) X(4) X(5)
+#define EACH_COUNT(X) X(1) X(2) X(3) X(4) X(5) X(6)
 #define COLUMNS (2 * VEC_LANES)
+#define LOG2_E 1.44269504f
 #define LARGEST_D 4096 /* beyond, the scratch is too small, and plain C does it */
 
 typedef struct job {
+    const imagine__run *run;
     const imagine__attention_args *a;
     int64_t tile_rows, tiles_per_head;
     int64_t block_keys; /* a multiple of COLUMNS */
@@ -25,7 +30,7 @@ typedef struct job {
 /* What a tile works on, in the scratch. */
 typedef struct tile_state {
     int64_t batch, head, row, rows, kv;
-    float *q; /* [rows][d], times the scale */
+    float *q; /* [rows][d], times the scale and log2 e */
     float *k; /* [panels of keys][d][COLUMNS] */
     float *v; /* [panels of d][block_keys][COLUMNS] */
     float *s; /* [rows][block_keys]: scores, then weights */
@@ -45,7 +50,7 @@ static int64_t smaller(int64_t a, int64_t b)
 
 static int64_t most_rows(int64_t d)
 {
-    return d <= 128 ? 192 : d <= 1024 ? 96 : 12;
+    return d <= 128 ? 288 : d <= 1024 ? 96 : 12;
 }
 
 /* About 64 KiB of K, so that K, V, the scores and the rows stay in the second-level cache together. */
@@ -57,15 +62,12 @@ static int64_t keys_of_block(int64_t d)
     return keys < 64 ? 64 : keys > 256 ? 256 : keys;
 }
 
-/* Tiles as large as the scratch allows, for K and V are packed anew for each; but no longer than some 10 ms, and some
- * for every thread. */
-static job plan(const imagine__attention_args *a)
+/* Tiles as large as the scratch allows, for K and V are packed anew for each, but some for every thread. However many
+ * keys there are, a tile of a cancelled run ends after the next block. */
+static job plan(const imagine__run *run, const imagine__attention_args *a)
 {
-    job g = {.a = a, .block_keys = keys_of_block(a->d), .wide = round_up(a->d, COLUMNS)};
-    double row_work = 4.0 * (double)a->kv * (double)a->d;
+    job g = {.run = run, .a = a, .block_keys = keys_of_block(a->d), .wide = round_up(a->d, COLUMNS)};
     int64_t rows = most_rows(a->d);
-    while (rows > 24 && row_work * (double)rows > 6e8)
-        rows -= 12;
     while (rows > 48 && a->batch * a->heads * ((a->tokens + rows - 1) / rows) < 16)
         rows /= 2;
     int64_t blocks = (a->tokens + rows - 1) / rows;
@@ -77,7 +79,7 @@ static job plan(const imagine__attention_args *a)
 /* Rows of q and o, K and V, scores; what is left is for three numbers a row and rounding to whole cache lines. */
 #define FLOATS(rows, keys, d) (2 * (rows) * (d) + 2 * (keys) * (d) + (rows) * (keys))
 #define ROOM (IMAGINE__SCRATCH / 4 - 4096)
-_Static_assert(FLOATS(192, 256, 128) <= ROOM && FLOATS(96, 64, 1024) <= ROOM && FLOATS(12, COLUMNS, LARGEST_D) <= ROOM,
+_Static_assert(FLOATS(288, 256, 128) <= ROOM && FLOATS(96, 64, 1024) <= ROOM && FLOATS(12, COLUMNS, LARGEST_D) <= ROOM,
                "the scratch is too small");
 
 static float *take(float **rest, int64_t count)
@@ -112,15 +114,15 @@ static void load_queries(const job *g, const tile_state *t)
 {
     const imagine__attention_args *a = g->a;
     const float *q = a->q + t->batch * a->q_batch + t->row * a->q_token + t->head * a->d;
-    vec scale = vec_set1(a->scale);
+    const float scale = a->scale * LOG2_E;
     for (int64_t r = 0; r < t->rows; r++) {
         const float *from = q + r * a->q_token;
         float *to = t->q + r * a->d;
         int64_t i = 0;
         for (; i + VEC_LANES <= a->d; i += VEC_LANES)
-            vec_store(to + i, vec_mul(vec_load(from + i), scale));
+            vec_store(to + i, vec_mul(vec_load(from + i), vec_set1(scale)));
         for (; i < a->d; i++)
-            to[i] = from[i] * a->scale;
+            to[i] = from[i] * scale;
         t->max[r] = -INFINITY;
         t->sum[r] = 0;
     }
@@ -138,10 +140,20 @@ static void pack_8_keys(const float *k, int64_t stride, int64_t count, int64_t d
             panel[i * COLUMNS + j] = j < count ? k[j * stride + i] : 0;
 }
 
+static const float *keys_at(const job *g, const tile_state *t, int64_t token)
+{
+    return g->a->k + t->batch * g->a->k_batch + token * g->a->k_token + t->head * g->a->d;
+}
+
+static const float *values_at(const job *g, const tile_state *t, int64_t token)
+{
+    return g->a->v + t->batch * g->a->v_batch + token * g->a->v_token + t->head * g->a->d;
+}
+
 static void pack_keys(const job *g, const tile_state *t, int64_t first, int64_t count)
 {
     const imagine__attention_args *a = g->a;
-    const float *k = a->k + t->batch * a->k_batch + first * a->k_token + t->head * a->d;
+    const float *k = keys_at(g, t, first);
     for (int64_t j = 0; j < round_up(count, COLUMNS); j += 8) {
         float *panel = t->k + j / COLUMNS * COLUMNS * a->d + j % COLUMNS;
         int64_t left = count - j;
@@ -152,7 +164,7 @@ static void pack_keys(const job *g, const tile_state *t, int64_t first, int64_t 
 static void pack_values(const job *g, const tile_state *t, int64_t first, int64_t count)
 {
     const imagine__attention_args *a = g->a;
-    const float *v = a->v + t->batch * a->v_batch + first * a->v_token + t->head * a->d;
+    const float *v = values_at(g, t, first);
     for (int64_t j = 0; j < count; j++, v += a->v_token) {
         float *to = t->v + j * COLUMNS;
         int64_t i = 0;
@@ -170,12 +182,11 @@ static void pack_values(const job *g, const tile_state *t, int64_t first, int64_
 
 /* ---- the two products ------------------------------------------------------------------------------------------ */
 
-#define EACH_ROW(X) X(0) X(1) X(2) X(3) X(4) X(5)
-
-/* y[rows][COLUMNS] = a[rows][depth] b[depth][COLUMNS], plus shrink[row] * y when there is a `shrink`. Every number of
- * rows is a function of its own, in which `rows` is a constant; an element goes through the same operations in all. */
+/* y[rows][COLUMNS] = a[rows][depth] b[depth][COLUMNS], plus shrink[row] * y when there is a `shrink`; with `half` the
+ * right half of the columns is not wanted and comes out as something else. Every number of rows is a function of its own,
+ * in which `rows` is a constant; an element goes through the same operations in all. */
 VEC void multiply_rows(const float *a, int64_t lda, const float *b, int64_t depth, float *y, int64_t ldy,
-                       const float *shrink, const int rows)
+                       const float *shrink, const int rows, const int half)
 {
 #define DECLARE(r)                                          \
     vec left##r = vec_zero(), right##r = vec_zero();        \
@@ -184,7 +195,8 @@ VEC void multiply_rows(const float *a, int64_t lda, const float *b, int64_t dept
     if (r < rows) {                                 \
         vec x = vec_set1(a##r[i]);                  \
         left##r = vec_fma(x, left, left##r);        \
-        right##r = vec_fma(x, right, right##r);     \
+        if (!half)                                  \
+            right##r = vec_fma(x, right, right##r); \
     }
 #define ADD(r)                                                                              \
     if (r < rows) {                                                                         \
@@ -219,24 +231,46 @@ typedef void multiply_fn(const float *a, int64_t lda, const float *b, int64_t de
     static void multiply_##rows(const float *a, int64_t lda, const float *b, int64_t depth, float *y, int64_t ldy,  \
                                 const float *shrink)                                                                \
     {                                                                                                               \
-        multiply_rows(a, lda, b, depth, y, ldy, shrink, rows);                                                      \
+        multiply_rows(a, lda, b, depth, y, ldy, shrink, rows, 0);                                                   \
+    }                                                                                                               \
+    static void multiply_half_##rows(const float *a, int64_t lda, const float *b, int64_t depth, float *y,          \
+                                     int64_t ldy, const float *shrink)                                              \
+    {                                                                                                               \
+        multiply_rows(a, lda, b, depth, y, ldy, shrink, rows, 1);                                                   \
     }
-MULTIPLY_FUNCTION(1)
-MULTIPLY_FUNCTION(2)
-MULTIPLY_FUNCTION(3)
-MULTIPLY_FUNCTION(4)
-MULTIPLY_FUNCTION(5)
-MULTIPLY_FUNCTION(6)
+EACH_COUNT(MULTIPLY_FUNCTION)
 
-/* All rows past one panel after another: a panel stays in the first-level cache meanwhile. */
-static void multiply(int64_t rows, const float *a, int64_t lda, const float *b, int64_t panels, int64_t panel_size,
-                     int64_t depth, float *y, int64_t ldy, const float *shrink)
+/* K or V that is packed next, to be asked for in time: a token's share of it is too short, and the next one's too far
+ * away, for the processor to guess. */
+typedef struct upcoming {
+    const float *first;
+    int64_t stride, tokens, d;
+} upcoming;
+
+/* Part `i` of `parts`. */
+static void prefetch(const upcoming *next, int64_t i, int64_t parts)
 {
-    static multiply_fn *const functions[] = {multiply_1, multiply_2, multiply_3, multiply_4, multiply_5, multiply_6};
-    for (int64_t p = 0; p < panels; p++)
-        for (int64_t r = 0; r < rows; r += ROWS)
-            functions[smaller(rows - r, ROWS) - 1](a + r * lda, lda, b + p * panel_size, depth,
-                                                   y + r * ldy + p * COLUMNS, ldy, shrink ? shrink + r : NULL);
+    for (int64_t j = i * next->tokens / parts; j < (i + 1) * next->tokens / parts; j++)
+        for (int64_t at = 0; at < next->d; at += 16)
+            vec_prefetch(next->first + j * next->stride + at);
+}
+
+/* All rows past one panel of the `columns` after another: a panel stays in the first-level cache meanwhile. */
+static void multiply(int64_t rows, const float *a, int64_t lda, const float *b, int64_t columns, int64_t panel_size,
+                     int64_t depth, float *y, int64_t ldy, const float *shrink, const upcoming *next)
+{
+#define NAME(rows) multiply_##rows,
+#define HALF_NAME(rows) multiply_half_##rows,
+    static multiply_fn *const functions[2][ROWS] = {{EACH_COUNT(NAME)}, {EACH_COUNT(HALF_NAME)}};
+#undef NAME
+#undef HALF_NAME
+    int64_t groups = (rows + ROWS - 1) / ROWS, parts = (columns + COLUMNS - 1) / COLUMNS * groups, part = 0;
+    for (int64_t column = 0; column < columns; column += COLUMNS, b += panel_size)
+        for (int64_t r = 0; r < rows; r += ROWS) {
+            prefetch(next, part++, parts);
+            functions[columns - column <= VEC_LANES][smaller(rows - r, ROWS) - 1](
+                a + r * lda, lda, b, depth, y + r * ldy + column, ldy, shrink ? shrink + r : NULL);
+        }
 }
 
 /* ---- the softmax ------------------------------------------------------------------------------------------------- */
@@ -255,31 +289,31 @@ static float largest(const float *s, int64_t n)
     return vec_largest(vec_max(a, b));
 }
 
-/* s = exp(s - max) for n values, a multiple of VEC_LANES; gives their sum. */
+/* s = 2^(s - max) for n values, a multiple of VEC_LANES; gives their sum. */
 static float weigh(float *s, int64_t n, float max)
 {
     vec m = vec_set1(max), sum_a = vec_zero(), sum_b = vec_zero();
     int64_t i = 0;
     for (; i + 2 * VEC_LANES <= n; i += 2 * VEC_LANES) {
-        vec a = vec_exp_negative(vec_sub(vec_load(s + i), m));
-        vec b = vec_exp_negative(vec_sub(vec_load(s + i + VEC_LANES), m));
+        vec a = vec_exp2_negative(vec_sub(vec_load(s + i), m));
+        vec b = vec_exp2_negative(vec_sub(vec_load(s + i + VEC_LANES), m));
         vec_store(s + i, a);
         vec_store(s + i + VEC_LANES, b);
         sum_a = vec_add(sum_a, a);
         sum_b = vec_add(sum_b, b);
     }
     if (i < n) {
-        vec a = vec_exp_negative(vec_sub(vec_load(s + i), m));
+        vec a = vec_exp2_negative(vec_sub(vec_load(s + i), m));
         vec_store(s + i, a);
         sum_a = vec_add(sum_a, a);
     }
     return vec_sum(vec_add(sum_a, sum_b));
 }
 
-static float exp_one(float x)
+static float exp2_one(float x)
 {
     float y[VEC_LANES];
-    vec_store(y, vec_exp_negative(vec_set1(x)));
+    vec_store(y, vec_exp2_negative(vec_set1(x)));
     return y[0];
 }
 
@@ -287,9 +321,10 @@ static void add_bias(float *s, const float *bias, int64_t n)
 {
     int64_t i = 0;
     for (; i + VEC_LANES <= n; i += VEC_LANES)
-        vec_store(s + i, vec_add(vec_load(s + i), vec_load(bias + i)));
-    for (; i < n; i++)
-        s[i] += bias[i];
+        vec_store(s + i, vec_fma(vec_load(bias + i), vec_set1(LOG2_E), vec_load(s + i)));
+    if (i < n)
+        vec_store_n(s + i, vec_first(n - i),
+                    vec_fma(vec_load_n(bias + i, vec_first(n - i)), vec_set1(LOG2_E), vec_load(s + i)));
 }
 
 /* The scores of a block become weights. */
@@ -307,7 +342,7 @@ static void softmax(const job *g, const tile_state *t, int64_t first, int64_t co
         float max = largest(s, whole);
         max = max > t->max[r] ? max : t->max[r];
         float base = max == -INFINITY ? 0 : max; /* -inf minus -inf would be a NaN, and later keys may be finite */
-        t->shrink[r] = max == t->max[r] ? 1 : exp_one(t->max[r] - base);
+        t->shrink[r] = max == t->max[r] ? 1 : exp2_one(t->max[r] - base);
         t->sum[r] = t->sum[r] * t->shrink[r] + weigh(s, whole, base);
         t->max[r] = max;
     }
@@ -336,14 +371,16 @@ static void attention_tile(void *arg, int64_t tile, void *scratch)
     int64_t d = g->a->d;
     tile_state t = tile_at(g, tile, scratch);
     load_queries(g, &t);
-    for (int64_t first = 0; first < t.kv; first += g->block_keys) {
-        int64_t count = smaller(g->block_keys, t.kv - first), panels = (count + COLUMNS - 1) / COLUMNS;
+    for (int64_t first = 0; first < t.kv && !imagine__run_stopped(g->run); first += g->block_keys) {
+        int64_t count = smaller(g->block_keys, t.kv - first), next = first + count;
+        upcoming values = {values_at(g, &t, first), g->a->v_token, count, d};
+        upcoming keys = {keys_at(g, &t, next), g->a->k_token, smaller(g->block_keys, t.kv - next), d};
         pack_keys(g, &t, first, count);
-        multiply(t.rows, t.q, d, t.k, panels, d * COLUMNS, d, t.s, g->block_keys, NULL);
+        multiply(t.rows, t.q, d, t.k, count, d * COLUMNS, d, t.s, g->block_keys, NULL, &values);
         softmax(g, &t, first, count);
         pack_values(g, &t, first, count);
-        multiply(t.rows, t.s, g->block_keys, t.v, g->wide / COLUMNS, g->block_keys * COLUMNS, count, t.o, g->wide,
-                 first ? t.shrink : NULL);
+        multiply(t.rows, t.s, g->block_keys, t.v, d, g->block_keys * COLUMNS, count, t.o, g->wide,
+                 first ? t.shrink : NULL, &keys);
     }
     store_rows(g, &t);
 }
@@ -356,6 +393,6 @@ void IMAGINE__ISA(attention)(imagine__run *run, const imagine__attention_args *a
         imagine__ref_attention(run, a);
         return;
     }
-    job g = plan(a);
+    job g = plan(run, a);
     imagine__parallel(run, a->batch * a->heads * g.tiles_per_head, attention_tile, &g);
 }

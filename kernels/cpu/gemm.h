@@ -234,7 +234,7 @@ static inline void gemm_prefetch(const gemm *g, const gemm_tile *t, int64_t colu
     const char *next = (const char *)g->packed + offset * size;
     int64_t share = (bytes / groups + 64) & ~(int64_t)63;
     for (int64_t at = i * share; at < gemm_min((i + 1) * share, bytes); at += 64)
-        _mm_prefetch(next + at, _MM_HINT_T1);
+        vec_prefetch(next + at);
 }
 
 /* One block of K: adds its products to the sums, and after the last block turns these into y. */

@@ -123,6 +123,10 @@ VEC float vec_largest(vec a)
 
 VEC vec vec_zero(void) { return vec_set1(0.0f); }
 
+/* Asks for a cache line, into the second level. Not _mm_prefetch: GCC 12 takes a function of nothing else for one without
+ * effect and leaves it out. */
+VEC void vec_prefetch(const void *p) { __asm__ volatile("prefetcht1 %0" : : "m"(*(const char *)p)); }
+
 /* to[j][i] = from[i][j] for i, j in 0..7. */
 VEC void vec_transpose_8x8(const float *from, int64_t from_stride, float *to, int64_t to_stride)
 {
@@ -164,14 +168,25 @@ VEC vec vec_exp(vec x)
     return vec_scale2(p, n);
 }
 
-/* The same for x <= 0 and cheaper, as it gives 0 below -86 already. */
-VEC vec vec_exp_negative(vec x)
+/* 2^x for x <= 0 to about one unit in the last place: 0 below -126, a NaN of a NaN. 2^r, r = x - floor(x), is a polynomial
+ * of relative error 2e-9. */
+VEC vec vec_exp2_negative(vec x)
 {
+    static const float c[] = {2.161291777e-4f, 1.246784581e-3f, 9.675451554e-3f, 5.548528209e-2f, 2.402293086e-1f,
+                              6.931470633e-1f, 1.0f};
+    const vec least = vec_set1(-126.0f);
 #ifdef __AVX512F__
-    return vec_exp(x);
+    vec r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
 #else
-    const vec least = vec_set1(-86.0f);
-    vec n, p = vec_exp_part(vec_max(least, x), &n);
+    vec inside = vec_max(least, x);
+    vec n = _mm256_round_ps(inside, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC), r = vec_sub(inside, n);
+#endif
+    vec p = vec_set1(c[0]);
+    for (int i = 1; i < 7; i++)
+        p = vec_fma(p, r, vec_set1(c[i]));
+#ifdef __AVX512F__
+    return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, least, _CMP_NLT_UQ), p, x); /* scalef takes the floor itself */
+#else
     __m256i bits = _mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23));
     return _mm256_and_ps(_mm256_castsi256_ps(bits), _mm256_cmp_ps(x, least, _CMP_NLT_UQ));
 #endif

@@ -1,21 +1,31 @@
 /* SPDX-License-Identifier: MIT */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/context.h"
 
 #define ALIGNMENT ((size_t)64)
+#define HUGE_PAGE ((size_t)2 << 20)
 
 /* Stands in front of every block and fills one alignment. */
 typedef struct header {
     size_t size; /* with the header */
 } header;
 
+/* Large blocks begin with whole huge pages where the system has them: attention and convolution read with large strides, a
+ * page for every few lines. */
 void *imagine__default_allocate(void *user_data, size_t size, size_t alignment)
 {
     void *pointer = NULL;
     (void)user_data;
-    return posix_memalign(&pointer, alignment, size) ? NULL : pointer;
+    if (size >= 2 * HUGE_PAGE)
+        alignment = HUGE_PAGE;
+    if (posix_memalign(&pointer, alignment, size))
+        return NULL;
+    if (size >= 2 * HUGE_PAGE)
+        (void)madvise(pointer, size / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
+    return pointer;
 }
 
 void imagine__default_release(void *user_data, void *pointer, size_t size)

@@ -8,16 +8,14 @@
 
 /* bench [-t THREADS] [-l LEVEL] [-s SECONDS] [NAME...]: the operations' speed; entries whose names contain a NAME. */
 
-static void *allocate(void *user_data, size_t size)
+static void *allocate(void *context, size_t size)
 {
-    (void)user_data;
-    return aligned_alloc(64, (size + 127) & ~(size_t)63);
+    return imagine__alloc(context, size);
 }
 
-static void release(void *user_data, void *pointer)
+static void release(void *context, void *pointer)
 {
-    (void)user_data;
-    free(pointer);
+    imagine__free(context, pointer);
 }
 
 static int wanted(const char *name, int argc, char **argv, int first)
@@ -73,6 +71,7 @@ int main(int argc, char **argv)
     if (failed)
         fprintf(stderr, "bench: %s\n", err.message);
     b.run = &work.run;
+    b.user_data = context;
     failed = failed || measure(&b, argc, argv, i);
     imagine__work_fini(&work);
     imagine_context_release(&context);
