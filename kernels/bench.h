@@ -20,7 +20,9 @@ typedef struct imagine__bench {
 typedef struct imagine__bench_row {
     char name[96]; /* "linear 1024x1536x8960 bf16": rows x k x n */
     char kind[16]; /* "peak", "linear", "conv", "attention" */
-    double gflops, share; /* share of the peak: 0 to 1 */
+    double gflops, share; /* share of the peak, which is that of f32 */
+    int32_t pairs; /* 1: multiplied in bf16, where the share may be over 1 */
+    int32_t reserved;
     double seconds; /* of one run */
 } imagine__bench_row;
 

@@ -190,7 +190,7 @@ typedef struct imagine__shortcut_args {
 } imagine__shortcut_args;
 
 struct imagine__kernels {
-    const char *name; /* "plain", "avx2", "avx512" */
+    const char *name; /* "plain", "avx2", "avx512", "avx512bf16" */
 
     /* Packed sizes in bytes and packing. The source is row-major as in the file: linear [n, k]; convolution
      * [cout, cin, kt, kh, kw] (PyTorch's order). `rows` first..first+count-1 of W only, so that a large matrix need not be
@@ -232,7 +232,7 @@ struct imagine__kernels {
     void (*from_u8)(imagine__run *, const uint8_t *x, float *y, int64_t n);
 };
 
-/* The best table for this machine at no more than `level` (IMAGINE_CPU_ numbers of context.h; 0: the best). *used receives the
+/* The best table for this machine at no more than `level` (IMAGINE_CPU_ numbers of context.h; 0: the best in f32). *used receives the
  * level. Detection reads CPUID once per call and keeps nothing. */
 const imagine__kernels *imagine__kernels_for_cpu(int32_t level, int32_t *used);
 

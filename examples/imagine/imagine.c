@@ -97,7 +97,7 @@ static const struct {
     { "filter", "TEXT", "only entries whose name contains this", 'F' },
     { "runs", "N", "generations to time (2)", 'R' },
     { "threads", "N", "threads that compute (all processors)", 't' },
-    { "cpu-level", "NAME", "best, plain, avx2 or avx512", 'l' },
+    { "cpu-level", "NAME", "best, plain, avx2, avx512, avx512bf16", 'l' },
     { "memory-limit", "MB", "hold no more: weights are read block by block where that helps, else the job is refused", 'M' },
     { "weights", "MODE", "auto, resident or streamed (block by block from the file)", 'w' },
     { "json", NULL, "print one JSON object instead of text", 'j' },
@@ -186,13 +186,13 @@ static int read_seed(arguments *o, const char *text)
 
 static int read_level(arguments *o, const char *text)
 {
-    static const char *const names[] = { "best", "plain", "avx2", "avx512" };
-    for (int32_t i = 0; i < 4; i++)
+    static const char *const names[] = { "best", "plain", "avx2", "avx512", "avx512bf16" };
+    for (int32_t i = 0; i < 5; i++)
         if (!strcmp(text, names[i])) {
             o->cpu_level = i;
             return 0;
         }
-    return usage_error(o, "--cpu-level: \"%s\" is not best, plain, avx2 or avx512", text);
+    return usage_error(o, "--cpu-level: \"%s\" is not best, plain, avx2, avx512 or avx512bf16", text);
 }
 
 /* 512, 640x360 (0: the whole side) or auto. */

@@ -9,7 +9,8 @@
 
 static const char *level_name(imagine_cpu_level level)
 {
-    return level == IMAGINE_CPU_PLAIN ? "plain" : level == IMAGINE_CPU_AVX2 ? "avx2" : "avx512";
+    static const char *const names[] = { "best", "plain", "avx2", "avx512", "avx512bf16" };
+    return level < 0 || level > IMAGINE_CPU_AVX512BF16 ? "unknown" : names[level];
 }
 
 /* What a job with this sampler needs; 0 where the pack cannot run one. */

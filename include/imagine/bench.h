@@ -11,7 +11,7 @@ typedef struct imagine_bench_row {
     char name[96]; /* "linear 1024x1536x8960 bf16" */
     char kind[16]; /* "peak", "linear", "attention", "conv" */
     double gflops; /* billions of operations a second, a multiply-add being two */
-    double share; /* of the peak, 0 to 1 */
+    double share; /* of the peak, 0 to 1; with IMAGINE_CPU_AVX512BF16 products of bf16 may be over 1, as the peak is that of f32 */
     double seconds; /* of one run */
     double peak; /* in and out: the highest peak measured so far, GFLOP/s; 0 before the first call */
 } imagine_bench_row;

@@ -14,10 +14,14 @@ typedef int32_t imagine_device;
 
 /* Instruction set levels of the CPU, each with those before it. */
 typedef int32_t imagine_cpu_level;
-#define IMAGINE_CPU_BEST 0 /* what the machine has */
+#define IMAGINE_CPU_BEST 0 /* what the machine has, but never AVX512BF16 */
 #define IMAGINE_CPU_PLAIN 1 /* plain C, the specification */
 #define IMAGINE_CPU_AVX2 2 /* AVX2, FMA, F16C */
 #define IMAGINE_CPU_AVX512 3 /* AVX-512 F, BW, DQ, VL */
+/* AVX512-BF16: matrix products with weights stored as bf16 round their activations to bf16 (8 bits of mantissa), and so take
+ * about half of the time. Everything else, and weights stored as f32, as with AVX512. Only when asked for; on a processor
+ * without it the next lower level that is there, as imagine_context_get_info tells. */
+#define IMAGINE_CPU_AVX512BF16 4
 
 typedef int32_t imagine_log_level;
 #define IMAGINE_LOG_ERROR 1
@@ -40,7 +44,7 @@ typedef struct imagine_context_options {
     uint32_t struct_size;
     imagine_device device; /* default IMAGINE_DEVICE_CPU */
     int32_t threads; /* threads that compute, 1 to 256; 0: as many as this process may run on */
-    imagine_cpu_level cpu_level; /* at most this level (for tests); default IMAGINE_CPU_BEST */
+    imagine_cpu_level cpu_level; /* at most this level; default IMAGINE_CPU_BEST */
     uint64_t memory_limit; /* bytes that the context may hold at once; 0: no limit */
     imagine_alloc_fn *allocate; /* NULL, with `release` NULL: the C library's */
     imagine_free_fn *release;

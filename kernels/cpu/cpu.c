@@ -59,30 +59,41 @@ static const imagine__kernels kernels_avx2 = {
     .from_u8 = imagine__avx2_from_u8,
 };
 
-/* Products alone: the rest waits for memory. */
+/* Products and attention alone: the rest waits for memory. */
+#define AVX512_BUT_LINEAR                           \
+    .conv_packed_size = imagine__avx512_conv_packed_size, \
+    .pack_conv = imagine__avx512_pack_conv,         \
+    .conv = imagine__avx512_conv,                   \
+    .attention = imagine__avx512_attention,         \
+    .norm = imagine__avx2_norm,                     \
+    .norm_rope = imagine__avx2_norm_rope,           \
+    .patchify = imagine__ref_patchify,              \
+    .unpatchify = imagine__ref_unpatchify,          \
+    .shortcut_down = imagine__ref_shortcut_down,    \
+    .shortcut_up = imagine__ref_shortcut_up,        \
+    .activate = imagine__avx2_activate,             \
+    .embed = imagine__avx2_embed,                   \
+    .combine = imagine__avx2_combine,               \
+    .transpose = imagine__avx2_transpose,           \
+    .finite = imagine__avx2_finite,                 \
+    .to_u8 = imagine__avx2_to_u8,                   \
+    .from_u8 = imagine__avx2_from_u8,               \
+    .pack_rows = 32
+
 static const imagine__kernels kernels_avx512 = {
     .name = "avx512",
     .linear_packed_size = imagine__avx512_linear_packed_size,
     .pack_linear = imagine__avx512_pack_linear,
-    .pack_rows = 32,
-    .conv_packed_size = imagine__avx512_conv_packed_size,
-    .pack_conv = imagine__avx512_pack_conv,
     .linear = imagine__avx512_linear,
-    .conv = imagine__avx512_conv,
-    .attention = imagine__avx512_attention,
-    .norm = imagine__avx2_norm,
-    .norm_rope = imagine__avx2_norm_rope,
-    .patchify = imagine__ref_patchify,
-    .unpatchify = imagine__ref_unpatchify,
-    .shortcut_down = imagine__ref_shortcut_down,
-    .shortcut_up = imagine__ref_shortcut_up,
-    .activate = imagine__avx2_activate,
-    .embed = imagine__avx2_embed,
-    .combine = imagine__avx2_combine,
-    .transpose = imagine__avx2_transpose,
-    .finite = imagine__avx2_finite,
-    .to_u8 = imagine__avx2_to_u8,
-    .from_u8 = imagine__avx2_from_u8,
+    AVX512_BUT_LINEAR,
+};
+
+static const imagine__kernels kernels_avx512bf16 = {
+    .name = "avx512bf16",
+    .linear_packed_size = imagine__avx512bf16_linear_packed_size,
+    .pack_linear = imagine__avx512bf16_pack_linear,
+    .linear = imagine__avx512bf16_linear,
+    AVX512_BUT_LINEAR,
 };
 
 static uint64_t enabled_registers(void)
@@ -97,6 +108,7 @@ static int32_t detect_level(void)
 {
     const uint32_t fma = 1u << 12, osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29, avx2 = 1u << 5;
     const uint32_t avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31; /* F, DQ, BW, VL */
+    const uint32_t avx512_bf16 = 1u << 5; /* of the second leaf */
     const uint64_t ymm = 0x6, zmm = 0xe6;
     const uint32_t basic = fma | osxsave | avx | f16c;
     uint32_t a, b, c, d, extended;
@@ -108,14 +120,19 @@ static int32_t detect_level(void)
     uint64_t enabled = enabled_registers();
     if ((enabled & ymm) != ymm)
         return IMAGINE_CPU_PLAIN;
-    return (extended & avx512) == avx512 && (enabled & zmm) == zmm ? IMAGINE_CPU_AVX512 : IMAGINE_CPU_AVX2;
+    if ((extended & avx512) != avx512 || (enabled & zmm) != zmm)
+        return IMAGINE_CPU_AVX2;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & avx512_bf16) ? IMAGINE_CPU_AVX512BF16 : IMAGINE_CPU_AVX512;
 }
 
 const imagine__kernels *imagine__kernels_for_cpu(int32_t level, int32_t *used)
 {
-    static const imagine__kernels *const tables[] = {&imagine__kernels_plain, &kernels_avx2, &kernels_avx512};
+    static const imagine__kernels *const tables[] = {&imagine__kernels_plain, &kernels_avx2, &kernels_avx512,
+                                                  &kernels_avx512bf16};
     int32_t best = detect_level();
-    if (level > IMAGINE_CPU_BEST && level < best)
+    if (level == IMAGINE_CPU_BEST)
+        level = IMAGINE_CPU_AVX512; /* BF16 rounds activations: only for those who ask for it */
+    if (level < best)
         best = level;
     if (used)
         *used = best;
@@ -137,7 +154,7 @@ static int64_t plain_multiply_add(int64_t steps, float *out)
 
 int64_t imagine__cpu_multiply_add(const imagine__kernels *kernels, int64_t steps, float *out)
 {
-    if (kernels == &kernels_avx512)
+    if (kernels == &kernels_avx512 || kernels == &kernels_avx512bf16)
         return imagine__avx512_multiply_add(steps, out);
     return kernels == &kernels_avx2 ? imagine__avx2_multiply_add(steps, out) : plain_multiply_add(steps, out);
 }

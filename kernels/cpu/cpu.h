@@ -60,6 +60,12 @@ void imagine__avx512_to_u8(imagine__run *run, const float *x, uint8_t *y, int64_
 void imagine__avx512_from_u8(imagine__run *run, const uint8_t *x, float *y, int64_t n);
 int64_t imagine__avx512_multiply_add(int64_t steps, float *out);
 
+/* AVX512-BF16 besides: products with weights of bf16. */
+size_t imagine__avx512bf16_linear_packed_size(int64_t n, int64_t k, imagine__wtype type);
+void imagine__avx512bf16_pack_linear(void *packed, const void *rows, int64_t first, int64_t count, int64_t n, int64_t k,
+                                     imagine__wtype type);
+void imagine__avx512bf16_linear(imagine__run *run, const imagine__linear_args *args);
+
 /* For measuring: `steps` rounds of multiply-adds on registers with the table's instruction set. Returns the operations of
  * one round. `out` holds 16 floats. 0 steps: nothing is computed. */
 int64_t imagine__cpu_multiply_add(const imagine__kernels *kernels, int64_t steps, float *out);

@@ -12,6 +12,14 @@
 
 #include "kernels/cpu/vec.h"
 
+/* With GEMM_PAIRS an element of a and W is not a number but two of bf16, which go into a sum together; k counts pairs and the
+ * type is F32, as elements have 32 bits. */
+#ifdef GEMM_PAIRS
+#define gemm_multiply_add(a, b, sum) _mm512_dpbf16_ps(sum, (__m512bh)(a), (__m512bh)(b))
+#else
+#define gemm_multiply_add(a, b, sum) vec_fma(a, b, sum)
+#endif
+
 #define GEMM_ROWS 6
 #define GEMM_COLUMNS (2 * VEC_LANES)
 #define GEMM_DEPTH 384
@@ -27,6 +35,14 @@ typedef struct gemm_output {
     int64_t ld_mul, gate_rows, ld_gate, ld_add;
     imagine__act act;
 } gemm_output;
+
+static inline gemm_output gemm_output_of(const imagine__linear_args *a)
+{
+    gemm_output out = {.y = a->y, .ldy = a->ldy, .bias = a->w->bias, .mul = a->mul, .gate = a->gate, .add = a->add,
+                       .ld_mul = a->ld_mul, .gate_rows = a->gate_rows, .ld_gate = a->ld_gate, .ld_add = a->ld_add,
+                       .act = a->act};
+    return out;
+}
 
 typedef struct gemm gemm;
 struct gemm {
@@ -98,9 +114,9 @@ VEC void gemm_multiply_rows(const float *a, const float *b, int64_t depth, float
 #define MULTIPLY(r)                                     \
     if (r < rows) {                                     \
         vec x = vec_set1(a[r * GEMM_DEPTH + k]);        \
-        left##r = vec_fma(x, left, left##r);            \
+        left##r = gemm_multiply_add(x, left, left##r);  \
         if (!half)                                      \
-            right##r = vec_fma(x, right, right##r);     \
+            right##r = gemm_multiply_add(x, right, right##r); \
     }
 #define ADD(r)                                                                          \
     if (r < rows && !first) {                                                           \

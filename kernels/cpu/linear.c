@@ -48,9 +48,6 @@ void IMAGINE__ISA(linear)(imagine__run *run, const imagine__linear_args *args)
 {
     const imagine__linear_weight *w = args->w;
     gemm g = {.packed = w->packed, .type = w->type, .m = args->m, .n = w->n, .parts = 1, .part_k = w->k,
-              .source = args, .fill = fill_rows,
-              .out = {.y = args->y, .ldy = args->ldy, .bias = w->bias, .mul = args->mul, .gate = args->gate,
-                      .add = args->add, .ld_mul = args->ld_mul, .gate_rows = args->gate_rows,
-                      .ld_gate = args->ld_gate, .ld_add = args->ld_add, .act = args->act}};
+              .source = args, .fill = fill_rows, .out = gemm_output_of(args)};
     gemm_run(run, &g);
 }

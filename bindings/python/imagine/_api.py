@@ -19,7 +19,7 @@ WEIGHTS = {"auto": 0, "resident": 1, "streamed": 2}
 STEP_RULES = {"default": 0, "euler": 1, "unipc": 2, "heun": 3, "renoise": 4, "ancestral": 5, "trigflow": 6, "lcm": 7}
 BUFFER_READ_ONLY = 1
 KNOWN_MODES = {"auto": 0, "clean": 1, "renoised": 2}
-CPU_LEVELS = {"best": 0, "plain": 1, "avx2": 2, "avx512": 3}
+CPU_LEVELS = {"best": 0, "plain": 1, "avx2": 2, "avx512": 3, "avx512bf16": 4}
 
 
 class Error(ctypes.Structure):

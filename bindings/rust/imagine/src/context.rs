@@ -10,7 +10,7 @@ use crate::Result;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum CpuLevel {
-    /// What the machine has.
+    /// What the machine has in f32.
     Best,
     /// Plain C, the specification.
     Plain,
@@ -18,6 +18,8 @@ pub enum CpuLevel {
     Avx2,
     /// AVX-512 F, BW, DQ and VL.
     Avx512,
+    /// AVX512-BF16: products with weights stored as bf16 round their activations to bf16. Never `Best`.
+    Avx512Bf16,
 }
 
 impl CpuLevel {
@@ -27,6 +29,7 @@ impl CpuLevel {
             CpuLevel::Plain => sys::IMAGINE_CPU_PLAIN,
             CpuLevel::Avx2 => sys::IMAGINE_CPU_AVX2,
             CpuLevel::Avx512 => sys::IMAGINE_CPU_AVX512,
+            CpuLevel::Avx512Bf16 => sys::IMAGINE_CPU_AVX512BF16,
         }
     }
 
@@ -35,6 +38,7 @@ impl CpuLevel {
             sys::IMAGINE_CPU_PLAIN => CpuLevel::Plain,
             sys::IMAGINE_CPU_AVX2 => CpuLevel::Avx2,
             sys::IMAGINE_CPU_AVX512 => CpuLevel::Avx512,
+            sys::IMAGINE_CPU_AVX512BF16 => CpuLevel::Avx512Bf16,
             _ => CpuLevel::Best, // a newer library's
         }
     }
