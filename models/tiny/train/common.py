@@ -31,7 +31,10 @@ def autocast():
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update is orthogonalised (Newton-Schulz), for weights with two or more axes."""
+    """Momentum whose update is orthogonalised (Newton-Schulz), for weights with two or more axes.
+
+    Matrices of one shape are orthogonalised together.
+    """
 
     def __init__(self, params, lr, momentum=0.95, weight_decay=0.0):
         super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
@@ -39,31 +42,36 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
+            shapes = {}
             for p in group["params"]:
                 if p.grad is not None:
-                    self.update(p, group)
+                    shapes.setdefault(p.flatten(1).shape, []).append(p)
+            for shape, members in shapes.items():
+                wanted = torch.stack([self.direction(p, group) for p in members])
+                updates = orthogonal(wanted) * (0.2 * max(shape) ** 0.5)
+                for p, u in zip(members, updates):
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
+                    p.add_(u.view_as(p), alpha=-group["lr"])
 
-    def update(self, p, group):
+    def direction(self, p, group):
         state = self.state[p]
         if not state:
             state["momentum"] = torch.zeros_like(p)
         m = state["momentum"].mul_(group["momentum"]).add_(p.grad)
-        g = p.grad.add(m, alpha=group["momentum"]).flatten(1)
-        u = orthogonal(g) * (0.2 * max(g.shape) ** 0.5)
-        p.mul_(1 - group["lr"] * group["weight_decay"])
-        p.add_(u.view_as(p), alpha=-group["lr"])
+        return p.grad.add(m, alpha=group["momentum"]).flatten(1)
 
 
 def orthogonal(g):
-    """The nearest matrix with singular values near 1: four quintic Newton-Schulz steps in bf16."""
+    """The nearest matrices [n, rows, columns] with singular values near 1: four quintic Newton-Schulz steps in bf16."""
     x = g.bfloat16()
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
-    x = x / (x.norm() + 1e-7)
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT.contiguous() if tall else x
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(4):
-        a = x @ x.T
-        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-    return (x.T if tall else x).float()
+        a = x @ x.mT
+        b = torch.baddbmm(a, a, a, beta=-4.7750, alpha=2.0315)
+        x = torch.baddbmm(x, b, x, beta=3.4445)
+    return (x.mT if tall else x).float()
 
 
 class Optimisers:

@@ -78,7 +78,7 @@ def main():
         text.tokenizer(args.state).save_pretrained(args.out / "tokenizer")
     tidy(args.out)
     if (args.out / "transformer").exists():
-        draw_sheet(args.out, args.out / "sheet.png")
+        draw_sheet(args.out, args.state / "sheet.png")
     print(f"{args.out}: {size_of(args.out)} bytes")
 
 

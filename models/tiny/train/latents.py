@@ -11,7 +11,7 @@ import common
 import data
 import vae as fast
 
-PICTURES, CLIPS = 2400, 2880
+PICTURES, CLIPS = 4000, 5000
 BATCH = 24
 
 
@@ -20,7 +20,7 @@ COMMITTED = Path(__file__).resolve().parents[1] / "vae"
 
 def trained_vae(state):
     """The VAE trained in this state folder, else the one that is in the repository."""
-    saved = common.load(state / "vae-clips.pt")
+    saved = common.load(state / "vae-decoder.pt") or common.load(state / "vae-clips.pt")
     if saved:
         vae = fast.new_vae()
         vae.load_state_dict(saved["average"], strict=False)

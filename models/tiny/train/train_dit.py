@@ -15,8 +15,8 @@ import text
 CONFIG = dict(patch_size=(1, 2, 2), num_attention_heads=4, attention_head_dim=64, in_channels=16, out_channels=16,
               text_dim=text.WIDTH, freq_dim=256, ffn_dim=576, num_layers=4, cross_attn_norm=True,
               qk_norm="rms_norm_across_heads", eps=1e-6, rope_max_seq_len=1024)
-SETTINGS = dict(lr=2e-3, steps=4000, warmup=60, decay=800, average=0.995, weight_decay=0.01,
-                pictures_first=600, picture_share=0.2, picture_batch=96, clip_batch=40)
+SETTINGS = dict(lr=2e-3, steps=6000, warmup=60, decay=2400, average=0.995, weight_decay=0.01,
+                pictures_first=1200, picture_share=0.2, picture_batch=96, clip_batch=40)
 SMOKE = dict(steps=6, warmup=2, decay=3, pictures_first=3, picture_batch=4, clip_batch=4)
 NO_CAPTION = 0.1
 OFTEN = ("apple", "dog", "car", "cat", "ball", "heart", "house", "tree", "star", "balloon", "banana", "fish")  # 3 times

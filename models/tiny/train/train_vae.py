@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""Trains the VAE: first on pictures as a 2-D network, then on clips, where its temporal taps awake."""
+"""Trains the VAE: on pictures as a 2-D network, on clips, where its temporal taps awake, then the decoder alone.
+
+The last stage leaves the encoder as it is, so that it can run beside the training of the transformer.
+"""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKLWan
 from PIL import Image
 
 import common
@@ -15,11 +20,12 @@ import vae as fast
 SPREAD = 0.05  # of the noise on the latents while training, so that the decoder forgives small errors
 SIZE_COST = 1e-3  # on squared latents: without it they would grow until the noise vanished
 STAGES = {
-    # crops: side of the square that is cut from each clip, to see more of them; tail: last steps at full size
     "pictures": dict(batch=12, steps=1750, lr=1.5e-3, warmup=60, decay=1, average=0.995),
-    "clips": dict(batch=4, steps=918, lr=1e-3, warmup=30, decay=120, average=0.99, crop=32, tail=60),
+    "clips": dict(batch=4, steps=1300, lr=1e-3, warmup=30, decay=1000, average=0.995),
+    "decoder": dict(batch=4, steps=1250, lr=1e-3, warmup=30, decay=1200, average=0.995),
 }
-SMOKE = dict(batch=4, steps=6, warmup=2, decay=3, tail=2)
+SMOKE = dict(batch=4, steps=6, warmup=2, decay=3)
+COMMITTED = Path(__file__).resolve().parents[1] / "vae"
 SAVE_EVERY, MEASURE_EVERY = 250, 250
 
 
@@ -56,14 +62,10 @@ def free_placement(rng, count):
     return np.stack([x, y, size * mirror, size], 1)[:, None]
 
 
-def crop(x, side, rng):
-    top, left = rng.integers(0, data.SIZE - side + 1, 2) if side < data.SIZE else (0, 0)
-    return x[..., top:top + side, left:left + side]
-
-
-def loss_of(vae, x, noise):
+def loss_of(vae, x, noise, encoder=True):
     """Error of pixels and of their gradients, with a little noise on the latents."""
-    mean = fast.encode(vae, x)[0]
+    with torch.set_grad_enabled(encoder):
+        mean = fast.encode(vae, x)[0]
     y = fast.decode(vae, mean + SPREAD * noise)
     d = y - x
     pixels = d.abs().mean() + d.square().mean()
@@ -85,7 +87,7 @@ def reconstruct(vae, x):
 def measure(vae, source, stage, path):
     """PSNR on fixed scenes and on held-out cut-outs; a sheet of originals above reconstructions."""
     rng = np.random.default_rng(12345)
-    scenes = source.clips(rng, 6) if stage == "clips" else source.pictures(rng, 48, source.objects.pictures)
+    scenes = source.pictures(rng, 48, source.objects.pictures) if stage == "pictures" else source.clips(rng, 12)
     held = source.pictures(rng, 48, source.held_out)
     back = reconstruct(vae, scenes)
     sheet(scenes, back, path)
@@ -104,6 +106,15 @@ def sheet(x, y, path):
     Image.fromarray(image.numpy()).save(path)
 
 
+def starting_weights(state, stage):
+    """Of the stage before, else of the VAE that is in the repository."""
+    before = {"clips": "pictures", "decoder": "clips"}[stage]
+    saved = common.load(state / f"vae-{before}.pt")
+    if saved:
+        return saved["average"]
+    return AutoencoderKLWan.from_pretrained(COMMITTED, torch_dtype=torch.float32).state_dict()
+
+
 class Trainer:
     def __init__(self, args, stage, settings):
         self.args, self.stage, self.s = args, stage, settings
@@ -112,8 +123,12 @@ class Trainer:
         saved = common.load(self.path)
         if saved:
             self.vae.load_state_dict(saved["model"])
-        elif stage == "clips":
-            self.vae.load_state_dict(common.load(args.state / "vae-pictures.pt")["average"])
+        elif stage != "pictures":
+            self.vae.load_state_dict(starting_weights(args.state, stage), strict=False)
+        if stage == "decoder":
+            self.vae.encoder.requires_grad_(False)
+            self.vae.quant_conv.requires_grad_(False)
+        fast.channels_last(self.vae)
         matrices, others = common.split(self.vae.named_parameters())
         self.optimisers = common.Optimisers(matrices, others, settings["lr"], settings["steps"],
                                             settings["warmup"], settings["decay"])
@@ -126,13 +141,12 @@ class Trainer:
         self.source = Source()
 
     def batch(self, step):
-        rng = np.random.default_rng([step, self.stage == "clips"])
+        rng = np.random.default_rng([step, list(STAGES).index(self.stage)])
         if self.stage == "pictures":
             x = self.source.pictures(rng, self.s["batch"])
             return x.contiguous(memory_format=torch.channels_last), step
-        full = self.optimisers.total - step <= self.s["tail"]
-        x = self.source.clips(rng, self.s["batch"] if not full else max(1, self.s["batch"] // 2))
-        return crop(x, data.SIZE if full else self.s["crop"], rng).contiguous(), step
+        x = self.source.clips(rng, self.s["batch"])
+        return x.contiguous(memory_format=torch.channels_last_3d), step
 
     def one_step(self):
         x, step = self.batch(self.step)
@@ -140,7 +154,7 @@ class Trainer:
                  x.shape[-2] // 8, x.shape[-1] // 8)
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(step))
         with common.autocast():
-            loss, parts = loss_of(self.vae, x, noise)
+            loss, parts = loss_of(self.vae, x, noise, self.stage != "decoder")
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.vae.parameters(), 1.0)
         self.optimisers.apply(step)
