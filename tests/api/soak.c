@@ -1,0 +1,301 @@
+/* SPDX-License-Identifier: MIT */
+
+/* What must hold however often it is done: nothing grows, every cancel is obeyed soon, the bytes are the same. */
+
+#include <dirent.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "api.h"
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED 1 /* several times slower, and keeps freed memory for a while */
+#else
+#define SANITIZED 0
+#endif
+
+/* ---- what a process holds ---------------------------------------------------------------------------------------- */
+
+typedef struct holdings {
+    long pages, descriptors, threads;
+} holdings;
+
+static long entries(const char *folder)
+{
+    long count = 0;
+    DIR *dir = opendir(folder);
+    while (dir && readdir(dir))
+        count++;
+    if (dir)
+        closedir(dir);
+    return count;
+}
+
+static holdings look(void)
+{
+    holdings h = { 0, entries("/proc/self/fd"), entries("/proc/self/task") };
+    FILE *file = fopen("/proc/self/statm", "r");
+    if (file) {
+        if (fscanf(file, "%*d %ld", &h.pages) != 1)
+            h.pages = 0;
+        fclose(file);
+    }
+    return h;
+}
+
+/* `times` of it; what is held after the first tenth is what may be held at the end. */
+static void repeat(const char *what, int times, void (*once)(int number, void *arg), void *arg)
+{
+    holdings early = { 0 };
+    for (int i = 0; i < times; i++) {
+        if (i == times / 10)
+            early = look();
+        once(i, arg);
+    }
+    holdings late = look();
+    long grown = (late.pages - early.pages) * (sysconf(_SC_PAGESIZE) / 1024);
+    printf("    %d %s: %ld KiB resident more than after %d, %ld descriptors, %ld threads\n", times, what, grown, times / 10,
+           late.descriptors - early.descriptors, late.threads - early.threads);
+    CHECK(late.descriptors == early.descriptors && late.threads == early.threads);
+    CHECK(early.pages > 0 && (SANITIZED || grown < 1024)); /* a single byte of each would take more, in the C library's blocks */
+}
+
+static void one_context(int number, void *arg)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    (void)arg;
+    imagine_context *context = open_context(1 + number % 3, &err);
+    CHECK(context);
+    imagine_context_release(&context);
+}
+
+static void one_model(int number, void *context)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_model *model;
+    (void)number;
+    CHECK_OK(imagine_model_open(&model, context, PACK, NULL, &err));
+    imagine_model_release(&model);
+}
+
+/* Most are destroyed while they work. */
+static void one_job(int number, void *model)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_sampler_options sampler;
+    imagine_job_options options;
+    imagine_job *job;
+    imagine_sampler_options_init(&sampler, sizeof sampler);
+    sampler.width = sampler.height = 16;
+    sampler.steps = 2;
+    imagine_job_options_init(&options, sizeof options);
+    options.sampler = &sampler;
+    options.events = 0xffffffffu;
+    CHECK_OK(imagine_job_create(&job, model, &options, &err));
+    if (number % 10 == 0)
+        CHECK_OK(run_job(job, &err));
+    else if (number % 10 == 1)
+        imagine_job_cancel(job);
+    imagine_job_destroy(&job);
+}
+
+static void no_growth(void)
+{
+    const int times = SANITIZED ? 500 : 10000;
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context *context = open_context(2, &err);
+    imagine_model *model;
+    REQUIRE(context);
+    REQUIRE_OK(imagine_model_open(&model, context, PACK, NULL, &err));
+    one_job(0, model); /* loads the stages, which stay */
+    imagine_context_info before = { .struct_size = sizeof before }, after = before;
+    CHECK_OK(imagine_context_get_info(context, &before, &err));
+    repeat("contexts", times, one_context, NULL);
+    repeat("models", times, one_model, context);
+    repeat("jobs", times, one_job, model);
+    CHECK_OK(imagine_context_get_info(context, &after, &err));
+    CHECK(before.memory_used == after.memory_used);
+    imagine_model_release(&model);
+    imagine_context_release(&context);
+}
+
+/* ---- cancelling -------------------------------------------------------------------------------------------------- */
+
+static double seconds(clockid_t clock)
+{
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* What a cancel took. A machine that does other things as well lets threads wait for a processor, which is not the
+ * library's delay; the time that they computed is. */
+typedef struct delay {
+    double wall, computing;
+} delay;
+
+static int ascending(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Pixels and frames from hardly any work for a tile to as much as there is. */
+static const struct {
+    int32_t width, height, frames;
+} shapes[] = { { 16, 16, 1 }, { 192, 192, 17 }, { 832, 480, 33 }, { 1024, 576, 1 } };
+
+enum { SHAPES = sizeof shapes / sizeof *shapes };
+
+/* All of a job, or only the decoding of `latents`. */
+static delay cancel_one(imagine_model *model, int shape, imagine_buffer *latents, useconds_t after)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_sampler_options sampler;
+    imagine_job_options options;
+    imagine_job *job;
+    imagine_sampler_options_init(&sampler, sizeof sampler);
+    sampler.width = shapes[shape].width;
+    sampler.height = shapes[shape].height;
+    sampler.frames = shapes[shape].frames;
+    sampler.steps = 1000;
+    imagine_job_options_init(&options, sizeof options);
+    options.sampler = &sampler;
+    options.latents = latents;
+    CHECK_OK(imagine_job_create(&job, model, &options, &err));
+    usleep(after);
+    delay took = { seconds(CLOCK_MONOTONIC), seconds(CLOCK_PROCESS_CPUTIME_ID) };
+    imagine_job_cancel(job);
+    imagine_status status = run_job(job, &err);
+    took.wall = seconds(CLOCK_MONOTONIC) - took.wall;
+    took.computing = seconds(CLOCK_PROCESS_CPUTIME_ID) - took.computing;
+    CHECK(status == IMAGINE_ERROR_CANCELLED || status == IMAGINE_OK); /* a small one may have been done */
+    imagine_job_destroy(&job);
+    return took;
+}
+
+static imagine_buffer *zero_latents(int shape, imagine_context *context)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_buffer *latents = NULL;
+    CHECK_OK(imagine_buffer_create(&latents, context, IMAGINE_F32, 4,
+                                   (int64_t[]){ 16, (shapes[shape].frames - 1) / 4 + 1, shapes[shape].height / 8,
+                                                shapes[shape].width / 8 },
+                                   &err));
+    return latents;
+}
+
+static void cancels(void)
+{
+    enum { TIMES = SANITIZED ? 100 : 1000 };
+    static double wall[TIMES], computing[TIMES];
+    const double limit = SANITIZED ? 0.5 : 0.05;
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context *context = open_context(2, &err);
+    imagine_buffer *latents[SHAPES];
+    imagine_model *model;
+    unsigned random = 1;
+    REQUIRE(context);
+    for (int i = 0; i < SHAPES; i++)
+        latents[i] = zero_latents(i, context);
+    REQUIRE_OK(imagine_model_open(&model, context, PACK, NULL, &err));
+    for (int i = 0; i < TIMES; i++) {
+        if (i % 50 == 0) { /* the weights are read anew, as a part of the job */
+            imagine_model_release(&model);
+            REQUIRE_OK(imagine_model_open(&model, context, PACK, NULL, &err));
+        }
+        random = random * 1103515245u + 12345u;
+        int shape = (int)(random >> 16) % SHAPES, decode = random >> 20 & 1;
+        random = random * 1103515245u + 12345u;
+        delay took = cancel_one(model, shape, decode ? latents[shape] : NULL, (random >> 8) % 20000);
+        wall[i] = took.wall;
+        computing[i] = took.computing;
+    }
+    for (int i = 0; i < SHAPES; i++)
+        imagine_buffer_release(&latents[i]);
+    imagine_model_release(&model);
+    imagine_context_release(&context);
+    qsort(wall, TIMES, sizeof *wall, ascending);
+    qsort(computing, TIMES, sizeof *computing, ascending);
+    int p99 = TIMES - TIMES / 100 - 1;
+    printf("    %d jobs of 2 threads cancelled: computed on for %.2f ms (median), %.2f ms (99%%), %.2f ms (most); over "
+           "after %.2f, %.2f, %.2f ms\n", TIMES, computing[TIMES / 2] * 1e3, computing[p99] * 1e3, computing[TIMES - 1] * 1e3,
+           wall[TIMES / 2] * 1e3, wall[p99] * 1e3, wall[TIMES - 1] * 1e3);
+    CHECK(computing[p99] <= limit);
+    CHECK(wall[TIMES / 2] <= limit); /* nothing sleeps on */
+}
+
+/* ---- the same bytes ---------------------------------------------------------------------------------------------- */
+
+enum { MOST_CLIPS = 4, MOST_THREADS = 16 };
+
+/* `batch` clips from seed 3 on; 0 after a failure. */
+static int make_clips(imagine_model *model, int32_t batch, imagine_buffer **latents, imagine_buffer **frames)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_sampler_options options;
+    imagine_sampler *sampler = NULL;
+    imagine_text *text = NULL;
+    imagine_vae *vae = NULL;
+    imagine_buffer *positive = NULL, *negative = NULL;
+    imagine_sampler_options_init(&options, sizeof options);
+    options.width = 48;
+    options.batch = batch;
+    options.seed = 3;
+    int fine = imagine_text_create(&text, model, NULL, &err) >= 0 &&
+               imagine_text_encode(text, "a dog", NULL, &positive, &err) >= 0 &&
+               imagine_text_encode(text, "", NULL, &negative, &err) >= 0 &&
+               imagine_sampler_create(&sampler, model, &options, &err) >= 0 &&
+               imagine_vae_create(&vae, model, NULL, &err) >= 0 &&
+               imagine_sampler_set_text(sampler, positive, negative, &err) >= 0 &&
+               imagine_sampler_begin(sampler, NULL, &err) >= 0;
+    for (int i = 0; i < 4 && fine; i++)
+        fine = imagine_sampler_step(sampler, NULL, &err) >= 0;
+    for (int32_t b = 0; b < batch && fine; b++)
+        fine = imagine_sampler_get_latents(sampler, b, &latents[b], &err) >= 0 &&
+               imagine_vae_decode(vae, latents[b], IMAGINE_F32, &frames[b], &err) >= 0;
+    if (!fine)
+        fprintf(stderr, "    %s\n", err.message);
+    imagine_buffer_release(&positive);
+    imagine_buffer_release(&negative);
+    imagine_text_destroy(&text);
+    imagine_sampler_destroy(&sampler);
+    imagine_vae_destroy(&vae);
+    return fine;
+}
+
+/* Every number of threads with every number of clips, some of them twice. */
+static void same_bytes_always(void)
+{
+    enum { RUNS = 100 };
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_buffer *latents[MOST_CLIPS] = { NULL }, *frames[MOST_CLIPS] = { NULL };
+    for (int run = 0; run < RUNS; run++) {
+        int32_t threads = 1 + run % MOST_THREADS, batch = run ? 1 + run / MOST_THREADS % MOST_CLIPS : MOST_CLIPS;
+        imagine_buffer *again[MOST_CLIPS] = { NULL }, *frames_again[MOST_CLIPS] = { NULL };
+        imagine_model *model = open_model(threads, &err);
+        REQUIRE(model);
+        CHECK(make_clips(model, batch, run ? again : latents, run ? frames_again : frames));
+        imagine_model_release(&model);
+        for (int b = 0; run && b < batch; b++) {
+            int same = same_bytes(latents[b], again[b]) && same_bytes(frames[b], frames_again[b]);
+            if (!same)
+                fprintf(stderr, "    run %d: %d threads, clip %d of %d\n", run, (int)threads, b, (int)batch);
+            CHECK(same);
+            imagine_buffer_release(&again[b]);
+            imagine_buffer_release(&frames_again[b]);
+        }
+    }
+    CHECK(!same_bytes(latents[0], latents[1])); /* they have something to show */
+    for (int b = 0; b < MOST_CLIPS; b++) {
+        imagine_buffer_release(&latents[b]);
+        imagine_buffer_release(&frames[b]);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    static const test_case cases[] = { { "no growth", no_growth }, { "cancels", cancels },
+                                       { "same bytes", same_bytes_always } };
+    return test_main("api/soak", cases, sizeof cases / sizeof cases[0], argc, argv);
+}
