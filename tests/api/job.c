@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Jobs: events, cancelling, what is kept afterwards. */
+/* Jobs: events, cancelling (how soon: api/soak), what is kept afterwards. */
 
 #include <math.h>
 #include <poll.h>
@@ -139,55 +139,6 @@ static void timeouts_and_fd(void)
     imagine_model_release(&model);
 }
 
-static int ascending(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* The 99th of 100 times from the call to the end of the job, at moments spread over loading, text and sampling. */
-static double cancel_times(imagine_model *model, unsigned random)
-{
-    enum { TRIES = 100 };
-    double took[TRIES];
-    imagine_error err = IMAGINE_ERROR_INIT;
-    for (int i = 0; i < TRIES; i++) {
-        imagine_job *job = long_job(model, NULL, &err);
-        CHECK(job);
-        random = random * 1103515245u + 12345u;
-        usleep(random >> 8 & 0x7fff); /* up to 33 ms */
-        double begin = now();
-        imagine_job_cancel(job);
-        CHECK_STATUS(run_job(job, &err), IMAGINE_ERROR_CANCELLED);
-        took[i] = now() - begin;
-        imagine_job_destroy(&job);
-    }
-    qsort(took, TRIES, sizeof *took, ascending);
-    printf("    cancelled after %.2f ms (median), %.2f ms (99th of 100), %.2f ms (most)\n", took[TRIES / 2] * 1e3,
-           took[TRIES - 2] * 1e3, took[TRIES - 1] * 1e3);
-    return took[TRIES - 2];
-}
-
-static void cancel_is_quick(void)
-{
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-    const double limit = 0.5; /* the promise is the release build's */
-#else
-    const double limit = 0.05;
-#endif
-    imagine_error err = IMAGINE_ERROR_INIT;
-    imagine_model *model = open_model(2, &err);
-    double best = 1e9;
-    REQUIRE(model);
-    /* Other programs may keep this one's threads from running; in one round of three they must not. */
-    for (unsigned round = 1; round <= 3 && best > limit; round++) {
-        double took = cancel_times(model, round * 12345);
-        best = took < best ? took : best;
-    }
-    CHECK(best <= limit);
-    imagine_model_release(&model);
-}
-
 static imagine_job *signalled;
 static void on_signal(int number)
 {
@@ -317,7 +268,7 @@ int main(int argc, char **argv)
 {
     static const test_case cases[] = {
         { "events in order", events_in_order }, { "event mask", event_mask },
-        { "timeouts and fd", timeouts_and_fd }, { "cancel is quick", cancel_is_quick },
+        { "timeouts and fd", timeouts_and_fd },
         { "cancel from anywhere", cancel_from_anywhere }, { "latents survive", latents_survive },
         { "failing job", failing_job },
     };
