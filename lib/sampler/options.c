@@ -5,6 +5,8 @@
 #include "sampler/schedule.h"
 #include "stage.h"
 
+#define MOST_PIXELS ((int64_t)1 << 40)
+
 static const imagine_sampler_options defaults = {
     .struct_size = sizeof(imagine_sampler_options),
     .batch = 1,
@@ -149,9 +151,15 @@ static imagine_status check_sizes(const imagine_sampler_options *o, const imagin
     int32_t multiple = info.size_multiple > 0 ? info.size_multiple : 1;
     int32_t factor = info.temporal_factor > 0 ? info.temporal_factor : 1;
     if ((status = imagine__need_multiple(o->width, multiple, "width", error)) < 0 ||
-        (status = imagine__need_multiple(o->height, multiple, "height", error)) < 0)
+        (status = imagine__need_multiple(o->height, multiple, "height", error)) < 0 ||
+        (status = imagine__need_frames(o->frames, factor, "frames", error)) < 0)
         return status;
-    return imagine__need_frames(o->frames, factor, "frames", error);
+    /* So that no product of these with channels, clips and bytes overflows, whatever the configuration says. */
+    if ((int64_t)o->width * o->height * o->frames > MOST_PIXELS)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
+                             "width, height and frames: %dx%dx%d are more pixels than any memory holds", o->width, o->height,
+                             o->frames);
+    return IMAGINE_OK;
 }
 
 imagine_status imagine__sampler_settle(imagine_sampler_options *settled, const imagine_model *model,
