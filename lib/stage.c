@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include <math.h>
 #include <time.h>
 
 #include "stage.h"
@@ -26,6 +27,27 @@ imagine_status imagine__need_tensor(const imagine_buffer *buffer, const char *na
     imagine__shape_text(text, sizeof text, has, shape);
     return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: is %s %s, must be %s %s", name,
                          imagine__dtype_name(imagine__buffer_dtype(buffer)), text, imagine__dtype_name(dtype), layout);
+}
+
+imagine_status imagine__need_finite(imagine__work *work, const imagine_buffer *buffer, const char *name,
+                                    imagine_error *error)
+{
+    int32_t ndim;
+    const int64_t *shape = imagine__buffer_shape(buffer, &ndim);
+    const float *values = imagine_buffer_data(buffer);
+    int64_t count = (int64_t)(imagine_buffer_size(buffer) / sizeof *values), index[IMAGINE_MAX_DIMS], at = 0;
+    if (imagine__planning(work->context) || work->run.kernels->finite(&work->run, values, count))
+        return imagine__work_check(work, error);
+    while (at < count && isfinite(values[at]))
+        at++;
+    if (at == count) /* it was cancelled */
+        return imagine__work_check(work, error);
+    double value = values[at];
+    for (int32_t i = ndim; i-- > 0; at /= shape[i])
+        index[i] = at % shape[i];
+    char place[160];
+    imagine__shape_text(place, sizeof place, ndim, index);
+    return imagine__fail(error, IMAGINE_ERROR_NOT_FINITE, "%s: the value at %s is %g", name, place, value);
 }
 
 imagine_status imagine__need_multiple(int64_t value, int64_t multiple, const char *name, imagine_error *error)

@@ -14,6 +14,10 @@ imagine_status imagine__need(const void *pointer, const char *name, imagine_erro
 imagine_status imagine__need_tensor(const imagine_buffer *buffer, const char *name, imagine_dtype dtype, int32_t ndim,
                                     const char *layout, imagine_error *error);
 
+/* Fails with IMAGINE_ERROR_NOT_FINITE if a value of this F32 buffer is a NaN or an infinity, naming its place. */
+imagine_status imagine__need_finite(imagine__work *work, const imagine_buffer *buffer, const char *name,
+                                    imagine_error *error);
+
 /* Fails unless `value` is a multiple of `multiple`, naming the nearest ones. */
 imagine_status imagine__need_multiple(int64_t value, int64_t multiple, const char *name, imagine_error *error);
 

@@ -141,7 +141,7 @@ IMAGINE_API imagine_status imagine_sampler_set_renoise(imagine_sampler *sampler,
                                                        imagine_error *error);
 
 /* One step. IMAGINE_ERROR_STATE when all steps are done. A NaN or infinity in the prediction ends the run with
- * IMAGINE_ERROR_NOT_FINITE, naming the step. `info` may be NULL. */
+ * IMAGINE_ERROR_NOT_FINITE, naming the step and the tensor of the weights that is to blame, if one is. `info` may be NULL. */
 IMAGINE_API imagine_status imagine_sampler_step(imagine_sampler *sampler, imagine_step_info *info,
                                                 imagine_error *error);
 

@@ -130,6 +130,15 @@ const char *imagine__weights_path(const imagine__weights *weights,
 imagine_status imagine__weights_read(const imagine__weights *weights, const imagine__tensor *tensor, uint64_t begin,
                                      uint64_t size, void *out, imagine_error *error);
 
+/* ---- results that are not finite (examine.c) -------------------------------------------------- */
+
+/* IMAGINE_ERROR_NOT_FINITE with "WHAT: element 7 of tensor ... in FILE is not finite" for the first such tensor among the
+ * weights of `stage` ("transformer"), whose files are read for it; where there is none the message says so. `cancel` (or
+ * NULL) ends the search. */
+imagine_status imagine__fail_not_finite(const imagine_model *model, const char *stage, const imagine_cancel *cancel,
+                                        imagine_error *error, const char *format, ...)
+    __attribute__((format(printf, 5, 6)));
+
 /* ---- loading a stage's weights (load.c) ------------------------------------------------------ */
 
 /* All weights of one stage, owned together and shared by its handles. Each function finds the tensor, checks that its

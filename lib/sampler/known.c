@@ -4,7 +4,7 @@
 
 #include "sampler/inside.h"
 
-imagine_status imagine__sampler_check(const imagine_sampler *s, const imagine_buffer *buffer, const char *name,
+imagine_status imagine__sampler_check(imagine_sampler *s, const imagine_buffer *buffer, const char *name,
                                       int32_t leading, int allowed, imagine_error *error)
 {
     int64_t wanted[IMAGINE_MAX_DIMS];
@@ -20,7 +20,7 @@ imagine_status imagine__sampler_check(const imagine_sampler *s, const imagine_bu
         wanted[all - 3] = shape[all - 3];
     if (imagine__buffer_dtype(buffer) == IMAGINE_F32 && ndim == all &&
         !memcmp(shape, wanted, (size_t)all * sizeof *shape))
-        return IMAGINE_OK;
+        return imagine__need_finite(&s->work, buffer, name, error);
     char has[160], must[160];
     imagine__shape_text(has, sizeof has, ndim, shape);
     imagine__shape_text(must, sizeof must, all, wanted);

@@ -4,7 +4,7 @@
 
 #include "sampler/inside.h"
 
-static imagine_status check_text(const imagine_sampler *s, const imagine_buffer *embeds, const char *name,
+static imagine_status check_text(imagine_sampler *s, const imagine_buffer *embeds, const char *name,
                                  imagine_error *error)
 {
     imagine_status status = imagine__need(embeds, name, error);
@@ -22,7 +22,7 @@ static imagine_status check_text(const imagine_sampler *s, const imagine_buffer 
     if (shape[ndim - 1] != s->config->text_dim)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: the width is %lld, the model's is %d", name,
                              (long long)shape[ndim - 1], s->config->text_dim);
-    return IMAGINE_OK;
+    return imagine__need_finite(&s->work, embeds, name, error);
 }
 
 /* The text of every clip, padded with zeros or cut to `length`, one after the other. */

@@ -149,8 +149,8 @@ static imagine_status forward(imagine_text *text, const int32_t *ids, int32_t co
     if (status >= 0 && !text->work.run.kernels->finite(&text->work.run, values, shape[0] * shape[1]))
         status = imagine__work_check(&text->work, error) < 0
                      ? IMAGINE_ERROR_CANCELLED
-                     : imagine__fail(error, IMAGINE_ERROR_NOT_FINITE,
-                                     "the text encoder's hidden states hold a NaN or an infinity");
+                     : imagine__fail_not_finite(text->model, "text_encoder", text->cancel, error,
+                                                "the text encoder's hidden states hold a NaN or an infinity");
     if (status < 0)
         imagine_buffer_release(embeds);
     return status;

@@ -76,8 +76,8 @@ static imagine_status keep_latent(imagine_vae *vae, const float *latent, int64_t
     if (status < 0)
         return status;
     if (!vae->work.run.kernels->finite(&vae->work.run, latent, shape[0] * area))
-        return imagine__fail(error, IMAGINE_ERROR_NOT_FINITE, "latent frame %lld of the encoded clip holds a NaN or an "
-                             "infinity; are all pixels finite?", (long long)k);
+        return imagine__fail(error, IMAGINE_ERROR_NOT_FINITE,
+                             "latent frame %lld of the encoded clip holds a NaN or an infinity", (long long)k);
     imagine__copy(vae->context, (float *)imagine_buffer_data(latents) + k * area, (size_t)shape[1] * size, latent, size,
                   size, shape[0]);
     return IMAGINE_OK;
@@ -237,9 +237,9 @@ static imagine_status keep_frames(imagine_vae *vae, const float *rgb, int32_t co
     if (!vae->work.run.kernels->finite(&vae->work.run, rgb, count * values)) {
         if ((status = imagine__work_check(&vae->work, error)) < 0)
             return status;
-        return imagine__fail(error, IMAGINE_ERROR_NOT_FINITE,
-                             "frame %lld of the decoded clip holds a NaN or an infinity; are all latents finite?",
-                             (long long)*at);
+        int64_t number = vae->decoded ? (vae->decoded - 1) * vae->config->temporal_factor + 1 : *at;
+        return imagine__fail(error, IMAGINE_ERROR_NOT_FINITE, "frame %lld of the decoded clip holds a NaN or an infinity",
+                             (long long)number);
     }
     for (int32_t f = 0; f < count && status >= 0; f++, rgb += values, (*at)++) {
         if (imagine__buffer_dtype(frames) == IMAGINE_U8)

@@ -2,6 +2,8 @@
 
 /* The visual tokenizer's handle: options, checks, and the buffers that come out. */
 
+#include <stdio.h>
+
 #include "vae/handle.h"
 
 static const imagine_vae_options defaults = { .struct_size = sizeof(imagine_vae_options) };
@@ -107,9 +109,21 @@ static imagine_status read_clip(const imagine_vae *vae, const imagine_buffer *fr
     return imagine__need_frames(in->frames, vae->config->temporal_factor, "frames: their number", error);
 }
 
+/* After a result that is not finite: whether that comes from what was given, or from a weight. */
+static imagine_status explain(imagine_vae *vae, const imagine_buffer *given, const char *name, imagine_error *error)
+{
+    char what[160] = "";
+    if (error)
+        snprintf(what, sizeof what, "%.159s", error->message);
+    imagine_status status = imagine__buffer_dtype(given) == IMAGINE_F32
+                                ? imagine__need_finite(&vae->work, given, name, error)
+                                : IMAGINE_OK;
+    return status < 0 ? status : imagine__fail_not_finite(vae->model, "vae", vae->cancel, error, "%s", what);
+}
+
 /* The next frames of the clip at hand. */
-static imagine_status encode(imagine_vae *vae, const vae_clip *in, vae_grid grid, imagine_buffer **latents,
-                             imagine_error *error)
+static imagine_status encode(imagine_vae *vae, const imagine_buffer *frames, const vae_clip *in, vae_grid grid,
+                             imagine_buffer **latents, imagine_error *error)
 {
     const imagine__vae_config *c = vae->config;
     int64_t count = vae->encoded ? in->frames / c->temporal_factor : (in->frames - 1) / c->temporal_factor + 1;
@@ -121,6 +135,8 @@ static imagine_status encode(imagine_vae *vae, const vae_clip *in, vae_grid grid
     vae->encode_height = in->height;
     vae->encode_width = in->width;
     status = vae_encode_clip(vae, in, grid, made, error);
+    if (status == IMAGINE_ERROR_NOT_FINITE)
+        status = explain(vae, frames, "frames", error);
     if (status < 0)
         imagine_buffer_release(&made);
     *latents = made;
@@ -147,7 +163,7 @@ imagine_status imagine_vae_encode(imagine_vae *vae, const imagine_buffer *frames
         return status;
     if (count == 1)
         imagine__vae_coder_picture(vae->coder);
-    status = encode(vae, &in, grid, latents, error);
+    status = encode(vae, frames, &in, grid, latents, error);
     imagine_vae_reset(vae);
     return status;
 }
@@ -169,7 +185,7 @@ imagine_status imagine_vae_encode_next(imagine_vae *vae, const imagine_buffer *f
                              "frames: %lldx%lld, but the clip began with %lldx%lld; imagine_vae_reset begins another",
                              (long long)in.width, (long long)in.height, (long long)vae->encode_width,
                              (long long)vae->encode_height);
-    return encode(vae, &in, (vae_grid){ 1, 1 }, latents, error);
+    return encode(vae, frames, &in, (vae_grid){ 1, 1 }, latents, error);
 }
 
 /* ---- decode ------------------------------------------------------------------------------------------------------ */
@@ -214,6 +230,8 @@ static imagine_status decode(imagine_vae *vae, const imagine_buffer *latents, im
     vae->height = in[2];
     vae->width = in[3];
     status = vae_decode_clip(vae, latents, grid, made, error);
+    if (status == IMAGINE_ERROR_NOT_FINITE)
+        status = explain(vae, latents, "latents", error);
     if (status < 0)
         imagine_buffer_release(&made);
     *frames = made;
