@@ -91,7 +91,7 @@ def fuzz_target(name, seconds):
     build = TOP / "build-fuzz"
     corpus = build / "corpus" / name
     corpus.mkdir(parents=True, exist_ok=True)
-    done = run([build / "tests/fuzz" / ("fuzz_" + name), f"-max_total_time={seconds}", "-max_len=2048", "-timeout=20",
+    done = run([build / "tests/fuzz" / ("fuzz_" + name), f"-max_total_time={seconds}", "-max_len=2048", "-timeout=60",
                 "-rss_limit_mb=2048", "-print_final_stats=1", f"-artifact_prefix={build}/{name}-", corpus,
                 build / "tests/fuzz/seeds" / name], timeout=seconds + 300)
     count = re.search(r"number_of_executed_units: (\d+)", done.stdout)
