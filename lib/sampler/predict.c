@@ -109,7 +109,7 @@ imagine_status imagine__sampler_predict(imagine_sampler *s, const float *x, int3
     if ((status = imagine__work_check(&s->work, error)) < 0)
         return status;
     if (!finite)
-        return imagine__fail_not_finite(s->model, "transformer", s->cancel, error,
+        return imagine__fail_not_finite(s->model, s->expert ? "transformer_2" : "transformer", s->cancel, error,
                                         "step %d of %d (sigma %.6g): the transformer's prediction holds a NaN or an infinity",
                                         s->step + 1, s->schedule.steps, s->schedule.sigmas[s->step]);
     return IMAGINE_OK;
