@@ -52,6 +52,7 @@ imagine_status imagine__sampler_noise(imagine_sampler *sampler, uint32_t purpose
  * one more dimension, behind `leading` (0: nothing there). */
 #define IMAGINE__SHARED 1 /* without a batch it is for every clip */
 #define IMAGINE__FEWER 2 /* the frames may be fewer than the clip's */
+#define IMAGINE__MASKED 4 /* a mask comes with it, and what it leaves out may be anything; else all values must be finite */
 imagine_status imagine__sampler_check(imagine_sampler *sampler, const imagine_buffer *buffer, const char *name,
                                       int32_t leading, int allowed, imagine_error *error);
 /* From noise in x to what a run begins with: the schedule's scale, or the initial latents noised, and the known ones. */

@@ -20,7 +20,7 @@ imagine_status imagine__sampler_check(imagine_sampler *s, const imagine_buffer *
         wanted[all - 3] = shape[all - 3];
     if (imagine__buffer_dtype(buffer) == IMAGINE_F32 && ndim == all &&
         !memcmp(shape, wanted, (size_t)all * sizeof *shape))
-        return imagine__need_finite(&s->work, buffer, name, error);
+        return allowed & IMAGINE__MASKED ? IMAGINE_OK : imagine__need_finite(&s->work, buffer, name, error);
     char has[160], must[160];
     imagine__shape_text(has, sizeof has, ndim, shape);
     imagine__shape_text(must, sizeof must, all, wanted);
@@ -130,7 +130,7 @@ imagine_status imagine_sampler_set_known(imagine_sampler *sampler, imagine_buffe
         return status;
     if (mask && !latents)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "known mask: there are no latents with it");
-    int allowed = IMAGINE__SHARED | (mask ? 0 : IMAGINE__FEWER);
+    int allowed = IMAGINE__SHARED | (mask ? IMAGINE__MASKED : IMAGINE__FEWER);
     if (latents && (status = imagine__sampler_check(sampler, latents, "known latents", 0, allowed, error)) < 0)
         return status;
     if (mask && (status = check_mask(sampler, mask, error)) < 0)
