@@ -250,6 +250,8 @@ static imagine_status begin_known(imagine__conditions *c, imagine_context *conte
         read_mask(c, mask);
         memcpy(imagine_buffer_data(c->known_latents), imagine_buffer_data(c->init_latents),
                imagine_buffer_size(c->known_latents));
+    } else {
+        memset(imagine_buffer_data(c->known_latents), 0, (size_t)imagine_buffer_size(c->known_latents));
     }
     return IMAGINE_OK;
 }
