@@ -87,13 +87,14 @@ def other_build(folder, options, prefix, env, wanted=None):
 
 
 def fuzz_target(name, seconds):
-    """libFuzzer on one target, which goes on from what it found before; (inputs or None, output)."""
+    """libFuzzer on one target, which goes on from what it found before; (inputs or None, output). In CI the changes to the
+    seeds are the same ones each time, so that what fails there fails again."""
     build = TOP / "build-fuzz"
     corpus = build / "corpus" / name
     corpus.mkdir(parents=True, exist_ok=True)
     done = run([build / "tests/fuzz" / ("fuzz_" + name), f"-max_total_time={seconds}", "-max_len=2048", "-timeout=60",
-                "-rss_limit_mb=2048", "-print_final_stats=1", f"-artifact_prefix={build}/{name}-", corpus,
-                build / "tests/fuzz/seeds" / name], timeout=seconds + 300)
+                "-rss_limit_mb=2048", "-print_final_stats=1", f"-seed={1 if os.environ.get('CI') else 0}",
+                f"-artifact_prefix={build}/{name}-", corpus, build / "tests/fuzz/seeds" / name], timeout=seconds + 300)
     count = re.search(r"number_of_executed_units: (\d+)", done.stdout)
     return int(count.group(1)) if count and not done.returncode else None, done.stdout[-4000:]
 
