@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import unittest
 import zipfile
@@ -44,6 +45,9 @@ class Wheel(unittest.TestCase):
         if made.returncode:
             raise unittest.SkipTest("no virtual environment can be made here: " + made.stdout[-200:])
         cls.python = cls.place / "fresh" / "bin" / "python"
+        if sys.prefix != sys.base_prefix:  # the environment of an environment sees the base's packages, not its own numpy
+            site = next((cls.place / "fresh").glob("lib/python*/site-packages"))
+            (site / "numpy.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
 
     @classmethod
     def tearDownClass(cls):
