@@ -20,9 +20,24 @@
 extern "C" {
 #endif
 
-#define IMAGINE__CUDA_VERSION 1
+#define IMAGINE__CUDA_VERSION 2
 
 typedef int32_t imagine__cuda_type; /* of activations and tables: IMAGINE__W_F32 or IMAGINE__W_BF16 */
+
+typedef int32_t imagine__cuda_precision; /* of products */
+#define IMAGINE__CUDA_F32 0 /* in f32, the limit of parity */
+#define IMAGINE__CUDA_BF16 1 /* operands rounded to bf16, sums in f32, on the tensor cores where there are any */
+
+/* What the operations of kernels.h take beside their arguments, for f32 activations. */
+typedef struct imagine__cuda_call {
+    void *stream;
+    imagine__cuda_precision precision;
+    int32_t reserved;
+    /* Device memory for this stream's operations alone, aligned to 256, or NULL. Operations use what there is: without
+     * enough of it they compute the same to the precision asked for, more slowly. */
+    void *workspace;
+    size_t workspace_size;
+} imagine__cuda_call;
 
 /* As imagine__attention_args, for f32 or bf16; heads lie d apart. The kernels for bf16 on the tensor cores take d 64, 80,
  * 96 and 128, tensors that begin at multiples of 16 bytes with strides of multiples of 8, scale > 0 and no bias; all else
@@ -89,6 +104,8 @@ typedef struct imagine__cuda_patch_args {
     imagine__cuda_type token_type;
 } imagine__cuda_patch_args;
 
+#define IMAGINE__CUDA_FRAMES 16
+
 typedef struct imagine__cuda {
     int32_t version; /* IMAGINE__CUDA_VERSION */
     int32_t reserved;
@@ -102,6 +119,9 @@ typedef struct imagine__cuda {
     int (*upload)(void *device, const void *host, size_t size, void *stream); /* the host's memory may go once it returns */
     int (*download)(void *host, const void *device, size_t size, void *stream); /* waits for the data */
     int (*synchronize)(void *stream);
+    int (*copy)(void *to, const void *from, size_t size, void *stream); /* both on the device */
+    int (*clear)(void *memory, size_t size, void *stream); /* bytes become 0 */
+    int (*memory_info)(size_t *available, size_t *total); /* bytes of the current device */
 
     int (*attention)(const imagine__cuda_attention_args *, void *stream);
     int (*norm)(const imagine__cuda_norm_args *, void *stream);
@@ -123,6 +143,21 @@ typedef struct imagine__cuda {
     /* y[frame, i, j, :] = x[frame, i / 2, j / 2, :] for frames [height, width, channels] of 2- or 4-byte values. */
     int (*upsample)(const void *x, void *y, int64_t frames, int64_t height, int64_t width, int64_t channels,
                     imagine__cuda_type type, void *stream);
+
+    /* The operations of kernels.h as they are named there, f32: their argument structs lie in host memory and may go once the
+     * call returns, as may the weight's struct and the array of a convolution's frames; all else they point to is on the
+     * device. A weight's `packed` is its rows as stored: [n, k], or [cout, kt, kh, kw, cin]; kt is at most
+     * IMAGINE__CUDA_FRAMES. */
+    int (*linear)(const imagine__linear_args *, const imagine__cuda_call *);
+    int (*conv)(const imagine__conv_args *, const imagine__cuda_call *);
+    int (*attention_f32)(const imagine__attention_args *, const imagine__cuda_call *);
+    int (*shortcut_down)(const imagine__shortcut_args *, void *stream);
+    int (*shortcut_up)(const imagine__shortcut_args *, void *stream);
+    /* y[r, p, :] = table[p, :] + x[r, p % x_parts, :] for `parts` parts of dim values: a block's modulation. */
+    int (*modulate)(const float *table, const float *x, float *y, int64_t rows, int64_t parts, int64_t x_parts, int64_t dim,
+                    void *stream);
+    /* y[r, c] = x[r, c] + sin(alpha[c] x[r, c])^2 / beta[c]; y may be x. */
+    int (*snake)(const float *x, const float *alpha, const float *beta, float *y, int64_t rows, int64_t channels, void *stream);
 } imagine__cuda;
 
 /* The module's only exported symbol: its table, or NULL when it has another version. */
