@@ -213,6 +213,56 @@ int imagine__cuda_from_u8(const uint8_t *x, float *y, int64_t n, void *stream)
     return n <= 0 ? 0 : launch(from_u8_kernel, blocks_for(n), THREADS, 0, stream, x, y, n);
 }
 
+/* ---- modulate ---------------------------------------------------------------------------------------------------- */
+
+/* A block adds one part of one row. */
+__global__ void __launch_bounds__(THREADS) modulate_kernel(const float *table, const float *x, float *y, int64_t parts,
+                                                           int64_t x_parts, int64_t dim, bool aligned)
+{
+    int64_t row = blockIdx.x / parts, part = blockIdx.x % parts;
+    for (int64_t i = 4 * (int64_t)threadIdx.x; i < dim; i += 4 * THREADS) {
+        float a[4], b[4];
+        unsigned count = count_at(i, dim);
+        load4(table, IMAGINE__W_F32, part * dim + i, count, aligned, a);
+        load4(x, IMAGINE__W_F32, (row * x_parts + part % x_parts) * dim + i, count, aligned, b);
+        for (unsigned j = 0; j < 4; j++)
+            a[j] += b[j];
+        store4(y, IMAGINE__W_F32, (int64_t)blockIdx.x * dim + i, count, aligned, a);
+    }
+}
+
+int imagine__cuda_modulate(const float *table, const float *x, float *y, int64_t rows, int64_t parts, int64_t x_parts,
+                           int64_t dim, void *stream)
+{
+    if (rows <= 0 || parts <= 0 || dim <= 0)
+        return 0;
+    if (rows * parts > 0x7fffffff)
+        return IMAGINE__CUDA_INVALID;
+    bool aligned = in_fours(table, IMAGINE__W_F32, dim) && in_fours(x, IMAGINE__W_F32, dim) && in_fours(y, IMAGINE__W_F32, dim);
+    return launch(modulate_kernel, (unsigned)(rows * parts), THREADS, 0, stream, table, x, y, parts, x_parts, dim, aligned);
+}
+
+/* ---- snake ------------------------------------------------------------------------------------------------------- */
+
+__global__ void __launch_bounds__(THREADS) snake_kernel(const float *x, const float *alpha, const float *beta, float *y,
+                                                        int64_t n, int64_t channels)
+{
+    for (int64_t i = first_value() / 4; i < n; i += value_step() / 4) {
+        int64_t c = i % channels;
+        float wave = sinf(alpha[c] * x[i]);
+        y[i] = x[i] + wave * wave / beta[c];
+    }
+}
+
+int imagine__cuda_snake(const float *x, const float *alpha, const float *beta, float *y, int64_t rows, int64_t channels,
+                        void *stream)
+{
+    int64_t n = rows * channels;
+    if (rows <= 0 || channels <= 0)
+        return 0;
+    return launch(snake_kernel, blocks_for(n), THREADS, 0, stream, x, alpha, beta, y, n, channels);
+}
+
 /* ---- upsample ---------------------------------------------------------------------------------------------------- */
 
 /* A block writes pixels of one output row; 16 bytes at a time where the channels allow it. */

@@ -25,6 +25,17 @@ int imagine__cuda_to_u8(const float *x, uint8_t *y, int64_t n, void *stream);
 int imagine__cuda_from_u8(const uint8_t *x, float *y, int64_t n, void *stream);
 int imagine__cuda_upsample(const void *x, void *y, int64_t frames, int64_t height, int64_t width, int64_t channels,
                            imagine__cuda_type type, void *stream);
+int imagine__cuda_linear(const imagine__linear_args *args, const imagine__cuda_call *call);
+int imagine__cuda_conv(const imagine__conv_args *args, const imagine__cuda_call *call);
+int imagine__cuda_attention_f32(const imagine__attention_args *args, const imagine__cuda_call *call);
+int imagine__cuda_shortcut_down(const imagine__shortcut_args *args, void *stream);
+int imagine__cuda_shortcut_up(const imagine__shortcut_args *args, void *stream);
+int imagine__cuda_modulate(const float *table, const float *x, float *y, int64_t rows, int64_t parts, int64_t x_parts,
+                           int64_t dim, void *stream);
+int imagine__cuda_snake(const float *x, const float *alpha, const float *beta, float *y, int64_t rows, int64_t channels,
+                        void *stream);
+
+#define IMAGINE__CUDA_INVALID 1 /* cudaErrorInvalidValue: larger than a grid can be */
 
 /* ---- values of either type --------------------------------------------------------------------------------------- */
 

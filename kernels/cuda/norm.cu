@@ -163,8 +163,6 @@ static int start_rows(int64_t rows, bool block, unsigned *blocks)
     return n <= 0x7fffffff;
 }
 
-#define TOO_LARGE 1 /* cudaErrorInvalidValue */
-
 int imagine__cuda_norm(const imagine__cuda_norm_args *a, void *stream)
 {
     if (a->rows <= 0 || a->dim <= 0)
@@ -179,7 +177,7 @@ int imagine__cuda_norm(const imagine__cuda_norm_args *a, void *stream)
                    in_fours(a->shift, IMAGINE__W_F32, a->ld_mod) && in_fours(a->gate, IMAGINE__W_F32, a->ld_mod);
     unsigned blocks;
     if (!start_rows(rows, block, &blocks))
-        return TOO_LARGE;
+        return IMAGINE__CUDA_INVALID;
     return launch(norm_kernel, blocks, THREADS, sizeof(norm_shared), stream, *a, rows, padded, block, aligned);
 }
 
@@ -255,6 +253,6 @@ int imagine__cuda_norm_rope(const imagine__cuda_norm_rope_args *a, void *stream)
                    part.y_batch % 4 == 0 && in_fours(part.weight, IMAGINE__W_F32, 0);
     unsigned blocks;
     if (!start_rows(rows, block, &blocks))
-        return TOO_LARGE;
+        return IMAGINE__CUDA_INVALID;
     return launch(norm_rope_kernel, dim3(blocks, 3), THREADS, sizeof(norm_shared), stream, *a, block, aligned);
 }

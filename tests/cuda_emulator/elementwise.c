@@ -233,11 +233,89 @@ static void patches(void)
     }
 }
 
+static void modulates(void)
+{
+    check_random r = {9};
+    for (int i = 0; i < 30; i++) {
+        int64_t rows = check_between(&r, 1, 5), parts = check_between(&r, 1, 6), x_parts = i % 2 ? parts : 1;
+        int64_t dim = i % 3 ? check_between(&r, 1, 70) : 4 * check_between(&r, 1, 300), n = rows * parts * dim;
+        float *table = check_input(&r, parts * dim), *x = check_input(&r, rows * x_parts * dim);
+        void *in_table = cuda_input(table, (size_t)(parts * dim) * 4), *in = cuda_input(x, (size_t)(rows * x_parts * dim) * 4);
+        void *out = cuda_output((size_t)n * 4);
+        CUDA_OK(cuda->modulate(in_table, in, out, rows, parts, x_parts, dim, NULL));
+        float *y = cuda_fetch(out, (size_t)n * 4);
+        for (int64_t j = 0; j < n; j++) {
+            int64_t row = j / dim / parts, part = j / dim % parts;
+            CHECK(y[j] == table[part * dim + j % dim] + x[(row * x_parts + part % x_parts) * dim + j % dim]);
+        }
+        cuda->release(in_table);
+        cuda->release(in);
+        free(table);
+        free(x);
+        free(y);
+    }
+}
+
+static void snakes(void)
+{
+    check_random r = {10};
+    for (int i = 0; i < 20; i++) {
+        int64_t rows = check_between(&r, 1, 40), channels = check_between(&r, 1, 60), n = rows * channels;
+        float *x = check_input(&r, n), *alpha = check_input(&r, channels), *beta = check_input(&r, channels);
+        float *expected = check_alloc((size_t)n * 4);
+        x[n / 2] = i ? x[n / 2] : NAN;
+        for (int64_t j = 0; j < channels; j++)
+            beta[j] = 0.1f + fabsf(beta[j]);
+        for (int64_t j = 0; j < n; j++) {
+            double wave = sin((double)alpha[j % channels] * x[j]);
+            expected[j] = (float)(x[j] + wave * wave / beta[j % channels]);
+        }
+        void *in_alpha = cuda_input(alpha, (size_t)channels * 4), *in_beta = cuda_input(beta, (size_t)channels * 4);
+        void *out = cuda_output((size_t)n * 4);
+        CUDA_OK(cuda->upload(out, x, (size_t)n * 4, NULL)); /* in place */
+        CUDA_OK(cuda->snake(out, in_alpha, in_beta, out, rows, channels, NULL));
+        float *y = cuda_fetch(out, (size_t)n * 4);
+        CHECK(cuda_same(y, expected, rows, channels, channels, IMAGINE__W_F32, LIMIT_F32));
+        cuda->release(in_alpha);
+        cuda->release(in_beta);
+        free(x);
+        free(alpha);
+        free(beta);
+        free(expected);
+        free(y);
+    }
+    cuda_report("snake");
+}
+
+static void copies(void)
+{
+    check_random r = {11};
+    size_t available = 0, total = 0;
+    for (int s = 0; s < SIZES; s++) {
+        size_t n = (size_t)sizes[s];
+        float *x = check_input(&r, (int64_t)n);
+        void *in = cuda_input(x, n * 4), *out = cuda_output(n * 4), *zeros = cuda_output(n * 4);
+        CUDA_OK(cuda->copy(out, in, n * 4, NULL));
+        CUDA_OK(cuda->clear(zeros, n * 4, NULL));
+        float *y = cuda_fetch(out, n * 4), *z = cuda_fetch(zeros, n * 4);
+        CHECK(memcmp(y, x, n * 4) == 0);
+        for (size_t j = 0; j < n; j++)
+            CHECK(z[j] == 0);
+        cuda->release(in);
+        free(x);
+        free(y);
+        free(z);
+    }
+    CUDA_OK(cuda->memory_info(&available, &total));
+    CHECK(available > 0 && available <= total);
+}
+
 int main(int argc, char **argv)
 {
     static const test_case cases[] = {
         {"activations", activations}, {"embeds", embeds}, {"combines", combines}, {"transposes", transposes},
         {"finites", finites}, {"bytes", bytes}, {"upsamples", upsamples}, {"patches", patches},
+        {"modulates", modulates}, {"snakes", snakes}, {"copies", copies},
     };
     return cuda_check_main("cuda/elementwise", cases, sizeof cases / sizeof *cases, argc, argv);
 }

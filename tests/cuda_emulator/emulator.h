@@ -57,6 +57,9 @@ void release(void *memory);
 /* The host's own accesses: they count as written. Size bytes of an allocation. */
 void copy_in(void *device, const void *host, size_t size);
 void copy_out(void *host, const void *device, size_t size);
+/* From one allocation to another: what nobody wrote stays unwritten. */
+void copy(void *to, const void *from, size_t size);
+void clear(void *memory, size_t size);
 
 /* 0, or 1 when something was wrong: then report() is what, with block and thread. */
 int run(dim3 grid, dim3 block, size_t shared_bytes, void (*call)(const void *), const void *arguments, size_t size);

@@ -270,14 +270,19 @@ static allocation *host_range(const void *device, size_t size, size_t *at)
     return a;
 }
 
-void copy_in(void *device, const void *host, size_t size)
+static void host_writes(void *device, size_t size)
 {
     size_t at;
-    if (!size)
-        return;
     allocation *a = host_range(device, size, &at);
     for (size_t i = 0; i < size; i++)
         a->cells[at + i].known = 1;
+}
+
+void copy_in(void *device, const void *host, size_t size)
+{
+    if (!size)
+        return;
+    host_writes(device, size);
     memcpy(device, host, size);
 }
 
@@ -288,6 +293,25 @@ void copy_out(void *host, const void *device, size_t size)
         return;
     host_range(device, size, &at);
     memcpy(host, device, size);
+}
+
+void copy(void *to, const void *from, size_t size)
+{
+    size_t at, source;
+    if (!size)
+        return;
+    allocation *a = host_range(to, size, &at), *b = host_range(from, size, &source);
+    for (size_t i = 0; i < size; i++)
+        a->cells[at + i].known = b->cells[source + i].known;
+    memcpy(to, from, size);
+}
+
+void clear(void *memory, size_t size)
+{
+    if (!size)
+        return;
+    host_writes(memory, size);
+    memset(memory, 0, size);
 }
 
 static void check_global(global_cell &c, size_t at, bool write, bool atomic, const char *what)

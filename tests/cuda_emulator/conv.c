@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: MIT */
+#include "cuda_check.h"
+
+/* As for linear. Measured: up to 9e-14. */
+static double limit_for(int64_t outputs)
+{
+    return outputs < 256 ? 1e-12 : 3e-13;
+}
+
+typedef struct shape {
+    int64_t cin, cout, height, width, ldx, ldy;
+    int32_t kt, kh, kw, stride_h, stride_w, pad_top, pad_left, pad_end, upsample;
+    imagine__wtype type;
+    imagine__act act;
+    int bias, add; /* add 2: y itself */
+    unsigned absent; /* bits of the frames that are NULL */
+} shape;
+
+#define FRAMES 4
+
+typedef struct tensors {
+    float *frame[FRAMES], *bias, *add;
+    void *w;
+} tensors;
+
+typedef struct inputs {
+    tensors host, device;
+    int64_t out_h, out_w;
+} inputs;
+
+static int64_t out_size(const shape *s, int64_t size, int32_t kernel, int32_t stride, int32_t pad)
+{
+    return (size * s->upsample + pad + s->pad_end - kernel) / stride + 1;
+}
+
+static void make_floats(float **host, float **device, check_random *r, int64_t n)
+{
+    *host = check_input(r, n);
+    *device = cuda_input(*host, (size_t)n * 4);
+}
+
+static inputs make_inputs(const shape *s, check_random *r)
+{
+    int64_t row = s->cin * s->kt * s->kh * s->kw, frame = (s->height * s->width - 1) * s->ldx + s->cin;
+    inputs in = {.out_h = out_size(s, s->height, s->kh, s->stride_h, s->pad_top),
+                 .out_w = out_size(s, s->width, s->kw, s->stride_w, s->pad_left)};
+    for (int32_t t = 0; t < s->kt; t++)
+        if (!(s->absent >> t & 1))
+            make_floats(&in.host.frame[t], &in.device.frame[t], r, frame);
+    make_floats(&in.host.bias, &in.device.bias, r, s->cout);
+    make_floats(&in.host.add, &in.device.add, r, in.out_h * in.out_w * s->cout);
+    in.host.w = check_weight(r, s->cout * row, s->type, 1.0f / sqrtf((float)row)); /* as packed */
+    in.device.w = cuda_input(in.host.w, (size_t)(s->cout * row) * cuda_size(s->type));
+    return in;
+}
+
+static void free_inputs(inputs *in)
+{
+    for (int t = 0; t < FRAMES; t++) {
+        free(in->host.frame[t]);
+        cuda->release(in->device.frame[t]);
+    }
+    free(in->host.bias);
+    free(in->host.add);
+    free(in->host.w);
+    cuda->release(in->device.bias);
+    cuda->release(in->device.add);
+    cuda->release(in->device.w);
+}
+
+static int64_t outputs_of(const shape *s, const inputs *in)
+{
+    return (in->out_h * in->out_w - 1) * s->ldy + s->cout;
+}
+
+/* What y begins as: 0xa5, and the terms where they are to be added to it. */
+static float *first_output(const shape *s, const inputs *in)
+{
+    float *y = check_alloc((size_t)outputs_of(s, in) * 4);
+    memset(y, 0xa5, (size_t)outputs_of(s, in) * 4);
+    for (int64_t i = 0; i < in->out_h * in->out_w && s->add == 2; i++)
+        memcpy(y + i * s->ldy, in->host.add + i * s->cout, (size_t)s->cout * 4);
+    return y;
+}
+
+static imagine__conv_weight weight_of(const shape *s, const tensors *from)
+{
+    return (imagine__conv_weight){from->w, s->bias ? from->bias : NULL, s->cout, s->cin, s->kt, s->kh, s->kw, s->type};
+}
+
+static imagine__conv_args args_of(const shape *s, const inputs *in, const tensors *from, const imagine__conv_weight *w, float *y)
+{
+    return (imagine__conv_args){.w = w, .x = (const float *const *)from->frame, .y = y,
+                                .add = s->add == 2 ? y : s->add ? from->add : NULL, .height = s->height, .width = s->width,
+                                .out_h = in->out_h, .out_w = in->out_w, .ldx = s->ldx, .ldy = s->ldy,
+                                .ld_add = s->add == 2 ? s->ldy : s->cout, .stride_h = s->stride_h, .stride_w = s->stride_w,
+                                .pad_top = s->pad_top, .pad_left = s->pad_left, .upsample = s->upsample, .act = s->act};
+}
+
+static float *expected_conv(const shape *s, const inputs *in)
+{
+    check_run c = check_start(&imagine__kernels_plain, CHECK_FORWARD);
+    float *y = first_output(s, in);
+    imagine__conv_weight w = weight_of(s, &in->host);
+    imagine__conv_args a = args_of(s, in, &in->host, &w, y);
+    imagine__kernels_plain.conv(&c.run, &a);
+    return y;
+}
+
+static float *device_conv(const shape *s, const inputs *in, const imagine__cuda_call *call)
+{
+    size_t size = (size_t)outputs_of(s, in) * 4;
+    float *first = first_output(s, in), *y = cuda_output(size);
+    CUDA_OK(cuda->upload(y, first, size, NULL));
+    free(first);
+    imagine__conv_weight w = weight_of(s, &in->device);
+    imagine__conv_args a = args_of(s, in, &in->device, &w, y);
+    CUDA_OK(cuda->conv(&a, call));
+    return cuda_fetch_rows(y, IMAGINE__W_F32, in->out_h * in->out_w, s->cout, s->ldy, outputs_of(s, in));
+}
+
+static const imagine__cuda_call exact = {NULL, IMAGINE__CUDA_F32, 0, NULL, 0};
+
+static void compare(const shape *s, check_random *r, const imagine__cuda_call *call, double limit)
+{
+    inputs in = make_inputs(s, r);
+    int64_t pixels = in.out_h * in.out_w;
+    float *expected = expected_conv(s, &in), *y = device_conv(s, &in, call);
+    int same = cuda_same(y, expected, pixels, s->cout, s->ldy, call->precision, limit);
+    CHECK(same);
+    if (!same && test_failures < 5)
+        fprintf(stderr, "    %dx%d of %d to %dx%d of %d, kernel %d %d %d, stride %d %d, pads %d %d, upsample %d, type %d act %d "
+                "add %d absent %u: NMSE up to %g\n", (int)s->height, (int)s->width, (int)s->cin, (int)in.out_h, (int)in.out_w,
+                (int)s->cout, s->kt, s->kh, s->kw, s->stride_h, s->stride_w, s->pad_top, s->pad_left, s->upsample, s->type,
+                s->act, s->add, s->absent, check_worst);
+    free(y);
+    free(expected);
+    free_inputs(&in);
+}
+
+static shape random_shape(check_random *r, int i)
+{
+    shape s = {.cin = i % 2 ? check_between(r, 1, 9) : 4 * check_between(r, 1, 6), .cout = check_between(r, 1, 70),
+               .kt = (int32_t)check_between(r, 1, 3), .kh = (int32_t)check_between(r, 1, 3),
+               .kw = (int32_t)check_between(r, 1, 4), .stride_h = (int32_t)check_between(r, 1, 2),
+               .stride_w = (int32_t)check_between(r, 1, 3), .upsample = (int32_t)check_between(r, 1, 2),
+               .type = (imagine__wtype)check_between(r, 0, 1), .act = (imagine__act)check_between(r, 0, 3),
+               .bias = (int)check_between(r, 0, 1), .add = (int)check_between(r, 0, 2)};
+    s.height = check_between(r, s.kh, 9);
+    s.width = check_between(r, s.kw, 15);
+    s.pad_top = (int32_t)check_between(r, 0, s.kh);
+    s.pad_left = (int32_t)check_between(r, 0, s.kw);
+    s.pad_end = (int32_t)check_between(r, 0, 2);
+    s.ldx = s.cin + (i % 3 ? 0 : i % 2 ? 3 : 4);
+    s.ldy = s.cout + check_between(r, 0, 3);
+    s.absent = i % 4 == 3 ? (unsigned)check_between(r, 1, 7) : 0;
+    return s;
+}
+
+static void shapes(void)
+{
+    check_random r = {11};
+    for (int i = 0; i < 100; i++) {
+        shape s = random_shape(&r, i);
+        cuda_check_prefer(80, (uint32_t)i);
+        compare(&s, &r, &exact, limit_for(s.cout * 20));
+    }
+    cuda_report("convolution, shapes");
+}
+
+static shape square(int64_t size, int64_t cin, int64_t cout, int32_t kt, int32_t k)
+{
+    shape s = {.cin = cin, .cout = cout, .height = size, .width = size, .ldx = cin, .ldy = cout, .kt = kt, .kh = k, .kw = k,
+               .stride_h = 1, .stride_w = 1, .pad_top = k / 2, .pad_left = k / 2, .pad_end = k / 2, .upsample = 1, .bias = 1};
+    return s;
+}
+
+/* A video VAE's: with and without the first frames, doubling, halving with nothing padded above and left, 1x1, few channels
+ * at either end; and sound, a line of pixels. */
+static void layers(void)
+{
+    check_random r = {12};
+    shape list[9];
+    int count = 0;
+    list[count++] = square(12, 24, 24, 3, 3);
+    list[count] = square(12, 24, 24, 3, 3);
+    list[count++].absent = 3;
+    list[count] = square(8, 48, 96, 3, 1);
+    list[count++].type = IMAGINE__W_BF16;
+    list[count] = square(17, 24, 24, 1, 3);
+    list[count].stride_h = list[count].stride_w = 2;
+    list[count].pad_top = list[count].pad_left = 0;
+    count++;
+    list[count] = square(9, 32, 16, 1, 3);
+    list[count++].upsample = 2;
+    list[count] = square(15, 64, 16, 1, 1);
+    list[count++].add = 2;
+    list[count++] = square(19, 3, 12, 3, 3);
+    list[count++] = square(19, 12, 3, 3, 3);
+    list[count] = square(1, 10, 20, 1, 1);
+    list[count].width = 150;
+    list[count].kw = 7;
+    list[count].pad_left = list[count].pad_end = 3;
+    count++;
+    for (int i = 0; i < count; i++)
+        compare(&list[i], &r, &exact, limit_for(300));
+    cuda_report("convolution, layers");
+}
+
+/* With no frame at all the output is what is added to nothing. */
+static void all_absent(void)
+{
+    check_random r = {14};
+    shape s = square(7, 5, 18, 3, 3);
+    s.absent = 7;
+    s.add = 1;
+    compare(&s, &r, &exact, 0);
+}
+
+/* A value that is not finite reaches the same pixels. */
+static void not_finite(void)
+{
+    check_random r = {15};
+    shape s = square(12, 30, 17, 3, 3);
+    inputs in = make_inputs(&s, &r);
+    in.host.frame[1][(5 * 12 + 6) * 30 + 2] = NAN;
+    in.host.frame[2][29] = INFINITY;
+    for (int t = 1; t < 3; t++)
+        CUDA_OK(cuda->upload(in.device.frame[t], in.host.frame[t], 144 * 30 * 4, NULL));
+    float *expected = expected_conv(&s, &in), *y = device_conv(&s, &in, &exact);
+    CHECK(cuda_same(y, expected, 144, 17, 17, IMAGINE__W_F32, limit_for(144 * 17)));
+    CHECK(isnan(y[(5 * 12 + 6) * 17]) && !isfinite(y[0]) && isfinite(y[143 * 17]));
+    free(y);
+    free(expected);
+    free_inputs(&in);
+}
+
+static void too_many_frames(void)
+{
+    const float *frames[IMAGINE__CUDA_FRAMES + 1] = {NULL};
+    imagine__conv_weight w = {NULL, NULL, 1, 1, IMAGINE__CUDA_FRAMES + 1, 1, 1, IMAGINE__W_F32};
+    imagine__conv_args a = {.w = &w, .x = frames, .height = 1, .width = 1, .out_h = 1, .out_w = 1, .upsample = 1};
+    CHECK(cuda->conv(&a, &exact) != 0);
+}
+
+/* ---- shortcuts --------------------------------------------------------------------------------------------------- */
+
+static imagine__shortcut_args random_shortcut(check_random *r, int up)
+{
+    imagine__shortcut_args a = {.time = (int32_t)check_between(r, 1, 2), .space = (int32_t)check_between(r, 1, 2)};
+    int64_t cells = a.time * a.space * a.space, fine = check_between(r, 1, 12), coarse = fine * cells;
+    while (coarse % 2 == 0 && check_between(r, 0, 1))
+        coarse /= 2;
+    a.frame = (int32_t)check_between(r, 0, a.time - 1);
+    a.add = !up && check_between(r, 0, 1);
+    a.top = check_between(r, 0, up ? a.space - 1 : 2);
+    a.left = check_between(r, 0, up ? a.space - 1 : 2);
+    a.out_h = check_between(r, 1, 6);
+    a.out_w = check_between(r, 1, 9);
+    a.in = up ? coarse : fine;
+    a.out = up ? fine : coarse;
+    a.height = up ? (a.out_h + a.top - 1) / a.space + 1 : a.out_h * a.space + a.top;
+    a.width = up ? (a.out_w + a.left - 1) / a.space + 1 : a.out_w * a.space + a.left;
+    return a;
+}
+
+/* The same bytes as plain C's. */
+static void shortcuts(void)
+{
+    check_random r = {16};
+    check_run c = check_start(&imagine__kernels_plain, CHECK_FORWARD);
+    for (int i = 0; i < 60; i++) {
+        imagine__shortcut_args a = random_shortcut(&r, i % 2);
+        int64_t in = a.height * a.width * a.in, out = a.out_h * a.out_w * a.out;
+        float *x = check_input(&r, in), *y = check_input(&r, out);
+        cuda_check_prefer(80, (uint32_t)i);
+        imagine__shortcut_args b = a;
+        a.x = x, a.y = y;
+        b.x = cuda_input(x, (size_t)in * 4), b.y = cuda_output((size_t)out * 4);
+        if (a.add)
+            CUDA_OK(cuda->upload(b.y, y, (size_t)out * 4, NULL));
+        (i % 2 ? imagine__kernels_plain.shortcut_up : imagine__kernels_plain.shortcut_down)(&c.run, &a);
+        CUDA_OK((i % 2 ? cuda->shortcut_up : cuda->shortcut_down)(&b, NULL));
+        float *found = cuda_fetch(b.y, (size_t)out * 4);
+        CHECK(memcmp(found, y, (size_t)out * 4) == 0);
+        cuda->release((void *)b.x);
+        free(found);
+        free(x);
+        free(y);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    static const test_case cases[] = {
+        {"shapes", shapes}, {"layers", layers}, {"all_absent", all_absent}, {"not_finite", not_finite},
+        {"too_many_frames", too_many_frames}, {"shortcuts", shortcuts},
+    };
+    return cuda_check_main("cuda/conv", cases, sizeof cases / sizeof *cases, argc, argv);
+}

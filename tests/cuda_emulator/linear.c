@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: MIT */
+#include "cuda_check.h"
+
+/* What sums of floats lose against sums of doubles. Measured: up to 7e-14, in shapes of few outputs that cancel; long sums 3e-14. */
+static double limit_for(int64_t outputs)
+{
+    return outputs < 256 ? 1e-12 : 3e-13;
+}
+
+typedef struct shape {
+    int64_t m, n, k, ldx, ldy;
+    imagine__wtype type;
+    imagine__act act;
+    int bias, mul, gate, add; /* add 2: y itself */
+    int64_t gate_rows;
+} shape;
+
+/* One shape's tensors on the host; `device` has those of the same place on the device. */
+enum { X, BIAS, MUL, GATE, ADD, WEIGHT, INPUTS };
+typedef struct inputs {
+    void *host[INPUTS], *device[INPUTS];
+} inputs;
+
+static void make_floats(inputs *in, int which, check_random *r, int64_t n)
+{
+    in->host[which] = check_input(r, n);
+    in->device[which] = cuda_input(in->host[which], (size_t)n * 4);
+}
+
+static inputs make_inputs(const shape *s, check_random *r)
+{
+    inputs in;
+    make_floats(&in, X, r, s->m ? (s->m - 1) * s->ldx + s->k : 0);
+    make_floats(&in, BIAS, r, s->n);
+    make_floats(&in, MUL, r, s->m * s->n);
+    make_floats(&in, GATE, r, ((s->m - 1) / s->gate_rows + 1) * s->n);
+    make_floats(&in, ADD, r, s->m * s->n);
+    in.host[WEIGHT] = check_weight(r, s->n * s->k, s->type, 1.0f / sqrtf((float)s->k));
+    in.device[WEIGHT] = cuda_input(in.host[WEIGHT], (size_t)(s->n * s->k) * cuda_size(s->type));
+    return in;
+}
+
+static void free_inputs(inputs *in)
+{
+    for (int i = 0; i < INPUTS; i++) {
+        free(in->host[i]);
+        cuda->release(in->device[i]);
+    }
+}
+
+static imagine__linear_weight weight_of(const shape *s, void *const *from)
+{
+    return (imagine__linear_weight){from[WEIGHT], s->bias ? from[BIAS] : NULL, s->n, s->k, s->type, 0};
+}
+
+static imagine__linear_args args_of(const shape *s, void *const *from, const imagine__linear_weight *w, float *y)
+{
+    return (imagine__linear_args){.w = w, .x = from[X], .y = y, .m = s->m, .ldx = s->ldx, .ldy = s->ldy, .act = s->act,
+                                  .mul = s->mul ? from[MUL] : NULL, .ld_mul = s->n, .gate = s->gate ? from[GATE] : NULL,
+                                  .gate_rows = s->gate_rows, .ld_gate = s->n,
+                                  .add = s->add == 2 ? y : s->add ? from[ADD] : NULL, .ld_add = s->add == 2 ? s->ldy : s->n};
+}
+
+static int64_t outputs_of(const shape *s)
+{
+    return s->m ? (s->m - 1) * s->ldy + s->n : 0;
+}
+
+/* The terms that y itself brings, and bytes of 0xa5 between the rows. */
+static float *first_output(const shape *s, const inputs *in)
+{
+    float *y = check_alloc((size_t)outputs_of(s) * 4);
+    memset(y, 0xa5, (size_t)outputs_of(s) * 4);
+    for (int64_t i = 0; i < s->m && s->add == 2; i++)
+        memcpy(y + i * s->ldy, (float *)in->host[ADD] + i * s->n, (size_t)s->n * 4);
+    return y;
+}
+
+static float *expected_linear(const shape *s, const inputs *in)
+{
+    check_run c = check_start(&imagine__kernels_plain, CHECK_FORWARD);
+    float *y = first_output(s, in);
+    imagine__linear_weight w = weight_of(s, in->host);
+    imagine__linear_args a = args_of(s, in->host, &w, y);
+    imagine__kernels_plain.linear(&c.run, &a);
+    return y;
+}
+
+static float *device_linear(const shape *s, const inputs *in, const imagine__cuda_call *call)
+{
+    float *first = first_output(s, in), *y = cuda_output((size_t)outputs_of(s) * 4);
+    CUDA_OK(cuda->upload(y, first, (size_t)outputs_of(s) * 4, NULL));
+    free(first);
+    imagine__linear_weight w = weight_of(s, in->device);
+    imagine__linear_args a = args_of(s, in->device, &w, y);
+    CUDA_OK(cuda->linear(&a, call));
+    return cuda_fetch_rows(y, IMAGINE__W_F32, s->m, s->n, s->ldy, outputs_of(s));
+}
+
+static void compare(const shape *s, check_random *r, const imagine__cuda_call *call, double limit)
+{
+    inputs in = make_inputs(s, r);
+    float *expected = expected_linear(s, &in), *y = device_linear(s, &in, call);
+    int same = cuda_same(y, expected, s->m, s->n, s->ldy, call->precision, limit);
+    CHECK(same);
+    if (!same && test_failures < 5)
+        fprintf(stderr, "    m %d n %d k %d ldx %d ldy %d type %d act %d bias %d mul %d gate %d add %d: NMSE up to %g\n",
+                (int)s->m, (int)s->n, (int)s->k, (int)s->ldx, (int)s->ldy, (int)s->type, (int)s->act, s->bias, s->mul, s->gate,
+                s->add, check_worst);
+    free(y);
+    free(expected);
+    free_inputs(&in);
+}
+
+static shape random_shape(check_random *r, int64_t m, int64_t n, int64_t k)
+{
+    int64_t by = check_between(r, 0, 1) ? 1 : 4; /* vectors where all strides are multiples of four */
+    shape s = {.m = m, .n = n, .k = k, .ldx = k + by * check_between(r, 0, 3), .ldy = n + by * check_between(r, 0, 3),
+               .type = (imagine__wtype)check_between(r, 0, 1), .act = (imagine__act)check_between(r, 0, 3),
+               .bias = (int)check_between(r, 0, 1), .mul = (int)check_between(r, 0, 1), .gate = (int)check_between(r, 0, 1),
+               .add = (int)check_between(r, 0, 2), .gate_rows = check_between(r, 1, m)};
+    return s;
+}
+
+static const imagine__cuda_call exact = {NULL, IMAGINE__CUDA_F32, 0, NULL, 0};
+
+static void shapes(void)
+{
+    static const int64_t edges[] = {1, 2, 4, 7, 8, 16, 17, 63, 64, 65, 128, 129};
+    const int count = (int)(sizeof edges / sizeof *edges);
+    check_random r = {1};
+    for (int i = 0; i < 120; i++) {
+        int64_t m = edges[check_between(&r, 0, count - 1)], n = edges[check_between(&r, 0, count - 1)];
+        shape s = random_shape(&r, m, n, i % 2 ? check_between(&r, 1, 90) : 8 * check_between(&r, 1, 12));
+        cuda_check_prefer(i % 3 ? 80 : 90, (uint32_t)i);
+        compare(&s, &r, &exact, limit_for(m * n));
+    }
+    cuda_report("linear, shapes");
+}
+
+/* Long sums, as in the last layer of a feed-forward network. */
+static void deep(void)
+{
+    check_random r = {2};
+    for (int i = 0; i < 3; i++) {
+        shape s = random_shape(&r, 33, 40, 3000 + i);
+        compare(&s, &r, &exact, limit_for(33 * 40));
+    }
+    cuda_report("linear, long sums");
+}
+
+static void nothing(void)
+{
+    check_random r = {3};
+    shape s = random_shape(&r, 5, 7, 9);
+    inputs in = make_inputs(&s, &r);
+    shape none = s;
+    none.m = 0;
+    free(device_linear(&none, &in, &exact));
+    free_inputs(&in);
+}
+
+/* A value that is not finite reaches its row, or its column, and no other. */
+static void not_finite(void)
+{
+    check_random r = {4};
+    shape s = {.m = 70, .n = 66, .k = 40, .ldx = 40, .ldy = 66, .bias = 1, .gate_rows = 70};
+    inputs in = make_inputs(&s, &r);
+    ((float *)in.host[X])[3 * 40 + 39] = NAN;
+    ((float *)in.host[X])[69 * 40] = INFINITY;
+    ((float *)in.host[WEIGHT])[65 * 40 + 7] = -INFINITY;
+    CUDA_OK(cuda->upload(in.device[X], in.host[X], 70 * 40 * 4, NULL));
+    CUDA_OK(cuda->upload(in.device[WEIGHT], in.host[WEIGHT], 66 * 40 * 4, NULL));
+    float *expected = expected_linear(&s, &in), *y = device_linear(&s, &in, &exact);
+    CHECK(cuda_same(y, expected, 70, 66, 66, IMAGINE__W_F32, limit_for(70 * 66)));
+    CHECK(isnan(y[3 * 66]) && isinf(y[69 * 66]) && isinf(y[65]) && isfinite(y[2 * 66]) && isfinite(y[64]));
+    free(y);
+    free(expected);
+    free_inputs(&in);
+}
+
+/* A row's bytes do not depend on the rows around it. */
+static void neighbours(void)
+{
+    check_random r = {5};
+    shape s = {.m = 140, .n = 30, .k = 100, .ldx = 100, .ldy = 30, .bias = 1, .gate_rows = 1}, one = s;
+    inputs in = make_inputs(&s, &r), last = in;
+    float *all = device_linear(&s, &in, &exact);
+    one.m = 1;
+    last.device[X] = (float *)in.device[X] + 139 * 100;
+    float *alone = device_linear(&one, &last, &exact);
+    CHECK(memcmp(all + 139 * 30, alone, 30 * 4) == 0);
+    free(all);
+    free(alone);
+    free_inputs(&in);
+}
+
+int main(int argc, char **argv)
+{
+    static const test_case cases[] = {
+        {"shapes", shapes}, {"deep", deep}, {"nothing", nothing}, {"not_finite", not_finite}, {"neighbours", neighbours},
+    };
+    return cuda_check_main("cuda/linear", cases, sizeof cases / sizeof *cases, argc, argv);
+}
