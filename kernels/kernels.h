@@ -189,6 +189,32 @@ typedef struct imagine__shortcut_args {
     int32_t add; /* down only */
 } imagine__shortcut_args;
 
+/* y[r, p, :] = table[p, :] + x[r, p % x_parts, :] for `parts` parts of dim values each: what a block of the transformer is
+ * modulated with. Rows of y are dense, as are those of x, of x_parts parts. */
+typedef struct imagine__modulate_args {
+    const float *table, *x;
+    float *y;
+    int64_t rows, parts, x_parts, dim;
+} imagine__modulate_args;
+
+/* y[h, i, j] = table[buckets[j - i + tokens - 1], first + h] for h < heads and i, j < tokens: attention's bias by the distance
+ * of two tokens. table is [, all_heads], buckets [2 tokens - 1]. */
+typedef struct imagine__relative_bias_args {
+    const float *table;
+    const int32_t *buckets;
+    float *y;
+    int64_t tokens, all_heads, first, heads;
+} imagine__relative_bias_args;
+
+/* Pixels [height, width, 3 patch^2] that stand for patches of patch x patch pixels, joined to a picture of all pixels
+ * [height patch, width patch, 3], or a picture parted into them. The values of a patch are ordered (colour, column, row). */
+typedef struct imagine__pixels_args {
+    const float *x;
+    float *y;
+    int64_t height, width; /* in patches */
+    int32_t patch, join; /* join 0: part */
+} imagine__pixels_args;
+
 struct imagine__kernels {
     const char *name; /* "plain", "avx2", "avx512", "avx512bf16" */
 

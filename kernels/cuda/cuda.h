@@ -121,6 +121,14 @@ typedef struct imagine__cuda {
     int (*synchronize)(void *stream);
     int (*copy)(void *to, const void *from, size_t size, void *stream); /* both on the device */
     int (*clear)(void *memory, size_t size, void *stream); /* bytes become 0 */
+    int (*stream_create)(void **stream);
+    void (*stream_destroy)(void *stream); /* NULL does nothing */
+    /* A mark is a place in a stream that the host can wait for: mark() puts it behind what has been started so far, and
+     * mark_wait() waits until all that is done (not at all where the mark was never put anywhere). */
+    int (*mark_create)(void **mark);
+    void (*mark_destroy)(void *mark); /* NULL does nothing */
+    int (*mark)(void *mark, void *stream);
+    int (*mark_wait)(void *mark);
     int (*memory_info)(size_t *available, size_t *total); /* bytes of the current device */
 
     int (*attention)(const imagine__cuda_attention_args *, void *stream);
@@ -153,9 +161,9 @@ typedef struct imagine__cuda {
     int (*attention_f32)(const imagine__attention_args *, const imagine__cuda_call *);
     int (*shortcut_down)(const imagine__shortcut_args *, void *stream);
     int (*shortcut_up)(const imagine__shortcut_args *, void *stream);
-    /* y[r, p, :] = table[p, :] + x[r, p % x_parts, :] for `parts` parts of dim values: a block's modulation. */
-    int (*modulate)(const float *table, const float *x, float *y, int64_t rows, int64_t parts, int64_t x_parts, int64_t dim,
-                    void *stream);
+    int (*modulate)(const imagine__modulate_args *, void *stream);
+    int (*relative_bias)(const imagine__relative_bias_args *, void *stream);
+    int (*pixels)(const imagine__pixels_args *, void *stream);
     /* y[r, c] = x[r, c] + sin(alpha[c] x[r, c])^2 / beta[c]; y may be x. */
     int (*snake)(const float *x, const float *alpha, const float *beta, float *y, int64_t rows, int64_t channels, void *stream);
 } imagine__cuda;

@@ -216,30 +216,29 @@ int imagine__cuda_from_u8(const uint8_t *x, float *y, int64_t n, void *stream)
 /* ---- modulate ---------------------------------------------------------------------------------------------------- */
 
 /* A block adds one part of one row. */
-__global__ void __launch_bounds__(THREADS) modulate_kernel(const float *table, const float *x, float *y, int64_t parts,
-                                                           int64_t x_parts, int64_t dim, bool aligned)
+__global__ void __launch_bounds__(THREADS) modulate_kernel(imagine__modulate_args a, bool aligned)
 {
-    int64_t row = blockIdx.x / parts, part = blockIdx.x % parts;
-    for (int64_t i = 4 * (int64_t)threadIdx.x; i < dim; i += 4 * THREADS) {
-        float a[4], b[4];
-        unsigned count = count_at(i, dim);
-        load4(table, IMAGINE__W_F32, part * dim + i, count, aligned, a);
-        load4(x, IMAGINE__W_F32, (row * x_parts + part % x_parts) * dim + i, count, aligned, b);
+    int64_t row = blockIdx.x / a.parts, part = blockIdx.x % a.parts;
+    for (int64_t i = 4 * (int64_t)threadIdx.x; i < a.dim; i += 4 * THREADS) {
+        float v[4], x[4];
+        unsigned count = count_at(i, a.dim);
+        load4(a.table, IMAGINE__W_F32, part * a.dim + i, count, aligned, v);
+        load4(a.x, IMAGINE__W_F32, (row * a.x_parts + part % a.x_parts) * a.dim + i, count, aligned, x);
         for (unsigned j = 0; j < 4; j++)
-            a[j] += b[j];
-        store4(y, IMAGINE__W_F32, (int64_t)blockIdx.x * dim + i, count, aligned, a);
+            v[j] += x[j];
+        store4(a.y, IMAGINE__W_F32, (int64_t)blockIdx.x * a.dim + i, count, aligned, v);
     }
 }
 
-int imagine__cuda_modulate(const float *table, const float *x, float *y, int64_t rows, int64_t parts, int64_t x_parts,
-                           int64_t dim, void *stream)
+int imagine__cuda_modulate(const imagine__modulate_args *a, void *stream)
 {
-    if (rows <= 0 || parts <= 0 || dim <= 0)
+    if (a->rows <= 0 || a->parts <= 0 || a->dim <= 0)
         return 0;
-    if (rows * parts > 0x7fffffff)
+    if (a->rows * a->parts > 0x7fffffff)
         return IMAGINE__CUDA_INVALID;
-    bool aligned = in_fours(table, IMAGINE__W_F32, dim) && in_fours(x, IMAGINE__W_F32, dim) && in_fours(y, IMAGINE__W_F32, dim);
-    return launch(modulate_kernel, (unsigned)(rows * parts), THREADS, 0, stream, table, x, y, parts, x_parts, dim, aligned);
+    bool aligned = in_fours(a->table, IMAGINE__W_F32, a->dim) && in_fours(a->x, IMAGINE__W_F32, a->dim) &&
+                   in_fours(a->y, IMAGINE__W_F32, a->dim);
+    return launch(modulate_kernel, (unsigned)(a->rows * a->parts), THREADS, 0, stream, *a, aligned);
 }
 
 /* ---- snake ------------------------------------------------------------------------------------------------------- */
@@ -261,34 +260,4 @@ int imagine__cuda_snake(const float *x, const float *alpha, const float *beta, f
     if (rows <= 0 || channels <= 0)
         return 0;
     return launch(snake_kernel, blocks_for(n), THREADS, 0, stream, x, alpha, beta, y, n, channels);
-}
-
-/* ---- upsample ---------------------------------------------------------------------------------------------------- */
-
-/* A block writes pixels of one output row; 16 bytes at a time where the channels allow it. */
-template <class T>
-__global__ void __launch_bounds__(THREADS) upsample_kernel(const T *x, T *y, int64_t height, int64_t width, int64_t channels)
-{
-    int64_t frame = blockIdx.x / (2 * height), row = blockIdx.x % (2 * height);
-    const T *from = x + (frame * height + row / 2) * width * channels;
-    T *to = y + (int64_t)blockIdx.x * 2 * width * channels;
-    for (int64_t i = threadIdx.x; i < 2 * width * channels; i += THREADS)
-        to[i] = from[i / channels / 2 * channels + i % channels];
-}
-
-int imagine__cuda_upsample(const void *x, void *y, int64_t frames, int64_t height, int64_t width, int64_t channels,
-                           imagine__cuda_type type, void *stream)
-{
-    int64_t bytes = channels * (type == IMAGINE__W_F32 ? 4 : 2);
-    if (frames <= 0 || height <= 0 || width <= 0 || channels <= 0)
-        return 0;
-    unsigned blocks = (unsigned)(frames * 2 * height);
-    if (bytes % 16 == 0 && (uintptr_t)x % 16 == 0 && (uintptr_t)y % 16 == 0)
-        return launch(upsample_kernel<uint4>, blocks, THREADS, 0, stream, (const uint4 *)x, (uint4 *)y, height, width,
-                      bytes / 16);
-    if (type == IMAGINE__W_F32)
-        return launch(upsample_kernel<uint32_t>, blocks, THREADS, 0, stream, (const uint32_t *)x, (uint32_t *)y, height, width,
-                      channels);
-    return launch(upsample_kernel<uint16_t>, blocks, THREADS, 0, stream, (const uint16_t *)x, (uint16_t *)y, height, width,
-                  channels);
 }

@@ -30,8 +30,9 @@ int imagine__cuda_conv(const imagine__conv_args *args, const imagine__cuda_call 
 int imagine__cuda_attention_f32(const imagine__attention_args *args, const imagine__cuda_call *call);
 int imagine__cuda_shortcut_down(const imagine__shortcut_args *args, void *stream);
 int imagine__cuda_shortcut_up(const imagine__shortcut_args *args, void *stream);
-int imagine__cuda_modulate(const float *table, const float *x, float *y, int64_t rows, int64_t parts, int64_t x_parts,
-                           int64_t dim, void *stream);
+int imagine__cuda_modulate(const imagine__modulate_args *args, void *stream);
+int imagine__cuda_relative_bias(const imagine__relative_bias_args *args, void *stream);
+int imagine__cuda_pixels(const imagine__pixels_args *args, void *stream);
 int imagine__cuda_snake(const float *x, const float *alpha, const float *beta, float *y, int64_t rows, int64_t channels,
                         void *stream);
 

@@ -147,6 +147,63 @@ static int clear(void *memory, size_t size, void *stream)
 #endif
 }
 
+static int stream_create(void **stream)
+{
+    *stream = nullptr;
+#ifdef IMAGINE__EMULATED
+    return 0; /* there is but one, and all is done when a call returns */
+#else
+    return (int)cudaStreamCreateWithFlags((cudaStream_t *)stream, cudaStreamNonBlocking);
+#endif
+}
+
+static void stream_destroy(void *stream)
+{
+#ifndef IMAGINE__EMULATED
+    if (stream)
+        (void)cudaStreamDestroy((cudaStream_t)stream);
+#endif
+    (void)stream;
+}
+
+static int mark_create(void **mark)
+{
+#ifdef IMAGINE__EMULATED
+    return allocate(mark, 1);
+#else
+    *mark = nullptr;
+    return (int)cudaEventCreateWithFlags((cudaEvent_t *)mark, cudaEventDisableTiming);
+#endif
+}
+
+static void mark_destroy(void *mark)
+{
+#ifdef IMAGINE__EMULATED
+    release(mark);
+#else
+    if (mark)
+        (void)cudaEventDestroy((cudaEvent_t)mark);
+#endif
+}
+
+static int put_mark(void *mark, void *stream)
+{
+#ifdef IMAGINE__EMULATED
+    return (void)stream, clear(mark, 1, nullptr);
+#else
+    return (int)cudaEventRecord((cudaEvent_t)mark, (cudaStream_t)stream);
+#endif
+}
+
+static int mark_wait(void *mark)
+{
+#ifdef IMAGINE__EMULATED
+    return !mark;
+#else
+    return (int)cudaEventSynchronize((cudaEvent_t)mark);
+#endif
+}
+
 static int memory_info(size_t *available, size_t *total)
 {
 #ifdef IMAGINE__EMULATED
@@ -161,11 +218,12 @@ extern "C" const imagine__cuda *imagine__cuda_module(int32_t version)
 {
     static const imagine__cuda table = {
         IMAGINE__CUDA_VERSION, 0, error_text, device_count, device_name, use_device, allocate, release, upload, download,
-        synchronize, copy, clear, memory_info, imagine__cuda_attention, imagine__cuda_norm, imagine__cuda_norm_rope,
-        imagine__cuda_patchify, imagine__cuda_unpatchify, imagine__cuda_activate, imagine__cuda_embed, imagine__cuda_combine,
-        imagine__cuda_transpose, imagine__cuda_finite, imagine__cuda_to_u8, imagine__cuda_from_u8, imagine__cuda_upsample,
-        imagine__cuda_linear, imagine__cuda_conv, imagine__cuda_attention_f32, imagine__cuda_shortcut_down,
-        imagine__cuda_shortcut_up, imagine__cuda_modulate, imagine__cuda_snake,
+        synchronize, copy, clear, stream_create, stream_destroy, mark_create, mark_destroy, put_mark, mark_wait, memory_info,
+        imagine__cuda_attention, imagine__cuda_norm, imagine__cuda_norm_rope, imagine__cuda_patchify, imagine__cuda_unpatchify,
+        imagine__cuda_activate, imagine__cuda_embed, imagine__cuda_combine, imagine__cuda_transpose, imagine__cuda_finite,
+        imagine__cuda_to_u8, imagine__cuda_from_u8, imagine__cuda_upsample, imagine__cuda_linear, imagine__cuda_conv,
+        imagine__cuda_attention_f32, imagine__cuda_shortcut_down, imagine__cuda_shortcut_up, imagine__cuda_modulate,
+        imagine__cuda_relative_bias, imagine__cuda_pixels, imagine__cuda_snake,
     };
     return version == IMAGINE__CUDA_VERSION ? &table : nullptr;
 }

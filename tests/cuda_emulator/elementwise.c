@@ -242,7 +242,8 @@ static void modulates(void)
         float *table = check_input(&r, parts * dim), *x = check_input(&r, rows * x_parts * dim);
         void *in_table = cuda_input(table, (size_t)(parts * dim) * 4), *in = cuda_input(x, (size_t)(rows * x_parts * dim) * 4);
         void *out = cuda_output((size_t)n * 4);
-        CUDA_OK(cuda->modulate(in_table, in, out, rows, parts, x_parts, dim, NULL));
+        imagine__modulate_args a = {in_table, in, out, rows, parts, x_parts, dim};
+        CUDA_OK(cuda->modulate(&a, NULL));
         float *y = cuda_fetch(out, (size_t)n * 4);
         for (int64_t j = 0; j < n; j++) {
             int64_t row = j / dim / parts, part = j / dim % parts;
@@ -287,6 +288,83 @@ static void snakes(void)
     cuda_report("snake");
 }
 
+/* One way is written down here, the other must undo it. */
+static void pixels(void)
+{
+    check_random r = {12};
+    for (int i = 0; i < 20; i++) {
+        int64_t height = check_between(&r, 1, 5), width = check_between(&r, 1, 6), patch = check_between(&r, 1, 4);
+        int64_t values = 3 * patch * patch, n = height * width * values, line = width * patch * 3;
+        float *x = check_input(&r, n);
+        void *in = cuda_input(x, (size_t)n * 4), *joined = cuda_output((size_t)n * 4), *parted = cuda_output((size_t)n * 4);
+        imagine__pixels_args a = {in, joined, height, width, (int32_t)patch, 1}, b = {joined, parted, height, width, a.patch, 0};
+        CUDA_OK(cuda->pixels(&a, NULL));
+        CUDA_OK(cuda->pixels(&b, NULL));
+        float *y = cuda_fetch(joined, (size_t)n * 4), *back = cuda_fetch(parted, (size_t)n * 4);
+        for (int64_t j = 0; j < n; j++) {
+            int64_t at = j % values, row = j / values / width * patch + at % patch;
+            int64_t column = j / values % width * patch + at / patch % patch;
+            CHECK(y[row * line + column * 3 + at / (patch * patch)] == x[j]);
+            CHECK(back[j] == x[j]);
+        }
+        cuda->release(in);
+        free(x);
+        free(y);
+        free(back);
+    }
+}
+
+static void relative_biases(void)
+{
+    check_random r = {13};
+    for (int i = 0; i < 12; i++) {
+        int64_t tokens = i ? check_between(&r, 1, 40) : 300, all = check_between(&r, 1, 6), rows = check_between(&r, 1, 9);
+        int64_t first = check_between(&r, 0, all - 1), heads = check_between(&r, 1, all - first), n = heads * tokens * tokens;
+        float *table = check_input(&r, rows * all);
+        int32_t *buckets = check_alloc((size_t)(2 * tokens - 1) * 4);
+        for (int64_t j = 0; j < 2 * tokens - 1; j++)
+            buckets[j] = (int32_t)check_between(&r, 0, rows - 1);
+        void *in = cuda_input(table, (size_t)(rows * all) * 4), *list = cuda_input(buckets, (size_t)(2 * tokens - 1) * 4);
+        void *out = cuda_output((size_t)n * 4);
+        imagine__relative_bias_args a = {in, list, out, tokens, all, first, heads};
+        CUDA_OK(cuda->relative_bias(&a, NULL));
+        float *y = cuda_fetch(out, (size_t)n * 4);
+        for (int64_t j = 0; j < n; j++) {
+            int64_t head = j / tokens / tokens, distance = j % tokens - j / tokens % tokens;
+            CHECK(y[j] == table[buckets[distance + tokens - 1] * all + first + head]);
+        }
+        cuda->release(in);
+        cuda->release(list);
+        free(table);
+        free(buckets);
+        free(y);
+    }
+}
+
+/* On a stream of its own, with a mark to wait for. */
+static void marks(void)
+{
+    void *stream, *mark;
+    const float one = 1, *x;
+    float y = 0;
+    void *in = cuda_input(&one, 4), *out = cuda_output(4);
+    x = in;
+    CUDA_OK(cuda->stream_create(&stream));
+    CUDA_OK(cuda->mark_create(&mark));
+    CUDA_OK(cuda->mark_wait(mark)); /* it is nowhere yet */
+    CUDA_OK(cuda->combine(1, &one, &x, out, 1, stream));
+    CUDA_OK(cuda->mark(mark, stream));
+    CUDA_OK(cuda->mark_wait(mark));
+    CUDA_OK(cuda->download(&y, out, 4, stream));
+    CHECK(y == 1);
+    cuda->mark_destroy(mark);
+    cuda->stream_destroy(stream);
+    cuda->mark_destroy(NULL);
+    cuda->stream_destroy(NULL);
+    cuda->release(in);
+    free(cuda_fetch(out, 4));
+}
+
 static void copies(void)
 {
     check_random r = {11};
@@ -316,6 +394,7 @@ int main(int argc, char **argv)
         {"activations", activations}, {"embeds", embeds}, {"combines", combines}, {"transposes", transposes},
         {"finites", finites}, {"bytes", bytes}, {"upsamples", upsamples}, {"patches", patches},
         {"modulates", modulates}, {"snakes", snakes}, {"copies", copies},
+        {"pixels", pixels}, {"relative_biases", relative_biases}, {"marks", marks},
     };
     return cuda_check_main("cuda/elementwise", cases, sizeof cases / sizeof *cases, argc, argv);
 }
