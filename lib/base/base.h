@@ -43,7 +43,6 @@ void *imagine__realloc(imagine_context *context, void *pointer, size_t size);
  * through. So values are touched in operations, in the tiles of imagine__parallel, and by these functions alone; what else
  * looks at them asks imagine__planning first. */
 void *imagine__alloc_values(imagine_context *context, size_t size);
-float *imagine__zero_floats(imagine_context *context, size_t count); /* overflow-checked */
 /* Copies `count` pieces of `size` bytes, whose beginnings lie to_step and from_step bytes apart. No cancel leaves it out. */
 void imagine__copy(const imagine_context *context, void *to, size_t to_step, const void *from, size_t from_step,
                    size_t size, int64_t count);
@@ -118,6 +117,10 @@ imagine_status imagine__work_init(imagine__work *work, imagine_context *context,
 void imagine__work_fini(imagine__work *work); /* of a zeroed struct: nothing */
 /* IMAGINE_OK, or IMAGINE_ERROR_CANCELLED with its message. Call it after the operations of a block. */
 imagine_status imagine__work_check(const imagine__work *work, imagine_error *error);
+/* *values = `count` zeros, to be given to imagine__free; NULL after a failure or a cancel, which is obeyed while they are
+ * written. `what` names them in the error. */
+imagine_status imagine__work_zeros(imagine__work *work, float **values, size_t count, const char *what,
+                                   imagine_error *error);
 
 /* ---- options structs (options.c) ------------------------------------------------------------- */
 

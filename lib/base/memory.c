@@ -108,15 +108,6 @@ void *imagine__alloc_values(imagine_context *context, size_t size)
     return values;
 }
 
-float *imagine__zero_floats(imagine_context *context, size_t count)
-{
-    size_t total;
-    float *floats = imagine__mul_size(count, sizeof *floats, &total) ? imagine__alloc_values(context, total) : NULL;
-    if (floats)
-        imagine__clear(context, floats, total);
-    return floats;
-}
-
 void imagine__copy(const imagine_context *context, void *to, size_t to_step, const void *from, size_t from_step,
                    size_t size, int64_t count)
 {

@@ -3,6 +3,8 @@
 
 #include "base/context.h"
 
+#define CLEAR_PIECE ((size_t)4 << 20) /* bytes between two looks at the cancel: a few milliseconds on fresh memory */
+
 static int stopped(const imagine__run *run)
 {
     const imagine__work *work = (const imagine__work *)run;
@@ -61,4 +63,24 @@ void imagine__work_fini(imagine__work *work)
 imagine_status imagine__work_check(const imagine__work *work, imagine_error *error)
 {
     return stopped(&work->run) ? imagine__fail(error, IMAGINE_ERROR_CANCELLED, "cancelled") : IMAGINE_OK;
+}
+
+imagine_status imagine__work_zeros(imagine__work *work, float **values, size_t count, const char *what,
+                                   imagine_error *error)
+{
+    size_t total;
+    char *bytes = imagine__mul_size(count, sizeof **values, &total) ? imagine__alloc_values(work->context, total) : NULL;
+    *values = NULL;
+    if (!bytes)
+        return imagine__fail_memory(error, total, what);
+    imagine_status status = IMAGINE_OK;
+    for (size_t at = 0; at < total && status >= 0 && !imagine__planning(work->context); at += CLEAR_PIECE) {
+        imagine__clear(work->context, bytes + at, total - at < CLEAR_PIECE ? total - at : CLEAR_PIECE);
+        status = imagine__work_check(work, error);
+    }
+    if (status < 0)
+        imagine__free(work->context, bytes);
+    else
+        *values = (float *)(void *)bytes;
+    return status;
 }

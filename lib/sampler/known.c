@@ -77,8 +77,11 @@ imagine_status imagine__sampler_start(imagine_sampler *s, imagine_error *error)
                              "strength is %g, so a run begins with initial latents: call imagine_sampler_set_init first",
                              s->o.strength);
     int keep = s->known && s->o.known_mode == IMAGINE_KNOWN_RENOISED;
-    if (keep && !s->start && !(s->start = imagine__zero_floats(s->context, (size_t)s->count)))
-        return imagine__fail_memory(error, (size_t)s->count * sizeof *s->start, "the noise of the known latents");
+    imagine_status status = IMAGINE_OK;
+    if (keep && !s->start)
+        status = imagine__work_zeros(&s->work, &s->start, (size_t)s->count, "the noise of the known latents", error);
+    if (status < 0)
+        return status;
     if (keep)
         imagine__copy(s->context, s->start, 0, s->x, 0, (size_t)s->count * sizeof *s->x, 1);
     if (s->init)

@@ -60,12 +60,12 @@ static imagine_status allocate(imagine_sampler *s, imagine_error *error)
                     { &s->estimate, 1 },
                     { &s->twice, s->batched ? 2 : 0 },
                     { &s->noise, (size_t)draws } };
-    for (size_t i = 0; i < sizeof tensors / sizeof *tensors; i++) {
-        size_t values = tensors[i].clips * (size_t)s->count;
-        if (values && !(*tensors[i].values = imagine__zero_floats(s->context, values)))
-            return imagine__fail_memory(error, values * sizeof(float), "the latents");
-    }
-    return IMAGINE_OK;
+    imagine_status status = IMAGINE_OK;
+    for (size_t i = 0; i < sizeof tensors / sizeof *tensors && status >= 0; i++)
+        if (tensors[i].clips)
+            status = imagine__work_zeros(&s->work, tensors[i].values, tensors[i].clips * (size_t)s->count, "the latents",
+                                         error);
+    return status;
 }
 
 static imagine_status set_up(imagine_sampler *s, imagine__reading reading, const imagine_sampler_options *options,

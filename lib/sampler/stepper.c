@@ -30,15 +30,14 @@ imagine_status imagine__stepper_create(imagine__stepper **out, imagine__work *wo
     s->count = count;
     float **tensors[] = { &s->now, &s->result, &s->m0, &s->m1, &s->last, &s->from };
     size_t needed = schedule->rule == IMAGINE_STEP_UNIPC ? 6 : schedule->rule == IMAGINE_STEP_HEUN ? 3 : 2;
-    for (size_t i = 0; i < needed; i++) {
-        *tensors[i] = imagine__zero_floats(work->context, (size_t)count);
-        if (!*tensors[i]) {
-            imagine__stepper_free(s);
-            return imagine__fail_memory(error, (size_t)count * sizeof(float), "the step rule's tensors");
-        }
-    }
-    *out = s;
-    return IMAGINE_OK;
+    imagine_status status = IMAGINE_OK;
+    for (size_t i = 0; i < needed && status >= 0; i++)
+        status = imagine__work_zeros(work, tensors[i], (size_t)count, "the step rule's tensors", error);
+    if (status < 0)
+        imagine__stepper_free(s);
+    else
+        *out = s;
+    return status;
 }
 
 void imagine__stepper_free(imagine__stepper *s)

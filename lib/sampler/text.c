@@ -69,8 +69,11 @@ static imagine_status pad_both(imagine_sampler *s, const imagine_buffer *positiv
     int64_t length = imagine__model_defaults(s->model)->text_length;
     int64_t half = s->o.batch * length * s->config->text_dim, count = (s->guided ? 2 : 1) * half;
     int experts = imagine__model_defaults(s->model)->boundary > 0;
+    imagine_status status = IMAGINE_OK;
     if (experts && !s->rows)
-        s->rows = imagine__zero_floats(s->context, (size_t)count);
+        status = imagine__work_zeros(&s->work, &s->rows, (size_t)count, "the text conditioning", error);
+    if (status < 0)
+        return status;
     *rows = experts ? s->rows : imagine__arena_floats(s->work.arena, count);
     if (!*rows)
         return imagine__fail_memory(error, (size_t)count * sizeof **rows, "the text conditioning");

@@ -128,8 +128,29 @@ static double seconds(clockid_t clock)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* What a cancel took. A machine that does other things as well lets threads wait for a processor, which is not the
- * library's delay; the time that they computed is. */
+/* What the threads that there are have waited for a processor so far, by the scheduler's count. */
+static double waited(void)
+{
+    double total = 0;
+    struct dirent *entry;
+    DIR *dir = opendir("/proc/self/task");
+    while (dir && (entry = readdir(dir))) {
+        char path[sizeof "/proc/self/task//schedstat" + sizeof entry->d_name];
+        unsigned long long ran, delayed;
+        snprintf(path, sizeof path, "/proc/self/task/%s/schedstat", entry->d_name);
+        FILE *file = fopen(path, "r");
+        if (file && fscanf(file, "%llu %llu", &ran, &delayed) == 2)
+            total += 1e-9 * (double)delayed;
+        if (file)
+            fclose(file);
+    }
+    if (dir)
+        closedir(dir);
+    return total;
+}
+
+/* What a cancel took. On a machine that does other things as well the clock tells mostly of those; what was computed still
+ * tells of the library. */
 typedef struct delay {
     double wall, computing;
 } delay;
@@ -143,7 +164,7 @@ static int ascending(const void *a, const void *b)
 /* Pixels and frames from hardly any work for a tile to as much as there is. */
 static const struct {
     int32_t width, height, frames;
-} shapes[] = { { 16, 16, 1 }, { 192, 192, 17 }, { 832, 480, 33 }, { 1024, 576, 1 } };
+} shapes[] = { { 16, 16, 1 }, { 192, 192, 17 }, { 832, 480, 81 }, { 1024, 576, 1 } };
 
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
@@ -196,6 +217,7 @@ static void cancels(void)
     imagine_model *model;
     unsigned random = 1;
     REQUIRE(context);
+    double begin = seconds(CLOCK_MONOTONIC), waiting = waited();
     for (int i = 0; i < SHAPES; i++)
         latents[i] = zero_latents(i, context);
     REQUIRE_OK(imagine_model_open(&model, context, PACK, NULL, &err));
@@ -211,6 +233,7 @@ static void cancels(void)
         wall[i] = took.wall;
         computing[i] = took.computing;
     }
+    double share = (waited() - waiting) / (seconds(CLOCK_MONOTONIC) - begin);
     for (int i = 0; i < SHAPES; i++)
         imagine_buffer_release(&latents[i]);
     imagine_model_release(&model);
@@ -218,11 +241,20 @@ static void cancels(void)
     qsort(wall, TIMES, sizeof *wall, ascending);
     qsort(computing, TIMES, sizeof *computing, ascending);
     int p99 = TIMES - TIMES / 100 - 1;
-    printf("    %d jobs of 2 threads cancelled: computed on for %.2f ms (median), %.2f ms (99%%), %.2f ms (most); over "
-           "after %.2f, %.2f, %.2f ms\n", TIMES, computing[TIMES / 2] * 1e3, computing[p99] * 1e3, computing[TIMES - 1] * 1e3,
-           wall[TIMES / 2] * 1e3, wall[p99] * 1e3, wall[TIMES - 1] * 1e3);
+    const struct {
+        const char *what;
+        const double *times;
+    } rows[] = { { "until it was over", wall }, { "computing", computing } };
+    printf("    %d jobs of 2 threads cancelled; ms at the median, 99%%, most:\n", TIMES);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        printf("    %-18s %7.2f %7.2f %7.2f\n", rows[i].what, rows[i].times[TIMES / 2] * 1e3, rows[i].times[p99] * 1e3,
+               rows[i].times[TIMES - 1] * 1e3);
     CHECK(computing[p99] <= limit);
-    CHECK(wall[TIMES / 2] <= 10 * limit); /* nothing sleeps on, as far as a busy machine can tell */
+    if (share > 0.02)
+        printf("    threads waited for a processor for %.0f%% of the time: other programs run, the clock is not judged\n",
+               share * 100);
+    else
+        CHECK(wall[p99] <= limit);
 }
 
 /* ---- the same bytes ---------------------------------------------------------------------------------------------- */

@@ -344,6 +344,16 @@ typedef struct tally {
 
 /* ---- plans ----------------------------------------------------------------------------------- */
 
+/* NULL when they cannot be had. */
+static float *zeros(imagine__work *work, size_t count)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    float *values = NULL;
+    imagine_status status = imagine__work_zeros(work, &values, count, "the test's zeros", &err);
+    CHECK(values ? status == IMAGINE_OK : status == IMAGINE_ERROR_NO_MEMORY);
+    return values;
+}
+
 /* What a stage does with memory; 1: all of it could be had. */
 static int use_memory(imagine_context *context)
 {
@@ -352,10 +362,10 @@ static int use_memory(imagine_context *context)
     if (imagine__work_init(&work, context, NULL, &err) < 0)
         return 0;
     imagine__arena_mark mark = imagine__arena_save(work.arena);
-    float *floats[40], *kept = imagine__zero_floats(context, 1 << 20);
+    float *floats[40], *kept = zeros(&work, 1 << 20);
     int all = kept != NULL;
     for (int i = 0; i < 40; i++) {
-        floats[i] = imagine__zero_floats(context, (size_t)(i % 7 + 1) << 14);
+        floats[i] = zeros(&work, (size_t)(i % 7 + 1) << 14);
         all &= floats[i] && !((uintptr_t)floats[i] % 64) && imagine__arena_floats(work.arena, 100000 * (i % 5)) != NULL;
         if (i % 8 == 7)
             imagine__arena_restore(work.arena, mark);
@@ -416,7 +426,10 @@ static void plans_beyond_memory(void)
     imagine__arena *arena = imagine__arena_create(planning);
     CHECK(imagine__arena_floats(arena, (int64_t)1 << 58) != NULL);
     CHECK(info_of(planning).memory_peak > (uint64_t)1 << 60);
-    CHECK(!imagine__zero_floats(planning, SIZE_MAX / 8) && !imagine__zero_floats(planning, SIZE_MAX));
+    imagine__work work;
+    REQUIRE_OK(imagine__work_init(&work, planning, NULL, &err));
+    CHECK(!zeros(&work, SIZE_MAX / 8) && !zeros(&work, SIZE_MAX));
+    imagine__work_fini(&work);
     imagine__arena_destroy(arena);
     imagine_context_release(&planning);
     imagine_context_release(&context);
@@ -529,6 +542,31 @@ static void cancelling(void)
         imagine_cancel_release(&second);
         free(done);
     }
+}
+
+/* Zeros are not written on after a cancel, and leave nothing behind. */
+static void cancelled_zeros(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context *context = make_context(1);
+    imagine_cancel *cancel;
+    imagine__work work;
+    float *values;
+    REQUIRE_OK(imagine_cancel_create(&cancel, context, &err));
+    REQUIRE_OK(imagine__work_init(&work, context, cancel, &err));
+    REQUIRE_OK(imagine__work_zeros(&work, &values, 3 << 20, "zeros", &err));
+    int wrong = 0;
+    for (int i = 0; i < 3 << 20; i++)
+        wrong += values[i] != 0;
+    CHECK(!wrong);
+    imagine__free(context, values);
+    uint64_t before = info_of(context).memory_used;
+    imagine_cancel_fire(cancel);
+    CHECK(imagine__work_zeros(&work, &values, 3 << 20, "zeros", &err) == IMAGINE_ERROR_CANCELLED && !values);
+    CHECK(info_of(context).memory_used == before);
+    imagine__work_fini(&work);
+    imagine_cancel_release(&cancel);
+    imagine_context_release(&context);
 }
 
 static void no_threads_to_be_had(void)
@@ -675,6 +713,7 @@ int main(int argc, char **argv)
         { "tiles_once", tiles_once },
         { "several_callers", several_callers },
         { "cancelling", cancelling },
+        { "cancelled zeros", cancelled_zeros },
         { "no_threads_to_be_had", no_threads_to_be_had },
         { "forked", forked },
         { "buffers", buffers },
