@@ -165,6 +165,7 @@ def suites(quick, fuzz_seconds):
     yield "source rules", lambda: from_closing(run([sys.executable, TOP / "tests/rules.py"]))
     yield "program", lambda: unittest_suite(TOP / "tests/program")
     yield "install", lambda: unittest_suite(TOP / "tests/install")
+    yield "training", lambda: unittest_suite(TOP / "tests/training")
     yield "python binding", lambda: unittest_suite(TOP / "bindings/python/tests")
     yield "rust binding", lambda: cargo_suite(TOP / "bindings/rust")
     if quick:

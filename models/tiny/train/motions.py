@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: MIT
+"""How things move: a motion has a kind, a direction and a speed, and gives an object's placement in every frame.
+
+Speeds are gentle enough for latents that stand for four frames: at most 5 pixels from one frame to the next.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+FPS = 12
+SIDE = 128
+MARGIN = 4  # pixels that stay free around an object
+
+# Kind: weight, directions, speeds.
+KINDS = {
+    "still": (0.13, ("",), ("",)),
+    "slide": (0.22, ("left", "right", "up", "down", "up left", "up right", "down left", "down right"), ("slow", "", "fast")),
+    "bounce": (0.09, ("",), ("slow", "", "fast")),
+    "hop": (0.07, ("left", "right"), ("",)),
+    "spin": (0.09, ("clockwise", "counterclockwise"), ("slow", "", "fast")),
+    "rock": (0.04, ("",), ("",)),
+    "grow": (0.07, ("",), ("",)),
+    "shrink": (0.05, ("",), ("",)),
+    "shake": (0.05, ("",), ("", "fast")),
+    "fall": (0.05, ("",), ("",)),
+    "orbit": (0.05, ("clockwise", "counterclockwise"), ("slow", "", "fast")),
+    "appear": (0.03, ("",), ("",)),
+    "disappear": (0.02, ("",), ("",)),
+    "zoom": (0.03, ("in", "out"), ("",)),
+    "pan": (0.04, ("left", "right"), ("slow", "", "fast")),
+}
+CAMERA = ("zoom", "pan")
+IN_PLACE = ("spin", "rock", "bounce", "shake", "grow", "shrink")  # what one of several objects can do alone
+PACE = {"slow": 0.55, "": 1.0, "fast": 1.7}
+WAYS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "up left": (-0.8, -0.8), "up right": (0.8, -0.8),
+        "down left": (-0.8, 0.8), "down right": (0.8, 0.8)}
+# Nobody sees these turn.
+ROUND = {"ball", "orange", "coin", "cookie", "sun", "doughnut", "snowflake", "star", "cherry blossom", "four-leaf clover",
+         "egg", "fire"}
+
+
+@dataclass(frozen=True)
+class Motion:
+    kind: str = "still"
+    direction: str = ""
+    speed: str = ""  # "slow", "" or "fast"
+    amount: float = 0.0  # distance in pixels, angle in degrees, or ratio of sizes, over the clip
+    rate: float = 0.0  # repeats a second
+    phase: float = 0.0  # degrees at which an orbit begins
+
+
+def seconds(frames):
+    return (frames - 1) / FPS
+
+
+def choose(rng, frames, kinds=None):
+    """A motion that fits a clip of `frames` frames, before it is known what moves."""
+    if frames == 1:
+        return Motion()
+    kinds = kinds or tuple(KINDS)
+    weights = np.array([KINDS[k][0] for k in kinds])
+    kind = kinds[rng.choice(len(kinds), p=weights / weights.sum())]
+    _, directions, speeds = KINDS[kind]
+    direction = directions[rng.integers(4 if kind == "slide" and rng.random() < 0.8 else len(directions))]
+    speed = speeds[rng.integers(len(speeds))] if rng.random() < 0.7 else ""
+    return fitted(rng, kind, direction, speed, seconds(frames))
+
+
+def fitted(rng, kind, direction, speed, length):
+    """Amounts for a clip of `length` seconds; where a speed does not fit its length, the usual one."""
+    pace, amount, rate = PACE[speed] * rng.uniform(0.9, 1.1), 0.0, 0.0
+    if kind in ("slide", "pan", "hop"):
+        amount = {"slide": 27, "pan": 24, "hop": 26}[kind] * pace * length
+        if amount > 74 or (speed == "slow" and amount < 9):
+            speed, amount = "", min(max(26 * length, 12), 74)
+    elif kind == "bounce":
+        rate = 1.05 * pace
+        if speed == "slow" and rate * length < 1:
+            speed, rate = "", 1.05
+        rate, amount = max(rate, 1 / length), rng.uniform(20, 32)
+    elif kind in ("spin", "orbit"):
+        amount = {"spin": 105, "orbit": 120}[kind] * pace * length
+    elif kind == "rock":
+        rate, amount = max(0.9, 1 / length), rng.uniform(15, 22)
+    elif kind == "shake":
+        rate, amount = 1.9 * (1.5 if speed else 1), rng.uniform(4, 6)
+    elif kind in ("grow", "shrink"):
+        amount = rng.uniform(1.8, 2.5)
+    elif kind == "fall":
+        amount = rng.uniform(48, 66)
+    elif kind == "zoom":
+        amount = rng.uniform(1.4, 1.6)
+    return Motion(kind, direction, speed, float(amount), float(rate), float(rng.uniform(0, 360)))
+
+
+class Path:
+    """Placement over the frames: centre x and y, width and height in pixels, angle (degrees, clockwise), opacity."""
+
+    def __init__(self, frames, x, y, size):
+        self.x, self.y = np.full(frames, float(x)), np.full(frames, float(y))
+        self.width, self.height = np.full(frames, float(size)), np.full(frames, float(size))
+        self.angle, self.opacity = np.zeros(frames), np.ones(frames)
+
+    def scale(self, k):
+        self.width *= k
+        self.height *= k
+
+    def box(self):
+        """The smallest and largest x and y that it ever covers."""
+        turned = np.abs(np.cos(np.radians(self.angle))) + np.abs(np.sin(np.radians(self.angle)))
+        w, h = self.width * np.minimum(turned, 1.25) / 2, self.height * np.minimum(turned, 1.25) / 2
+        return (self.x - w).min(), (self.y - h).min(), (self.x + w).max(), (self.y + h).max()
+
+    def shift(self, dx, dy):
+        self.x += dx
+        self.y += dy
+
+
+def move(path, motion, length):
+    """Lets an object at rest at its path's place do a motion; the rest stays the middle or the end of it."""
+    frames = len(path.x)
+    t = np.arange(frames) / FPS
+    k = np.linspace(0, 1, frames) if frames > 1 else np.zeros(1)
+    kind = motion.kind
+    if kind in ("slide", "hop"):
+        dx, dy = WAYS[motion.direction]
+        path.shift((k - 0.5) * dx * motion.amount, (k - 0.5) * dy * motion.amount)
+        if kind == "hop":
+            hops = max(1, round(length * 1.6))
+            path.y -= 13 * np.abs(np.sin(np.pi * hops * k))
+    elif kind == "bounce":
+        jump = np.abs(np.sin(np.pi * motion.rate * t))
+        squash = 0.14 * np.clip(1 - jump / 0.25, 0, 1) * (t > 0)
+        path.y += path.height * squash / 2 - motion.amount * jump
+        path.width *= 1 + squash * 0.7
+        path.height *= 1 - squash
+    elif kind == "spin":
+        path.angle += k * motion.amount * (1 if motion.direction == "clockwise" else -1)
+    elif kind == "rock":
+        path.angle += motion.amount * np.sin(2 * np.pi * motion.rate * t)
+    elif kind == "shake":
+        path.x += motion.amount * np.sin(2 * np.pi * motion.rate * t)
+    elif kind in ("grow", "shrink"):
+        path.scale(motion.amount ** (k - 1 if kind == "grow" else -k))
+    elif kind == "fall":
+        end = min(length, 1.1)
+        path.y -= motion.amount * (1 - np.clip(t / end, 0, 1) ** 2)
+    elif kind in ("appear", "disappear"):
+        shown = np.clip(k * 1.25 - 0.05, 0, 1)
+        path.opacity *= shown if kind == "appear" else shown[::-1]
+    return path
+
+
+def orbit(path, motion, x, y, radius):
+    """A circle around (x, y)."""
+    k = np.linspace(0, 1, len(path.x))
+    turn = np.radians(motion.phase + k * motion.amount * (1 if motion.direction == "clockwise" else -1))
+    path.x, path.y = x + radius * np.cos(turn), y + radius * np.sin(turn)
+    return path
+
+
+def camera(motion, frames):
+    """What the camera does: (zoom [t], shift to the right [t])."""
+    k = np.linspace(0, 1, frames) if frames > 1 else np.zeros(1)
+    zoom, shift = np.ones(frames), np.zeros(frames)
+    if motion.kind == "zoom":
+        zoom = motion.amount ** (k if motion.direction == "in" else 1 - k)
+    elif motion.kind == "pan":
+        shift = (k - 0.5) * motion.amount * (1 if motion.direction == "right" else -1)
+    return zoom, shift
