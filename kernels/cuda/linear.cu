@@ -1,56 +1,185 @@
 /* SPDX-License-Identifier: MIT */
+#include "kernels/cuda/convert.cuh"
 #include "kernels/cuda/product.cuh"
 
-/* Linear layers and convolutions as products (product.cuh). */
+/* Linear layers and convolutions as products (product.cuh). For the tensor cores x is rounded to bf16 into the workspace, as
+ * many rows at a time as there is room for, and so is W where it is not stored as they take it. */
+
+#define ROWS 128 /* pieces are of whole tiles */
 
 static bool floats_in_fours(const float *p, int64_t stride)
 {
     return in_fours(p, IMAGINE__W_F32, stride);
 }
 
+static bool on_tensor_cores(const imagine__cuda_call *call)
+{
+    return call->precision == IMAGINE__CUDA_BF16 && device_capability() >= 80;
+}
+
+/* W [rows, depth] for the tensor cores, as it is or from the workspace with its rows padded; NULL without room. */
+static const void *weight_bf16(const void *packed, imagine__wtype type, int64_t rows, int64_t depth, workspace *room,
+                               void *stream, int *status)
+{
+    int64_t padded = in_whole_eights(depth);
+    if (type == IMAGINE__W_BF16 && padded == depth && (uintptr_t)packed % 16 == 0)
+        return packed;
+    uint16_t *w = take(room, rows * padded);
+    if (w)
+        *status = imagine__cuda_convert(rounded_rows(packed, type, rows, depth, depth, w, padded), stream);
+    return w;
+}
+
+/* ---- linear ------------------------------------------------------------------------------------------------------ */
+
+/* Whether there was room; *status is then the result. */
+static bool linear_bf16(const imagine__linear_args *a, const imagine__cuda_call *call, product_epilogue e, int *status)
+{
+    const imagine__linear_weight *w = a->w;
+    workspace room = workspace_of(call);
+    int64_t k = in_whole_eights(w->k);
+    product_weight weight = {weight_bf16(w->packed, w->type, w->n, w->k, &room, call->stream, status), w->bias, w->n, k,
+                             IMAGINE__W_BF16, true};
+    int64_t rows = (int64_t)(room.left / 256 * 256 / 2) / (k ? k : 1);
+    rows = rows < a->m ? rows / ROWS * ROWS : a->m;
+    uint16_t *x = weight.w && rows ? take(&room, rows * k) : nullptr;
+    if (!x)
+        return false;
+    for (int64_t first = 0; first < a->m && !*status; first += rows) {
+        e.first = first;
+        e.m = first + rows < a->m ? first + rows : a->m;
+        rows_source source = {x, e.m - first, k, k, true};
+        *status = imagine__cuda_convert(
+            rounded_rows(a->x + first * a->ldx, IMAGINE__W_F32, source.m, w->k, a->ldx, x, k), call->stream);
+        if (!*status)
+            *status = imagine__cuda_multiply_bf16(source, weight, e, call->stream);
+    }
+    return true;
+}
+
 int imagine__cuda_linear(const imagine__linear_args *a, const imagine__cuda_call *call)
 {
     const imagine__linear_weight *w = a->w;
+    int status = 0;
     if (a->m <= 0 || w->n <= 0)
         return 0;
-    rows_source source = {a->x, a->m, a->ldx, w->k, floats_in_fours(a->x, a->ldx)};
-    product_weight weight = {w->packed, w->bias, w->n, w->k, w->type, in_fours(w->packed, w->type, w->k)};
-    product_epilogue e = {a->y, a->m, a->ldy, a->act, false, a->mul, a->gate, a->add, a->ld_mul, a->gate_rows, a->ld_gate,
+    product_epilogue e = {a->y, 0, a->m, a->ldy, a->act, false, a->mul, a->gate, a->add, a->ld_mul, a->gate_rows, a->ld_gate,
                           a->ld_add};
     e.aligned = floats_in_fours(a->y, a->ldy) && floats_in_fours(w->bias, 0) && floats_in_fours(a->mul, a->ld_mul) &&
                 floats_in_fours(a->gate, a->ld_gate) && floats_in_fours(a->add, a->ld_add);
-    return imagine__cuda_multiply(source, weight, e, call);
+    if (on_tensor_cores(call) && linear_bf16(a, call, e, &status))
+        return status;
+    rows_source source = {a->x, a->m, a->ldx, w->k, floats_in_fours(a->x, a->ldx)};
+    product_weight weight = {w->packed, w->bias, w->n, w->k, w->type, in_fours(w->packed, w->type, w->k)};
+    return imagine__cuda_multiply(source, weight, e, call->stream);
 }
 
-/* The frames that are there, and where their weights begin. */
-static void list_frames(const imagine__conv_args *a, taps_source *source)
+/* ---- convolution ------------------------------------------------------------------------------------------------- */
+
+/* What all pieces of a convolution share; `cin` are the channels of a pixel, padding and all. */
+static taps_source taps_of(const imagine__conv_args *a, int64_t cin)
 {
-    for (int32_t t = 0; t < a->w->kt; t++)
+    const imagine__conv_weight *w = a->w;
+    taps_source s = {};
+    s.ldx = a->ldx, s.height = a->height, s.width = a->width, s.out_w = a->out_w, s.pixels = a->out_h * a->out_w;
+    s.cin = (int32_t)cin, s.kh = w->kh, s.kw = w->kw, s.stride_h = a->stride_h, s.stride_w = a->stride_w;
+    s.pad_top = a->pad_top, s.pad_left = a->pad_left, s.upsample = a->upsample;
+    s.aligned = cin % 4 == 0;
+    for (int32_t t = 0; t < w->kt; t++)
         if (a->x[t]) {
-            source->aligned = source->aligned && floats_in_fours(a->x[t], a->ldx);
-            source->weight[source->frames] = (int64_t)t * a->w->kh * a->w->kw * a->w->cin;
-            source->x[source->frames++] = a->x[t];
+            s.aligned = s.aligned && floats_in_fours(a->x[t], a->ldx);
+            s.weight[s.frames] = (int64_t)t * w->kh * w->kw * cin;
+            s.x[s.frames++] = a->x[t];
         }
+    return s;
+}
+
+/* Lines of the frame that lines first..end-1 of output read. */
+struct lines {
+    int64_t first, end;
+};
+
+static lines lines_for(const imagine__conv_args *a, int64_t first, int64_t end)
+{
+    int64_t top = first * a->stride_h - a->pad_top, bottom = (end - 1) * a->stride_h - a->pad_top + a->w->kh;
+    lines l = {top < 0 ? 0 : top / a->upsample, bottom <= 0 ? 0 : (bottom - 1) / a->upsample + 1};
+    l.end = l.end < a->height ? l.end : a->height;
+    l.first = l.first < l.end ? l.first : l.end;
+    return l;
+}
+
+/* How many lines of output at a time there is room for, 0 when not for one. */
+static int64_t lines_at_once(const imagine__conv_args *a, int32_t frames, int64_t cin, const workspace &room)
+{
+    int64_t count = a->out_h;
+    for (; count; count /= 2) {
+        int64_t read = ((count - 1) * a->stride_h + a->w->kh - 1) / a->upsample + 2;
+        read = read < a->height ? read : a->height;
+        if ((uint64_t)frames * (uint64_t)(read * a->width * cin * 2 + 256) <= room.left)
+            break;
+    }
+    return count;
+}
+
+/* One piece of output, from lines of the frames that are rounded first. */
+static int conv_lines(const imagine__conv_args *a, const imagine__cuda_call *call, taps_source source, workspace room,
+                      const product_weight &weight, product_epilogue e, int64_t first, int64_t end)
+{
+    lines l = lines_for(a, first, end);
+    int64_t pixels = (l.end - l.first) * a->width;
+    int status = 0;
+    for (int32_t t = 0; t < source.frames && !status; t++) {
+        const float *x = (const float *)source.x[t] + l.first * a->width * a->ldx;
+        uint16_t *rounded = take(&room, pixels * source.cin);
+        if (!rounded)
+            return IMAGINE__CUDA_INVALID; /* cannot be: lines_at_once() */
+        status = imagine__cuda_convert(rounded_rows(x, IMAGINE__W_F32, pixels, a->w->cin, a->ldx, rounded, source.cin),
+                                       call->stream);
+        source.x[t] = rounded;
+    }
+    source.ldx = source.cin;
+    source.height = l.end - l.first;
+    source.pad_top = (int32_t)(a->pad_top + a->upsample * l.first - first * a->stride_h);
+    source.pixels = (end - first) * a->out_w;
+    e.first = first * a->out_w;
+    e.m = end * a->out_w;
+    return status ? status : imagine__cuda_multiply_bf16(source, weight, e, call->stream);
+}
+
+/* Whether there was room; *status is then the result. */
+static bool conv_bf16(const imagine__conv_args *a, const imagine__cuda_call *call, const product_epilogue &e, int *status)
+{
+    const imagine__conv_weight *w = a->w;
+    workspace room = workspace_of(call);
+    int64_t taps = (int64_t)w->kt * w->kh * w->kw, cin = in_whole_eights(w->cin);
+    product_weight weight = {weight_bf16(w->packed, w->type, w->cout * taps, w->cin, &room, call->stream, status), w->bias,
+                             w->cout, cin * taps, IMAGINE__W_BF16, true};
+    taps_source source = taps_of(a, cin);
+    int64_t lines = weight.w ? lines_at_once(a, source.frames, cin, room) : 0;
+    if (!lines)
+        return false;
+    for (int64_t first = 0; first < a->out_h && !*status; first += lines) {
+        int64_t end = first + lines < a->out_h ? first + lines : a->out_h;
+        *status = conv_lines(a, call, source, room, weight, e, first, end);
+    }
+    return true;
 }
 
 int imagine__cuda_conv(const imagine__conv_args *a, const imagine__cuda_call *call)
 {
     const imagine__conv_weight *w = a->w;
-    int64_t pixels = a->out_h * a->out_w, row = w->cin * w->kh * w->kw;
+    int64_t row = w->cin * w->kh * w->kw;
+    int status = 0;
     if (a->out_h <= 0 || a->out_w <= 0 || w->cout <= 0)
         return 0;
-    if (w->kt > IMAGINE__CUDA_FRAMES || row > 0x7fffffff)
+    if (w->kt > IMAGINE__CUDA_FRAMES || row > 0x7fffffff / 8)
         return IMAGINE__CUDA_INVALID;
-    taps_source source = {};
-    source.ldx = a->ldx, source.height = a->height, source.width = a->width, source.out_w = a->out_w, source.pixels = pixels;
-    source.cin = (int32_t)w->cin, source.kh = w->kh, source.kw = w->kw, source.stride_h = a->stride_h;
-    source.stride_w = a->stride_w, source.pad_top = a->pad_top, source.pad_left = a->pad_left, source.upsample = a->upsample;
-    source.aligned = w->cin % 4 == 0;
-    list_frames(a, &source);
+    product_epilogue e = {};
+    e.y = a->y, e.m = a->out_h * a->out_w, e.ldy = a->ldy, e.act = a->act, e.add = a->add, e.ld_add = a->ld_add;
+    e.aligned = floats_in_fours(a->y, a->ldy) && floats_in_fours(w->bias, 0) && floats_in_fours(a->add, a->ld_add);
+    if (on_tensor_cores(call) && conv_bf16(a, call, e, &status))
+        return status;
     product_weight weight = {w->packed, w->bias, w->cout, row * w->kt, w->type,
                              row % 4 == 0 && in_fours(w->packed, w->type, 0)};
-    product_epilogue e = {};
-    e.y = a->y, e.m = pixels, e.ldy = a->ldy, e.act = a->act, e.add = a->add, e.ld_add = a->ld_add;
-    e.aligned = floats_in_fours(a->y, a->ldy) && floats_in_fours(w->bias, 0) && floats_in_fours(a->add, a->ld_add);
-    return imagine__cuda_multiply(source, weight, e, call);
+    return imagine__cuda_multiply(taps_of(a, w->cin), weight, e, call->stream);
 }

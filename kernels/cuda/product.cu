@@ -19,6 +19,25 @@ struct step_values {
     float x[4][4], w[2][4];
 };
 
+/* All four lie side by side, or each is looked for. */
+IMAGINE__INLINE void read4(const rows_source &s, const rows_place &p, int, int64_t k, float (&v)[4])
+{
+    load4(s.x, IMAGINE__W_F32, p.at + k, p.at < 0 ? 0 : count_before(k, s.k), s.aligned, v);
+}
+
+IMAGINE__INLINE void read4(const taps_source &s, const taps_place &p, int part, int64_t k, float (&v)[4])
+{
+    if (s.aligned) {
+        int64_t at = offset_of(s, p, k);
+        load4(s.x[part], IMAGINE__W_F32, at, at < 0 ? 0 : 4, true, v);
+        return;
+    }
+    for (unsigned j = 0; j < 4; j++) {
+        int64_t at = offset_of(s, p, k + j);
+        v[j] = at < 0 ? 0 : ((const float *)s.x[part])[at];
+    }
+}
+
 template <class Source, class Place>
 IMAGINE__INLINE void fetch(const Source &source, const Place &place, const product_weight &w, int64_t column, int part,
                            int64_t k, step_values *v)
@@ -122,20 +141,18 @@ __global__ void __launch_bounds__(THREADS) product_kernel(Source source, product
 template <class Source>
 static int multiply(const Source &source, const product_weight &w, const product_epilogue &e, void *stream)
 {
-    int64_t blocks = (e.m + ROWS - 1) / ROWS * ((w.n + COLUMNS - 1) / COLUMNS);
+    int64_t blocks = (e.m - e.first + ROWS - 1) / ROWS * ((w.n + COLUMNS - 1) / COLUMNS);
     if (blocks > 0x7fffffff)
         return IMAGINE__CUDA_INVALID;
     return launch(product_kernel<Source>, (unsigned)blocks, THREADS, 2 * sizeof(step_shared), stream, source, w, e);
 }
 
-int imagine__cuda_multiply(const rows_source &source, const product_weight &w, const product_epilogue &e,
-                           const imagine__cuda_call *call)
+int imagine__cuda_multiply(const rows_source &source, const product_weight &w, const product_epilogue &e, void *stream)
 {
-    return multiply(source, w, e, call->stream);
+    return multiply(source, w, e, stream);
 }
 
-int imagine__cuda_multiply(const taps_source &source, const product_weight &w, const product_epilogue &e,
-                           const imagine__cuda_call *call)
+int imagine__cuda_multiply(const taps_source &source, const product_weight &w, const product_epilogue &e, void *stream)
 {
-    return multiply(source, w, e, call->stream);
+    return multiply(source, w, e, stream);
 }

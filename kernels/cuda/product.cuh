@@ -9,16 +9,16 @@
  * frame. */
 
 struct product_weight {
-    const void *w;
+    const void *w; /* [n, row] */
     const float *bias; /* [n] or NULL */
-    int64_t n, row; /* values from row to row */
+    int64_t n, row; /* row: values from row to row */
     imagine__wtype type;
     bool aligned; /* groups of four are */
 };
 
 struct product_epilogue {
     float *y;
-    int64_t m, ldy;
+    int64_t first, m, ldy; /* the product's row 0 is row `first` of y; rows from m on are left out */
     imagine__act act;
     bool aligned; /* all of it in fours */
     const float *mul, *gate, *add;
@@ -36,6 +36,7 @@ IMAGINE__INLINE void finish4(const product_epilogue &e, const float *bias, int64
 {
     unsigned count = count_before(column, n);
     float other[4];
+    row += e.first;
     if (row >= e.m || !count)
         return;
     if (bias) {
@@ -65,15 +66,19 @@ IMAGINE__INLINE void finish4(const product_epilogue &e, const float *bias, int64
 
 /* ---- sources ----------------------------------------------------------------------------------------------------- */
 
+/* place_of() is where a row begins, offset_of() where its value k of a part is, or -1 where there is none; depth_of() is the
+ * values of a part, weight_offset() where the part's begin in a row of W. The values are f32, or bf16 in fragments of eight
+ * for the tensor cores. */
+
 /* Rows of x as they are. */
 struct rows_source {
-    const float *x;
+    const void *x;
     int64_t m, ldx, k;
-    bool aligned;
+    bool aligned; /* in groups of four */
 };
 
 struct rows_place {
-    int64_t at; /* of the row's first value, -1 behind the last row */
+    int64_t at; /* the row's first value, -1 behind the last row */
 };
 
 IMAGINE__INLINE int64_t depth_of(const rows_source &s)
@@ -91,19 +96,24 @@ IMAGINE__INLINE int64_t weight_offset(const rows_source &, int)
     return 0;
 }
 
+IMAGINE__INLINE const void *values_of(const rows_source &s, int)
+{
+    return s.x;
+}
+
 IMAGINE__INLINE rows_place place_of(const rows_source &s, int64_t row)
 {
     return {row < s.m ? row * s.ldx : -1};
 }
 
-IMAGINE__INLINE void read4(const rows_source &s, const rows_place &p, int, int64_t k, float (&v)[4])
+IMAGINE__INLINE int64_t offset_of(const rows_source &s, const rows_place &p, int64_t k)
 {
-    load4(s.x, IMAGINE__W_F32, p.at + k, p.at < 0 ? 0 : count_before(k, s.k), s.aligned, v);
+    return p.at < 0 || k >= s.k ? -1 : p.at + k;
 }
 
 /* Taps of a convolution: k counts (dy, dx, channel), a part is a frame that is there. */
 struct taps_source {
-    const float *x[IMAGINE__CUDA_FRAMES];
+    const void *x[IMAGINE__CUDA_FRAMES];
     int64_t weight[IMAGINE__CUDA_FRAMES]; /* where a frame's weights begin in a row */
     int64_t ldx, height, width, out_w, pixels;
     int32_t frames, cin, kh, kw, stride_h, stride_w, pad_top, pad_left, upsample;
@@ -130,39 +140,32 @@ IMAGINE__INLINE int64_t weight_offset(const taps_source &s, int part)
     return s.weight[part];
 }
 
+IMAGINE__INLINE const void *values_of(const taps_source &s, int part)
+{
+    return s.x[part];
+}
+
 IMAGINE__INLINE taps_place place_of(const taps_source &s, int64_t row)
 {
     return {row / s.out_w * s.stride_h - s.pad_top, row % s.out_w * s.stride_w - s.pad_left, row < s.pixels};
 }
 
-/* Where value k of the part is in its frame, or -1 where there are zeros. */
-IMAGINE__INLINE int64_t tap_offset(const taps_source &s, const taps_place &p, uint32_t k)
+IMAGINE__INLINE int64_t offset_of(const taps_source &s, const taps_place &p, int64_t k)
 {
-    uint32_t tap = k / (uint32_t)s.cin, c = k % (uint32_t)s.cin;
+    uint32_t tap = (uint32_t)k / (uint32_t)s.cin, c = (uint32_t)k % (uint32_t)s.cin;
     int64_t y = p.y + tap / (uint32_t)s.kw, x = p.x + tap % (uint32_t)s.kw;
-    if (y < 0 || x < 0 || y >= s.height * s.upsample || x >= s.width * s.upsample)
+    if (!p.inside || k >= depth_of(s) || y < 0 || x < 0 || y >= s.height * s.upsample || x >= s.width * s.upsample)
         return -1;
     return (s.upsample == 2 ? y / 2 * s.width + x / 2 : y * s.width + x) * s.ldx + c;
 }
 
-IMAGINE__INLINE void read4(const taps_source &s, const taps_place &p, int part, int64_t k, float (&v)[4])
-{
-    unsigned count = p.inside ? count_before(k, depth_of(s)) : 0;
-    if (s.aligned) { /* all four or none */
-        int64_t at = count ? tap_offset(s, p, (uint32_t)k) : -1;
-        load4(s.x[part], IMAGINE__W_F32, at, at < 0 ? 0 : 4, true, v);
-        return;
-    }
-    for (unsigned j = 0; j < 4; j++) {
-        int64_t at = j < count ? tap_offset(s, p, (uint32_t)k + j) : -1;
-        v[j] = at < 0 ? 0 : s.x[part][at];
-    }
-}
+/* ---- kernels ----------------------------------------------------------------------------------------------------- */
 
-/* Starts the kernel that the precision asks for. */
-int imagine__cuda_multiply(const rows_source &source, const product_weight &w, const product_epilogue &e,
-                           const imagine__cuda_call *call);
-int imagine__cuda_multiply(const taps_source &source, const product_weight &w, const product_epilogue &e,
-                           const imagine__cuda_call *call);
+/* In f32, for sources of f32. */
+int imagine__cuda_multiply(const rows_source &source, const product_weight &w, const product_epilogue &e, void *stream);
+int imagine__cuda_multiply(const taps_source &source, const product_weight &w, const product_epilogue &e, void *stream);
+/* On tensor cores (sm_80): x and W in bf16, all strides, k and channels multiples of eight, all pointers of 16 bytes. */
+int imagine__cuda_multiply_bf16(const rows_source &source, const product_weight &w, const product_epilogue &e, void *stream);
+int imagine__cuda_multiply_bf16(const taps_source &source, const product_weight &w, const product_epilogue &e, void *stream);
 
 #endif

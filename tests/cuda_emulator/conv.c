@@ -125,6 +125,11 @@ static void compare(const shape *s, check_random *r, const imagine__cuda_call *c
 {
     inputs in = make_inputs(s, r);
     int64_t pixels = in.out_h * in.out_w;
+    if (call->precision == IMAGINE__CUDA_BF16) {
+        for (int t = 0; t < FRAMES; t++)
+            cuda_round(in.host.frame[t], (s->height * s->width - 1) * s->ldx + s->cin);
+        cuda_round(s->type == IMAGINE__W_F32 ? in.host.w : NULL, s->cout * s->cin * s->kt * s->kh * s->kw);
+    }
     float *expected = expected_conv(s, &in), *y = device_conv(s, &in, call);
     int same = cuda_same(y, expected, pixels, s->cout, s->ldy, call->precision, limit);
     CHECK(same);
@@ -168,6 +173,21 @@ static void shapes(void)
     cuda_report("convolution, shapes");
 }
 
+static void tensor_cores(void)
+{
+    check_random r = {17};
+    imagine__cuda_call call = cuda_call_bf16((size_t)1 << 20);
+    for (int i = 0; i < 60; i++) {
+        shape s = random_shape(&r, i);
+        if (i % 3 == 0)
+            s.cin = s.ldx = 8 * check_between(&r, 1, 4); /* as the tensor cores take them */
+        cuda_check_prefer(i % 3 ? 80 : 90, (uint32_t)i);
+        compare(&s, &r, &call, limit_for(s.cout * 20));
+    }
+    cuda_report("convolution, tensor cores");
+    cuda->release(call.workspace);
+}
+
 static shape square(int64_t size, int64_t cin, int64_t cout, int32_t kt, int32_t k)
 {
     shape s = {.cin = cin, .cout = cout, .height = size, .width = size, .ldx = cin, .ldy = cout, .kt = kt, .kh = k, .kw = k,
@@ -205,6 +225,27 @@ static void layers(void)
     for (int i = 0; i < count; i++)
         compare(&list[i], &r, &exact, limit_for(300));
     cuda_report("convolution, layers");
+}
+
+/* With room for a few lines at a time the bytes are the same. */
+static void pieces(void)
+{
+    check_random r = {18};
+    imagine__cuda_call call = cuda_call_bf16((size_t)1 << 20);
+    for (int i = 0; i < 12; i++) {
+        shape s = random_shape(&r, i);
+        s.height += 9;
+        inputs in = make_inputs(&s, &r);
+        imagine__cuda_call little = call;
+        size_t row = (size_t)((s.cin + 7) / 8 * 8) * 2;
+        little.workspace_size = (size_t)(s.cout * s.kt * s.kh * s.kw) * row + 256 + 3 * (5 * (size_t)s.width * row + 256);
+        float *whole = device_conv(&s, &in, &call), *parts = device_conv(&s, &in, &little);
+        CHECK(memcmp(whole, parts, (size_t)outputs_of(&s, &in) * 4) == 0);
+        free(whole);
+        free(parts);
+        free_inputs(&in);
+    }
+    cuda->release(call.workspace);
 }
 
 /* With no frame at all the output is what is added to nothing. */
@@ -295,6 +336,7 @@ int main(int argc, char **argv)
     static const test_case cases[] = {
         {"shapes", shapes}, {"layers", layers}, {"all_absent", all_absent}, {"not_finite", not_finite},
         {"too_many_frames", too_many_frames}, {"shortcuts", shortcuts},
+        {"tensor_cores", tensor_cores}, {"pieces", pieces},
     };
     return cuda_check_main("cuda/conv", cases, sizeof cases / sizeof *cases, argc, argv);
 }

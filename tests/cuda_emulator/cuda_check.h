@@ -118,6 +118,23 @@ static inline float *cuda_fetch_rows(void *output, imagine__cuda_type type, int6
     return y;
 }
 
+/* What the tensor cores make of f32 operands, so that plain C can compute from the same. */
+static inline void cuda_round(float *x, int64_t n)
+{
+    for (int64_t i = 0; i < n && x; i++) {
+        uint16_t half = cuda_bf16(x[i]);
+        x[i] = cuda_value(&half, IMAGINE__W_BF16, 0);
+    }
+}
+
+/* How operations on the tensor cores are called: with a workspace, to be released. */
+static inline imagine__cuda_call cuda_call_bf16(size_t size)
+{
+    imagine__cuda_call call = {NULL, IMAGINE__CUDA_BF16, 0, NULL, size};
+    CUDA_OK(cuda->allocate(&call.workspace, size));
+    return call;
+}
+
 /* check_same, with the largest errors of each type kept apart for cuda_report. */
 static double cuda_worst[2];
 

@@ -100,6 +100,10 @@ static float *device_linear(const shape *s, const inputs *in, const imagine__cud
 static void compare(const shape *s, check_random *r, const imagine__cuda_call *call, double limit)
 {
     inputs in = make_inputs(s, r);
+    if (call->precision == IMAGINE__CUDA_BF16) {
+        cuda_round(in.host[X], (s->m - 1) * s->ldx + s->k);
+        cuda_round(s->type == IMAGINE__W_F32 ? in.host[WEIGHT] : NULL, s->n * s->k);
+    }
     float *expected = expected_linear(s, &in), *y = device_linear(s, &in, call);
     int same = cuda_same(y, expected, s->m, s->n, s->ldy, call->precision, limit);
     CHECK(same);
@@ -149,6 +153,45 @@ static void deep(void)
     cuda_report("linear, long sums");
 }
 
+/* On the tensor cores, whose operands are rounded to bf16; their products are exact and their sums in f32. */
+static void tensor_cores(void)
+{
+    static const int64_t edges[] = {1, 7, 8, 64, 127, 128, 129, 200};
+    const int count = (int)(sizeof edges / sizeof *edges);
+    check_random r = {6};
+    imagine__cuda_call call = cuda_call_bf16((size_t)1 << 20);
+    for (int i = 0; i < 60; i++) {
+        int64_t m = edges[check_between(&r, 0, count - 1)], n = edges[check_between(&r, 0, count - 1)];
+        shape s = random_shape(&r, m, n, i % 3 ? 8 * check_between(&r, 1, 20) : check_between(&r, 1, 100));
+        cuda_check_prefer(i % 3 ? 80 : 90, (uint32_t)i);
+        compare(&s, &r, &call, limit_for(m * n));
+    }
+    cuda_report("linear, tensor cores");
+    cuda->release(call.workspace);
+}
+
+/* With room for a few rows at a time the bytes are the same; with none it is the product in f32. */
+static void pieces(void)
+{
+    check_random r = {7};
+    imagine__cuda_call call = cuda_call_bf16((size_t)1 << 20), little = call, none = call;
+    little.workspace_size = 128 * 48 * 2 + 30 * 48 * 2 + 512;
+    none.workspace = NULL;
+    shape s = {.m = 300, .n = 30, .k = 45, .ldx = 45, .ldy = 30, .bias = 1, .gate = 1, .gate_rows = 7, .add = 1, .mul = 1};
+    inputs in = make_inputs(&s, &r);
+    float *whole = device_linear(&s, &in, &call), *parts = device_linear(&s, &in, &little);
+    float *without = device_linear(&s, &in, &none), *in_f32 = device_linear(&s, &in, &exact);
+    CHECK(memcmp(whole, parts, 300 * 30 * 4) == 0);
+    CHECK(memcmp(without, in_f32, 300 * 30 * 4) == 0);
+    CHECK(memcmp(whole, in_f32, 300 * 30 * 4) != 0);
+    free(whole);
+    free(parts);
+    free(without);
+    free(in_f32);
+    free_inputs(&in);
+    cuda->release(call.workspace);
+}
+
 static void nothing(void)
 {
     check_random r = {3};
@@ -180,25 +223,34 @@ static void not_finite(void)
 }
 
 /* A row's bytes do not depend on the rows around it. */
-static void neighbours(void)
+static void neighbours_of(const imagine__cuda_call *call)
 {
     check_random r = {5};
     shape s = {.m = 140, .n = 30, .k = 100, .ldx = 100, .ldy = 30, .bias = 1, .gate_rows = 1}, one = s;
     inputs in = make_inputs(&s, &r), last = in;
-    float *all = device_linear(&s, &in, &exact);
+    float *all = device_linear(&s, &in, call);
     one.m = 1;
     last.device[X] = (float *)in.device[X] + 139 * 100;
-    float *alone = device_linear(&one, &last, &exact);
+    float *alone = device_linear(&one, &last, call);
     CHECK(memcmp(all + 139 * 30, alone, 30 * 4) == 0);
     free(all);
     free(alone);
     free_inputs(&in);
 }
 
+static void neighbours(void)
+{
+    imagine__cuda_call call = cuda_call_bf16((size_t)1 << 20);
+    neighbours_of(&exact);
+    neighbours_of(&call);
+    cuda->release(call.workspace);
+}
+
 int main(int argc, char **argv)
 {
     static const test_case cases[] = {
         {"shapes", shapes}, {"deep", deep}, {"nothing", nothing}, {"not_finite", not_finite}, {"neighbours", neighbours},
+        {"tensor_cores", tensor_cores}, {"pieces", pieces},
     };
     return cuda_check_main("cuda/linear", cases, sizeof cases / sizeof *cases, argc, argv);
 }
