@@ -304,11 +304,3 @@ int imagine__cuda_attention(const imagine__cuda_attention_args *a, void *stream)
     dim3 grid((unsigned)((a->tokens + 3) / 4), (unsigned)a->heads, (unsigned)a->batch);
     return launch(plain_kernel, grid, 128, 0, stream, *a);
 }
-
-int imagine__cuda_attention_f32(const imagine__attention_args *a, const imagine__cuda_call *call)
-{
-    imagine__cuda_attention_args b = {a->q, a->k, a->v, a->y, a->batch, a->heads, a->d, a->tokens, a->kv, a->q_batch,
-                                      a->q_token, a->k_batch, a->k_token, a->v_batch, a->v_token, a->y_batch, a->y_token,
-                                      a->kv_length, a->bias, a->scale, IMAGINE__W_F32};
-    return imagine__cuda_attention(&b, call->stream);
-}

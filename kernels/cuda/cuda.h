@@ -33,11 +33,13 @@ typedef struct imagine__cuda_call {
     void *stream;
     imagine__cuda_precision precision;
     int32_t reserved;
-    /* Device memory for this stream's operations alone, aligned to 256, or NULL. Operations use what there is: without
-     * enough of it they compute the same to the precision asked for, more slowly. */
+    /* Device memory for this stream's operations alone, aligned to 256, or NULL. Operands are rounded into it, or scores of
+     * attention kept, as many rows at a time as there is room for; how many does not show in the results. Without room for one
+     * piece the operation is computed in f32 by a kernel that needs none: exact, and far slower. */
     void *workspace;
     size_t workspace_size;
 } imagine__cuda_call;
+#define IMAGINE__CUDA_WORKSPACE ((size_t)256 << 20) /* enough for pieces that fill a GPU */
 
 /* As imagine__attention_args, for f32 or bf16; heads lie d apart. The kernels for bf16 on the tensor cores take d 64, 80,
  * 96 and 128, tensors that begin at multiples of 16 bytes with strides of multiples of 8, scale > 0 and no bias; all else
@@ -158,6 +160,7 @@ typedef struct imagine__cuda {
      * IMAGINE__CUDA_FRAMES. */
     int (*linear)(const imagine__linear_args *, const imagine__cuda_call *);
     int (*conv)(const imagine__conv_args *, const imagine__cuda_call *);
+    /* In bf16 for d up to 128 without a bias; all else in f32. */
     int (*attention_f32)(const imagine__attention_args *, const imagine__cuda_call *);
     int (*shortcut_down)(const imagine__shortcut_args *, void *stream);
     int (*shortcut_up)(const imagine__shortcut_args *, void *stream);

@@ -100,16 +100,15 @@ static int attend(const problem *p, const imagine__cuda_call *call)
 }
 
 /* Runs both and compares. */
-static void compare(problem *p, double limit)
+static void compare_uploaded(problem *p, const imagine__cuda_call *call, double limit)
 {
     const shape *s = &p->s;
     check_run c = check_start(&imagine__kernels_plain, CHECK_FORWARD);
     int64_t rows = s->batch * s->tokens, width = s->heads * s->d, stride = width + s->gap, n = rows * stride;
-    upload_problem(p); /* before plain C: it rounds the inputs */
     p->plain.y = check_output_floats(n);
     imagine__kernels_plain.attention(&c.run, &p->plain);
     p->args.y = cuda_output((size_t)n * cuda_size(s->type));
-    CUDA_OK(attend(p, &exact));
+    CUDA_OK(attend(p, call));
     float *y = cuda_fetch_rows(p->args.y, s->type, rows, width, stride, n);
     int same = cuda_same(y, p->plain.y, rows, width, stride, s->type, limit);
     CHECK(same);
@@ -119,6 +118,17 @@ static void compare(problem *p, double limit)
                 (int)s->type);
     free(y);
     check_free(p->plain.y);
+}
+
+static void compare_call(problem *p, const imagine__cuda_call *call, double limit)
+{
+    upload_problem(p); /* before plain C: it rounds the inputs */
+    compare_uploaded(p, call, limit);
+}
+
+static void compare(problem *p, double limit)
+{
+    compare_call(p, &exact, limit);
 }
 
 static void run_shape(const shape *s, check_random *r)
@@ -296,6 +306,58 @@ static void plain_shapes(void)
     cuda_report("attention, plain");
 }
 
+/* ---- f32 tensors with a workspace -------------------------------------------------------------------------------- */
+
+/* As two products: every key counts, with lengths, bias, many values a head, and room for a few rows at a time. */
+static void f32_products(void)
+{
+    check_random r = {12};
+    imagine__cuda_call call = {NULL, IMAGINE__CUDA_F32, 0, NULL, (size_t)1 << 20};
+    CUDA_OK(cuda->allocate(&call.workspace, call.workspace_size));
+    cuda_check_prefer(80, 3);
+    for (int i = 0; i < 16; i++) {
+        shape s = {check_between(&r, 1, 2), check_between(&r, 1, 2), check_between(&r, 1, i % 4 ? 40 : 300),
+                   check_between(&r, 64, 90), check_between(&r, 64, 150), check_between(&r, 0, 3), i % 8 == 7, i & 1,
+                   i >> 1 & 1, IMAGINE__W_F32, 0.3f};
+        if (s.packed)
+            s.kv = s.tokens;
+        problem p;
+        make_problem(&p, &s, &r);
+        imagine__cuda_call little = call;
+        little.workspace_size = i % 3 ? call.workspace_size : (size_t)(s.d + 21) * 160 * 4;
+        compare_call(&p, &little, LIMIT_F32);
+        free_problem(&p);
+    }
+    cuda_report("attention, f32 products");
+    cuda->release(call.workspace);
+}
+
+/* Rounded to bf16, on the tensor cores: plain C from the same rounded values, the weights' and the output's rounding as for
+ * bf16 tensors. Also padded head sizes, and room for one head at a time. */
+static void f32_rounded(void)
+{
+    check_random r = {13};
+    imagine__cuda_call call = cuda_call_bf16((size_t)1 << 21);
+    for (int i = 0; i < 12; i++) {
+        shape s = {check_between(&r, 1, 2), check_between(&r, 1, 3), i % 2 ? 64 : check_between(&r, 1, 128),
+                   check_between(&r, 1, 140), check_between(&r, 1, 150), check_between(&r, 0, 9), 0, i & 1, 0,
+                   IMAGINE__W_F32, 0.1f};
+        problem p;
+        make_problem(&p, &s, &r);
+        imagine__cuda_call little = call;
+        little.workspace_size = i % 3 ? call.workspace_size : (size_t)(s.tokens + s.kv) * 128 * 4 + 1024;
+        cuda_check_prefer(i % 4 == 3 ? 90 : 80, (uint32_t)i);
+        upload_problem(&p); /* as they are; what plain C gets is rounded */
+        cuda_round(p.q, p.q_count);
+        cuda_round(p.k, p.kv_count);
+        cuda_round(p.v, p.kv_count);
+        compare_uploaded(&p, &little, LIMIT_BF16);
+        free_problem(&p);
+    }
+    cuda_report("attention, f32 rounded");
+    cuda->release(call.workspace);
+}
+
 static void nothing(void)
 {
     imagine__cuda_attention_args a = {.batch = 1, .heads = 1, .d = 64, .tokens = 0, .kv = 5, .type = IMAGINE__W_BF16};
@@ -309,7 +371,8 @@ int main(int argc, char **argv)
         {"sm_80 special values", ampere_special_values},
         {"sm_90a shapes", hopper_shapes}, {"sm_90a edges", hopper_edges},
         {"sm_90a long", hopper_long}, {"sm_90a special values", hopper_special_values},
-        {"shared keys", shared_keys}, {"plain shapes", plain_shapes}, {"nothing", nothing},
+        {"shared keys", shared_keys}, {"plain shapes", plain_shapes},
+        {"f32 products", f32_products}, {"f32 rounded", f32_rounded}, {"nothing", nothing},
     };
     return cuda_check_main("cuda/attention", cases, sizeof cases / sizeof *cases, argc, argv);
 }

@@ -173,6 +173,9 @@ static void shapes(void)
     cuda_report("convolution, shapes");
 }
 
+/* As for linear. */
+#define LIMIT_BF16 1e-11
+
 static void tensor_cores(void)
 {
     check_random r = {17};
@@ -182,7 +185,7 @@ static void tensor_cores(void)
         if (i % 3 == 0)
             s.cin = s.ldx = 8 * check_between(&r, 1, 4); /* as the tensor cores take them */
         cuda_check_prefer(i % 3 ? 80 : 90, (uint32_t)i);
-        compare(&s, &r, &call, limit_for(s.cout * 20));
+        compare(&s, &r, &call, LIMIT_BF16);
     }
     cuda_report("convolution, tensor cores");
     cuda->release(call.workspace);

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Takes one thing after another out of the attention kernels and sees whether their tests on the emulator notice.
+"""Takes one thing after another out of the kernels with copies under way and sees whether their tests on the emulator notice.
 
     python3 tests/cuda_emulator/mutate.py build [WORD...]
 
-About three minutes on one core; not a suite of tests/run. The exit status is 1 when a fault goes unnoticed."""
+About four minutes on one core; not a suite of tests/run. The exit status is 1 when a fault goes unnoticed."""
 
 import pathlib
 import subprocess
@@ -11,7 +11,9 @@ import sys
 import tempfile
 
 TOP = pathlib.Path(__file__).resolve().parent.parent.parent
-HOPPER, AMPERE = "attention_hopper", "attention"
+HOPPER, AMPERE, PRODUCT = "attention_hopper", "attention", "product_bf16"
+# Of each kernel: the program with its tests, and which of them.
+TESTS = {HOPPER: ("attention", "sm_90a"), AMPERE: ("attention", "sm_80"), PRODUCT: ("linear", "tensor_cores")}
 MUTATIONS = [
     (HOPPER, "no wait for the output's product", "        products_wait<0>(c.o);\n", ""),
     (HOPPER, "no wait for the scores' product", "products_wait<1>", "products_wait<2>"),
@@ -37,22 +39,29 @@ MUTATIONS = [
     (AMPERE, "no barrier after Q", "        load_matrices(q[i], row + i * 16);\n    sync_block();\n",
      "        load_matrices(q[i], row + i * 16);\n"),
     (AMPERE, "no sync_warp before the output is read", "    sync_warp();\n", ""),
+    (PRODUCT, "no wait for a stage", "        copy_async_wait<STAGES - 2>();\n", ""),
+    (PRODUCT, "waits for one stage less", "copy_async_wait<STAGES - 2>()", "copy_async_wait<STAGES - 1>()"),
+    (PRODUCT, "no barrier before a stage", "        sync_block(); /* the stage", "        /* the stage"),
+    (PRODUCT, "copies into the stage that is read", "(i + STAGES - 1) % STAGES", "i % STAGES"),
+    (PRODUCT, "no barrier before the sums", "    copy_async_wait<0>();\n    sync_block();\n", "    copy_async_wait<0>();\n"),
+    (PRODUCT, "no sync_warp before the sums are read", "    sync_warp();\n", ""),
+    (PRODUCT, "columns behind W's last row", "column + row + i * BROUGHT < w.n ?", "true ?"),
 ]
 COMPILE = ["g++", "-std=c++17", "-O1", "-w", "-Wno-psabi", "-DIMAGINE__EMULATED", "-fsanitize=thread,bounds", "-ffp-contract=off",
            "--param=tsan-instrument-func-entry-exit=0", "-I", TOP, "-x", "c++", "-c"]
 
 
 def mutant(build, folder, kernel, old, new):
-    """The test program of attention with one kernel changed."""
+    """The kernel's test program with one thing changed."""
     text = (TOP / f"kernels/cuda/{kernel}.cu").read_text()
     if old not in text:
         sys.exit(f"kernels/cuda/{kernel}.cu no longer has {old!r}")
     source, object_file, program = folder / "changed.cu", folder / "changed.o", folder / "changed"
     source.write_text(text.replace(old, new, 1))
     subprocess.run([*COMPILE, source, "-o", object_file], check=True)
-    here = build / "tests/cuda_emulator"
+    here, test = build / "tests/cuda_emulator", TESTS[kernel][0]
     # The changed object comes before the archive, whose own is then left out.
-    subprocess.run(["g++", here / "emulated_attention.p/attention.c.o", object_file, here / "libemulated_module.a",
+    subprocess.run(["g++", here / f"emulated_{test}.p/{test}.c.o", object_file, here / "libemulated_module.a",
                     here / "libcuda_emulator.a", build / "libimagine_core.a", "-lpng", "-lz", "-lpthread", "-ldl", "-lm", "-o", program],
                    check=True)
     return program
@@ -60,8 +69,7 @@ def mutant(build, folder, kernel, old, new):
 
 def noticed(program, kernel):
     """What the tests said first, or None."""
-    words = ["sm_90a"] if kernel == HOPPER else ["sm_80"]
-    done = subprocess.run([program, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600)
+    done = subprocess.run([program, TESTS[kernel][1]], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600)
     reports = [line.strip() for line in done.stdout.splitlines() if line.strip().startswith("block (")]
     return (reports or ["other numbers than plain C's"])[0] if done.returncode else None
 

@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: MIT */
+#include "kernels/cuda/convert.cuh"
+#include "kernels/cuda/product.cuh"
+#include "kernels/cuda/softmax.cuh"
+
+/* Attention of f32 tensors, in one of three ways: rounded to bf16 through the kernels for tensor cores, where that precision
+ * is asked for and the shape suits them; as two products in f32 with a softmax between, where there is much to do; or by the
+ * plain kernel, which needs no workspace. */
+
+#define THREADS 256
+
+/* One clip and one head, or several of both. */
+struct attention_part {
+    int64_t batch, batches, head, heads;
+};
+
+static const float *at(const float *p, int64_t batch_stride, int64_t d, const attention_part &part)
+{
+    return p + part.batch * batch_stride + part.head * d;
+}
+
+/* ---- on tensor cores --------------------------------------------------------------------------------------------- */
+
+/* The head size that the kernels have for d, 0 if none. */
+static int64_t padded_size(int64_t d)
+{
+    static const int64_t sizes[] = {64, 80, 96, 128};
+    for (int64_t size : sizes)
+        if (d <= size)
+            return size;
+    return 0;
+}
+
+static convert_args rounded_heads(const imagine__attention_args *a, const attention_part &part, const float *x,
+                                  int64_t batch_stride, int64_t token_stride, int64_t tokens, uint16_t *y, int64_t size)
+{
+    return {at(x, batch_stride, a->d, part), y, IMAGINE__W_F32, IMAGINE__W_BF16, part.batches, tokens, part.heads, a->d, size,
+            {batch_stride, token_stride, a->d}, {tokens * part.heads * size, part.heads * size, size}, nullptr};
+}
+
+/* Rounds q, k and v, attends, and widens the result. */
+static int attend_rounded(const imagine__attention_args *a, const attention_part &part, int64_t size, workspace room,
+                          void *stream)
+{
+    int64_t row = part.heads * size, queries = part.batches * a->tokens * row, keys = part.batches * a->kv * row;
+    uint16_t *q = take(&room, queries), *k = take(&room, keys), *v = take(&room, keys), *y = take(&room, queries);
+    const int64_t *length = a->kv_length ? a->kv_length + part.batch : nullptr;
+    if (!q || !k || !v || !y)
+        return IMAGINE__CUDA_INVALID; /* cannot be: attend_bf16() has looked */
+    convert_args from_q = rounded_heads(a, part, a->q, a->q_batch, a->q_token, a->tokens, q, size);
+    convert_args from_k = rounded_heads(a, part, a->k, a->k_batch, a->k_token, a->kv, k, size);
+    convert_args from_v = rounded_heads(a, part, a->v, a->v_batch, a->v_token, a->kv, v, size);
+    from_k.length = from_v.length = length;
+    imagine__cuda_attention_args b = {q, k, v, y, part.batches, part.heads, size, a->tokens, a->kv, a->tokens * row, row,
+                                      a->kv * row, row, a->kv * row, row, a->tokens * row, row, length, nullptr, a->scale,
+                                      IMAGINE__W_BF16};
+    convert_args back = rounded_heads(a, part, a->y, a->y_batch, a->y_token, a->tokens, y, size), to = back;
+    to.x = y, to.y = (void *)back.x, to.x_type = IMAGINE__W_BF16, to.y_type = IMAGINE__W_F32;
+    to.padded = a->d, to.from = back.to, to.to = back.from;
+    int status = imagine__cuda_convert(from_q, stream);
+    status = status ? status : imagine__cuda_convert(from_k, stream);
+    status = status ? status : imagine__cuda_convert(from_v, stream);
+    status = status ? status : imagine__cuda_attention(&b, stream);
+    return status ? status : imagine__cuda_convert(to, stream);
+}
+
+/* Whether the shape is for tensor cores and there is room for one head at least; *status is then the result. */
+static bool attend_bf16(const imagine__attention_args *a, const imagine__cuda_call *call, int *status)
+{
+    int64_t size = padded_size(a->d);
+    workspace room = workspace_of(call);
+    if (call->precision != IMAGINE__CUDA_BF16 || device_capability() < 80 || !size || a->bias || a->scale <= 0 ||
+        room.left < 1024)
+        return false;
+    int64_t head = 4 * (a->tokens + a->kv) * size, heads = (int64_t)(room.left - 1024) / head; /* bytes; how many at once */
+    if (heads >= a->batch * a->heads) {
+        *status = attend_rounded(a, {0, a->batch, 0, a->heads}, size, room, call->stream);
+        return true;
+    }
+    for (int64_t batch = 0; batch < a->batch && heads && !*status; batch++)
+        for (int64_t first = 0; first < a->heads && !*status; first += heads)
+            *status = attend_rounded(a, {batch, 1, first, a->heads - first < heads ? a->heads - first : heads}, size, room,
+                                     call->stream);
+    return heads > 0;
+}
+
+/* ---- as products ------------------------------------------------------------------------------------------------- */
+
+/* A sum or maximum of a block's, which every thread gets, always in the same order. */
+template <class Join> IMAGINE__INLINE float of_block(float x, Join join)
+{
+    float *s = (float *)dynamic_shared();
+    for (unsigned i = 16; i; i /= 2)
+        x = join(x, shuffle_xor(x, i));
+    sync_block(); /* the last ones are read */
+    if (threadIdx.x % 32 == 0)
+        s[threadIdx.x / 32] = x;
+    sync_block();
+    x = s[0];
+    for (unsigned i = 1; i < THREADS / 32; i++)
+        x = join(x, s[i]);
+    return x;
+}
+
+/* A block turns one row of products into weights; those behind the keys become zeros. */
+__global__ void __launch_bounds__(THREADS) weights_kernel(float *rows, int64_t keys, int64_t stride, const int64_t *length,
+                                                          const float *bias, float scale)
+{
+    float *s = rows + blockIdx.x * stride, max = MINUS_INFINITY, sum = 0;
+    const float *b = bias ? bias + blockIdx.x * keys : nullptr;
+    int64_t end = length ? *length : keys;
+    for (int64_t i = threadIdx.x; i < end; i += THREADS)
+        max = fmaxf(max, s[i] * scale + (b ? b[i] : 0)); /* passes over a NaN, whose weight is one */
+    max = of_block(max, [](float x, float y) { return fmaxf(x, y); });
+    for (int64_t i = threadIdx.x; i < end; i += THREADS) {
+        s[i] = expf(s[i] * scale + (b ? b[i] : 0) - max);
+        sum += s[i];
+    }
+    sum = of_block(sum, [](float x, float y) { return x + y; });
+    for (int64_t i = threadIdx.x; i < stride; i += THREADS)
+        s[i] = i < end ? s[i] / sum : 0;
+}
+
+/* V of one head, turned round into [d, stride]; columns from the keys' end on are zeros. */
+__global__ void __launch_bounds__(THREADS) turn_kernel(const float *v, int64_t token, int64_t keys, int64_t stride, int64_t d,
+                                                       const int64_t *length, float *y)
+{
+    float(*tile)[33] = (float(*)[33])dynamic_shared(); /* 33: so that a column lies in different banks */
+    int64_t across = (d + 31) / 32, key = blockIdx.x / across * 32, column = blockIdx.x % across * 32;
+    int64_t end = length ? *length : keys;
+    unsigned lane = threadIdx.x % 32;
+    for (unsigned i = threadIdx.x / 32; i < 32; i += THREADS / 32)
+        if (column + lane < d)
+            tile[i][lane] = key + i < end ? v[(key + i) * token + column + lane] : 0;
+    sync_block();
+    for (unsigned i = threadIdx.x / 32; i < 32; i += THREADS / 32)
+        if (column + i < d && key + lane < stride)
+            y[(column + i) * stride + key + lane] = tile[lane][i];
+}
+
+/* Some rows of one head, from `first` on. */
+static int attend_rows(const imagine__attention_args *a, const attention_part &part, int64_t first, int64_t count,
+                       int64_t stride, float *s, const float *turned, void *stream)
+{
+    const float *q = at(a->q, a->q_batch, a->d, part) + first * a->q_token, *k = at(a->k, a->k_batch, a->d, part);
+    const float *bias = a->bias ? a->bias + (part.head * a->tokens + first) * a->kv : nullptr;
+    float *y = (float *)at(a->y, a->y_batch, a->d, part) + first * a->y_token;
+    rows_source queries = {q, count, a->q_token, a->d, in_fours(q, IMAGINE__W_F32, a->q_token)};
+    product_weight keys = {k, nullptr, a->kv, a->k_token, IMAGINE__W_F32, in_fours(k, IMAGINE__W_F32, a->k_token)};
+    product_epilogue scores = {}, output = {};
+    scores.y = s, scores.m = count, scores.ldy = stride, scores.aligned = true;
+    output.y = y, output.m = count, output.ldy = a->y_token, output.aligned = in_fours(y, IMAGINE__W_F32, a->y_token);
+    int status = imagine__cuda_multiply(queries, keys, scores, stream);
+    if (!status)
+        status = launch(weights_kernel, (unsigned)count, THREADS, sizeof(float) * (THREADS / 32), stream, s, a->kv, stride,
+                        a->kv_length ? a->kv_length + part.batch : nullptr, bias, a->scale);
+    return status ? status
+                  : imagine__cuda_multiply(rows_source{s, count, stride, stride, true},
+                                           product_weight{turned, nullptr, a->d, stride, IMAGINE__W_F32, true}, output, stream);
+}
+
+/* Where there is much to do and room for some rows; *status is then the result. */
+#define MUCH 4096 /* scores of a head */
+
+static bool attend_f32(const imagine__attention_args *a, const imagine__cuda_call *call, int *status)
+{
+    workspace room = workspace_of(call);
+    int64_t stride = (a->kv + 3) / 4 * 4;
+    float *turned = a->tokens * a->kv < MUCH ? nullptr : (float *)take(&room, 2 * a->d * stride);
+    int64_t rows = (int64_t)(room.left / 256 * 256) / (4 * stride);
+    rows = rows < a->tokens ? rows : a->tokens;
+    if (!turned || !rows)
+        return false;
+    int64_t blocks = (stride + 31) / 32 * ((a->d + 31) / 32);
+    for (int64_t i = 0; i < a->batch * a->heads && !*status; i++) {
+        attention_part part = {i / a->heads, 1, i % a->heads, 1};
+        *status = launch(turn_kernel, (unsigned)blocks, THREADS, sizeof(float) * 32 * 33, call->stream,
+                         at(a->v, a->v_batch, a->d, part), a->v_token, a->kv, stride, a->d,
+                         a->kv_length ? a->kv_length + part.batch : nullptr, turned);
+        for (int64_t first = 0; first < a->tokens && !*status; first += rows)
+            *status = attend_rows(a, part, first, a->tokens - first < rows ? a->tokens - first : rows, stride,
+                                  (float *)room.at, turned, call->stream);
+    }
+    return true;
+}
+
+int imagine__cuda_attention_f32(const imagine__attention_args *a, const imagine__cuda_call *call)
+{
+    int status = 0;
+    if (a->batch <= 0 || a->heads <= 0 || a->tokens <= 0 || a->kv <= 0 || a->d <= 0)
+        return 0;
+    if (attend_bf16(a, call, &status) || attend_f32(a, call, &status))
+        return status;
+    imagine__cuda_attention_args b = {a->q, a->k, a->v, a->y, a->batch, a->heads, a->d, a->tokens, a->kv, a->q_batch,
+                                      a->q_token, a->k_batch, a->k_token, a->v_batch, a->v_token, a->y_batch, a->y_token,
+                                      a->kv_length, a->bias, a->scale, IMAGINE__W_F32};
+    return imagine__cuda_attention(&b, call->stream);
+}
