@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/conv_dots.h"
+#include "kernels/cpu/conv_planes.h"
 #include "kernels/cpu/gemm.h"
 
 /* A matrix product whose rows are output pixels and whose K is (dt, dy, dx, channel): a part is a frame, and `fill`
@@ -8,12 +10,21 @@
 size_t IMAGINE__ISA(conv_packed_size)(int64_t cout, int64_t cin, int32_t kt, int32_t kh, int32_t kw,
                                       imagine__wtype type)
 {
+    if (dots_suit(cout, cin, kt, kh, kw)) {
+        dots_layout layout = dots_layout_of(cout, cin, kt, kh, kw);
+        return dots_packed_size(&layout, type);
+    }
     return gemm_packed_size(cout, cin * kt * kh * kw, type);
 }
 
 void IMAGINE__ISA(pack_conv)(void *packed, const void *weight, int64_t cout, int64_t cin, int32_t kt, int32_t kh,
                              int32_t kw, imagine__wtype type)
 {
+    if (dots_suit(cout, cin, kt, kh, kw)) {
+        dots_layout layout = dots_layout_of(cout, cin, kt, kh, kw);
+        dots_pack(&layout, packed, weight, cin, kw, type);
+        return;
+    }
     int64_t taps = (int64_t)kt * kh * kw, panels = gemm_ceil(cout, GEMM_COLUMNS);
     for (int64_t panel = 0; panel < panels; panel++) {
         for (int64_t t = 0; t < taps; t++) {
@@ -29,32 +40,6 @@ void IMAGINE__ISA(pack_conv)(void *packed, const void *weight, int64_t cout, int
             }
         }
     }
-}
-
-VEC void copy(float *to, const float *from, int64_t n)
-{
-    int64_t i = 0;
-    for (; i + VEC_LANES <= n; i += VEC_LANES)
-        vec_store(to + i, vec_load(from + i));
-#if VEC_LANES == 16
-    if (i < n)
-        vec_store_n(to + i, vec_first(n - i), vec_load_n(from + i, vec_first(n - i)));
-#else
-    if (i < n && n >= VEC_LANES) { /* the last whole vector again: a masked store is slower */
-        vec_store(to + n - VEC_LANES, vec_load(from + n - VEC_LANES));
-        return;
-    }
-    for (; i + 4 <= n; i += 4)
-        _mm_storeu_ps(to + i, _mm_loadu_ps(from + i));
-    for (; i < n; i++)
-        to[i] = from[i];
-#endif
-}
-
-VEC void clear(float *to, int64_t n)
-{
-    for (int64_t i = 0; i < n; i++)
-        to[i] = 0;
 }
 
 /* A run of output pixels of one row, and the values first..end-1 of a kernel row's (dx, channel) that it wants. */
@@ -74,9 +59,9 @@ static void gather_taps(const imagine__conv_args *a, const gather *g, int64_t fr
         for (int64_t e = g->first; e < g->end;) {
             int64_t dx = e / cin, c = e - dx * cin, n = gemm_min(cin - c, g->end - e), ix = x + dx;
             if (ix >= 0 && ix < width)
-                copy(out, g->line + (ix >> shift) * a->ldx + c, n);
+                vec_copy(out, g->line + (ix >> shift) * a->ldx + c, n);
             else
-                clear(out, n);
+                vec_clear(out, n);
             out += n;
             e += n;
         }
@@ -95,7 +80,7 @@ static void gather_run(const imagine__conv_args *a, const gather *g)
         to = to > from ? gemm_min(to, g->count) : from;
         const float *line = g->line + g->first;
         for (int64_t i = from; i < to; i++)
-            copy(g->to + i * GEMM_DEPTH, line + ((g->ox + i) * stride - a->pad_left) * cin, n);
+            vec_copy(g->to + i * GEMM_DEPTH, line + ((g->ox + i) * stride - a->pad_left) * cin, n);
     }
     gather_taps(a, g, 0, from);
     gather_taps(a, g, to, g->count);
@@ -117,7 +102,7 @@ static void fill_pixels(const gemm *g, float *to, int64_t row, int64_t rows, int
                 gather_run(a, &run);
             } else {
                 for (int64_t i = 0; i < count; i++)
-                    clear(run.to + i * GEMM_DEPTH, n);
+                    vec_clear(run.to + i * GEMM_DEPTH, n);
             }
             r += count;
         }
@@ -134,10 +119,20 @@ static int frame_skipped(const gemm *g, int64_t part)
 void IMAGINE__ISA(conv)(imagine__run *run, const imagine__conv_args *args)
 {
     const imagine__conv_weight *w = args->w;
+    if (dots_suit(w->cout, w->cin, w->kt, w->kh, w->kw)) {
+        dots_start(run, args);
+        return;
+    }
     gemm g = {.packed = w->packed, .type = w->type, .m = args->out_h * args->out_w, .n = w->cout,
               .parts = w->kt, .part_k = (int64_t)w->kh * w->kw * w->cin,
               .source = args, .fill = fill_pixels, .skipped = frame_skipped,
               .out = {.y = args->y, .ldy = args->ldy, .bias = w->bias, .add = args->add, .ld_add = args->ld_add,
                       .act = args->act}};
-    gemm_run(run, &g);
+    planes p;
+    if (!gemm_begin(&g))
+        return;
+    if (planes_suit(&p, &g, args))
+        planes_start(run, &p);
+    else
+        gemm_run(run, &g);
 }

@@ -5,7 +5,8 @@
 /* The blocked matrix product behind linear and conv: y[m, n] = epilogue(sum_k a[m, k] W[n, k]).
  *
  * W lies packed in panels of GEMM_COLUMNS columns, [panel][k][GEMM_COLUMNS], f32 or bf16, the last panel filled up with
- * zeros. K is cut into parts (a convolution's frames) and these into blocks of at most GEMM_DEPTH. A tile of y goes
+ * zeros. K is cut into parts (a convolution's frames) and these into blocks of at most GEMM_DEPTH; several short parts make
+ * one block. A tile of y goes
  * through the blocks in turn: `fill` copies the tile's rows of the block side by side, then each panel of W, widened to
  * f32, stays in the first-level cache while all groups of GEMM_ROWS rows pass by it. An element of y is the sum of its
  * blocks' sums, each in the order of k: nothing else of the shapes, or of the other rows, enters into it. */
@@ -50,7 +51,8 @@ struct gemm {
     imagine__wtype type;
     int64_t m, n;
     int64_t parts, part_k; /* K = parts * part_k */
-    int64_t block; /* values of a block; the last one of a part may have fewer */
+    int64_t together; /* parts that go into one block, else 1 */
+    int64_t block; /* values of a block; the last one of a part, or of all, may have fewer */
     const void *source;
     /* Copies k..k+depth-1 of a part of rows row..row+rows-1 to a[][GEMM_DEPTH]. */
     void (*fill)(const gemm *g, float *a, int64_t row, int64_t rows, int64_t part, int64_t k, int64_t depth);
@@ -74,20 +76,35 @@ static inline size_t gemm_packed_size(int64_t n, int64_t k, imagine__wtype type)
     return (size_t)gemm_ceil(n, GEMM_COLUMNS) * GEMM_COLUMNS * (size_t)k * (type == IMAGINE__W_BF16 ? 2 : 4);
 }
 
-/* Blocks of equal length, and tiles: big ones use the caches best, but there must be some for every thread, and none
- * may take long. */
+/* Blocks of equal length; 0: there is nothing to do. */
+static int gemm_begin(gemm *g)
+{
+    if (g->m <= 0 || g->n <= 0 || g->parts * g->part_k <= 0)
+        return 0;
+    g->together = 1;
+    g->block = gemm_ceil(g->part_k, gemm_ceil(g->part_k, GEMM_DEPTH));
+    if (g->block < g->part_k) {
+        g->block = gemm_min((g->block + 7) & ~(int64_t)7, GEMM_DEPTH);
+    } else {
+        int64_t most = GEMM_DEPTH / g->part_k;
+        g->together = gemm_ceil(g->parts, gemm_ceil(g->parts, most));
+        g->block = g->together * g->part_k;
+    }
+    return 1;
+}
+
+/* Of a tile: big ones use the caches best, but there must be some for every thread, and none may take long. */
+#define GEMM_LONGEST 7e8 /* operations */
+#define GEMM_SHORTEST 4e6
+
 static void gemm_plan(gemm *g)
 {
-    const double longest = 7e8, shortest = 4e6; /* operations */
     double k = (double)(g->parts * g->part_k);
-    g->block = gemm_ceil(g->part_k, gemm_ceil(g->part_k, GEMM_DEPTH));
-    if (g->block < g->part_k)
-        g->block = gemm_min((g->block + 7) & ~(int64_t)7, GEMM_DEPTH);
     int64_t rows = GEMM_TILE_ROWS, columns = GEMM_TILE_COLUMNS;
     for (;;) {
         double work = 2.0 * (double)(gemm_min(rows, g->m) * gemm_min(columns, g->n)) * k;
         int64_t tiles = gemm_ceil(g->m, rows) * gemm_ceil(g->n, columns);
-        if (work <= longest && (work <= shortest || tiles >= 16))
+        if (work <= GEMM_LONGEST && (work <= GEMM_SHORTEST || tiles >= 16))
             break;
         if (columns > 128 || (rows <= 36 && columns > 32))
             columns /= 2;
@@ -100,6 +117,16 @@ static void gemm_plan(gemm *g)
     g->row_tiles = gemm_ceil(g->m, g->tile_rows);
     g->tile_columns = gemm_ceil(gemm_ceil(g->n, gemm_ceil(g->n, columns)), GEMM_COLUMNS) * GEMM_COLUMNS;
     g->tiles = g->row_tiles * gemm_ceil(g->n, g->tile_columns);
+}
+
+/* The same for tiles of some of a picture's lines, `strips` beside each other, with the operations of one line. */
+static inline int64_t gemm_plan_lines(int64_t lines, int64_t strips, double work)
+{
+    int64_t most = lines;
+    while (lines > 1 && ((double)lines * work > GEMM_LONGEST ||
+                         ((double)lines * work > GEMM_SHORTEST && gemm_ceil(most, lines) * strips < 16)))
+        lines = gemm_ceil(lines, 2);
+    return lines;
 }
 
 #define GEMM_EACH_ROW(X) X(0) X(1) X(2) X(3) X(4) X(5)
@@ -284,31 +311,57 @@ static void gemm_finish_zeros(const gemm *g, const gemm_tile *t)
             gemm_finish_group(g, t->sums, t->row + row, gemm_min(GEMM_ROWS, t->rows - row), t->column + column);
 }
 
+/* 1: all parts of the block that begins with `part` are zeros. */
+static int gemm_skipped(const gemm *g, int64_t part)
+{
+    int64_t end = gemm_min(part + g->together, g->parts);
+    while (part < end && g->skipped && g->skipped(g, part))
+        part++;
+    return part == end;
+}
+
+/* The tile's rows of a block; a part that is skipped alone becomes zeros. */
+static void gemm_fill(const gemm *g, const gemm_tile *t, int64_t part, int64_t k, int64_t depth)
+{
+    if (g->together == 1) {
+        g->fill(g, t->a, t->row, t->rows, part, k, depth);
+        return;
+    }
+    for (int64_t at = 0; at < depth; at += g->part_k, part++) {
+        if (!g->skipped || !g->skipped(g, part))
+            g->fill(g, t->a + at, t->row, t->rows, part, 0, g->part_k);
+        else
+            for (int64_t r = 0; r < t->rows; r++)
+                memset(t->a + r * GEMM_DEPTH + at, 0, (size_t)g->part_k * sizeof *t->a);
+    }
+}
+
 static void gemm_run_tile(void *arg, int64_t tile, void *scratch)
 {
     const gemm *g = arg;
     gemm_tile t = gemm_tile_at(g, tile, scratch);
-    int64_t last_part = g->parts - 1;
-    while (last_part >= 0 && g->skipped && g->skipped(g, last_part))
-        last_part--;
-    if (last_part < 0)
+    int64_t last = -1;
+    for (int64_t part = 0; part < g->parts; part += g->together)
+        if (!gemm_skipped(g, part))
+            last = part;
+    if (last < 0)
         gemm_finish_zeros(g, &t);
     int first = 1;
-    for (int64_t part = 0; part <= last_part; part++) {
-        if (g->skipped && g->skipped(g, part))
+    for (int64_t part = 0; part <= last; part += g->together) {
+        if (gemm_skipped(g, part))
             continue;
-        for (int64_t k = 0; k < g->part_k; k += g->block, first = 0) {
-            int64_t depth = gemm_min(g->block, g->part_k - k);
-            g->fill(g, t.a, t.row, t.rows, part, k, depth);
-            gemm_block(g, &t, part * g->part_k + k, depth, first, part == last_part && k + depth == g->part_k);
+        int64_t part_k = gemm_min(g->together, g->parts - part) * g->part_k;
+        for (int64_t k = 0; k < part_k; k += g->block, first = 0) {
+            int64_t depth = gemm_min(g->block, part_k - k);
+            gemm_fill(g, &t, part, k, depth);
+            gemm_block(g, &t, part * g->part_k + k, depth, first, part == last && k + depth == part_k);
         }
     }
 }
 
+/* After gemm_begin. */
 static inline void gemm_run(imagine__run *run, gemm *g)
 {
-    if (g->m <= 0 || g->n <= 0 || g->parts * g->part_k <= 0)
-        return;
     gemm_plan(g);
     imagine__parallel(run, g->tiles, gemm_run_tile, g);
 }

@@ -66,5 +66,6 @@ void imagine__avx512bf16_linear(imagine__run *run, const imagine__linear_args *a
     }
     gemm g = {.packed = w->packed, .type = IMAGINE__W_F32, .m = args->m, .n = w->n, .parts = 1, .part_k = pairs_of(w->k),
               .source = args, .fill = fill_rows, .out = gemm_output_of(args)};
-    gemm_run(run, &g);
+    if (gemm_begin(&g))
+        gemm_run(run, &g);
 }

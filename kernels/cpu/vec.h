@@ -123,9 +123,73 @@ VEC float vec_largest(vec a)
 
 VEC vec vec_zero(void) { return vec_set1(0.0f); }
 
+/* x, in a register from here on: else the compiler may load it anew for every use. */
+VEC vec vec_in_register(vec x)
+{
+    __asm__("" : "+v"(x));
+    return x;
+}
+
 /* Asks for a cache line, into the second level. Not _mm_prefetch: GCC 12 takes a function of nothing else for one without
  * effect and leaves it out. */
 VEC void vec_prefetch(const void *p) { __asm__ volatile("prefetcht1 %0" : : "m"(*(const char *)p)); }
+
+/* n floats. */
+VEC void vec_copy(float *to, const float *from, int64_t n)
+{
+    int64_t i = 0;
+    for (; i + VEC_LANES <= n; i += VEC_LANES)
+        vec_store(to + i, vec_load(from + i));
+#if VEC_LANES == 16
+    if (i < n)
+        vec_store_n(to + i, vec_first(n - i), vec_load_n(from + i, vec_first(n - i)));
+#else
+    if (i < n && n >= VEC_LANES) { /* the last whole vector again: a masked store is slower */
+        vec_store(to + n - VEC_LANES, vec_load(from + n - VEC_LANES));
+        return;
+    }
+    for (; i + 4 <= n; i += 4)
+        _mm_storeu_ps(to + i, _mm_loadu_ps(from + i));
+    for (; i < n; i++)
+        to[i] = from[i];
+#endif
+}
+
+VEC void vec_clear(float *to, int64_t n)
+{
+    int64_t i = 0;
+    for (; i + VEC_LANES <= n; i += VEC_LANES)
+        vec_store(to + i, vec_zero());
+    for (; i < n; i++) {
+        to[i] = 0;
+        __asm__ volatile("" : : : "memory"); /* else it becomes a call of memset, for a few values */
+    }
+}
+
+/* The first `count` of four floats; zeros for the others. */
+VEC __m128 vec_load_few(const float *p, int64_t count)
+{
+    if (count >= 4)
+        return _mm_loadu_ps(p);
+    __m128 x = count >= 2 ? _mm_loadl_pi(_mm_setzero_ps(), (const __m64 *)p) : _mm_setzero_ps();
+    if (count == 3)
+        return _mm_movelh_ps(x, _mm_load_ss(p + 2));
+    return count == 1 ? _mm_load_ss(p) : x;
+}
+
+VEC void vec_store_few(float *p, __m128 x, int64_t count)
+{
+    if (count >= 4) {
+        _mm_storeu_ps(p, x);
+        return;
+    }
+    if (count >= 2) {
+        _mm_storel_pi((__m64 *)p, x);
+        x = _mm_movehl_ps(x, x);
+    }
+    if (count & 1)
+        _mm_store_ss(p + (count & 2), x);
+}
 
 /* to[j][i] = from[i][j] for i, j in 0..7. */
 VEC void vec_transpose_8x8(const float *from, int64_t from_stride, float *to, int64_t to_stride)

@@ -136,6 +136,32 @@ static void test_random(void)
     check_report("convolution, random", limit_for(1));
 }
 
+/* Few channels at either end, which have ways of their own, and pictures wider than a strip of theirs. */
+static void test_few_channels(void)
+{
+    check_random r = {17};
+    const int64_t few[] = {1, 2, 3, 4, 5, 8, 12, 16, 24, 32, 33, 48, 64, 70};
+    for (int i = 0; i < 400; i++) {
+        shape s = {.cin = few[check_between(&r, 0, 13)], .cout = check_between(&r, 1, i % 4 ? 9 : 40),
+                   .kt = (int32_t)check_between(&r, 1, 3), .kh = (int32_t)check_between(&r, 1, 4),
+                   .kw = (int32_t)check_between(&r, 1, 4), .stride_h = (int32_t)check_between(&r, 1, i % 2 ? 1 : 6),
+                   .stride_w = (int32_t)check_between(&r, 1, i % 3 ? 1 : 6),
+                   .upsample = (int32_t)check_between(&r, 1, i % 5 ? 1 : 2), .type = (imagine__wtype)check_between(&r, 0, 1),
+                   .act = (imagine__act)check_between(&r, 0, 3), .bias = (int)check_between(&r, 0, 1),
+                   .add = (int)check_between(&r, 0, 2)};
+        s.height = check_between(&r, s.kh, 9);
+        s.width = check_between(&r, s.kw, i % 7 ? 50 : 150);
+        s.pad_top = (int32_t)check_between(&r, 0, s.kh);
+        s.pad_left = (int32_t)check_between(&r, 0, i % 11 ? s.kw : 20);
+        s.pad_end = (int32_t)check_between(&r, 0, i % 13 ? 2 : 20);
+        s.ldx = s.cin + (i % 3 == 2 ? check_between(&r, 1, 5) : 0);
+        s.ldy = s.cout + check_between(&r, 0, 3);
+        s.absent = i % 4 == 3 ? (unsigned)check_between(&r, 1, 7) : 0;
+        compare_all(&s, &r);
+    }
+    check_report("convolution, few channels", limit_for(1));
+}
+
 static shape square(int64_t size, int64_t cin, int64_t cout, int32_t kt, int32_t k)
 {
     shape s = {.cin = cin, .cout = cout, .height = size, .width = size, .ldx = cin, .ldy = cout, .kt = kt, .kh = k,
@@ -199,23 +225,39 @@ static void test_all_absent(void)
     compare_all(&s, &r);
 }
 
+/* The shapes that each of the ways goes: a matrix product, pixels in the lanes, dot products. */
+static int shapes_of_all_ways(shape shapes[4])
+{
+    shapes[0] = square(29, 40, 50, 3, 3);
+    shapes[1] = square(72, 3, 12, 3, 3);
+    shapes[2] = square(34, 16, 20, 3, 3);
+    shapes[3] = square(70, 35, 5, 3, 3);
+    return 4;
+}
+
 /* A value that is not finite reaches the same pixels. */
 static void test_not_finite(void)
 {
     const imagine__kernels *tables[2];
     check_random r = {15};
+    shape shapes[4];
+    int count = shapes_of_all_ways(shapes);
     for (int t = check_tables(tables) - 1; t >= 0; t--) {
-        shape s = square(12, 30, 17, 3, 3);
-        inputs in = make_inputs(&s, &r);
-        in.frames[1][(5 * 12 + 6) * 30 + 2] = NAN;
-        in.frames[2][29] = INFINITY;
-        float *expected = run_conv(&imagine__kernels_plain, &s, &in, CHECK_FORWARD, 0);
-        float *y = run_conv(tables[t], &s, &in, CHECK_FORWARD, 0);
-        CHECK(check_same(y, expected, 144, 17, 17, limit_for(144 * 17)));
-        CHECK(isnan(y[(5 * 12 + 6) * 17]) && !isfinite(y[0]) && isfinite(y[143 * 17]));
-        check_free(y);
-        check_free(expected);
-        free_inputs(&in);
+        for (int i = 0; i < count; i++) {
+            shape s = shapes[i];
+            int64_t w = s.width, pixels = w * s.height;
+            inputs in = make_inputs(&s, &r);
+            in.frames[1][(5 * w + 6) * s.cin + 2] = NAN;
+            in.frames[2][s.cin - 1] = INFINITY;
+            float *expected = run_conv(&imagine__kernels_plain, &s, &in, CHECK_FORWARD, 0);
+            float *y = run_conv(tables[t], &s, &in, CHECK_FORWARD, 0);
+            CHECK(check_same(y, expected, pixels, s.cout, s.cout, limit_for(pixels * s.cout)));
+            CHECK(isnan(y[(5 * w + 6) * s.cout]) && isnan(y[(6 * w + 7) * s.cout]) && isfinite(y[(5 * w + 8) * s.cout]));
+            CHECK(!isfinite(y[0]) && isfinite(y[(pixels - 1) * s.cout]));
+            check_free(y);
+            check_free(expected);
+            free_inputs(&in);
+        }
     }
 }
 
@@ -223,18 +265,64 @@ static void test_orders(void)
 {
     const imagine__kernels *tables[2];
     check_random r = {16};
+    shape shapes[4];
+    int count = shapes_of_all_ways(shapes);
     for (int t = check_tables(tables) - 1; t >= 0; t--) {
-        shape s = square(29, 40, 50, 3, 3);
-        s.act = IMAGINE__ACT_SILU;
-        inputs in = make_inputs(&s, &r);
-        float *first = run_conv(tables[t], &s, &in, CHECK_FORWARD, 0);
-        for (int order = CHECK_BACKWARD; order < CHECK_ORDERS; order++) {
-            float *y = run_conv(tables[t], &s, &in, order, 0);
-            CHECK(memcmp(y, first, (size_t)(in.out_h * in.out_w * s.cout) * sizeof *y) == 0);
-            check_free(y);
+        for (int i = 0; i < count; i++) {
+            shape s = shapes[i];
+            s.act = IMAGINE__ACT_SILU;
+            inputs in = make_inputs(&s, &r);
+            float *first = run_conv(tables[t], &s, &in, CHECK_FORWARD, 0);
+            for (int order = CHECK_BACKWARD; order < CHECK_ORDERS; order++) {
+                float *y = run_conv(tables[t], &s, &in, order, 0);
+                CHECK(memcmp(y, first, (size_t)(in.out_h * in.out_w * s.cout) * sizeof *y) == 0);
+                check_free(y);
+            }
+            check_free(first);
+            free_inputs(&in);
         }
-        check_free(first);
-        free_inputs(&in);
+    }
+}
+
+/* `columns` columns of a frame from `first` on. */
+static void crop(const shape *s, const float *from, int64_t first, int64_t columns, float *to)
+{
+    for (int64_t y = 0; y < s->height; y++)
+        memcpy(to + y * columns * s->cin, from + (y * s->width + first) * s->cin,
+               (size_t)(columns * s->cin) * sizeof *to);
+}
+
+/* A pixel has the same bytes in a narrow piece of the picture, whichever way that goes, and when absent frames are zeros. */
+static void test_pieces(void)
+{
+    const imagine__kernels *tables[2];
+    check_random r = {18};
+    shape shapes[4];
+    int count = shapes_of_all_ways(shapes);
+    for (int t = check_tables(tables) - 1; t >= 0; t--) {
+        for (int i = 0; i < count * 4; i++) {
+            shape s = shapes[i % count], piece = s;
+            int64_t first = check_between(&r, 0, s.width - 12);
+            s.absent = piece.absent = i < count ? 0 : (unsigned)check_between(&r, 1, 6);
+            s.act = piece.act = IMAGINE__ACT_GELU_ERF;
+            piece.width = check_between(&r, 5, 12);
+            piece.pad_left = piece.pad_end = 0; /* the end above and below too: two lines fewer */
+            piece.pad_top = 0;
+            inputs in = make_inputs(&s, &r), cut = make_inputs(&piece, &r);
+            memcpy(cut.bias, in.bias, (size_t)s.cout * sizeof *cut.bias);
+            memcpy(cut.w, in.w, (size_t)(s.cout * s.cin * 27) * sizeof(float));
+            for (int32_t f = 0; f < s.kt; f++)
+                crop(&s, in.frames[f], first, piece.width, cut.frames[f]);
+            float *whole = run_conv(tables[t], &s, &in, CHECK_FORWARD, 0);
+            float *part = run_conv(tables[t], &piece, &cut, CHECK_FORWARD, 1);
+            for (int64_t y = 0; y < cut.out_h; y++)
+                CHECK(memcmp(part + y * cut.out_w * s.cout, whole + ((y + 1) * in.out_w + first + 1) * s.cout,
+                             (size_t)(cut.out_w * s.cout) * sizeof *part) == 0);
+            check_free(whole);
+            check_free(part);
+            free_inputs(&in);
+            free_inputs(&cut);
+        }
     }
 }
 
@@ -242,7 +330,8 @@ int main(int argc, char **argv)
 {
     static const test_case cases[] = {
         {"random", test_random}, {"layers", test_vae_layers}, {"one dimension", test_one_dimension},
-        {"all absent", test_all_absent}, {"not finite", test_not_finite}, {"orders", test_orders},
+        {"all absent", test_all_absent}, {"not finite", test_not_finite}, {"orders", test_orders}, {"few channels", test_few_channels},
+        {"pieces", test_pieces},
     };
     return test_main("kernels/conv", cases, sizeof cases / sizeof *cases, argc, argv);
 }

@@ -1,0 +1,403 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef IMAGINE_KERNELS_CONV_PLANES_H
+#define IMAGINE_KERNELS_CONV_PLANES_H
+
+/* Convolution with pixels in the lanes of a vector, for few channels: there a panel of columns would be mostly padding,
+ * and gathering rows would cost as much as multiplying them.
+ *
+ * A tile is a strip of output lines. The frames' lines that its next output line reads are turned into planes,
+ * [channel][pixel], in a ring of as many lines as the kernel is high, so that each is turned once; a tap is then a
+ * vector of neighbouring pixels, at any alignment. Up to PLANES_OUTS outputs by a few vectors of pixels are in registers.
+ * K goes in the blocks and in the order of gemm.h, so an element has the same bytes whichever way it was computed. */
+
+#include "kernels/cpu/gemm.h"
+
+#define PLANES_OUTS 4 /* outputs in registers at once */
+#define PLANES_STRIP 64 /* pixels of a strip */
+
+typedef struct planes {
+    const gemm *g; /* the blocks, and what becomes of the sums */
+    const imagine__conv_args *args;
+    int64_t strips, lines; /* strips of a line, lines of a tile */
+    int64_t pitch; /* from plane to plane */
+} planes;
+
+/* What one row of the kernel contributes to a block of K. */
+typedef struct planes_row {
+    const float *x; /* the planes of the line that it reads */
+    const int32_t *offsets; /* of the values in them */
+    int64_t k, count; /* in W's order */
+    int64_t index; /* of the kernel's rows */
+    int64_t block; /* the first row of this one's block */
+} planes_row;
+
+/* The parts of the scratch, and where the tile stands. */
+typedef struct planes_tile {
+    const planes *p;
+    float *lines; /* [kt][kh][cin][pitch] */
+    float *sums; /* [cout up to a multiple of 8][PLANES_STRIP] */
+    const float *weights; /* as packed, f32 */
+    int32_t *offsets; /* [kw][cin] */
+    planes_row *rows; /* those that are not all zeros, in the order of K */
+    int64_t count;
+    int64_t x, width; /* the strip's first pixel, and how many */
+    int64_t end; /* the tile's last line + 1 */
+    int64_t loaded; /* the next line of the padded frames to be turned into planes */
+} planes_tile;
+
+static int64_t planes_round(int64_t n, int64_t to)
+{
+    return gemm_ceil(n, to) * to;
+}
+
+/* A block may begin within a row: there are no more rows than this. */
+static int64_t planes_most_rows(const gemm *g, const imagine__conv_weight *w)
+{
+    return g->parts * (w->kh + gemm_ceil(g->part_k, g->block));
+}
+
+static size_t planes_scratch(const planes *p)
+{
+    const imagine__conv_weight *w = p->args->w;
+    int64_t row = w->kw * w->cin, wide = w->type == IMAGINE__W_F32 ? 0 : planes_round(w->cout, GEMM_COLUMNS) * w->kt * w->kh;
+    return (size_t)(w->kt * w->kh * w->cin * p->pitch + planes_round(w->cout, 8) * PLANES_STRIP + (wide + 1) * row + 64) * 4 +
+           (size_t)planes_most_rows(p->g, w) * sizeof(planes_row);
+}
+
+/* Four floats of row i and of row i + 4. */
+VEC __m256 planes_load_rows(const float *from, int64_t stride, int64_t i)
+{
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(from + i * stride)),
+                                _mm_loadu_ps(from + (i + 4) * stride), 1);
+}
+
+/* to[j][i] = from[i][j] for i in 0..7, j in 0..count-1, count at most 4; four of each row of `from` are read. */
+VEC void planes_transpose(const float *from, int64_t from_stride, float *to, int64_t to_stride, int64_t count)
+{
+    __m256 x0 = planes_load_rows(from, from_stride, 0), x1 = planes_load_rows(from, from_stride, 1);
+    __m256 x2 = planes_load_rows(from, from_stride, 2), x3 = planes_load_rows(from, from_stride, 3);
+    __m256 low01 = _mm256_unpacklo_ps(x0, x1), high01 = _mm256_unpackhi_ps(x0, x1);
+    __m256 low23 = _mm256_unpacklo_ps(x2, x3), high23 = _mm256_unpackhi_ps(x2, x3);
+    _mm256_storeu_ps(to, _mm256_shuffle_ps(low01, low23, 0x44));
+    if (count > 1)
+        _mm256_storeu_ps(to + to_stride, _mm256_shuffle_ps(low01, low23, 0xee));
+    if (count > 2)
+        _mm256_storeu_ps(to + 2 * to_stride, _mm256_shuffle_ps(high01, high23, 0x44));
+    if (count > 3)
+        _mm256_storeu_ps(to + 3 * to_stride, _mm256_shuffle_ps(high01, high23, 0xee));
+}
+
+/* `count` pixels from `from` on become planes; `left` floats from there on may be read. */
+static void planes_turn(const planes *p, const float *from, int64_t left, float *to, int64_t count)
+{
+    int64_t cin = p->args->w->cin, ldx = p->args->ldx;
+    for (int64_t i = 0; i < count; i += 8) {
+        int64_t at = count < 8 ? i : gemm_min(i, count - 8); /* the last eight again rather than fewer */
+        for (int64_t c = 0; c < cin; c += 4) {
+            const float *source = from + at * ldx + c;
+            float *plane = to + c * p->pitch + at;
+            if (at + 8 <= count && (at + 7) * ldx + c + 4 <= left) {
+                planes_transpose(source, ldx, plane, p->pitch, cin - c);
+                continue;
+            }
+            for (int64_t j = 0; j < gemm_min(4, cin - c); j++)
+                for (int64_t k = 0; k < gemm_min(8, count - at); k++)
+                    plane[j * p->pitch + k] = source[k * ldx + j];
+        }
+    }
+}
+
+/* Zeros in 0..from-1 and end..count-1 of all planes, eight at a time: what lies between is lost. count is at least 8. */
+static void planes_clear(const planes *p, float *to, int64_t from, int64_t end, int64_t count)
+{
+    for (int64_t c = 0; c < p->args->w->cin; c++, to += p->pitch) {
+        for (int64_t i = 0; i < from; i += 8)
+            _mm256_storeu_ps(to + gemm_min(i, count - 8), _mm256_setzero_ps());
+        for (int64_t i = count; i > end; i -= 8)
+            _mm256_storeu_ps(to + (i > 8 ? i - 8 : 0), _mm256_setzero_ps());
+    }
+}
+
+/* Line `y` of a frame, from the strip's first tap on. */
+static void planes_load_line(const planes_tile *t, const float *frame, int64_t y, float *to)
+{
+    const imagine__conv_args *a = t->p->args;
+    int64_t x = t->x - a->pad_left, n = planes_round(t->width, VEC_LANES) + a->w->kw - 1;
+    int64_t from = gemm_min(x < 0 ? -x : 0, n), end = a->width - x;
+    end = y < 0 || y >= a->height || end < from ? from : gemm_min(end, n);
+    planes_clear(t->p, to, from, end, n);
+    if (end > from) {
+        int64_t offset = (y * a->width + x + from) * a->ldx;
+        planes_turn(t->p, frame + offset, (a->height * a->width - 1) * a->ldx + a->w->cin - offset, to + from,
+                    end - from);
+    }
+}
+
+/* All lines that output line `oy` reads. */
+static void planes_load(planes_tile *t, int64_t oy)
+{
+    const imagine__conv_args *a = t->p->args;
+    int64_t kh = a->w->kh, line_size = a->w->cin * t->p->pitch, first = oy * a->stride_h, slot = first % kh;
+    for (int64_t line = t->loaded > first ? t->loaded : first; line < first + kh; line++)
+        for (int64_t part = 0; part < a->w->kt; part++)
+            if (a->x[part])
+                planes_load_line(t, a->x[part], line - a->pad_top, t->lines + (part * kh + line % kh) * line_size);
+    t->loaded = first + kh;
+    for (planes_row *row = t->rows; row < t->rows + t->count; row++) {
+        int64_t part = row->index / kh, dy = row->index - part * kh + slot;
+        row->x = t->lines + (part * kh + (dy < kh ? dy : dy - kh)) * line_size;
+    }
+}
+
+/* The rows of all blocks. */
+static void planes_find_rows(planes_tile *t)
+{
+    const imagine__conv_args *a = t->p->args;
+    const gemm *g = t->p->g;
+    int64_t row_k = a->w->kw * a->w->cin, k = 0;
+    t->count = 0;
+    for (int64_t part = 0; part < g->parts; part += g->together) {
+        int64_t end = gemm_min(part + g->together, g->parts) * g->part_k;
+        for (int64_t block_end; k < end; k = block_end) {
+            int64_t block = t->count;
+            block_end = gemm_min(k + g->block, end);
+            for (int64_t n; k < block_end; k += n) {
+                int64_t index = k / row_k, first = k - index * row_k;
+                n = gemm_min(row_k - first, block_end - k);
+                if (a->x[index / a->w->kh]) /* else zeros, which add nothing */
+                    t->rows[t->count++] = (planes_row){NULL, t->offsets + first, k, n, index, block};
+            }
+        }
+    }
+}
+
+/* sums[outs][vectors] (+)= the products of a block's rows, from pixel `x` of the strip on. `outs` and `vectors` are
+ * constants. */
+VEC void planes_multiply(const planes_row *row, const planes_row *end, int64_t x, const float *w, float *sums,
+                         int first, const int outs, const int vectors)
+{
+#define EACH_VECTOR(X, o) X(o, 0) X(o, 1) X(o, 2) X(o, 3)
+#define EACH_OUT(X, v) X(0, v) X(1, v) X(2, v) X(3, v)
+#define EACH(X) EACH_VECTOR(X, 0) EACH_VECTOR(X, 1) EACH_VECTOR(X, 2) EACH_VECTOR(X, 3)
+#define DECLARE(o, v) vec s##o##v = vec_zero();
+#define PIXELS(o, v) vec x##v = v < vectors ? vec_in_register(vec_load(at + v * VEC_LANES)) : vec_zero();
+#define WEIGHT(o, v) vec w##o = o < outs ? vec_in_register(vec_set1(from[o])) : vec_zero();
+#define MULTIPLY(o, v) \
+    if (o < outs && v < vectors) \
+        s##o##v = vec_fma(w##o, x##v, s##o##v);
+/* In the order that keeps fewer operands in registers. */
+#define MULTIPLY_OUT(o) { WEIGHT(o, 0) EACH_VECTOR(MULTIPLY, o) }
+#define MULTIPLY_VECTOR(v) { PIXELS(0, v) EACH_OUT(MULTIPLY, v) }
+#define ADD(o, v) \
+    if (o < outs && v < vectors) \
+        s##o##v = vec_add(s##o##v, vec_load(sums + o * PLANES_STRIP + v * VEC_LANES));
+#define STORE(o, v) \
+    if (o < outs && v < vectors) \
+        vec_store(sums + o * PLANES_STRIP + v * VEC_LANES, s##o##v);
+    EACH(DECLARE)
+    for (; row < end; row++) {
+        const float *from = w + row->k * GEMM_COLUMNS;
+        for (const int32_t *offset = row->offsets, *stop = offset + row->count; offset < stop;
+             offset++, from += GEMM_COLUMNS) {
+            const float *at = row->x + x + *offset;
+            if (outs >= vectors) {
+                EACH_VECTOR(PIXELS, 0)
+                MULTIPLY_OUT(0) MULTIPLY_OUT(1) MULTIPLY_OUT(2) MULTIPLY_OUT(3)
+            } else {
+                EACH_OUT(WEIGHT, 0)
+                MULTIPLY_VECTOR(0) MULTIPLY_VECTOR(1) MULTIPLY_VECTOR(2) MULTIPLY_VECTOR(3)
+            }
+        }
+    }
+    if (!first) {
+        EACH(ADD)
+    }
+    EACH(STORE)
+#undef EACH_VECTOR
+#undef EACH_OUT
+#undef EACH
+#undef DECLARE
+#undef PIXELS
+#undef WEIGHT
+#undef MULTIPLY
+#undef MULTIPLY_OUT
+#undef MULTIPLY_VECTOR
+#undef ADD
+#undef STORE
+}
+
+typedef void planes_multiply_fn(const planes_row *row, const planes_row *end, int64_t x, const float *w, float *sums,
+                                int first);
+
+#define PLANES_MULTIPLY(outs, vectors)                                                                          \
+    static void planes_multiply_##outs##_##vectors(const planes_row *row, const planes_row *end, int64_t x,     \
+                                                   const float *w, float *sums, int first)                      \
+    {                                                                                                           \
+        planes_multiply(row, end, x, w, sums, first, outs, vectors);                                            \
+    }
+#define PLANES_MULTIPLY_4(outs) \
+    PLANES_MULTIPLY(outs, 1) PLANES_MULTIPLY(outs, 2) PLANES_MULTIPLY(outs, 3) PLANES_MULTIPLY(outs, 4)
+PLANES_MULTIPLY_4(1)
+PLANES_MULTIPLY_4(2)
+PLANES_MULTIPLY_4(3)
+PLANES_MULTIPLY_4(4)
+
+/* Asks for part `i` of `count` of some floats. */
+VEC void planes_ask(const float *from, int64_t n, int64_t i, int64_t count)
+{
+    const char *at = (const char *)(from + i * n / count), *end = (const char *)(from + (i + 1) * n / count);
+    for (; at < end; at += 64)
+        vec_prefetch(at);
+}
+
+/* Part `i` of `count` of what is wanted after output line oy's products: where they go, and the next line of the frames. */
+static void planes_ask_ahead(const planes_tile *t, int64_t oy, int64_t i, int64_t count)
+{
+    const imagine__conv_args *a = t->p->args;
+    planes_ask(a->y + (oy * a->out_w + t->x) * a->ldy, t->width * a->ldy, i, count);
+    int64_t y = t->loaded - a->pad_top;
+    if (oy + 1 == t->end || y < 0 || y >= a->height || t->x >= a->width)
+        return;
+    for (int64_t part = 0; part < a->w->kt; part++)
+        if (a->x[part])
+            planes_ask(a->x[part] + (y * a->width + t->x) * a->ldx, gemm_min(t->width, a->width - t->x) * a->ldx, i, count);
+}
+
+/* A block's products for all outputs and pixels of the strip's line. */
+static void planes_run_block(const planes_tile *t, int64_t oy, const planes_row *row, const planes_row *end)
+{
+#define OF(outs) \
+    {planes_multiply_##outs##_1, planes_multiply_##outs##_2, planes_multiply_##outs##_3, planes_multiply_##outs##_4}
+    static planes_multiply_fn *const multiply[PLANES_OUTS][4] = {OF(1), OF(2), OF(3), OF(4)};
+#undef OF
+    const gemm *g = t->p->g;
+    int64_t vectors = gemm_ceil(t->width, VEC_LANES), k = g->parts * g->part_k;
+    for (int64_t o = 0; o < g->n; o += PLANES_OUTS) {
+        int64_t outs = gemm_min(PLANES_OUTS, g->n - o), most = VEC_LANES == 8 && outs == PLANES_OUTS ? 3 : 4;
+        const float *w = t->weights + o / GEMM_COLUMNS * GEMM_COLUMNS * k + o % GEMM_COLUMNS;
+        if (row == t->rows)
+            planes_ask_ahead(t, oy, o / PLANES_OUTS, gemm_ceil(g->n, PLANES_OUTS));
+        for (int64_t v = 0; v < vectors; v += most)
+            multiply[outs - 1][gemm_min(most, vectors - v) - 1](row, end, v * VEC_LANES, w,
+                                                                t->sums + o * PLANES_STRIP + v * VEC_LANES,
+                                                                row == t->rows);
+    }
+}
+
+static void planes_multiply_line(const planes_tile *t, int64_t oy)
+{
+    for (int64_t i = 0, end; i < t->count; i = end) {
+        for (end = i + 1; end < t->count && t->rows[end].block == i; end++) {
+        }
+        planes_run_block(t, oy, t->rows + i, t->rows + end);
+    }
+    if (t->count == 0)
+        memset(t->sums, 0, (size_t)(PLANES_STRIP * t->p->g->n) * sizeof *t->sums);
+}
+
+/* `count` of x's four floats, plus add's if there is any. */
+VEC void planes_store_row(float *y, __m128 x, const float *add, int64_t count)
+{
+    vec_store_few(y, add ? _mm_add_ps(x, vec_load_few(add, count)) : x, count);
+}
+
+/* Up to four outputs from `o` on of up to four pixels from `x` of the strip on. */
+VEC void planes_store(const planes_tile *t, int64_t pixel, int64_t x, int64_t o)
+{
+    const gemm_output *out = &t->p->g->out;
+    const float *s = t->sums + o * PLANES_STRIP + x;
+    __m128 r[4] = {_mm_loadu_ps(s), _mm_loadu_ps(s + PLANES_STRIP), _mm_loadu_ps(s + 2 * PLANES_STRIP),
+                   _mm_loadu_ps(s + 3 * PLANES_STRIP)};
+    _MM_TRANSPOSE4_PS(r[0], r[1], r[2], r[3]);
+    float *y = out->y + (pixel + x) * out->ldy + o;
+    const float *add = out->add ? out->add + (pixel + x) * out->ld_add + o : NULL;
+    int64_t count = t->p->g->n - o, left = t->width - x;
+    planes_store_row(y, r[0], add, count);
+    if (left > 1)
+        planes_store_row(y + out->ldy, r[1], add ? add + out->ld_add : NULL, count);
+    if (left > 2)
+        planes_store_row(y + 2 * out->ldy, r[2], add ? add + 2 * out->ld_add : NULL, count);
+    if (left > 3)
+        planes_store_row(y + 3 * out->ldy, r[3], add ? add + 3 * out->ld_add : NULL, count);
+}
+
+/* A line's sums become y. */
+static void planes_finish_line(const planes_tile *t, int64_t oy)
+{
+    const gemm_output *out = &t->p->g->out;
+    int64_t n = t->p->g->n, pixel = oy * t->p->args->out_w + t->x;
+    for (int64_t o = 0; o < n && (out->bias || out->act != IMAGINE__ACT_NONE); o++) {
+        for (float *s = t->sums + o * PLANES_STRIP; s < t->sums + o * PLANES_STRIP + t->width; s += VEC_LANES) {
+            vec x = vec_load(s);
+            if (out->bias)
+                x = vec_add(x, vec_set1(out->bias[o]));
+            vec_store(s, vec_act(x, out->act));
+        }
+    }
+    for (int64_t x = 0; x < t->width; x += 4) {
+        int64_t o = 0;
+        if (!out->add && x + 4 <= t->width)
+            for (; o + 8 <= n; o += 8)
+                planes_transpose(t->sums + o * PLANES_STRIP + x, PLANES_STRIP, out->y + (pixel + x) * out->ldy + o,
+                                 out->ldy, 4);
+        for (; o < n; o += 4)
+            planes_store(t, pixel, x, o);
+    }
+}
+
+static void planes_run_tile(void *arg, int64_t tile, void *scratch)
+{
+    const planes *p = arg;
+    const gemm *g = p->g;
+    const imagine__conv_args *a = p->args;
+    const imagine__conv_weight *w = a->w;
+    int64_t oy = tile / p->strips * p->lines, wide = planes_round(g->n, GEMM_COLUMNS) * g->parts * g->part_k;
+    planes_tile t = {.p = p, .x = tile % p->strips * PLANES_STRIP, .end = gemm_min(oy + p->lines, a->out_h)};
+    t.width = gemm_min(PLANES_STRIP, a->out_w - t.x);
+    t.rows = scratch;
+    t.lines = (float *)((char *)scratch + planes_round(planes_most_rows(g, w) * (int64_t)sizeof *t.rows, 64));
+    t.sums = t.lines + planes_round(w->kt * w->kh * w->cin * p->pitch, 16);
+    t.offsets = (int32_t *)(t.sums + planes_round(g->n, 8) * PLANES_STRIP);
+    t.weights = g->packed;
+    if (g->type == IMAGINE__W_BF16) {
+        float *to = (float *)t.offsets + w->kw * w->cin;
+        t.weights = to;
+        for (int64_t i = 0; i < wide; i += VEC_LANES)
+            vec_store(to + i, vec_load_bf16((const uint16_t *)g->packed + i));
+    }
+    for (int64_t dx = 0; dx < w->kw; dx++)
+        for (int64_t c = 0; c < w->cin; c++)
+            t.offsets[dx * w->cin + c] = (int32_t)(c * p->pitch + dx);
+    planes_find_rows(&t);
+    for (; oy < t.end; oy++) {
+        planes_load(&t, oy);
+        planes_multiply_line(&t, oy);
+        planes_finish_line(&t, oy);
+    }
+}
+
+/* 1: this way is faster (measured, docs/speed-log.md), and the scratch is large enough. */
+static int planes_suit(planes *p, const gemm *g, const imagine__conv_args *a)
+{
+    const imagine__conv_weight *w = a->w;
+    const int64_t wide = VEC_LANES == 16 ? 128 : 48, many = VEC_LANES == 16 ? 48 : 24;
+    if (a->upsample > 1 || a->stride_w > 1)
+        return 0;
+    if (a->out_w < 2 * VEC_LANES || 4 * a->out_w < 3 * planes_round(a->out_w, VEC_LANES))
+        return 0;
+    if (w->cin > 4 && !(w->cin <= many && w->cout < wide) && !(w->cin <= 96 && w->cout <= 12))
+        return 0;
+    *p = (planes){.g = g, .args = a, .pitch = planes_round(PLANES_STRIP + w->kw - 1, 8)};
+    return planes_scratch(p) <= IMAGINE__SCRATCH;
+}
+
+static void planes_start(imagine__run *run, planes *p)
+{
+    const imagine__conv_args *a = p->args;
+    double line = 2.0 * (double)(gemm_min(PLANES_STRIP, a->out_w) * p->g->n * p->g->parts * p->g->part_k);
+    p->strips = gemm_ceil(a->out_w, PLANES_STRIP);
+    p->lines = gemm_plan_lines(a->out_h, p->strips, line);
+    imagine__parallel(run, p->strips * gemm_ceil(a->out_h, p->lines), planes_run_tile, p);
+}
+
+#endif
