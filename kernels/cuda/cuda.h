@@ -38,6 +38,7 @@ typedef struct imagine__cuda_call {
      * piece the operation is computed in f32 by a kernel that needs none: exact, and far slower. */
     void *workspace;
     size_t workspace_size;
+    void *products; /* opened by products_open(), of one thread at a time, or NULL */
 } imagine__cuda_call;
 #define IMAGINE__CUDA_WORKSPACE ((size_t)256 << 20) /* enough for pieces that fill a GPU */
 
@@ -153,6 +154,14 @@ typedef struct imagine__cuda {
     /* y[frame, i, j, :] = x[frame, i / 2, j / 2, :] for frames [height, width, channels] of 2- or 4-byte values. */
     int (*upsample)(const void *x, void *y, int64_t frames, int64_t height, int64_t width, int64_t channels,
                     imagine__cuda_type type, void *stream);
+
+    /* cuBLASLt, for large products in bf16, with what has been planned for each shape: in products_size() bytes of the
+     * caller's, aligned to 16, for the current device. products_open() gives 1 when the library is there; where it gives 0 the
+     * memory holds nothing, and products are the module's own either way. With it, results also depend on the workspace's
+     * size. */
+    size_t (*products_size)(void);
+    int (*products_open)(void *memory);
+    void (*products_close)(void *memory); /* all work is done */
 
     /* The operations of kernels.h as they are named there, f32: their argument structs lie in host memory and may go once the
      * call returns, as may the weight's struct and the array of a convolution's frames; all else they point to is on the

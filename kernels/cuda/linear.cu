@@ -32,27 +32,84 @@ static const void *weight_bf16(const void *packed, imagine__wtype type, int64_t 
 
 /* ---- linear ------------------------------------------------------------------------------------------------------ */
 
+/* From so many multiply-adds on cuBLASLt is asked. */
+#define LARGE IMAGINE__BODY((int64_t)1 << 26, (int64_t)1 << 12)
+#define LT_ROOM ((size_t)32 << 20) /* what it has use for */
+
+/* How cuBLASLt has a part in a layer: not at all; for all of it; for the sums, which the epilogue's kernel then finds in y's
+ * own rows or, where y is also what is added, in the workspace. */
+enum lt_part { LT_NONE, LT_ALL, LT_SUMS_IN_PLACE, LT_SUMS };
+
+static lt_part part_of(const imagine__linear_args *a, const product_epilogue &e, const imagine__cuda_call *call)
+{
+    if (!imagine__cuda_products_there(call->products) || !e.aligned || a->m * a->w->n * a->w->k < LARGE)
+        return LT_NONE;
+    if (!a->mul && !a->gate && (a->act == IMAGINE__ACT_NONE || (a->act == IMAGINE__ACT_GELU_TANH && !a->add)))
+        return LT_ALL;
+    return a->add == a->y ? LT_SUMS : LT_SUMS_IN_PLACE;
+}
+
+/* A piece of a layer. */
+struct piece {
+    rows_source x;
+    product_weight w;
+    product_epilogue e;
+    lt_part part;
+    float *sums; /* of LT_SUMS */
+    void *lt_room;
+    size_t lt_size;
+};
+
+/* Whether cuBLASLt took the piece; *status is then the result. */
+static bool by_library(const piece &p, const imagine__cuda_call *call, int *status)
+{
+    float *y = p.e.y + p.e.first * p.e.ldy;
+    lt_product a = {(const uint16_t *)p.x.x, p.w.w, y, p.x.m, p.w.n, p.x.k, p.e.ldy, nullptr, nullptr, 0, false, p.lt_room,
+                    p.lt_size};
+    if (p.part == LT_NONE)
+        return false;
+    if (p.part == LT_ALL) {
+        a.bias = p.w.bias;
+        a.gelu = p.e.act == IMAGINE__ACT_GELU_TANH;
+        a.add = p.e.add ? p.e.add + p.e.first * p.e.ld_add : nullptr;
+        a.ld_add = p.e.ld_add;
+        return imagine__cuda_products_multiply(call->products, a, call->stream);
+    }
+    if (p.part == LT_SUMS)
+        a.y = p.sums, a.ldy = p.w.n;
+    if (!imagine__cuda_products_multiply(call->products, a, call->stream))
+        return false;
+    *status = imagine__cuda_finish(a.y, a.ldy, p.w, p.e, call->stream);
+    return true;
+}
+
 /* Whether there was room; *status is then the result. */
-static bool linear_bf16(const imagine__linear_args *a, const imagine__cuda_call *call, product_epilogue e, int *status)
+static bool linear_bf16(const imagine__linear_args *a, const imagine__cuda_call *call, const product_epilogue &e, int *status)
 {
     const imagine__linear_weight *w = a->w;
     workspace room = workspace_of(call);
     int64_t k = in_whole_eights(w->k);
-    product_weight weight = {weight_bf16(w->packed, w->type, w->n, w->k, &room, call->stream, status), w->bias, w->n, k,
-                             IMAGINE__W_BF16, true};
-    int64_t rows = (int64_t)(room.left / 256 * 256 / 2) / (k ? k : 1);
+    piece p = {{}, {weight_bf16(w->packed, w->type, w->n, w->k, &room, call->stream, status), w->bias, w->n, k,
+                    IMAGINE__W_BF16, true}, e, part_of(a, e, call), nullptr, nullptr, 0};
+    if (p.part != LT_NONE) {
+        p.lt_size = (room.left / 4 < LT_ROOM ? room.left / 4 : LT_ROOM) / 256 * 256;
+        p.lt_room = take(&room, (int64_t)p.lt_size / 2);
+    }
+    int64_t row = 2 * k + (p.part == LT_SUMS ? 4 * w->n : 0); /* bytes */
+    int64_t rows = room.left < 512 ? 0 : (int64_t)(room.left - 512) / (row ? row : 1);
     rows = rows < a->m ? rows / ROWS * ROWS : a->m;
-    uint16_t *x = weight.w && rows ? take(&room, rows * k) : nullptr;
-    if (!x)
+    uint16_t *x = p.w.w && rows ? take(&room, rows * k) : nullptr;
+    p.sums = p.part == LT_SUMS && x ? (float *)take(&room, 2 * rows * w->n) : nullptr;
+    if (!x || (p.part == LT_SUMS && !p.sums))
         return false;
     for (int64_t first = 0; first < a->m && !*status; first += rows) {
-        e.first = first;
-        e.m = first + rows < a->m ? first + rows : a->m;
-        rows_source source = {x, e.m - first, k, k, true};
-        *status = imagine__cuda_convert(
-            rounded_rows(a->x + first * a->ldx, IMAGINE__W_F32, source.m, w->k, a->ldx, x, k), call->stream);
-        if (!*status)
-            *status = imagine__cuda_multiply_bf16(source, weight, e, call->stream);
+        p.e.first = first;
+        p.e.m = first + rows < a->m ? first + rows : a->m;
+        p.x = {x, p.e.m - first, k, k, true};
+        *status = imagine__cuda_convert(rounded_rows(a->x + first * a->ldx, IMAGINE__W_F32, p.x.m, w->k, a->ldx, x, k),
+                                        call->stream);
+        if (!*status && !by_library(p, call, status))
+            *status = imagine__cuda_multiply_bf16(p.x, p.w, p.e, call->stream);
     }
     return true;
 }

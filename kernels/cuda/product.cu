@@ -156,3 +156,27 @@ int imagine__cuda_multiply(const taps_source &source, const product_weight &w, c
 {
     return multiply(source, w, e, stream);
 }
+
+/* ---- the epilogue alone ------------------------------------------------------------------------------------------ */
+
+#define FINISHERS 256
+
+__global__ void __launch_bounds__(FINISHERS) finish_kernel(const float *sums, int64_t stride, product_weight w,
+                                                           product_epilogue e)
+{
+    int64_t across = (w.n + 3) / 4, i = (int64_t)blockIdx.x * FINISHERS + threadIdx.x, row = i / across;
+    int64_t column = i % across * 4;
+    if (row >= e.m - e.first)
+        return;
+    float v[4];
+    load4(sums, IMAGINE__W_F32, row * stride + column, count_before(column, w.n), e.aligned, v);
+    finish4(e, w.bias, w.n, row, column, v);
+}
+
+int imagine__cuda_finish(const float *sums, int64_t stride, const product_weight &w, const product_epilogue &e, void *stream)
+{
+    int64_t blocks = ((e.m - e.first) * ((w.n + 3) / 4) + FINISHERS - 1) / FINISHERS;
+    if (blocks > 0x7fffffff)
+        return IMAGINE__CUDA_INVALID;
+    return launch(finish_kernel, (unsigned)blocks, FINISHERS, 0, stream, sums, stride, w, e);
+}

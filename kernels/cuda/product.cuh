@@ -159,6 +159,26 @@ IMAGINE__INLINE int64_t offset_of(const taps_source &s, const taps_place &p, int
     return (s.upsample == 2 ? y / 2 * s.width + x / 2 : y * s.width + x) * s.ldx + c;
 }
 
+/* ---- cuBLASLt, if it is there ------------------------------------------------------------------------------------ */
+
+/* y [m, n] = gelu(x [m, k] W [n, k]^T + bias) + add, x and W dense bf16, y and add f32 by rows; no gelu with a term. */
+struct lt_product {
+    const uint16_t *x;
+    const void *w;
+    float *y;
+    int64_t m, n, k, ldy;
+    const float *bias, *add; /* or NULL */
+    int64_t ld_add;
+    bool gelu; /* of tanh */
+    void *workspace;
+    size_t workspace_size;
+};
+
+/* `products` is the call's. */
+bool imagine__cuda_products_there(void *products);
+/* false: not started, for whatever reason. */
+bool imagine__cuda_products_multiply(void *products, const lt_product &args, void *stream);
+
 /* ---- kernels ----------------------------------------------------------------------------------------------------- */
 
 /* In f32, for sources of f32. */
@@ -167,5 +187,7 @@ int imagine__cuda_multiply(const taps_source &source, const product_weight &w, c
 /* On tensor cores (sm_80): x and W in bf16, all strides, k and channels multiples of eight, all pointers of 16 bytes. */
 int imagine__cuda_multiply_bf16(const rows_source &source, const product_weight &w, const product_epilogue &e, void *stream);
 int imagine__cuda_multiply_bf16(const taps_source &source, const product_weight &w, const product_epilogue &e, void *stream);
+/* The epilogue alone, of sums that lie in memory, row e.first first; they may be y's own rows. */
+int imagine__cuda_finish(const float *sums, int64_t stride, const product_weight &w, const product_epilogue &e, void *stream);
 
 #endif

@@ -86,7 +86,7 @@ static void free_problem(problem *p)
     free(p->bias);
 }
 
-static const imagine__cuda_call exact = {NULL, IMAGINE__CUDA_F32, 0, NULL, 0};
+static const imagine__cuda_call exact = {.precision = IMAGINE__CUDA_F32};
 
 /* Through the entry for f32 tensors where they are. */
 static int attend(const problem *p, const imagine__cuda_call *call)
@@ -312,7 +312,7 @@ static void plain_shapes(void)
 static void f32_products(void)
 {
     check_random r = {12};
-    imagine__cuda_call call = {NULL, IMAGINE__CUDA_F32, 0, NULL, (size_t)1 << 20};
+    imagine__cuda_call call = {.workspace_size = (size_t)1 << 20};
     CUDA_OK(cuda->allocate(&call.workspace, call.workspace_size));
     cuda_check_prefer(80, 3);
     for (int i = 0; i < 16; i++) {

@@ -6,3 +6,14 @@ extern "C" void cuda_check_prefer(int capability, uint32_t seed)
     emulator::set_capability(capability);
     emulator::set_seed(seed);
 }
+
+extern "C" int cuda_check_library(int there, int good_calls)
+{
+    emulator::set_library(there, good_calls);
+    return 1;
+}
+
+extern "C" int cuda_check_products()
+{
+    return emulator::library_products();
+}

@@ -119,7 +119,7 @@ static float *device_conv(const shape *s, const inputs *in, const imagine__cuda_
     return cuda_fetch_rows(y, IMAGINE__W_F32, in->out_h * in->out_w, s->cout, s->ldy, outputs_of(s, in));
 }
 
-static const imagine__cuda_call exact = {NULL, IMAGINE__CUDA_F32, 0, NULL, 0};
+static const imagine__cuda_call exact = {.precision = IMAGINE__CUDA_F32};
 
 static void compare(const shape *s, check_random *r, const imagine__cuda_call *call, double limit)
 {

@@ -12,6 +12,11 @@
  * on a GPU, which is what it is. */
 void cuda_check_prefer(int capability, uint32_t seed);
 
+/* On the emulator: whether cuBLASLt is there, and after how many calls all of its fail; how many products it has started since.
+ * On a GPU it is there or not; 0, and -1. */
+int cuda_check_library(int there, int good_calls);
+int cuda_check_products(void);
+
 static const imagine__cuda *cuda; /* the module under test */
 
 #define CUDA_OK(call)                                             \
@@ -130,7 +135,7 @@ static inline void cuda_round(float *x, int64_t n)
 /* How operations on the tensor cores are called: with a workspace, to be released. */
 static inline imagine__cuda_call cuda_call_bf16(size_t size)
 {
-    imagine__cuda_call call = {NULL, IMAGINE__CUDA_BF16, 0, NULL, size};
+    imagine__cuda_call call = {.precision = IMAGINE__CUDA_BF16, .workspace_size = size};
     CUDA_OK(cuda->allocate(&call.workspace, size));
     return call;
 }

@@ -70,6 +70,13 @@ void set_seed(uint32_t seed);
 void set_capability(int capability);
 int capability();
 
+/* cuBLASLt (cublas.cpp). */
+void *open_library(const char *name);
+void *find_function(void *library, const char *name);
+/* Whether it is there, how many of its calls go well before all fail, and how many products it has started since. */
+void set_library(bool there, int good_calls);
+int library_products();
+
 template <class... Parameters, class... Arguments>
 int start(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, const Arguments &...arguments)
 {

@@ -126,7 +126,7 @@ static shape random_shape(check_random *r, int64_t m, int64_t n, int64_t k)
     return s;
 }
 
-static const imagine__cuda_call exact = {NULL, IMAGINE__CUDA_F32, 0, NULL, 0};
+static const imagine__cuda_call exact = {.precision = IMAGINE__CUDA_F32};
 
 static void shapes(void)
 {
@@ -178,7 +178,7 @@ static void pieces(void)
 {
     check_random r = {7};
     imagine__cuda_call call = cuda_call_bf16((size_t)1 << 20), little = call, none = call;
-    little.workspace_size = 128 * 48 * 2 + 30 * 48 * 2 + 512;
+    little.workspace_size = 128 * 48 * 2 + 30 * 48 * 2 + 1024;
     none.workspace = NULL;
     shape s = {.m = 300, .n = 30, .k = 45, .ldx = 45, .ldy = 30, .bias = 1, .gate = 1, .gate_rows = 7, .add = 1, .mul = 1};
     inputs in = make_inputs(&s, &r);
@@ -191,6 +191,71 @@ static void pieces(void)
     free(parts);
     free(without);
     free(in_f32);
+    free_inputs(&in);
+    cuda->release(call.workspace);
+}
+
+/* Through cuBLASLt: what it can do all of, what it can do the sums of, and pieces. On a GPU the layers are larger, for it is
+ * asked only for large ones, and this is what tells whether its gelu is the one of tanh. */
+static void library(void)
+{
+    check_random r = {8};
+    int emulated = cuda_check_library(1, 1 << 30), scale = emulated ? 1 : 8, expected = 0;
+    imagine__cuda_call call = cuda_call_bf16((size_t)(emulated ? 4 : 64) << 20);
+    call.products = check_alloc(cuda->products_size());
+    int there = cuda->products_open(call.products);
+    CHECK(there || !emulated);
+    printf("    cuBLASLt is %sthere\n", there ? "" : "not ");
+    for (int i = 0; i < 24; i++) {
+        shape s = random_shape(&r, scale * check_between(&r, 16, 160), scale * 4 * check_between(&r, 8, 40),
+                               scale * 8 * check_between(&r, 2, 12));
+        s.ldy = s.n + 4 * (i % 2);
+        s.act = i % 3 ? s.act : IMAGINE__ACT_GELU_TANH;
+        s.mul = s.gate = 0;
+        s.add = i % 3 ? s.add : 0;
+        if (i % 4 == 3)
+            s.gate = 1;
+        imagine__cuda_call less = call;
+        if (i % 5 == 0) /* room for W, cuBLASLt's quarter of the rest, and 128 rows of x and of sums */
+            less.workspace_size = (size_t)(s.n * s.k * 2 + (128 * (2 * s.k + 4 * s.n) + 2048) * 4 / 3 + 1024);
+        compare(&s, &r, &less, LIMIT_BF16);
+        expected++;
+    }
+    CHECK(!emulated || cuda_check_products() >= expected);
+    cuda_report("linear, cuBLASLt");
+    cuda->products_close(call.products);
+    cuda->release(call.workspace);
+    free(call.products);
+    cuda_check_library(0, 0);
+}
+
+/* cuBLASLt is not there, or fails at any call: the same bytes as without it. */
+static void library_fails(void)
+{
+    check_random r = {9};
+    imagine__cuda_call call = cuda_call_bf16((size_t)1 << 20);
+    shape s = {.m = 40, .n = 24, .k = 32, .ldx = 32, .ldy = 24, .bias = 1, .act = IMAGINE__ACT_SILU, .add = 2, .gate_rows = 1};
+    inputs in = make_inputs(&s, &r);
+    float *own = device_linear(&s, &in, &call);
+    int begun = 0;
+    void *memory = check_alloc(cuda->products_size());
+    for (int good = -1; good < 20; good++) {
+        if (!cuda_check_library(good >= 0, good))
+            break; /* a GPU's does as it does */
+        int there = cuda->products_open(memory);
+        CHECK(there == (good > 0));
+        call.products = memory;
+        for (int again = 0; again < 2; again++) {
+            float *y = device_linear(&s, &in, &call);
+            CHECK(cuda_check_products() || memcmp(y, own, 40 * 24 * 4) == 0);
+            free(y);
+        }
+        begun += cuda_check_products();
+        cuda->products_close(memory);
+    }
+    CHECK(begun > 0 || !cuda_check_library(0, 0));
+    free(memory);
+    free(own);
     free_inputs(&in);
     cuda->release(call.workspace);
 }
@@ -253,7 +318,8 @@ int main(int argc, char **argv)
 {
     static const test_case cases[] = {
         {"shapes", shapes}, {"deep", deep}, {"nothing", nothing}, {"not_finite", not_finite}, {"neighbours", neighbours},
-        {"tensor_cores", tensor_cores}, {"pieces", pieces},
+        {"tensor_cores", tensor_cores}, {"pieces", pieces}, {"library", library},
+        {"library_fails", library_fails},
     };
     return cuda_check_main("cuda/linear", cases, sizeof cases / sizeof *cases, argc, argv);
 }

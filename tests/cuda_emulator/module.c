@@ -57,9 +57,25 @@ static void devices(void)
     cuda->release(NULL);
 }
 
+/* Products can be opened and closed whether cuBLASLt is there or not; without a GPU it is of no use. */
+static void products(void)
+{
+    int32_t count = 0;
+    REQUIRE(cuda);
+    void *memory = malloc(cuda->products_size());
+    REQUIRE(memory);
+    cuda->device_count(&count);
+    int there = cuda->products_open(memory);
+    CHECK(there == 0 || (there == 1 && count));
+    cuda->products_close(memory);
+    cuda->products_close(memory);
+    cuda->products_close(NULL);
+    free(memory);
+}
+
 int main(int argc, char **argv)
 {
-    static const test_case cases[] = {{"opens", opens}, {"table", table}, {"devices", devices}};
+    static const test_case cases[] = {{"opens", opens}, {"table", table}, {"devices", devices}, {"products", products}};
     if (argc < 2) {
         fprintf(stderr, "usage: %s libimagine_cuda.so\n", argv[0]);
         return 2;

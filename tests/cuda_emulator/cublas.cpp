@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: MIT */
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+#include "emulator.h"
+#include "kernels/cuda/cublas.cuh"
+
+/* cuBLASLt as its manual has it, as far as kernels/cuda/cublas.cu uses it: matrices by columns, of bf16 with sums in f32.
+ * Descriptors that are still there when the handle goes are a fault, as is whatever the manual forbids. */
+
+struct lt_opaque {
+    int kind; /* which of the functions made it */
+    int32_t transpose_a, epilogue;
+    const float *bias;
+    int type;
+    uint64_t rows, columns, workspace;
+    int64_t stride;
+};
+
+namespace emulator {
+
+static bool is_there;
+static int left, started, alive;
+
+enum { HANDLE, DESCRIPTOR, LAYOUT, PREFERENCE };
+
+static bool call_fails()
+{
+    return left-- <= 0;
+}
+
+static int make(lt_opaque **made, int kind)
+{
+    if (call_fails())
+        return 3;
+    *made = new lt_opaque{};
+    (*made)->kind = kind;
+    alive++;
+    return 0;
+}
+
+static int destroy(lt_opaque *o)
+{
+    delete o;
+    alive--;
+    return 0;
+}
+
+static int lt_create(lt_handle *handle)
+{
+    return make(handle, HANDLE);
+}
+
+static int lt_destroy(lt_handle handle)
+{
+    destroy(handle);
+    return 0;
+}
+
+static int descriptor_create(lt_descriptor *made, int compute, int scale_type)
+{
+    return compute == LT_COMPUTE_F32 && scale_type == LT_F32 ? make(made, DESCRIPTOR) : 7;
+}
+
+static int descriptor_set(lt_descriptor d, int attribute, const void *value, size_t size)
+{
+    if (call_fails() || d->kind != DESCRIPTOR)
+        return 7;
+    if (attribute == LT_TRANSPOSE_A && size == 4)
+        memcpy(&d->transpose_a, value, 4);
+    else if (attribute == LT_EPILOGUE && size == 4)
+        memcpy(&d->epilogue, value, 4);
+    else if (attribute == LT_BIAS && size == sizeof(void *))
+        memcpy(&d->bias, value, size);
+    else
+        return 7;
+    return 0;
+}
+
+static int layout_create(lt_layout *made, int type, uint64_t rows, uint64_t columns, int64_t stride)
+{
+    int status = stride < (int64_t)rows ? 7 : make(made, LAYOUT);
+    if (!status)
+        (*made)->type = type, (*made)->rows = rows, (*made)->columns = columns, (*made)->stride = stride;
+    return status;
+}
+
+static int preference_create(lt_preference *made)
+{
+    return make(made, PREFERENCE);
+}
+
+static int preference_set(lt_preference p, int attribute, const void *value, size_t size)
+{
+    if (call_fails() || p->kind != PREFERENCE || attribute != LT_MOST_WORKSPACE || size != 8)
+        return 7;
+    memcpy(&p->workspace, value, 8);
+    return 0;
+}
+
+static bool fit(lt_descriptor o, lt_layout a, lt_layout b, lt_layout c, lt_layout d)
+{
+    bool gelu_and_term = o->epilogue & LT_GELU_EPILOGUE && c != d && c->stride != d->stride;
+    return o->kind == DESCRIPTOR && o->transpose_a == LT_TRANSPOSED && a->type == LT_BF16 && b->type == LT_BF16 &&
+           c->type == LT_F32 && d->type == LT_F32 && a->rows == b->rows && a->columns == d->rows && b->columns == d->columns &&
+           c->rows == d->rows && c->columns == d->columns && !gelu_and_term;
+}
+
+static int heuristic(lt_handle, lt_descriptor o, lt_layout a, lt_layout b, lt_layout c, lt_layout d, lt_preference p, int,
+                     lt_result *result, int *found)
+{
+    if (call_fails() || !fit(o, a, b, c, d))
+        return 7;
+    *result = {};
+    result->workspace = p->workspace < 1024 ? p->workspace : 1024;
+    result->algorithm.data[0] = a->rows;
+    *found = 1;
+    return 0;
+}
+
+static float half(const uint16_t *p)
+{
+    return __builtin_bit_cast(float, (uint32_t)*p << 16);
+}
+
+/* `count` values from device memory. */
+template <class T> static std::vector<T> fetch(const T *from, int64_t count)
+{
+    std::vector<T> values((size_t)count);
+    copy_out(values.data(), from, (size_t)count * sizeof(T));
+    return values;
+}
+
+static int multiply(lt_handle, lt_descriptor o, const void *alpha, const void *a, lt_layout la, const void *b, lt_layout lb,
+                    const void *beta, const void *c, lt_layout lc, void *d, lt_layout ld, const lt_algorithm *algorithm,
+                    void *workspace, size_t size, void *)
+{
+    if (call_fails() || !fit(o, la, lb, lc, ld) || algorithm->data[0] != la->rows || (size && !workspace) ||
+        ((uintptr_t)workspace | (uintptr_t)a | (uintptr_t)b | (uintptr_t)c | (uintptr_t)d) % 16)
+        return 7;
+    int64_t k = (int64_t)la->rows, n = (int64_t)ld->rows;
+    for (int64_t column = 0; column < (int64_t)ld->columns; column++) {
+        std::vector<uint16_t> x = fetch((const uint16_t *)b + column * lb->stride, k);
+        std::vector<float> y((size_t)n), term, bias;
+        if (*(const float *)beta != 0)
+            term = fetch((const float *)c + column * lc->stride, n);
+        if (o->epilogue & LT_BIAS_EPILOGUE)
+            bias = fetch(o->bias, n);
+        for (int64_t row = 0; row < n; row++) {
+            std::vector<uint16_t> w = fetch((const uint16_t *)a + row * la->stride, k);
+            double sum = 0;
+            for (size_t i = 0; i < (size_t)k; i++)
+                sum += (double)half(&w[i]) * half(&x[i]);
+            sum = sum * *(const float *)alpha + (term.empty() ? 0 : *(const float *)beta * term[(size_t)row]) +
+                  (bias.empty() ? 0 : bias[(size_t)row]);
+            if (o->epilogue & LT_GELU_EPILOGUE)
+                sum = 0.5 * sum * (1 + tanh(0.79788456080286536 * (sum + 0.044715 * sum * sum * sum)));
+            y[(size_t)row] = (float)sum;
+        }
+        copy_in((float *)d + column * ld->stride, y.data(), (size_t)n * sizeof(float));
+    }
+    started++;
+    return 0;
+}
+
+void set_library(bool there, int good_calls)
+{
+    if (alive)
+        fprintf(stderr, "emulator: %d objects of cuBLASLt were never destroyed\n", alive), exit(1);
+    is_there = there;
+    left = good_calls;
+    started = 0;
+}
+
+int library_products()
+{
+    return started;
+}
+
+void *open_library(const char *name)
+{
+    return is_there && !strcmp(name, "libcublasLt.so.12") ? &is_there : nullptr;
+}
+
+void *find_function(void *, const char *name)
+{
+    static const struct {
+        const char *name;
+        void *function;
+    } table[] = {
+        {"cublasLtCreate", (void *)lt_create},
+        {"cublasLtDestroy", (void *)lt_destroy},
+        {"cublasLtMatmulDescCreate", (void *)descriptor_create},
+        {"cublasLtMatmulDescDestroy", (void *)destroy},
+        {"cublasLtMatmulDescSetAttribute", (void *)descriptor_set},
+        {"cublasLtMatrixLayoutCreate", (void *)layout_create},
+        {"cublasLtMatrixLayoutDestroy", (void *)destroy},
+        {"cublasLtMatmulPreferenceCreate", (void *)preference_create},
+        {"cublasLtMatmulPreferenceDestroy", (void *)destroy},
+        {"cublasLtMatmulPreferenceSetAttribute", (void *)preference_set},
+        {"cublasLtMatmulAlgoGetHeuristic", (void *)heuristic},
+        {"cublasLtMatmul", (void *)multiply},
+    };
+    for (const auto &entry : table)
+        if (!strcmp(entry.name, name))
+            return entry.function;
+    return nullptr;
+}
+
+} // namespace emulator
