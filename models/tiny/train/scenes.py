@@ -24,6 +24,7 @@ PLACES = {"left": (0, None), "right": (1, None), "top": (None, 0), "bottom": (No
 RELATIONS = ("left of", "right of", "above", "below", "next to")
 # What a scene shows. "any" is any cut-out of the shared folder, whatever its caption is worth: for the VAE.
 MIXTURE = {"core": 0.77, "other": 0.14, "animation": 0.09}
+LAYOUTS = {"one": 0.56, "same": 0.17, "pair": 0.22, "three": 0.05}
 HIDDEN = 0.4  # at most this share of an object may have about its ground's colour
 
 
@@ -72,23 +73,21 @@ class Stream:
         """Scene `number`, with `frames` frames or a length drawn from the stream's."""
         rng = np.random.default_rng((self.seed, number))
         frames = frames or self.frames[rng.integers(len(self.frames))]
-        while True:
-            scene = self.attempt(rng, frames)
-            if scene and (self.held is None or split.held_out(scene) == self.held):
-                return scene
-
-    def attempt(self, rng, frames):
-        """A scene, or None where what was drawn does not fit together."""
         kinds, weights = zip(*((k, w) for k, w in self.mixture.items() if k != "animation" or frames > 1))
         subject = kinds[rng.choice(len(kinds), p=np.array(weights) / sum(weights))]
-        if subject == "animation":
-            scene = self.animation(rng, frames)
-        else:
-            scene = self.composed(rng, frames, subject)
-        return scene if scene and not self.hides(scene) else None
+        layout = tuple(LAYOUTS)[rng.choice(4, p=list(LAYOUTS.values()))] if subject == "core" else "one"
+        while True:  # until what was drawn fits together; the shares above stay as they are
+            if subject == "animation":
+                scene = self.animation(rng, frames)
+            else:
+                scene = self.composed(rng, frames, subject, layout)
+            if scene and (self.held is None or split.held_out(scene) == self.held) and not self.hides(scene):
+                return scene
 
     def hides(self, scene):
         """True where an object is hard to tell from its ground."""
+        if scene.ground.kind == "plain" and any(i.shown_colour() == scene.ground.name for i in scene.items):
+            return True
         return any(hidden_share(self.store, i, p, scene.ground) > HIDDEN for i, p in zip(scene.items, scene.paths))
 
     def ground(self, rng):
@@ -102,9 +101,8 @@ class Stream:
         scene.paths = [motions.Path(frames, *jittered(rng, 64, 64, 6), item.size)]
         return scene if fit(scene.paths) else None
 
-    def composed(self, rng, frames, subject):
+    def composed(self, rng, frames, subject, layout):
         pool = {"core": self.catalogue.core, "other": self.catalogue.others, "any": self.catalogue.any}[subject]
-        layout = ("one", "same", "pair", "three")[rng.choice(4, p=[0.56, 0.17, 0.22, 0.05])] if subject == "core" else "one"
         style = tuple(STYLE_WEIGHTS)[rng.choice(5, p=list(STYLE_WEIGHTS.values()))]
         count = {"one": 1, "same": 2 + int(rng.random() < 0.4), "pair": 2, "three": 3}[layout]
         first = pool[rng.integers(len(pool))]
@@ -163,7 +161,7 @@ def one(rng, scene):
     item.size = rng.uniform(*SIZES[item.size_word])
     scene.motion = single_motion(rng, scene, item)
     kind = scene.motion.kind
-    if kind in ("still", *motions.IN_PLACE) and item.size_word != "large" and rng.random() < 0.5:
+    if kind in ("still", *motions.IN_PLACE) and item.size_word != "large" and rng.random() < 0.65:
         scene.place = tuple(PLACES)[rng.integers(len(PLACES))]
     x, y = placed(rng, scene.place or "centre")
     if not scene.place:
