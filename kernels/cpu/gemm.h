@@ -26,6 +26,7 @@
 #define GEMM_DEPTH 384
 #define GEMM_TILE_ROWS 144
 #define GEMM_TILE_COLUMNS 256
+#define GEMM_NEAR (256 << 10) /* bytes of rows that a tile may have without asking for them ahead */
 #define GEMM_GROUP (GEMM_ROWS * GEMM_COLUMNS) /* sums that the inner loop holds in registers */
 
 /* What becomes of the sums: as imagine__linear_args says. */
@@ -57,8 +58,11 @@ struct gemm {
     /* Copies k..k+depth-1 of a part of rows row..row+rows-1 to a[][GEMM_DEPTH]. */
     void (*fill)(const gemm *g, float *a, int64_t row, int64_t rows, int64_t part, int64_t k, int64_t depth);
     int (*skipped)(const gemm *g, int64_t part); /* 1: the part is all zeros; NULL: none is */
+    /* Where k.. of a row lies in memory, for asking ahead; NULL: in no one piece. */
+    const void *(*source_row)(const gemm *g, int64_t row, int64_t k);
     gemm_output out;
     int64_t tile_rows, tile_columns, row_tiles, tiles; /* gemm_plan */
+    int ask_rows; /* the rows of a tile are too many to be in the cache already */
 };
 
 static inline int64_t gemm_min(int64_t a, int64_t b)
@@ -93,38 +97,57 @@ static int gemm_begin(gemm *g)
     return 1;
 }
 
-/* Of a tile: big ones use the caches best, but there must be some for every thread, and none may take long. */
-#define GEMM_LONGEST 7e8 /* operations */
+/* Operations of a tile: none may take long, and there must be some for every thread. */
+#define GEMM_LONGEST 7e8
+#define GEMM_SHORT 8e6
 #define GEMM_SHORTEST 4e6
 
+static inline int gemm_tiles_suit(double work, int64_t tiles)
+{
+    return work <= GEMM_LONGEST && (tiles >= 16 || (tiles >= 8 && work <= GEMM_SHORT) || work <= GEMM_SHORTEST);
+}
+
+/* What a product takes beside its multiply-adds, as a share of them, measured: each row is copied for every tile of columns, and
+ * each panel fetched, or widened, for every tile of rows. */
+static double gemm_overhead(const gemm *g, int64_t rows, int64_t columns)
+{
+    double copy = g->skipped ? 6 : 3.8; /* a convolution gathers them */
+    double panel = g->type == IMAGINE__W_BF16 ? 3 : 1.05;
+    return copy / (double)gemm_min(columns, g->n) + panel / (double)gemm_min(rows, g->m);
+}
+
+/* The best tiles that suit. */
 static void gemm_plan(gemm *g)
 {
-    double k = (double)(g->parts * g->part_k);
-    int64_t rows = GEMM_TILE_ROWS, columns = GEMM_TILE_COLUMNS;
-    for (;;) {
-        double work = 2.0 * (double)(gemm_min(rows, g->m) * gemm_min(columns, g->n)) * k;
-        int64_t tiles = gemm_ceil(g->m, rows) * gemm_ceil(g->n, columns);
-        if (work <= GEMM_LONGEST && (work <= GEMM_SHORTEST || tiles >= 16))
-            break;
-        if (columns > 128 || (rows <= 36 && columns > 32))
-            columns /= 2;
-        else if (rows > 36)
-            rows /= 2;
-        else
-            break;
+    static const int64_t some_rows[] = {144, 72, 48, 36, 24, 18, 12, 6}, some_columns[] = {256, 128, 96, 64, 32};
+    double best = 1e30, k = (double)(g->parts * g->part_k);
+    int64_t rows = 6, columns = 32;
+    for (int i = 0; i < 8; i++) {
+        for (int j = 0; j < 5; j++) {
+            int64_t r = gemm_min(some_rows[i], g->m), c = gemm_min(some_columns[j], g->n);
+            double overhead = gemm_overhead(g, r, c);
+            if (overhead < best && gemm_tiles_suit(2.0 * (double)(r * c) * k, gemm_ceil(g->m, r) * gemm_ceil(g->n, c))) {
+                best = overhead;
+                rows = r;
+                columns = c;
+            }
+        }
     }
-    g->tile_rows = gemm_ceil(gemm_ceil(g->m, gemm_ceil(g->m, rows)), GEMM_ROWS) * GEMM_ROWS;
+    g->row_tiles = gemm_ceil(g->m, rows);
+    g->tile_rows = gemm_ceil(g->m, g->row_tiles);
+    if (g->row_tiles >= 16 || g->tile_rows % GEMM_ROWS < 4) /* a group of four or five rows is nearly as fast as a whole one */
+        g->tile_rows = gemm_ceil(g->tile_rows, GEMM_ROWS) * GEMM_ROWS;
     g->row_tiles = gemm_ceil(g->m, g->tile_rows);
     g->tile_columns = gemm_ceil(gemm_ceil(g->n, gemm_ceil(g->n, columns)), GEMM_COLUMNS) * GEMM_COLUMNS;
     g->tiles = g->row_tiles * gemm_ceil(g->n, g->tile_columns);
+    g->ask_rows = g->source_row && (double)g->tile_rows * k * 4 > GEMM_NEAR;
 }
 
 /* The same for tiles of some of a picture's lines, `strips` beside each other, with the operations of one line. */
 static inline int64_t gemm_plan_lines(int64_t lines, int64_t strips, double work)
 {
     int64_t most = lines;
-    while (lines > 1 && ((double)lines * work > GEMM_LONGEST ||
-                         ((double)lines * work > GEMM_SHORTEST && gemm_ceil(most, lines) * strips < 16)))
+    while (lines > 1 && !gemm_tiles_suit((double)lines * work, gemm_ceil(most, lines) * strips))
         lines = gemm_ceil(lines, 2);
     return lines;
 }
@@ -266,18 +289,34 @@ static const float *gemm_panel(const gemm *g, const gemm_tile *t, int64_t column
     return t->b;
 }
 
-/* Group `i` of `groups` asks for its share of the panel after this one, so that the next first group need not wait. */
+/* A step of a block asks for its share of what the coming ones read, so that these need not wait: of the panel after this one,
+ * which may be the next block's first, and of its own rows in the next block. */
 static inline void gemm_prefetch(const gemm *g, const gemm_tile *t, int64_t column, int64_t k, int64_t depth, int64_t i,
                                  int64_t groups)
 {
-    int64_t size = g->type == IMAGINE__W_BF16 ? 2 : 4, bytes = depth * GEMM_COLUMNS * size;
-    if (column + GEMM_COLUMNS >= t->columns)
-        return;
-    int64_t offset = (t->column + column + GEMM_COLUMNS) * g->parts * g->part_k + k * GEMM_COLUMNS;
-    const char *next = (const char *)g->packed + offset * size;
-    int64_t share = (bytes / groups + 64) & ~(int64_t)63;
+    int64_t size = g->type == IMAGINE__W_BF16 ? 2 : 4, whole = g->parts * g->part_k, next = column + GEMM_COLUMNS;
+    int64_t left = gemm_min(g->block, whole - k - depth), from = k;
+    if (next >= t->columns) {
+        next = 0;
+        from = k + depth;
+        depth = left;
+    }
+    int64_t bytes = depth * GEMM_COLUMNS * size, share = (bytes / groups + 64) & ~(int64_t)63;
+    const char *panel = (const char *)g->packed + ((t->column + next) * whole + from * GEMM_COLUMNS) * size;
     for (int64_t at = i * share; at < gemm_min((i + 1) * share, bytes); at += 64)
-        vec_prefetch(next + at);
+        vec_prefetch(panel + at);
+}
+
+static inline void gemm_prefetch_rows(const gemm *g, const gemm_tile *t, int64_t column, int64_t k, int64_t row,
+                                      int64_t rows)
+{
+    int64_t bytes = 4 * gemm_min(g->block, g->part_k - k), panels = gemm_ceil(t->columns, GEMM_COLUMNS);
+    int64_t share = (bytes / panels + 64) & ~(int64_t)63, first = column / GEMM_COLUMNS * share;
+    for (int64_t r = row; bytes > 0 && r < row + rows; r++) {
+        const char *x = g->source_row(g, t->row + r, k);
+        for (int64_t at = first; at < gemm_min(first + share, bytes); at += 64)
+            vec_prefetch(x + at);
+    }
 }
 
 /* One block of K: adds its products to the sums, and after the last block turns these into y. */
@@ -295,6 +334,8 @@ static void gemm_block(const gemm *g, const gemm_tile *t, int64_t k, int64_t dep
         for (int64_t i = 0; i < groups; i++, sums += group_size) {
             int64_t row = i * GEMM_ROWS, rows = gemm_min(GEMM_ROWS, t->rows - row);
             gemm_prefetch(g, t, column, k, depth, i, groups);
+            if (g->ask_rows)
+                gemm_prefetch_rows(g, t, column, k + depth, row, rows);
             multiply[half][rows - 1](t->a + row * GEMM_DEPTH, b, depth, sums, first);
             if (last)
                 gemm_finish_group(g, sums, t->row + row, rows, t->column + column);

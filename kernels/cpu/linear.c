@@ -44,11 +44,17 @@ static void fill_rows(const gemm *g, float *a, int64_t row, int64_t rows, int64_
         memcpy(a + r * GEMM_DEPTH, x + r * args->ldx, (size_t)depth * sizeof *a);
 }
 
+static const void *source_row(const gemm *g, int64_t row, int64_t k)
+{
+    const imagine__linear_args *args = g->source;
+    return args->x + row * args->ldx + k;
+}
+
 void IMAGINE__ISA(linear)(imagine__run *run, const imagine__linear_args *args)
 {
     const imagine__linear_weight *w = args->w;
     gemm g = {.packed = w->packed, .type = w->type, .m = args->m, .n = w->n, .parts = 1, .part_k = w->k,
-              .source = args, .fill = fill_rows, .out = gemm_output_of(args)};
+              .source = args, .fill = fill_rows, .source_row = source_row, .out = gemm_output_of(args)};
     if (gemm_begin(&g))
         gemm_run(run, &g);
 }
