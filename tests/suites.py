@@ -157,12 +157,23 @@ def headers():
     return passed, failed, 0, output
 
 
+def gpu_refusal():
+    """tests/run --gpu was asked for a GPU: where there is none it fails and says so."""
+    if shutil.which("nvidia-smi"):
+        print("this machine may have a GPU: tests/run --gpu would run there")
+        return 0, 0, 1, ""
+    done = run([TOP / "tests/run", "--gpu"])
+    good = done.returncode == 1 and "no NVIDIA GPU" in done.stdout and done.stdout.endswith("0 passed, 1 failed\n")
+    return int(good), int(not good), 0, done.stdout
+
+
 def suites(quick, fuzz_seconds):
     yield from meson_suites(BUILD)
     yield "headers", headers
     yield "abi", lambda: from_closing(run([sys.executable, TOP / "tests/abi/check.py", BUILD / "libimagine.so"]))
     yield "abi guard", lambda: from_closing(run([sys.executable, TOP / "tests/abi/guard.py", BUILD / "libimagine.so"]))
     yield "source rules", lambda: from_closing(run([sys.executable, TOP / "tests/rules.py"]))
+    yield "gpu refusal", gpu_refusal
     yield "program", lambda: unittest_suite(TOP / "tests/program")
     yield "install", lambda: unittest_suite(TOP / "tests/install")
     yield "training", lambda: unittest_suite(TOP / "tests/training")
