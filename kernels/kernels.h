@@ -216,7 +216,7 @@ typedef struct imagine__pixels_args {
 } imagine__pixels_args;
 
 struct imagine__kernels {
-    const char *name; /* "plain", "avx2", "avx512", "avx512bf16" */
+    const char *name; /* "plain", "avx2", "avx512", "avx512bf16", "cuda" */
 
     /* Packed sizes in bytes and packing. The source is row-major as in the file: linear [n, k]; convolution
      * [cout, cin, kt, kh, kw] (PyTorch's order). `rows` first..first+count-1 of W only, so that a large matrix need not be
@@ -239,6 +239,9 @@ struct imagine__kernels {
 
     void (*shortcut_down)(imagine__run *, const imagine__shortcut_args *);
     void (*shortcut_up)(imagine__run *, const imagine__shortcut_args *);
+    void (*modulate)(imagine__run *, const imagine__modulate_args *);
+    void (*relative_bias)(imagine__run *, const imagine__relative_bias_args *);
+    void (*pixels)(imagine__run *, const imagine__pixels_args *);
 
     /* y = act(x), n values; y may be x. */
     void (*activate)(imagine__run *, const float *x, float *y, int64_t n, imagine__act act);

@@ -48,6 +48,21 @@ static void shortcut(imagine__run *run, const imagine__shortcut_args *args)
     (void)run, (void)args;
 }
 
+static void modulate(imagine__run *run, const imagine__modulate_args *args)
+{
+    (void)run, (void)args;
+}
+
+static void relative_bias(imagine__run *run, const imagine__relative_bias_args *args)
+{
+    (void)run, (void)args;
+}
+
+static void pixels(imagine__run *run, const imagine__pixels_args *args)
+{
+    (void)run, (void)args;
+}
+
 static void activate(imagine__run *run, const float *x, float *y, int64_t n, imagine__act act)
 {
     (void)run, (void)x, (void)y, (void)n, (void)act;
@@ -104,6 +119,9 @@ void imagine__kernels_plan(imagine__kernels *plan, const imagine__kernels *real)
         .unpatchify = patch,
         .shortcut_down = shortcut,
         .shortcut_up = shortcut,
+        .modulate = modulate,
+        .relative_bias = relative_bias,
+        .pixels = pixels,
         .activate = activate,
         .embed = embed,
         .combine = combine,

@@ -25,6 +25,9 @@ void imagine__ref_patchify(imagine__run *run, const imagine__patch_args *args);
 void imagine__ref_unpatchify(imagine__run *run, const imagine__patch_args *args);
 void imagine__ref_shortcut_down(imagine__run *run, const imagine__shortcut_args *args);
 void imagine__ref_shortcut_up(imagine__run *run, const imagine__shortcut_args *args);
+void imagine__ref_modulate(imagine__run *run, const imagine__modulate_args *args);
+void imagine__ref_relative_bias(imagine__run *run, const imagine__relative_bias_args *args);
+void imagine__ref_pixels(imagine__run *run, const imagine__pixels_args *args);
 void imagine__ref_activate(imagine__run *run, const float *x, float *y, int64_t n, imagine__act act);
 void imagine__ref_embed(imagine__run *run, const void *table, imagine__wtype type, const int32_t *ids, int64_t count,
                         int64_t dim, float *y);
