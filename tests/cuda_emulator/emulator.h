@@ -52,8 +52,19 @@ namespace emulator {
 /* ---- from the host ----------------------------------------------------------------------------------------------- */
 
 /* Global memory between red zones, every byte 0xff (a NaN) and unwritten. Any access by a kernel outside is a fault. */
-void *allocate(size_t size);
+void *allocate(size_t size); /* NULL: report() says why */
 void release(void *memory);
+/* Whether device memory can be looked into only by the functions here (from then on; at first: no). */
+void hide_memory(bool hide);
+/* Whether accesses to global memory are looked at; not where kernels are compiled without the hooks. */
+void watch_memory(bool watch);
+/* The allocation of this number from now on, from 1, fails, once; 0: none does. */
+void fail_allocation(int64_t number);
+size_t allocations_held();
+uint64_t allocations_made();
+/* The same for launches. */
+void fail_launch(int64_t number);
+uint64_t launches();
 /* The host's own accesses: they count as written. Size bytes of an allocation. */
 void copy_in(void *device, const void *host, size_t size);
 void copy_out(void *host, const void *device, size_t size);

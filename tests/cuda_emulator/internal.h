@@ -40,6 +40,16 @@ struct cell {
     uint32_t more_count, more_room;
 };
 
+extern bool watching; /* accesses are recorded */
+/* While one of these lives, the host may look into device memory, and no other thread can make one. */
+struct open_memory {
+    open_memory();
+    ~open_memory();
+    open_memory(const open_memory &) = delete;
+};
+/* What report() is to say. */
+void note(const char *text);
+
 void memory_begin_launch();
 void memory_begin_block(size_t shared_bytes);
 /* The place in shared memory of `size` bytes at an address; faults when they are not there. */

@@ -3,6 +3,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <map>
+#include <mutex>
+
+#include <link.h>
+#include <sys/mman.h>
 
 #include "internal.h"
 
@@ -10,7 +14,6 @@
 
 extern "C" {
 extern unsigned char __start_emulator_shared[] __attribute__((weak)), __stop_emulator_shared[] __attribute__((weak));
-extern const unsigned char __executable_start[], __data_start[]; /* constants lie between */
 }
 
 namespace emulator {
@@ -211,8 +214,8 @@ struct global_cell {
 };
 
 struct allocation {
-    size_t size;
-    std::vector<global_cell> cells;
+    size_t size, room; /* room: with the red zones, in pages */
+    global_cell *cells;
 };
 
 static constexpr size_t RED = 4096;
@@ -223,23 +226,125 @@ static uint32_t first_serial; /* of this launch's blocks */
 static const unsigned char *argument_range;
 static size_t argument_size;
 
+/* Device memory is a range of addresses of its own. While no function of the emulator runs, nobody may look into it, where
+ * that was asked for: then a host that follows a device pointer ends the program. */
+static constexpr size_t RANGE = (size_t)16 << 30, PAGE = 4096;
+static std::recursive_mutex mutex;
+static unsigned char *range;
+static size_t range_used;
+static std::multimap<size_t, unsigned char *> unused; /* by size */
+static int opened;
+static bool hidden;
+bool watching = true;
+static uint64_t allocated;
+static int64_t failing; /* 0: none does */
+
+static void protect(int how)
+{
+    if (hidden && range_used && mprotect(range, range_used, how)) {
+        fprintf(stderr, "emulator: mprotect fails\n");
+        exit(1);
+    }
+}
+
+open_memory::open_memory()
+{
+    mutex.lock();
+    if (!opened++)
+        protect(PROT_READ | PROT_WRITE);
+}
+
+open_memory::~open_memory()
+{
+    if (!--opened)
+        protect(PROT_NONE);
+    mutex.unlock();
+}
+
+void hide_memory(bool hide)
+{
+    open_memory open;
+    hidden = hide;
+}
+
+void watch_memory(bool watch)
+{
+    watching = watch;
+}
+
+void fail_allocation(int64_t number)
+{
+    open_memory open;
+    failing = number;
+}
+
+size_t allocations_held()
+{
+    open_memory open;
+    return allocations.size();
+}
+
+uint64_t allocations_made()
+{
+    open_memory open;
+    return allocated;
+}
+
+/* `room` bytes of the range; NULL: there is no more. */
+static unsigned char *take(size_t room)
+{
+    auto found = unused.lower_bound(room);
+    if (found != unused.end() && found->first <= 2 * room) {
+        unsigned char *p = found->second;
+        if (found->first > room)
+            unused.insert({found->first - room, p + room});
+        unused.erase(found);
+        return p;
+    }
+    if (!range) {
+        void *made = mmap(nullptr, RANGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (made == MAP_FAILED)
+            return nullptr;
+        range = (unsigned char *)made;
+    }
+    if (room > RANGE - range_used || mprotect(range + range_used, room, PROT_READ | PROT_WRITE))
+        return nullptr;
+    range_used += room;
+    return range + range_used - room;
+}
+
 void *allocate(size_t size)
 {
-    unsigned char *p = (unsigned char *)aligned_alloc(256, (RED + size + RED + 255) / 256 * 256);
-    if (!p)
+    open_memory open;
+    size_t room = (RED + size + RED + PAGE - 1) / PAGE * PAGE;
+    bool fails = failing > 0 && !--failing;
+    global_cell *records = size < RANGE && !fails ? (global_cell *)calloc(size + 1, sizeof *records) : nullptr;
+    unsigned char *p = records ? take(room) : nullptr;
+    if (!p) {
+        free(records);
+        note("out of memory");
         return nullptr;
+    }
     memset(p, 0xff, RED + size + RED);
-    allocations[p + RED] = {size, std::vector<global_cell>(size)};
+    allocations[p + RED] = {size, room, records};
+    allocated++;
     return p + RED;
 }
 
 void release(void *memory)
 {
+    open_memory open;
+    auto found = allocations.find((unsigned char *)memory);
     if (!memory)
         return;
-    allocations.erase((unsigned char *)memory);
+    if (found == allocations.end()) {
+        fprintf(stderr, "emulator: %p is released, which is no allocation\n", memory);
+        exit(1);
+    }
+    unused.insert({found->second.room, found->first - RED});
+    free(found->second.cells);
+    allocations.erase(found);
     last_found = nullptr;
-    free((unsigned char *)memory - RED);
 }
 
 /* The allocation with an address in it or in its red zones. */
@@ -280,6 +385,7 @@ static void host_writes(void *device, size_t size)
 
 void copy_in(void *device, const void *host, size_t size)
 {
+    open_memory open;
     if (!size)
         return;
     host_writes(device, size);
@@ -288,6 +394,7 @@ void copy_in(void *device, const void *host, size_t size)
 
 void copy_out(void *host, const void *device, size_t size)
 {
+    open_memory open;
     size_t at;
     if (!size)
         return;
@@ -297,6 +404,7 @@ void copy_out(void *host, const void *device, size_t size)
 
 void copy(void *to, const void *from, size_t size)
 {
+    open_memory open;
     size_t at, source;
     if (!size)
         return;
@@ -308,6 +416,7 @@ void copy(void *to, const void *from, size_t size)
 
 void clear(void *memory, size_t size)
 {
+    open_memory open;
     if (!size)
         return;
     host_writes(memory, size);
@@ -332,6 +441,8 @@ static void check_global(global_cell &c, size_t at, bool write, bool atomic, con
 void global_access(const void *pointer, unsigned size, bool write, bool atomic, const char *what)
 {
     size_t at;
+    if (!watching)
+        return;
     allocation *a = find(pointer, &at);
     if (!a)
         fault("%s of %u bytes at %p, which is no memory of the device: out of bounds", what, size, pointer);
@@ -397,6 +508,39 @@ void memory_range_of_arguments(const void *arguments, size_t size)
     argument_size = size;
 }
 
+/* Constants of the program or shared library that the kernels are in. */
+static struct {
+    const unsigned char *begin, *end;
+} constants[8];
+static unsigned constant_ranges;
+
+static int find_constants(struct dl_phdr_info *info, size_t, void *)
+{
+    uintptr_t here = (uintptr_t)&find_constants;
+    bool ours = false;
+    for (int i = 0; i < info->dlpi_phnum; i++) {
+        uintptr_t at = info->dlpi_addr + info->dlpi_phdr[i].p_vaddr;
+        ours |= info->dlpi_phdr[i].p_type == PT_LOAD && here >= at && here < at + info->dlpi_phdr[i].p_memsz;
+    }
+    for (int i = 0; ours && i < info->dlpi_phnum && constant_ranges < 8; i++) {
+        const ElfW(Phdr) &part = info->dlpi_phdr[i];
+        const unsigned char *at = (const unsigned char *)info->dlpi_addr + part.p_vaddr;
+        if ((part.p_type == PT_LOAD && !(part.p_flags & PF_W)) || part.p_type == PT_GNU_RELRO)
+            constants[constant_ranges++] = {at, at + part.p_memsz};
+    }
+    return ours;
+}
+
+static bool is_constant(const unsigned char *p)
+{
+    if (!constant_ranges)
+        dl_iterate_phdr(find_constants, nullptr);
+    for (unsigned i = 0; i < constant_ranges; i++)
+        if (p >= constants[i].begin && p < constants[i].end)
+            return true;
+    return false;
+}
+
 /* ---- what the compiler put before loads and stores --------------------------------------------------------------- */
 
 static void watch(const void *pointer, unsigned size, bool write)
@@ -405,8 +549,7 @@ static void watch(const void *pointer, unsigned size, bool write)
     thread *t = block.current;
     if (!t || (p >= t->stack && p < t->stack + (100 << 10)))
         return;
-    if (!write && ((p >= argument_range && p < argument_range + argument_size) ||
-                   (p >= __executable_start && p < __data_start)))
+    if (!write && ((p >= argument_range && p < argument_range + argument_size) || is_constant(p)))
         return;
     uint32_t offset;
     if (!find_shared(p, &offset)) {

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: MIT */
+#include "hooks.h"
+
+#include "emulator.h"
+
+/* A library that opens this module is a host like any other: it must not follow a device pointer. */
+__attribute__((constructor)) static void begin()
+{
+    emulator::hide_memory(true);
+#ifdef UNWATCHED
+    emulator::watch_memory(false);
+#endif
+}
+
+extern "C" {
+void emulated_fail_allocation(int64_t number) { emulator::fail_allocation(number); }
+void emulated_fail_launch(int64_t number) { emulator::fail_launch(number); }
+uint64_t emulated_allocations_held(void) { return emulator::allocations_held(); }
+uint64_t emulated_allocations_made(void) { return emulator::allocations_made(); }
+uint64_t emulated_launches(void) { return emulator::launches(); }
+}

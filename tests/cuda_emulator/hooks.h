@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef IMAGINE_TESTS_HOOKS_H
+#define IMAGINE_TESTS_HOOKS_H
+
+/* What the emulated libimagine_cuda.so has beside the module's own symbol, for tests that open the library on it. */
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define EMULATED __attribute__((visibility("default")))
+
+/* The allocation or launch of this number from now on, from 1, fails, once; 0: none does. */
+EMULATED void emulated_fail_allocation(int64_t number);
+EMULATED void emulated_fail_launch(int64_t number);
+EMULATED uint64_t emulated_allocations_held(void);
+EMULATED uint64_t emulated_allocations_made(void);
+EMULATED uint64_t emulated_launches(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
