@@ -50,6 +50,9 @@ imagine_status imagine_bench(imagine_context *context, int32_t index, imagine_be
     imagine__bench_row measured = { .name = { 0 } };
     imagine__work work;
     imagine_status status = imagine__need(context, "context", error);
+    if (status >= 0 && imagine__on_device(context))
+        return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED,
+                             "context: the CPU's operations are measured; make one with IMAGINE_DEVICE_CPU");
     if (status < 0 || (status = read_row(&known, row, error)) < 0 ||
         (status = imagine__work_init(&work, context, NULL, error)) < 0)
         return status;

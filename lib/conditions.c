@@ -157,6 +157,22 @@ static imagine_status check_known(const imagine_job_options *o, imagine_error *e
     return IMAGINE_OK;
 }
 
+/* What is looked at here and by the sampler lies on the host. */
+static imagine_status take_all(imagine__conditions *c, const imagine_job_options *o, imagine_error *error)
+{
+    const struct {
+        imagine_buffer **to, *from;
+    } all[] = { { &c->init_latents, o->init_latents }, { &c->known_latents, o->known_latents },
+                { &c->known_mask, o->known_mask },     { &c->first_frames, o->first_frames },
+                { &c->last_frame, o->last_frame },     { &c->init_frames, o->init_frames },
+                { &c->mask_frames, o->mask_frames } };
+    imagine_status status = IMAGINE_OK;
+    for (size_t i = 0; i < sizeof all / sizeof *all && status >= 0; i++)
+        if (all[i].from)
+            status = imagine__buffer_on_host(all[i].to, all[i].from, error);
+    return status;
+}
+
 imagine_status imagine__conditions_take(imagine__conditions *c, const imagine_job_options *o,
                                         const imagine_model *model, const imagine_sampler_options *s,
                                         imagine_error *error)
@@ -173,14 +189,7 @@ imagine_status imagine__conditions_take(imagine__conditions *c, const imagine_jo
     if ((status = check_known(o, error)) < 0 || (status = check_init(c, o, s, error)) < 0 ||
         (status = check_mask(c, o, s, error)) < 0 || (status = check_ends(c, o, s, error)) < 0)
         return status;
-    c->init_latents = imagine_buffer_retain(o->init_latents);
-    c->known_latents = imagine_buffer_retain(o->known_latents);
-    c->known_mask = imagine_buffer_retain(o->known_mask);
-    c->first_frames = imagine_buffer_retain(o->first_frames);
-    c->last_frame = imagine_buffer_retain(o->last_frame);
-    c->init_frames = imagine_buffer_retain(o->init_frames);
-    c->mask_frames = imagine_buffer_retain(o->mask_frames);
-    return IMAGINE_OK;
+    return take_all(c, o, error);
 }
 
 int imagine__conditions_pictures(const imagine__conditions *c)
@@ -211,8 +220,8 @@ static imagine_status encode(imagine_context *context, imagine_vae *vae, const i
     if (status < 0)
         return status;
     for (int64_t i = 0; i < sizes[0]; i++)
-        imagine__copy(context, (char *)imagine_buffer_data(clip) + (size_t)(i * times) * size, size,
-                      (const char *)imagine_buffer_data(pictures) + (size_t)i * size, 0, size, times);
+        imagine__copy_host(context, (char *)imagine_buffer_data(clip) + (size_t)(i * times) * size, size,
+                           (const char *)imagine_buffer_data(pictures) + (size_t)i * size, 0, size, times);
     status = imagine_vae_encode(vae, clip, latents, error);
     imagine_buffer_release(&clip);
     return status;
@@ -263,9 +272,9 @@ static void place(imagine__conditions *c, imagine_context *context, const imagin
     int64_t area = c->latents[2] * c->latents[3], has = imagine__buffer_shape(latents, NULL)[1], count = has - from;
     float *known = imagine_buffer_data(c->known_latents), *mask = imagine_buffer_data(c->known_mask);
     size_t frame = (size_t)area * sizeof *known;
-    imagine__copy(context, known + at * area, (size_t)c->latents[1] * frame,
-                  (const float *)imagine_buffer_data(latents) + from * area, (size_t)has * frame, (size_t)count * frame,
-                  c->latents[0]);
+    imagine__copy_host(context, known + at * area, (size_t)c->latents[1] * frame,
+                       (const float *)imagine_buffer_data(latents) + from * area, (size_t)has * frame,
+                       (size_t)count * frame, c->latents[0]);
     for (int64_t i = 0; i < count * area && !imagine__planning(context); i++)
         mask[at * area + i] = 1;
 }

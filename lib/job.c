@@ -95,8 +95,8 @@ static imagine_status latent_frame(imagine_job *job, const imagine_buffer *laten
     if (status < 0)
         return status;
     size_t size = (size_t)area * sizeof(float);
-    imagine__copy(job->context, imagine_buffer_data(*frame), size,
-                  (const float *)imagine_buffer_data(latents) + k * area, (size_t)all[1] * size, size, all[0]);
+    imagine__copy_host(job->context, imagine_buffer_data(*frame), size,
+                       (const float *)imagine_buffer_data(latents) + k * area, (size_t)all[1] * size, size, all[0]);
     return IMAGINE_OK;
 }
 
@@ -391,8 +391,9 @@ static imagine_status copy_options(imagine_job *job, const imagine_job_options *
     job->negative_embeds = imagine_buffer_retain(o->negative_embeds);
     job->noise = imagine_buffer_retain(o->noise);
     job->renoise = imagine_buffer_retain(o->renoise);
-    job->finished = imagine_buffer_retain(o->latents);
-    job->latents = imagine_buffer_retain(o->latents);
+    if (o->latents && (status = imagine__buffer_on_host(&job->finished, o->latents, error)) < 0)
+        return status;
+    job->latents = imagine_buffer_retain(job->finished);
     return IMAGINE_OK;
 }
 

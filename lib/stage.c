@@ -36,7 +36,8 @@ imagine_status imagine__need_finite(imagine__work *work, const imagine_buffer *b
     const int64_t *shape = imagine__buffer_shape(buffer, &ndim);
     const float *values = imagine_buffer_data(buffer);
     int64_t count = (int64_t)(imagine_buffer_size(buffer) / sizeof *values), index[IMAGINE_MAX_DIMS], at = 0;
-    if (imagine__planning(work->context) || work->run.kernels->finite(&work->run, values, count))
+    if (imagine__planning(work->context) ||
+        imagine__context_host_kernels(work->context)->finite(&work->run, values, count))
         return imagine__work_check(work, error);
     while (at < count && isfinite(values[at]))
         at++;

@@ -14,7 +14,7 @@ imagine_status imagine__need(const void *pointer, const char *name, imagine_erro
 imagine_status imagine__need_tensor(const imagine_buffer *buffer, const char *name, imagine_dtype dtype, int32_t ndim,
                                     const char *layout, imagine_error *error);
 
-/* Fails with IMAGINE_ERROR_NOT_FINITE if a value of this F32 buffer is a NaN or an infinity, naming its place. */
+/* Fails with IMAGINE_ERROR_NOT_FINITE if a value of this F32 buffer on the host is a NaN or an infinity, naming its place. */
 imagine_status imagine__need_finite(imagine__work *work, const imagine_buffer *buffer, const char *name,
                                     imagine_error *error);
 

@@ -4,6 +4,8 @@
 
 /* What every file of lib/ stands on: errors, memory, threads, runs, options. */
 
+typedef struct imagine__work imagine__work;
+
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stddef.h>
@@ -38,15 +40,20 @@ char *imagine__strdup(imagine_context *context, const char *text);
 /* New block with the old one's first min(old, size) bytes; the old one stays on failure. */
 void *imagine__realloc(imagine_context *context, void *pointer, size_t size);
 
-/* Memory for the values of tensors: weights, activations, latents, pictures. The same as imagine__alloc, but in a context
- * that plans (plan.c) the bytes are only counted: the pointer may be moved along and given back, and must not be looked
- * through. So values are touched in operations, in the tiles of imagine__parallel, and by these functions alone; what else
- * looks at them asks imagine__planning first. */
+/* Memory for the values of tensors: weights, activations, latents. Where the context computes on the host it is the same as
+ * imagine__alloc; where it computes on a GPU it lies there, and the host must not look through the pointer. In a context
+ * that plans (plan.c) the bytes are only counted: the pointer may be moved along and given back, no more. So values are
+ * touched in operations and by the functions of device.c alone; what else wants to see them borrows them
+ * (imagine__borrow). */
 void *imagine__alloc_values(imagine_context *context, size_t size);
-/* Copies `count` pieces of `size` bytes, whose beginnings lie to_step and from_step bytes apart. No cancel leaves it out. */
-void imagine__copy(const imagine_context *context, void *to, size_t to_step, const void *from, size_t from_step,
-                   size_t size, int64_t count);
-void imagine__clear(const imagine_context *context, void *to, size_t size);
+/* The same on the host, wherever the context computes: what is read from files, and what callers get. In a context that
+ * plans the bytes are only counted: what looks at them asks imagine__planning first. */
+void *imagine__alloc_host_values(imagine_context *context, size_t size);
+/* From the host to the host. Copies `count` pieces of `size` bytes, whose beginnings lie to_step and from_step bytes apart.
+ * No cancel leaves it out. */
+void imagine__copy_host(const imagine_context *context, void *to, size_t to_step, const void *from, size_t from_step,
+                        size_t size, int64_t count);
+void imagine__clear_host(const imagine_context *context, void *to, size_t size);
 
 /* a * b or a + b in *result; 0 on overflow, else 1. */
 int imagine__mul_size(size_t a, size_t b, size_t *result);
@@ -58,6 +65,9 @@ void imagine__log(imagine_context *context, imagine_log_level level, const char 
 uint64_t imagine__context_used(const imagine_context *context); /* bytes held now */
 uint64_t imagine__context_limit(const imagine_context *context); /* bytes; 0: none; of a plan: what it is for */
 const imagine__kernels *imagine__context_kernels(const imagine_context *context);
+/* The operations for tensors on the host: the context's own, or, where it computes on a GPU, its CPU's. */
+const imagine__kernels *imagine__context_host_kernels(const imagine_context *context);
+int imagine__on_device(const imagine_context *context); /* 1: values lie on a GPU */
 int32_t imagine__context_threads(const imagine_context *context);
 
 /* IMAGINE_OK, or IMAGINE_ERROR_FORKED (with the message) in a child of the process that made the context. */
@@ -81,17 +91,20 @@ void imagine__plan_discount(imagine_context *planning, uint64_t size);
 
 /* ---- arena (arena.c) ------------------------------------------------------------------------- */
 
-/* A stack of temporary memory in chunks: allocate, and go back to a mark. Blocks are aligned to 64 bytes and never
- * move. Chunks are kept for the next use until the arena is destroyed. One thread. */
+/* A stack of temporary memory for values in chunks: allocate, and go back to a mark. Blocks are aligned to 64 bytes and
+ * never move. Chunks are kept for the next use until the arena is destroyed. One thread. */
 typedef struct imagine__arena imagine__arena;
 typedef struct imagine__arena_mark {
-    size_t chunk, offset;
+    size_t chunk, offset, host_chunk, host_offset;
 } imagine__arena_mark;
 
 imagine__arena *imagine__arena_create(imagine_context *context); /* NULL: out of memory */
 void imagine__arena_destroy(imagine__arena *arena);
 void *imagine__arena_alloc(imagine__arena *arena, size_t size); /* NULL: out of memory */
 float *imagine__arena_floats(imagine__arena *arena, int64_t count); /* overflow-checked; NULL: out of memory */
+/* The same for what the host is to look at; marks count for both. */
+void *imagine__arena_host(imagine__arena *arena, size_t size);
+float *imagine__arena_host_floats(imagine__arena *arena, int64_t count);
 imagine__arena_mark imagine__arena_save(const imagine__arena *arena);
 void imagine__arena_restore(imagine__arena *arena, imagine__arena_mark mark);
 /* Gives chunks that are not in use back to the context. */
@@ -102,25 +115,58 @@ void imagine__arena_trim(imagine__arena *arena);
 /* A thread of control that computes: the run that the kernels see, an arena, and what may stop it. Embed as the first
  * member or by value; one thread at a time. Several runs may use the context's threads at once: they take turns by
  * tile. */
-typedef struct imagine__work {
+struct imagine__work {
     imagine__run run; /* first, so that &work->run is what the kernels get */
     imagine_context *context;
     imagine__arena *arena;
     const imagine_cancel *cancel; /* or NULL */
     const atomic_int *stop; /* a second flag, or NULL */
     void *scratch; /* IMAGINE__SCRATCH bytes of the calling thread */
-} imagine__work;
+    struct imagine__device *device; /* NULL: the host computes */
+    struct imagine__queue *queue; /* with a device: how far it is, and what failed on it (device.c) */
+};
 
 /* `cancel` is not retained here. */
 imagine_status imagine__work_init(imagine__work *work, imagine_context *context, const imagine_cancel *cancel,
                                   imagine_error *error);
 void imagine__work_fini(imagine__work *work); /* of a zeroed struct: nothing */
-/* IMAGINE_OK, or IMAGINE_ERROR_CANCELLED with its message. Call it after the operations of a block. */
-imagine_status imagine__work_check(const imagine__work *work, imagine_error *error);
+/* IMAGINE_OK, or IMAGINE_ERROR_CANCELLED with its message. Call it after the operations of a block. On a device it also
+ * reports what failed there since the last call, once, and waits until no more than the last two blocks are left to do. */
+imagine_status imagine__work_check(imagine__work *work, imagine_error *error);
+/* The device's part of it alone, which needs no waiting. */
+imagine_status imagine__work_failed(imagine__work *work, imagine_error *error);
 /* *values = `count` zeros, to be given to imagine__free; NULL after a failure or a cancel, which is obeyed while they are
  * written. `what` names them in the error. */
 imagine_status imagine__work_zeros(imagine__work *work, float **values, size_t count, const char *what,
                                    imagine_error *error);
+
+/* ---- values, wherever they lie (device.c) ----------------------------------------------------- */
+
+/* In the order of the run's operations: `count` pieces of `size` bytes, whose beginnings lie to_step and from_step bytes
+ * apart. From values to values; from the host to values, which may go once it returns; from values to the host, where they
+ * are once it returns. No cancel leaves them out; what fails is reported by imagine__work_check. */
+void imagine__copy(imagine__work *work, void *to, size_t to_step, const void *from, size_t from_step, size_t size,
+                   int64_t count);
+void imagine__upload(imagine__work *work, void *to, size_t to_step, const void *from, size_t from_step, size_t size,
+                     int64_t count);
+void imagine__download(imagine__work *work, void *to, size_t to_step, const void *from, size_t from_step, size_t size,
+                       int64_t count);
+void imagine__clear(imagine__work *work, void *to, size_t size);
+
+/* Without a run: whole before it returns. 0, or the device's error number, and the driver's text of it. */
+int imagine__upload_now(imagine_context *context, void *to, const void *from, size_t size);
+int imagine__download_now(imagine_context *context, void *to, const void *from, size_t size);
+const char *imagine__device_text(const imagine_context *context, int code);
+
+/* `size` bytes of values as the host can see them: themselves, or a copy from the arena. `how` says whether what is there is
+ * wanted and whether it will be changed: then imagine__return takes the changes back. NULL: out of memory. A tile of
+ * imagine__parallel may work on them; a loop asks imagine__planning first. */
+#define IMAGINE__READ 1
+#define IMAGINE__WRITE 2
+void *imagine__borrow(imagine__work *work, void *values, size_t size, int how);
+void imagine__return(imagine__work *work, void *values, const void *borrowed, size_t size);
+/* What the host has made, as values: the same memory, or a copy from the arena. NULL: out of memory. */
+void *imagine__lend(imagine__work *work, const void *host, size_t size);
 
 /* ---- options structs (options.c) ------------------------------------------------------------- */
 
@@ -140,12 +186,22 @@ void imagine__init_options(void *options, size_t size, const void *defaults, siz
 
 size_t imagine__dtype_size(imagine_dtype dtype); /* 0: unknown */
 const char *imagine__dtype_name(imagine_dtype dtype); /* "f32" */
-/* A new buffer with undefined content. */
+/* From now on it is read-only. */
+void imagine__buffer_protect(imagine_buffer *buffer);
+/* A new buffer on the host with undefined content. */
 imagine_status imagine__buffer_new(imagine_buffer **buffer, imagine_context *context, imagine_dtype dtype, int32_t ndim,
                                    const int64_t *shape, imagine_error *error);
 const int64_t *imagine__buffer_shape(const imagine_buffer *buffer, int32_t *ndim);
 imagine_dtype imagine__buffer_dtype(const imagine_buffer *buffer);
 imagine_context *imagine__buffer_context(const imagine_buffer *buffer);
+/* The buffer, retained, or a copy of it on the host. */
+imagine_status imagine__buffer_on_host(imagine_buffer **on_host, const imagine_buffer *buffer, imagine_error *error);
+/* The data of a caller's buffer as values of the run's context, as imagine__lend has it. NULL: out of memory. */
+const void *imagine__buffer_values(imagine__work *work, const imagine_buffer *buffer);
+/* Memory for values that are to become the data of a buffer on the host: the data itself, or the arena's (NULL: out of
+ * memory); and the way there. */
+void *imagine__buffer_begin(imagine__work *work, imagine_buffer *buffer);
+void imagine__buffer_end(imagine__work *work, imagine_buffer *buffer, const void *values);
 /* "[3, 9, 64, 64]" into text, for messages. */
 void imagine__shape_text(char *text, size_t size, int32_t ndim, const int64_t *shape);
 

@@ -3,7 +3,7 @@
 #include <unistd.h>
 
 #include "base/context.h"
-#include "base/cuda.h"
+#include "base/device.h"
 
 #define MOST_THREADS 256
 
@@ -29,9 +29,7 @@ static int32_t processors(void)
 
 static imagine_status check_options(const imagine_context_options *o, imagine_error *error)
 {
-    if (o->device == IMAGINE_DEVICE_CUDA)
-        return imagine__cuda_refuse(error);
-    if (o->device != IMAGINE_DEVICE_CPU && o->device != 0)
+    if (o->device != IMAGINE_DEVICE_CPU && o->device != IMAGINE_DEVICE_CUDA && o->device != 0)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "device: %d is no device", o->device);
     if (o->threads < 0 || o->threads > MOST_THREADS)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "threads: %d is not in 0..%d", o->threads,
@@ -44,6 +42,24 @@ static imagine_status check_options(const imagine_context_options *o, imagine_er
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "log_level: %d is not in 1..4", o->log_level);
     if (o->reserved0)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "reserved0: must be 0");
+    if (o->precision < IMAGINE_PRECISION_F32 || o->precision > IMAGINE_PRECISION_BF16)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "precision: %d is no precision", o->precision);
+    if (o->device != IMAGINE_DEVICE_CUDA && (o->device_number || o->precision || o->stream))
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: is for IMAGINE_DEVICE_CUDA only",
+                             o->device_number ? "device_number"
+                             : o->precision   ? "precision"
+                                              : "stream");
+    return IMAGINE_OK;
+}
+
+static imagine_status begin_device(imagine_context *context, const imagine_context_options *o, imagine_error *error)
+{
+    imagine__cuda_precision precision = o->precision == IMAGINE_PRECISION_BF16 ? IMAGINE__CUDA_BF16 : IMAGINE__CUDA_F32;
+    imagine_status status = imagine__device_open(context, o->device_number, o->stream, precision, error);
+    if (status < 0)
+        return status;
+    context->kernels = &imagine__kernels_device;
+    context->on_device = 1;
     return IMAGINE_OK;
 }
 
@@ -78,8 +94,10 @@ imagine_status imagine_context_create(imagine_context **context, const imagine_c
     atomic_init(&made->memory_peak, sizeof *made);
     int32_t available = processors();
     made->threads = o.threads ? o.threads : available;
-    made->kernels = imagine__kernels_for_cpu(o.cpu_level, &made->cpu_level);
-    if (made->threads > 1)
+    made->kernels = made->host_kernels = imagine__kernels_for_cpu(o.cpu_level, &made->cpu_level);
+    if (o.device == IMAGINE_DEVICE_CUDA)
+        status = begin_device(made, &o, error);
+    if (status >= 0 && made->threads > 1)
         status = imagine__pool_create(&made->pool, made, made->threads - 1, made->threads <= available, error);
     if (status < 0) {
         imagine_context_release(&made);
@@ -108,6 +126,7 @@ void imagine_context_release(imagine_context **context)
     if (old->plan)
         imagine__free(old, old->plan->sizes);
     imagine__free(old, old->plan);
+    imagine__device_close(old);
     old->release(old->allocator_data, old, sizeof *old);
 }
 
@@ -121,19 +140,27 @@ imagine_status imagine_context_get_info(const imagine_context *context, imagine_
         return status;
     imagine_context_info known = {
         .struct_size = sizeof known,
-        .device = IMAGINE_DEVICE_CPU,
+        .device = context->on_device ? IMAGINE_DEVICE_CUDA : IMAGINE_DEVICE_CPU,
         .threads = context->threads,
         .cpu_level = context->cpu_level,
         .memory_used = atomic_load(&context->memory_used),
         .memory_peak = atomic_load(&context->memory_peak),
     };
+    if (context->device) {
+        known.device_memory_used = atomic_load(&context->device->used);
+        known.device_memory_peak = atomic_load(&context->device->peak);
+        known.device_number = context->device->number;
+    }
     return imagine__write_struct(info, &known, sizeof known, "imagine_context_info", error);
 }
 
 void imagine_context_reset_peak(imagine_context *context)
 {
-    if (context)
-        atomic_store(&context->memory_peak, atomic_load(&context->memory_used));
+    if (!context)
+        return;
+    atomic_store(&context->memory_peak, atomic_load(&context->memory_used));
+    if (context->device)
+        atomic_store(&context->device->peak, atomic_load(&context->device->used));
 }
 
 uint64_t imagine__context_used(const imagine_context *context)
@@ -149,6 +176,16 @@ uint64_t imagine__context_limit(const imagine_context *context)
 const imagine__kernels *imagine__context_kernels(const imagine_context *context)
 {
     return context->kernels;
+}
+
+const imagine__kernels *imagine__context_host_kernels(const imagine_context *context)
+{
+    return context->host_kernels;
+}
+
+int imagine__on_device(const imagine_context *context)
+{
+    return context->on_device;
 }
 
 int32_t imagine__context_threads(const imagine_context *context)

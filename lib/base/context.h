@@ -27,6 +27,10 @@ struct imagine_context {
     const imagine__kernels *kernels;
     imagine__pool *pool; /* NULL with one thread */
     imagine__plan *plan; /* NULL: memory is there */
+    const imagine__kernels *host_kernels; /* for tensors on the host; `kernels`, unless values lie elsewhere */
+    struct imagine__device *device; /* NULL: the host computes */
+    int32_t on_device; /* 1: with a device, or planning for one */
+    int32_t reserved;
     imagine_alloc_fn *allocate;
     imagine_free_fn *release;
     void *allocator_data;
@@ -49,6 +53,13 @@ int imagine__reserve(imagine_context *context, uint64_t size);
 /* Blocks of values in a context that plans. `size` is what has been reserved for it. 0 or NULL: `pointer` is none of these. */
 void *imagine__plan_take(imagine_context *context, size_t size);
 size_t imagine__plan_give_back(imagine_context *context, const void *pointer);
+
+/* Memory on the context's device (device.c). A block of values of `total` bytes, which are booked; NULL: out of memory, which
+ * is logged with the driver's words. Its size, which remains booked, or 0: it is no such block. */
+void *imagine__device_alloc(imagine_context *context, size_t total);
+size_t imagine__device_free(imagine_context *context, void *pointer);
+/* 0, or an error number. Ordered before whatever a run starts afterwards. */
+int imagine__device_clear(imagine_context *context, void *values, size_t size);
 
 /* The C library's allocator behind the context's interface. */
 void *imagine__default_allocate(void *user_data, size_t size, size_t alignment);

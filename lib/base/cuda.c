@@ -6,6 +6,8 @@
 #include "base/cuda.h"
 
 #define MODULE "libimagine_cuda.so"
+/* Once opened it stays: the CUDA runtime in it does not like to be taken out of a process that goes on. */
+#define FLAGS (RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE)
 
 /* "FOLDER/libimagine_cuda.so" of the folder that this library lies in; 0 when that is not known. */
 static int beside_library(char *path, size_t size)
@@ -23,8 +25,8 @@ static int beside_library(char *path, size_t size)
 static void *open_module(void)
 {
     char path[4096];
-    void *file = beside_library(path, sizeof path) ? dlopen(path, RTLD_NOW | RTLD_LOCAL) : NULL;
-    return file ? file : dlopen(MODULE, RTLD_NOW | RTLD_LOCAL);
+    void *file = beside_library(path, sizeof path) ? dlopen(path, FLAGS) : NULL;
+    return file ? file : dlopen(MODULE, FLAGS);
 }
 
 static imagine_status find_device(const imagine__cuda *table, imagine_error *error)
@@ -74,19 +76,4 @@ void imagine__cuda_close(imagine__cuda_module_file *module)
     if (module->file)
         dlclose(module->file);
     *module = (imagine__cuda_module_file) { NULL, NULL };
-}
-
-imagine_status imagine__cuda_refuse(imagine_error *error)
-{
-    imagine__cuda_module_file module;
-    imagine_status status = imagine__cuda_open(&module, error);
-    if (status < 0)
-        return status;
-    char name[160] = "a GPU";
-    module.table->device_name(0, name, sizeof name);
-    status = imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED,
-                           "device: %s is there, but version %s computes models on the CPU only; use IMAGINE_DEVICE_CPU",
-                           name, imagine_version_string());
-    imagine__cuda_close(&module);
-    return status;
 }

@@ -9,16 +9,12 @@
 
 typedef struct imagine__cuda_module_file {
     void *file; /* of dlopen */
-    const imagine__cuda *table; /* lives as long as the file is open */
+    const imagine__cuda *table; /* lives as long as the process */
 } imagine__cuda_module_file;
 
 /* Opens the module and makes sure that it fits and that there is a GPU; the message of a failure says which of these is
  * missing. On failure nothing is left open. */
 imagine_status imagine__cuda_open(imagine__cuda_module_file *module, imagine_error *error);
 void imagine__cuda_close(imagine__cuda_module_file *module);
-
-/* Why a context cannot compute on a GPU: what is missing, or, where nothing is, that this version's stages run on the CPU.
- * Never IMAGINE_OK. */
-imagine_status imagine__cuda_refuse(imagine_error *error);
 
 #endif

@@ -68,7 +68,7 @@ static imagine_status give_out(imagine_buffer *buffer, exported **out, struct DL
         e->strides[i] = stride;
     *tensor = (struct DLTensor){
         .data = info.data,
-        .device = { IMAGINE__DL_CPU, 0 },
+        .device = { info.device == IMAGINE_DEVICE_CUDA ? IMAGINE__DL_CUDA : IMAGINE__DL_CPU, info.device_number },
         .ndim = info.ndim,
         .dtype = { types[info.dtype].code, types[info.dtype].bits, 1 },
         .shape = e->shape,
@@ -132,10 +132,17 @@ imagine_status imagine_buffer_to_dlpack_unversioned(imagine_buffer *buffer, stru
 
 /* ---- in -------------------------------------------------------------------------------------- */
 
-static imagine_status check_device(const struct DLTensor *t, imagine_error *error)
+static imagine_status find_device(const struct DLTensor *t, const imagine_context *context, imagine_device *device,
+                                  imagine_error *error)
 {
     int32_t type = t->device.type;
+    imagine_context_info info = { .struct_size = sizeof info };
+    *device = IMAGINE_DEVICE_CPU;
     if (type == IMAGINE__DL_CPU || type == IMAGINE__DL_CUDA_HOST || type == IMAGINE__DL_ROCM_HOST)
+        return IMAGINE_OK;
+    *device = IMAGINE_DEVICE_CUDA;
+    if (type == IMAGINE__DL_CUDA && context && imagine_context_get_info(context, &info, NULL) >= 0 &&
+        info.device == IMAGINE_DEVICE_CUDA && info.device_number == t->device.id)
         return IMAGINE_OK;
     return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED,
                          "device: the tensor is on DLPack device type %d, number %d; copy it to the host first", type,
@@ -179,13 +186,16 @@ static imagine_status take_in(imagine_buffer **buffer, imagine_context *context,
                               imagine_buffer_release_fn *release, void *owner, imagine_error *error)
 {
     imagine_dtype dtype;
+    imagine_device device;
     imagine_status status;
-    if ((status = check_device(t, error)) < 0 || (status = find_dtype(t, &dtype, error)) < 0 ||
+    if ((status = find_device(t, context, &device, error)) < 0 || (status = find_dtype(t, &dtype, error)) < 0 ||
         (status = check_strides(t, error)) < 0)
         return status;
     void *data = t->data ? (char *)t->data + t->byte_offset : NULL;
-    return (read_only ? imagine_buffer_wrap_read_only(buffer, context, dtype, t->ndim, t->shape, data, release, owner, error) :
-                        imagine_buffer_wrap(buffer, context, dtype, t->ndim, t->shape, data, release, owner, error));
+    status = imagine_buffer_wrap_on(buffer, context, device, dtype, t->ndim, t->shape, data, release, owner, error);
+    if (status >= 0 && read_only)
+        imagine__buffer_protect(*buffer);
+    return status;
 }
 
 static void release_plain(void *owner, void *data)

@@ -7,7 +7,8 @@
 
 #include <stdint.h>
 
-enum { IMAGINE__DL_CPU = 1, IMAGINE__DL_CUDA_HOST = 3, IMAGINE__DL_ROCM_HOST = 11 }; /* devices whose memory is the host's */
+/* Devices; the memory of all but CUDA is the host's. */
+enum { IMAGINE__DL_CPU = 1, IMAGINE__DL_CUDA = 2, IMAGINE__DL_CUDA_HOST = 3, IMAGINE__DL_ROCM_HOST = 11 };
 enum { IMAGINE__DL_INT, IMAGINE__DL_UINT, IMAGINE__DL_FLOAT, IMAGINE__DL_BFLOAT = 4, IMAGINE__DL_BOOL = 6 };
 #define IMAGINE__DL_MAJOR 1
 #define IMAGINE__DL_READ_ONLY UINT64_C(1)

@@ -82,11 +82,19 @@ void *imagine__calloc(imagine_context *context, size_t count, size_t size)
     return pointer ? memset(pointer, 0, total) : NULL;
 }
 
+/* Gives back a block of values that lies elsewhere. Its size, or 0: it is one with a header. */
+static size_t give_back(imagine_context *context, void *pointer)
+{
+    if (context->plan)
+        return imagine__plan_give_back(context, pointer);
+    return context->device ? imagine__device_free(context, pointer) : 0;
+}
+
 void imagine__free(imagine_context *context, void *pointer)
 {
     if (!pointer)
         return;
-    size_t total = context->plan ? imagine__plan_give_back(context, pointer) : 0;
+    size_t total = give_back(context, pointer);
     if (!total) {
         header *block = (header *)((char *)pointer - ALIGNMENT);
         total = block->size;
@@ -98,18 +106,23 @@ void imagine__free(imagine_context *context, void *pointer)
 void *imagine__alloc_values(imagine_context *context, size_t size)
 {
     size_t total;
-    if (!context->plan)
+    if (!context->plan && !context->device)
         return imagine__alloc(context, size);
     if (!imagine__add_size(size, ALIGNMENT, &total) || total > PTRDIFF_MAX || !imagine__reserve(context, total))
         return NULL;
-    void *values = imagine__plan_take(context, total);
+    void *values = context->plan ? imagine__plan_take(context, total) : imagine__device_alloc(context, total);
     if (!values)
         atomic_fetch_sub(&context->memory_used, total);
     return values;
 }
 
-void imagine__copy(const imagine_context *context, void *to, size_t to_step, const void *from, size_t from_step,
-                   size_t size, int64_t count)
+void *imagine__alloc_host_values(imagine_context *context, size_t size)
+{
+    return context->plan ? imagine__alloc_values(context, size) : imagine__alloc(context, size);
+}
+
+void imagine__copy_host(const imagine_context *context, void *to, size_t to_step, const void *from, size_t from_step,
+                        size_t size, int64_t count)
 {
     if (context->plan || !size)
         return;
@@ -117,7 +130,7 @@ void imagine__copy(const imagine_context *context, void *to, size_t to_step, con
         memcpy((char *)to + (size_t)i * to_step, (const char *)from + (size_t)i * from_step, size);
 }
 
-void imagine__clear(const imagine_context *context, void *to, size_t size)
+void imagine__clear_host(const imagine_context *context, void *to, size_t size)
 {
     if (!context->plan && size)
         memset(to, 0, size);

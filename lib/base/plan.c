@@ -45,7 +45,8 @@ imagine_status imagine__context_plan(imagine_context **planning, imagine_context
     }
     made->plan->limit = imagine__context_limit(context);
     imagine__kernels_plan(&made->plan->kernels, context->kernels);
-    made->kernels = &made->plan->kernels;
+    made->kernels = made->host_kernels = &made->plan->kernels;
+    made->on_device = context->on_device;
     *planning = made;
     return IMAGINE_OK;
 }

@@ -2,12 +2,15 @@
 #include <string.h>
 
 #include "base/context.h"
+#include "base/device.h"
 
 #define CLEAR_PIECE ((size_t)4 << 20) /* bytes between two looks at the cancel: a few milliseconds on fresh memory */
 
 static int stopped(const imagine__run *run)
 {
     const imagine__work *work = (const imagine__work *)run;
+    if (work->queue && work->queue->code)
+        return 1; /* something has failed: the rest is left out as well */
     return imagine_cancel_fired(work->cancel) || (work->stop && atomic_load_explicit(work->stop, memory_order_relaxed));
 }
 
@@ -43,25 +46,36 @@ imagine_status imagine__work_init(imagine__work *work, imagine_context *context,
     work->context = context;
     work->cancel = cancel;
     work->arena = imagine__arena_create(context);
-    work->scratch = imagine__alloc_values(context, IMAGINE__SCRATCH);
-    if (!work->arena || !work->scratch) {
+    work->scratch = imagine__alloc_host_values(context, IMAGINE__SCRATCH);
+    status = work->arena && work->scratch ? imagine__queue_open(work, error)
+                                          : imagine__fail_memory(error, IMAGINE__SCRATCH, "a stage's scratch");
+    if (status < 0)
         imagine__work_fini(work);
-        return imagine__fail_memory(error, IMAGINE__SCRATCH, "a stage's scratch");
-    }
-    return IMAGINE_OK;
+    return status;
 }
 
 void imagine__work_fini(imagine__work *work)
 {
     if (!work->context)
         return;
+    imagine__queue_close(work);
     imagine__arena_destroy(work->arena);
     imagine__free(work->context, work->scratch);
     memset(work, 0, sizeof *work);
 }
 
-imagine_status imagine__work_check(const imagine__work *work, imagine_error *error)
+imagine_status imagine__work_failed(imagine__work *work, imagine_error *error)
 {
+    return work->device ? imagine__queue_report(work, error) : IMAGINE_OK;
+}
+
+imagine_status imagine__work_check(imagine__work *work, imagine_error *error)
+{
+    if (work->device)
+        imagine__queue_mark(work);
+    imagine_status status = imagine__work_failed(work, error);
+    if (status < 0)
+        return status;
     return stopped(&work->run) ? imagine__fail(error, IMAGINE_ERROR_CANCELLED, "cancelled") : IMAGINE_OK;
 }
 
@@ -75,7 +89,7 @@ imagine_status imagine__work_zeros(imagine__work *work, float **values, size_t c
         return imagine__fail_memory(error, total, what);
     imagine_status status = IMAGINE_OK;
     for (size_t at = 0; at < total && status >= 0 && !imagine__planning(work->context); at += CLEAR_PIECE) {
-        imagine__clear(work->context, bytes + at, total - at < CLEAR_PIECE ? total - at : CLEAR_PIECE);
+        imagine__clear(work, bytes + at, total - at < CLEAR_PIECE ? total - at : CLEAR_PIECE);
         status = imagine__work_check(work, error);
     }
     if (status < 0)

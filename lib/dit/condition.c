@@ -68,14 +68,18 @@ imagine_status imagine__dit_time(const imagine__dit *dit, imagine__work *work, c
     float *t = imagine__arena_floats(work->arena, rows * dim);
     float *p = imagine__arena_floats(work->arena, rows * 6 * dim);
     imagine__arena_mark mark = imagine__arena_save(work->arena);
-    float *waves = imagine__arena_floats(work->arena, rows * freq);
-    float *frequencies = imagine__arena_floats(work->arena, freq);
+    float *on_host = imagine__arena_host_floats(work->arena, rows * freq);
+    float *frequencies = imagine__arena_host_floats(work->arena, freq);
     float *hidden = imagine__arena_floats(work->arena, rows * dim);
-    if (!t || !p || !waves || !frequencies || !hidden)
+    const float *waves = NULL;
+    if (t && p && on_host && frequencies && hidden) {
+        sinusoid_job job = { timesteps, frequencies, on_host, rows, freq };
+        sinusoids(work, &job);
+        waves = imagine__lend(work, on_host, (size_t)(rows * freq) * sizeof *waves);
+    }
+    if (!waves)
         return imagine__fail_memory(error, (size_t)rows * (size_t)(8 * dim + freq) * sizeof(float),
                                     "the time conditioning");
-    sinusoid_job job = { timesteps, frequencies, waves, rows, freq };
-    sinusoids(work, &job);
     linear(work, &dit->time_1, waves, hidden, rows, IMAGINE__ACT_SILU);
     linear(work, &dit->time_2, hidden, t, rows, IMAGINE__ACT_NONE);
     work->run.kernels->activate(&work->run, t, hidden, rows * dim, IMAGINE__ACT_SILU);
@@ -86,34 +90,11 @@ imagine_status imagine__dit_time(const imagine__dit *dit, imagine__work *work, c
     return IMAGINE_OK;
 }
 
-typedef struct modulate_job {
-    const float *table, *x;
-    float *y;
-    int64_t rows, parts, x_parts, dim;
-    int64_t tile_rows;
-} modulate_job;
-
-static void modulate_rows(void *arg, int64_t tile, void *scratch)
-{
-    const modulate_job *job = arg;
-    int64_t first = tile * job->tile_rows;
-    int64_t end = first + job->tile_rows < job->rows ? first + job->tile_rows : job->rows;
-    (void)scratch;
-    for (int64_t at = first * job->parts; at < end * job->parts; at++) {
-        int64_t row = at / job->parts, part = at % job->parts;
-        const float *table = job->table + part * job->dim;
-        const float *x = job->x + (row * job->x_parts + part % job->x_parts) * job->dim;
-        float *y = job->y + at * job->dim;
-        for (int64_t i = 0; i < job->dim; i++)
-            y[i] = table[i] + x[i];
-    }
-}
-
 void imagine__dit_modulate(imagine__work *work, const float *table, const float *x, float *y, int64_t rows,
                            int64_t parts, int64_t x_parts, int64_t dim)
 {
-    modulate_job job = { table, x, y, rows, parts, x_parts, dim, 65536 / (parts * dim) + 1 };
-    imagine__parallel(&work->run, (rows + job.tile_rows - 1) / job.tile_rows, modulate_rows, &job);
+    imagine__modulate_args args = { table, x, y, rows, parts, x_parts, dim };
+    work->run.kernels->modulate(&work->run, &args);
 }
 
 /* Keys and values of one block for all rows of the text. */

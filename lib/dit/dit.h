@@ -36,8 +36,8 @@ imagine_status imagine__dit_text_create(imagine__dit_text **text, const imagine_
 void imagine__dit_text_free(imagine__dit_text *text);
 
 /* One forward: x [batch, in_channels, frames, height, width] (latent sizes, any that the patch divides) to
- * y [batch, out_channels, ...]. `timesteps` [batch], or [batch, tokens] with per_token 1. Row b uses the text's row b; the text
- * may have more of them.
+ * y [batch, out_channels, ...]. `timesteps`, on the host, are [batch], or [batch, tokens] with per_token 1. Row b uses the
+ * text's row b; the text may have more of them.
  * May be called for one transformer from many threads at once, each with a work of its own. */
 typedef struct imagine__dit_input {
     const float *x;

@@ -52,7 +52,7 @@ void imagine__dit_end(imagine__dit_walk *walk);
 imagine_status imagine__dit_rope(imagine__work *work, int32_t head_dim, const int32_t grid[3], const float **cos_table,
                                  const float **sin_table, imagine_error *error);
 
-/* The conditioning on time: temb [rows, dim] and its projection [rows, 6 * dim], into arena memory. */
+/* The conditioning on time, from timesteps on the host: temb [rows, dim] and its projection [rows, 6 * dim], into arena memory. */
 imagine_status imagine__dit_time(const imagine__dit *dit, imagine__work *work, const float *timesteps, int64_t rows,
                                  float **temb, float **projection, imagine_error *error);
 

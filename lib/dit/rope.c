@@ -68,17 +68,18 @@ imagine_status imagine__dit_rope(imagine__work *work, int32_t head_dim, const in
     int32_t half = head_dim / 2;
     split(head_dim, job.pairs);
     int64_t tokens = (int64_t)grid[0] * grid[1] * grid[2];
-    job.cosines = imagine__arena_floats(work->arena, tokens * half);
-    job.sines = imagine__arena_floats(work->arena, tokens * half);
+    job.cosines = imagine__arena_host_floats(work->arena, tokens * half);
+    job.sines = imagine__arena_host_floats(work->arena, tokens * half);
     imagine__arena_mark mark = imagine__arena_save(work->arena);
     for (int a = 0; a < 3; a++)
-        job.axes[a] = imagine__arena_floats(work->arena, (int64_t)grid[a] * job.pairs[a] * 2);
+        job.axes[a] = imagine__arena_host_floats(work->arena, (int64_t)grid[a] * job.pairs[a] * 2);
     if (!job.cosines || !job.sines || !job.axes[0] || !job.axes[1] || !job.axes[2])
         return imagine__fail_memory(error, (size_t)tokens * (size_t)half * 8, "the position table");
     imagine__parallel(&work->run, 3, fill_axis, &job);
     imagine__parallel(&work->run, (int64_t)grid[0] * grid[1], fill_row, &job);
     imagine__arena_restore(work->arena, mark);
-    *cos_table = job.cosines;
-    *sin_table = job.sines;
-    return IMAGINE_OK;
+    size_t size = (size_t)tokens * (size_t)half * sizeof **cos_table;
+    *cos_table = imagine__lend(work, job.cosines, size);
+    *sin_table = imagine__lend(work, job.sines, size);
+    return *cos_table && *sin_table ? IMAGINE_OK : imagine__fail_memory(error, 2 * size, "the position table");
 }

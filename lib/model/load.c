@@ -18,7 +18,7 @@ void imagine__loaded_free(imagine__loaded *loaded)
         return;
     for (size_t i = 0; i < loaded->count; i++)
         imagine__free(loaded->context, loaded->blocks[i].at);
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < 3; i++)
         imagine__free(loaded->context, loaded->staging[i]);
     imagine__free(loaded->context, loaded->blocks);
     imagine__free(loaded->context, loaded->asked);
@@ -35,14 +35,14 @@ uint64_t imagine__loaded_held(const imagine__loaded *loaded)
     return loaded->bytes + 64 * (loaded->count + 2) + loaded->capacity * sizeof *loaded->blocks;
 }
 
-/* Memory to read through: number 0 for rows, 1 for what must be converted. */
+/* Memory to read through: number 0 for rows, 1 for what must be converted, 2 for what goes to a device. */
 static void *stage(imagine__loaded *loaded, int number, size_t size)
 {
     if (!loaded->again)
-        return imagine__alloc_values(loaded->context, size);
+        return imagine__alloc_host_values(loaded->context, size);
     if (loaded->staging_size[number] < size) {
         imagine__free(loaded->context, loaded->staging[number]);
-        loaded->staging[number] = imagine__alloc_values(loaded->context, size);
+        loaded->staging[number] = imagine__alloc_host_values(loaded->context, size);
         loaded->staging_size[number] = loaded->staging[number] ? size : 0;
     }
     return loaded->staging[number];
@@ -218,6 +218,44 @@ static imagine_status read_elements(imagine__loaded *loaded, const imagine__tens
     return status;
 }
 
+/* `size` bytes to their place among the values. */
+static imagine_status place(imagine__loaded *loaded, const imagine__tensor *t, void *to, const void *from, size_t size,
+                            imagine_error *error)
+{
+    int code = imagine__upload_now(loaded->context, to, from, size);
+    if (!code)
+        return IMAGINE_OK;
+    imagine_status status = imagine__fail(error, IMAGINE_ERROR_DEVICE, "tensor \"%s\" could not be copied to the device: %s",
+                                          t->name, imagine__device_text(loaded->context, code));
+    if (error)
+        error->native_code = code;
+    return status;
+}
+
+/* The same as read_elements to values: on a device in pieces, through memory on the host. */
+static imagine_status read_values(imagine__loaded *loaded, const imagine__tensor *t, uint64_t begin, uint64_t count,
+                                  imagine__wtype type, void *out, imagine_error *error)
+{
+    size_t size = type == IMAGINE__W_BF16 ? 2 : 4;
+    if (!imagine__on_device(loaded->context))
+        return read_elements(loaded, t, begin, count, type, out, error);
+    uint64_t piece = count < STAGING / size ? count : STAGING / size;
+    void *on_host = stage(loaded, 2, (size_t)piece * size);
+    if (!on_host)
+        return fail_memory(t, (size_t)piece * size, error);
+    imagine_status status = IMAGINE_OK;
+    for (uint64_t at = 0; at < count && status >= 0; at += piece) {
+        uint64_t now = count - at < piece ? count - at : piece;
+        status = read_elements(loaded, t, begin + at, now, type, on_host, error);
+        if (status >= 0)
+            status = place(loaded, t, (char *)out + at * size, on_host, (size_t)now * size, error);
+        if (status >= 0 && loaded->cancel && imagine_cancel_fired(loaded->cancel))
+            status = imagine__fail(error, IMAGINE_ERROR_CANCELLED, "cancelled while the weights were read");
+    }
+    unstage(loaded, on_host);
+    return status;
+}
+
 /* How a tensor is kept: bf16 as it is, all else as f32. */
 static imagine__wtype kept_type(const imagine__tensor *t)
 {
@@ -266,7 +304,9 @@ static imagine_status pack_parts(imagine__loaded *loaded, imagine__linear_weight
     for (int64_t first = 0; first < w->n && status >= 0; first += step) {
         int64_t count = w->n - first < step ? w->n - first : step;
         status = read_rows(loaded, parts, rows, first, count, w->k, w->type, staging, error);
-        if (status >= 0)
+        if (status >= 0 && imagine__on_device(loaded->context)) /* rows stay as they are */
+            status = place(loaded, parts[0], (char *)packed + (size_t)first * row, staging, (size_t)count * row, error);
+        else if (status >= 0)
             kernels->pack_linear(packed, staging, first, count, w->n, w->k, w->type);
         if (status >= 0 && loaded->cancel && imagine_cancel_fired(loaded->cancel))
             status = imagine__fail(error, IMAGINE_ERROR_CANCELLED, "cancelled while the weights were read");
@@ -289,7 +329,7 @@ static imagine_status load_floats_into(imagine__loaded *loaded, const char *name
         return fail_shape(loaded, t, 1, &count, error);
     if (loaded->check)
         return IMAGINE_OK;
-    return read_elements(loaded, t, 0, (uint64_t)count, IMAGINE__W_F32, out, error);
+    return read_values(loaded, t, 0, (uint64_t)count, IMAGINE__W_F32, out, error);
 }
 
 /* Writes "prefix" + suffix; a name that does not fit is nobody's tensor. */
@@ -374,15 +414,22 @@ static imagine_status pack_conv(imagine__loaded *loaded, imagine__conv_weight *w
     const imagine__kernels *kernels = imagine__context_kernels(loaded->context);
     size_t raw_size = (size_t)elements(t) * type_size(w->type);
     size_t size = kernels->conv_packed_size(w->cout, w->cin, w->kt, w->kh, w->kw, w->type);
+    int on_device = imagine__on_device(loaded->context);
     void *packed = keep(loaded, size), *raw = stage(loaded, 0, raw_size);
-    imagine_status status = packed && raw ? read_elements(loaded, t, 0, (uint64_t)elements(t), w->type, raw, error)
-                                          : fail_memory(t, size + raw_size, error);
-    if (status >= 0) {
-        kernels->pack_conv(packed, raw, w->cout, w->cin, w->kt, w->kh, w->kw, w->type);
+    void *to = on_device ? stage(loaded, 2, size) : packed; /* where it is packed */
+    imagine_status status = packed && raw && to
+                                ? read_elements(loaded, t, 0, (uint64_t)elements(t), w->type, raw, error)
+                                : fail_memory(t, size + raw_size, error);
+    if (status >= 0)
+        kernels->pack_conv(to, raw, w->cout, w->cin, w->kt, w->kh, w->kw, w->type);
+    if (status >= 0 && on_device)
+        status = place(loaded, t, packed, to, size, error);
+    if (status >= 0)
         w->packed = packed;
-    } else if (packed) {
+    else if (packed)
         drop_last(loaded, size);
-    }
+    if (on_device)
+        unstage(loaded, to);
     unstage(loaded, raw);
     return status;
 }
@@ -464,7 +511,7 @@ imagine_status imagine__load_table(imagine__loaded *loaded, const void **table, 
     void *made = keep(loaded, size);
     if (!made)
         return fail_memory(t, size, error);
-    status = read_elements(loaded, t, 0, (uint64_t)elements(t), kept, made, error);
+    status = read_values(loaded, t, 0, (uint64_t)elements(t), kept, made, error);
     if (status < 0) {
         drop_last(loaded, size);
         return status;
@@ -480,8 +527,8 @@ imagine_status imagine__load_rows(imagine__loaded *loaded, float *out, const int
     const imagine__tensor *t = NULL;
     imagine_status status = find(loaded, name, &t, error);
     for (int32_t i = 0; i < count && status >= 0; i++)
-        status = read_elements(loaded, t, (uint64_t)ids[i] * (uint64_t)dim, (uint64_t)dim, IMAGINE__W_F32,
-                               out + i * dim, error);
+        status = read_values(loaded, t, (uint64_t)ids[i] * (uint64_t)dim, (uint64_t)dim, IMAGINE__W_F32, out + i * dim,
+                             error);
     return status;
 }
 

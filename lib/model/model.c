@@ -273,8 +273,8 @@ static imagine_status plan_tokenizer(void **held, imagine_context *context, cons
         return status;
     close(fd);
     size_t small = 1 << 15;
-    *held = imagine__alloc_values(context, (size_t)size / 4 * 5 + small);
-    void *reading = imagine__alloc_values(context, (size_t)size / 8 * 21 + small);
+    *held = imagine__alloc_host_values(context, (size_t)size / 4 * 5 + small);
+    void *reading = imagine__alloc_host_values(context, (size_t)size / 8 * 21 + small);
     imagine__free(context, reading);
     if (*held && reading)
         return IMAGINE_OK;

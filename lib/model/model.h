@@ -155,8 +155,8 @@ typedef struct imagine__loaded {
     size_t count, capacity;
     size_t given; /* of these, to those who asked since the last imagine__loaded_rewind */
     uint64_t bytes;
-    void *staging[2]; /* memory to read through, kept when `again` is set */
-    size_t staging_size[2];
+    void *staging[3]; /* memory on the host to read through, kept when `again` is set */
+    size_t staging_size[3];
     int check; /* 1: tensors are looked for and checked, and nothing is read: weights stay NULL */
     int again; /* 1: the same tensors' likes will be loaded again, into the same memory */
     const imagine_cancel *cancel; /* looked at between tensors, or NULL */
@@ -190,7 +190,7 @@ imagine_status imagine__load_floats(imagine__loaded *loaded, const float **value
 imagine_status imagine__load_table(imagine__loaded *loaded, const void **table, imagine__wtype *type, int64_t rows,
                                    int64_t dim, imagine_error *error, const char *format, ...)
     __attribute__((format(printf, 7, 8)));
-/* Rows `ids` of a table [rows, dim], as f32, straight from the file. */
+/* Rows `ids` of a table [rows, dim], as f32 values, straight from the file. */
 imagine_status imagine__load_rows(imagine__loaded *loaded, float *out, const int32_t *ids, int32_t count, int64_t dim,
                                   const char *name, imagine_error *error);
 /* Fails naming the first tensor that no load function has asked for, except those whose names begin with one of the

@@ -4,7 +4,7 @@
 
 #include "sampler/inside.h"
 
-/* The caller's timesteps as f32. */
+/* The caller's timesteps, on the host, as f32. */
 static imagine_status read_timesteps(imagine_sampler *s, const imagine_buffer *timestep, int64_t batch, int64_t tokens,
                                      float **out, int32_t *per_token, imagine_error *error)
 {
@@ -22,7 +22,7 @@ static imagine_status read_timesteps(imagine_sampler *s, const imagine_buffer *t
     int64_t count = ndim == 2 ? batch * tokens : batch;
     const void *data = imagine_buffer_data(timestep);
     imagine_dtype dtype = imagine__buffer_dtype(timestep);
-    float *values = imagine__arena_floats(s->work.arena, count);
+    float *values = imagine__arena_host_floats(s->work.arena, count);
     if (!values)
         return imagine__fail_memory(error, (size_t)count * sizeof *values, "the timesteps");
     if (dtype != IMAGINE_F32 && dtype != IMAGINE_I64 && dtype != IMAGINE_I32)
@@ -74,24 +74,29 @@ static imagine_status denoise(imagine_sampler *s, const imagine_buffer *hidden, 
     int64_t tokens = x[2] / c->patch_t * (x[3] / c->patch_h) * (x[4] / c->patch_w);
     imagine__dit_text *text = NULL;
     float *timesteps = NULL;
+    const float *embeds = imagine__buffer_values(&s->work, encoder_hidden_states);
     imagine__dit_input input = {
-        .x = imagine_buffer_data(hidden),
-        .y = imagine_buffer_data(sample),
+        .x = imagine__buffer_values(&s->work, hidden),
+        .y = imagine__buffer_begin(&s->work, sample),
         .batch = (int32_t)x[0],
         .frames = (int32_t)x[2],
         .height = (int32_t)x[3],
         .width = (int32_t)x[4],
     };
+    if (!embeds || !input.x || !input.y)
+        return imagine__fail_memory(error, (size_t)imagine_buffer_size(hidden), "the latents");
     imagine_status status = read_timesteps(s, timestep, x[0], tokens, &timesteps, &input.per_token, error);
     if (status < 0 || (status = imagine__sampler_change(s, imagine__sampler_expert(s, (double)timesteps[0]), error)) < 0)
         return status;
-    status = imagine__dit_text_create(&text, s->dit, &s->work, imagine_buffer_data(encoder_hidden_states), input.batch,
+    status = imagine__dit_text_create(&text, s->dit, &s->work, embeds, input.batch,
                                       (int32_t)imagine__buffer_shape(encoder_hidden_states, NULL)[1], error);
     if (status < 0)
         return status;
     input.timesteps = timesteps;
     input.text = text;
     status = imagine__dit_forward(s->dit, &s->work, &input, error);
+    if (status >= 0)
+        imagine__buffer_end(&s->work, sample, input.y);
     imagine__dit_text_free(text);
     return status < 0 ? status : imagine__work_check(&s->work, error);
 }
@@ -114,7 +119,12 @@ imagine_status imagine_sampler_denoise(imagine_sampler *sampler, const imagine_b
     if ((status = imagine__buffer_new(&made, sampler->context, IMAGINE_F32, 5, shape, error)) < 0)
         return status;
     imagine__arena_mark mark = imagine__arena_save(sampler->work.arena);
-    status = denoise(sampler, hidden_states, timestep, encoder_hidden_states, made, error);
+    imagine_buffer *times = NULL;
+    if (timestep)
+        status = imagine__buffer_on_host(&times, timestep, error);
+    if (status >= 0)
+        status = denoise(sampler, hidden_states, times, encoder_hidden_states, made, error);
+    imagine_buffer_release(&times);
     imagine__arena_restore(sampler->work.arena, mark);
     if (status < 0)
         imagine_buffer_release(&made);

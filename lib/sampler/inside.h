@@ -32,10 +32,10 @@ struct imagine_sampler {
     float *x; /* [batch][clip]: the latents */
     float *twice; /* [2][batch][clip]: what both predictions see, when they are batched */
     float *noise; /* [batch][clip]: what a step adds, where the rule does */
-    imagine_buffer *renoise; /* the caller's instead of the seed's, or NULL */
+    imagine_buffer *renoise; /* on the host, as the next three: the caller's instead of the seed's, or NULL */
     imagine_buffer *init; /* the caller's initial latents, or NULL */
     imagine_buffer *known, *mask; /* the caller's known latents and where they are, or NULL */
-    float *start; /* [batch][clip]: the noise that a run with known latents began with, which RENOISED keeps */
+    float *start; /* [batch][clip], on the host: the noise that a run with known latents began with, which RENOISED keeps */
     float *v; /* [2 if guided][batch][clip]: predictions */
     float *estimate; /* [batch][clip]: of the clean latents */
     int32_t step; /* steps done */
@@ -48,7 +48,7 @@ imagine_status imagine__sampler_usable(const imagine_sampler *sampler, imagine_e
 /* Standard normals for every clip into out [batch][clip]; `purpose` is an IMAGINE__NOISE_ one. */
 imagine_status imagine__sampler_noise(imagine_sampler *sampler, uint32_t purpose, float *out, imagine_error *error);
 
-/* Fails unless the buffer is F32 [channels, frames, height, width], behind the batch where there are several clips or it has
+/* Fails unless the buffer, on the host, is F32 [channels, frames, height, width], behind the batch where there are several clips or it has
  * one more dimension, behind `leading` (0: nothing there). */
 #define IMAGINE__SHARED 1 /* without a batch it is for every clip */
 #define IMAGINE__FEWER 2 /* the frames may be fewer than the clip's */
@@ -58,8 +58,8 @@ imagine_status imagine__sampler_check(imagine_sampler *sampler, const imagine_bu
 /* From noise in x to what a run begins with: the schedule's scale, or the initial latents noised, and the known ones. */
 imagine_status imagine__sampler_start(imagine_sampler *sampler, imagine_error *error);
 /* Puts the known latents into x [batch][clip] where they belong, as the model is to see them at `sigma`. */
-void imagine__sampler_keep(imagine_sampler *sampler, float *x, double sigma);
-/* The timesteps of every token of a clip: 0 where all of it is known and kept clean. 0: all tokens have the same. */
+imagine_status imagine__sampler_keep(imagine_sampler *sampler, float *x, double sigma, imagine_error *error);
+/* The timesteps, on the host, of every token of a clip: 0 where all of it is known and kept clean. 0: all tokens have the same. */
 int imagine__sampler_tokens(imagine_sampler *sampler, double timestep, int32_t clips, float **timesteps,
                             imagine_error *error);
 

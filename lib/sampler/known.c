@@ -29,10 +29,9 @@ imagine_status imagine__sampler_check(imagine_sampler *s, const imagine_buffer *
                          allowed & IMAGINE__FEWER ? " or fewer frames" : "");
 }
 
-/* *held becomes `buffer`, which may be NULL. */
+/* *held becomes `buffer`, which may be NULL and is taken over. */
 static void hold(imagine_buffer **held, imagine_buffer *buffer)
 {
-    imagine_buffer_retain(buffer);
     imagine_buffer_release(held);
     *held = buffer;
 }
@@ -41,11 +40,16 @@ static void hold(imagine_buffer **held, imagine_buffer *buffer)
 
 imagine_status imagine_sampler_set_init(imagine_sampler *sampler, imagine_buffer *latents, imagine_error *error)
 {
+    imagine_buffer *taken = NULL;
     imagine_status status = imagine__sampler_usable(sampler, error);
     if (status >= 0 && latents)
-        status = imagine__sampler_check(sampler, latents, "init latents", 0, IMAGINE__SHARED, error);
+        status = imagine__buffer_on_host(&taken, latents, error);
+    if (status >= 0 && latents)
+        status = imagine__sampler_check(sampler, taken, "init latents", 0, IMAGINE__SHARED, error);
     if (status >= 0)
-        hold(&sampler->init, latents);
+        hold(&sampler->init, taken);
+    else
+        imagine_buffer_release(&taken);
     return status;
 }
 
@@ -59,14 +63,21 @@ static const float *clip_of(const imagine_buffer *latents, int64_t clip)
 }
 
 /* x = the initial latents at the first sigma, from the noise in x. */
-static void noise_init(imagine_sampler *s)
+static imagine_status noise_init(imagine_sampler *s, imagine_error *error)
 {
     float sigma = (float)s->schedule.sigmas[0];
+    size_t size = (size_t)s->clip * sizeof *s->x;
     for (int64_t b = 0; b < s->o.batch; b++) {
         float *x = s->x + b * s->clip;
+        imagine__arena_mark mark = imagine__arena_save(s->work.arena);
+        const float *init = imagine__lend(&s->work, clip_of(s->init, b), size);
+        if (!init)
+            return imagine__fail_memory(error, size, "the initial latents");
         s->work.run.kernels->combine(&s->work.run, 2, (const float[]){ 1 - sigma, sigma },
-                                     (const float *const[]){ clip_of(s->init, b), x }, x, s->clip);
+                                     (const float *const[]){ init, x }, x, s->clip);
+        imagine__arena_restore(s->work.arena, mark);
     }
+    return IMAGINE_OK;
 }
 
 imagine_status imagine__sampler_start(imagine_sampler *s, imagine_error *error)
@@ -77,19 +88,19 @@ imagine_status imagine__sampler_start(imagine_sampler *s, imagine_error *error)
                              "strength is %g, so a run begins with initial latents: call imagine_sampler_set_init first",
                              s->o.strength);
     int keep = s->known && s->o.known_mode == IMAGINE_KNOWN_RENOISED;
-    imagine_status status = IMAGINE_OK;
-    if (keep && !s->start)
-        status = imagine__work_zeros(&s->work, &s->start, (size_t)s->count, "the noise of the known latents", error);
-    if (status < 0)
-        return status;
+    size_t size = (size_t)s->count * sizeof *s->start;
+    if (keep && !s->start && !(s->start = imagine__alloc_host_values(s->context, size)))
+        return imagine__fail_memory(error, size, "the noise of the known latents");
     if (keep)
-        imagine__copy(s->context, s->start, 0, s->x, 0, (size_t)s->count * sizeof *s->x, 1);
+        imagine__download(&s->work, s->start, 0, s->x, 0, size, 1);
+    imagine_status status = IMAGINE_OK;
     if (s->init)
-        noise_init(s);
+        status = noise_init(s, error);
     else if (scale != 1)
         s->work.run.kernels->combine(&s->work.run, 1, &scale, (const float *const[]){ s->x }, s->x, s->count);
-    imagine__sampler_keep(s, s->x, s->schedule.sigmas[0]);
-    return imagine__work_check(&s->work, error);
+    if (status >= 0)
+        status = imagine__sampler_keep(s, s->x, s->schedule.sigmas[0], error);
+    return status < 0 ? status : imagine__work_check(&s->work, error);
 }
 
 /* ---- known latents ----------------------------------------------------------------------------------------------- */
@@ -125,12 +136,11 @@ static int64_t known_frames(const imagine_sampler *s)
     return shape[ndim - 3];
 }
 
-imagine_status imagine_sampler_set_known(imagine_sampler *sampler, imagine_buffer *latents, imagine_buffer *mask,
-                                         imagine_error *error)
+/* Both on the host, checked. */
+static imagine_status check_known(imagine_sampler *sampler, const imagine_buffer *latents, const imagine_buffer *mask,
+                                  imagine_error *error)
 {
-    imagine_status status = imagine__sampler_usable(sampler, error);
-    if (status < 0)
-        return status;
+    imagine_status status = IMAGINE_OK;
     if (mask && !latents)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "known mask: there are no latents with it");
     int allowed = IMAGINE__SHARED | (mask ? IMAGINE__MASKED : IMAGINE__FEWER);
@@ -146,8 +156,27 @@ imagine_status imagine_sampler_set_known(imagine_sampler *sampler, imagine_buffe
                                  "known latents: all %lld frames of the clip are known; give fewer, or a mask",
                                  (long long)sampler->shape[1]);
     }
-    hold(&sampler->known, latents);
-    hold(&sampler->mask, mask);
+    return IMAGINE_OK;
+}
+
+imagine_status imagine_sampler_set_known(imagine_sampler *sampler, imagine_buffer *latents, imagine_buffer *mask,
+                                         imagine_error *error)
+{
+    imagine_buffer *taken = NULL, *taken_mask = NULL;
+    imagine_status status = imagine__sampler_usable(sampler, error);
+    if (status >= 0 && latents)
+        status = imagine__buffer_on_host(&taken, latents, error);
+    if (status >= 0 && mask)
+        status = imagine__buffer_on_host(&taken_mask, mask, error);
+    if (status >= 0)
+        status = check_known(sampler, taken, taken_mask, error);
+    if (status < 0) {
+        imagine_buffer_release(&taken);
+        imagine_buffer_release(&taken_mask);
+        return status;
+    }
+    hold(&sampler->known, taken);
+    hold(&sampler->mask, taken_mask);
     sampler->begun = 0; /* what it began with is not what is known now */
     return IMAGINE_OK;
 }
@@ -165,7 +194,7 @@ static int is_known(const imagine_sampler *s, int64_t frame, int64_t pixel)
 
 typedef struct keep_job {
     const imagine_sampler *s;
-    float *x;
+    float *x; /* on the host */
     float sigma; /* 0: clean */
 } keep_job;
 
@@ -191,11 +220,20 @@ static void keep_frame(void *arg, int64_t tile, void *scratch)
     }
 }
 
-void imagine__sampler_keep(imagine_sampler *s, float *x, double sigma)
+imagine_status imagine__sampler_keep(imagine_sampler *s, float *x, double sigma, imagine_error *error)
 {
-    keep_job job = { s, x, s->o.known_mode == IMAGINE_KNOWN_CLEAN ? 0 : (float)sigma };
-    if (s->known)
-        imagine__parallel(&s->work.run, s->o.batch * s->shape[1], keep_frame, &job);
+    if (!s->known)
+        return IMAGINE_OK;
+    size_t size = (size_t)s->count * sizeof *x;
+    imagine__arena_mark mark = imagine__arena_save(s->work.arena);
+    keep_job job = { s, imagine__borrow(&s->work, x, size, IMAGINE__READ | IMAGINE__WRITE),
+                     s->o.known_mode == IMAGINE_KNOWN_CLEAN ? 0 : (float)sigma };
+    if (!job.x)
+        return imagine__fail_memory(error, size, "the known latents");
+    imagine__parallel(&s->work.run, s->o.batch * s->shape[1], keep_frame, &job);
+    imagine__return(&s->work, x, job.x, size);
+    imagine__arena_restore(s->work.arena, mark);
+    return IMAGINE_OK;
 }
 
 typedef struct token_job {
@@ -234,13 +272,13 @@ int imagine__sampler_tokens(imagine_sampler *s, double timestep, int32_t clips, 
         return 0;
     const imagine__dit_config *c = s->config;
     int64_t grid = s->shape[1] / c->patch_t, tokens = s->clip / (s->shape[0] * c->patch_t * c->patch_h * c->patch_w);
-    float *all = imagine__arena_floats(s->work.arena, clips * tokens);
+    float *all = imagine__arena_host_floats(s->work.arena, clips * tokens);
     if (!all)
         return imagine__fail_memory(error, (size_t)(clips * tokens) * sizeof *all, "the timesteps");
     token_job job = { s, (float)timestep, all };
     imagine__parallel(&s->work.run, grid, fill_tokens, &job);
-    imagine__copy(s->context, all + tokens, (size_t)tokens * sizeof *all, all, 0, (size_t)tokens * sizeof *all,
-                  clips - 1);
+    imagine__copy_host(s->context, all + tokens, (size_t)tokens * sizeof *all, all, 0,
+                       (size_t)tokens * sizeof *all, clips - 1);
     *timesteps = all;
     return 1;
 }

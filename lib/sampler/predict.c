@@ -41,7 +41,7 @@ static int in_interval(const imagine_sampler *s)
 }
 
 typedef struct spread_job {
-    const float *v;
+    const float *v; /* on the host */
     int64_t clip;
     double *out;
 } spread_job;
@@ -61,26 +61,40 @@ static void spread_clip(void *arg, int64_t tile, void *scratch)
     job->out[tile] = rest > 0 ? sqrt(rest) : 0;
 }
 
+/* The standard deviation of every clip's prediction in s->v. */
+static imagine_status measure_spread(imagine_sampler *s, double *out, imagine_error *error)
+{
+    size_t size = (size_t)s->count * sizeof *s->v;
+    imagine__arena_mark mark = imagine__arena_save(s->work.arena);
+    spread_job job = { imagine__borrow(&s->work, s->v, size, IMAGINE__READ), s->clip, out };
+    if (!job.v)
+        return imagine__fail_memory(error, size, "the predictions");
+    imagine_status status = imagine__work_check(&s->work, error);
+    if (status >= 0)
+        imagine__parallel(&s->work.run, s->o.batch, spread_clip, &job);
+    imagine__arena_restore(s->work.arena, mark);
+    return status;
+}
+
 /* v = the prompt's prediction in s->v and the negative one, combined. */
-static void guide(imagine_sampler *s, const float *negative, double scale)
+static imagine_status guide(imagine_sampler *s, const float *negative, double scale, imagine_error *error)
 {
     const imagine__kernels *kernels = s->work.run.kernels;
     const float weights[] = { (float)scale, (float)(1 - scale) };
     const float *const terms[] = { s->v, negative };
     double alone[64] = { 0 }, guided[64] = { 0 }, share = s->o.guidance_rescale;
-    spread_job job = { s->v, s->clip, alone };
-    if (share > 0)
-        imagine__parallel(&s->work.run, s->o.batch, spread_clip, &job);
+    imagine_status status = share > 0 ? measure_spread(s, alone, error) : IMAGINE_OK;
+    if (status < 0)
+        return status;
     kernels->combine(&s->work.run, 2, weights, terms, s->v, s->count);
-    if (!(share > 0))
-        return;
-    job.out = guided;
-    imagine__parallel(&s->work.run, s->o.batch, spread_clip, &job);
+    if (!(share > 0) || (status = measure_spread(s, guided, error)) < 0)
+        return status;
     for (int32_t b = 0; b < s->o.batch; b++) {
         float *v = s->v + b * s->clip;
         float back = guided[b] > 0 ? (float)(share * (alone[b] / guided[b]) + (1 - share)) : 1;
         kernels->combine(&s->work.run, 1, &back, (const float *const[]){ v }, v, s->clip);
     }
+    return IMAGINE_OK;
 }
 
 imagine_status imagine__sampler_predict(imagine_sampler *s, const float *x, int32_t index, imagine_error *error)
@@ -94,17 +108,17 @@ imagine_status imagine__sampler_predict(imagine_sampler *s, const float *x, int3
     int guided = scale != 1 && in_interval(s);
     if (guided && s->batched) {
         size_t bytes = (size_t)s->count * sizeof *x;
-        imagine__copy(s->context, s->twice, bytes, x, 0, bytes, 2);
+        imagine__copy(&s->work, s->twice, bytes, x, 0, bytes, 2);
         status = forward(s, s->text, 2 * s->o.batch, s->twice, timestep, s->v, error);
     } else {
         status = forward(s, s->text, s->o.batch, x, timestep, s->v, error);
         if (status >= 0 && guided)
             status = forward(s, s->negative, s->o.batch, x, timestep, negative, error);
     }
+    if (status >= 0 && guided)
+        status = guide(s, negative, scale, error);
     if (status < 0)
         return status;
-    if (guided)
-        guide(s, negative, scale);
     int finite = s->work.run.kernels->finite(&s->work.run, s->v, s->count);
     if ((status = imagine__work_check(&s->work, error)) < 0)
         return status;

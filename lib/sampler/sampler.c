@@ -172,15 +172,19 @@ imagine_status imagine_sampler_set_renoise(imagine_sampler *sampler, imagine_buf
     imagine_status status = imagine__sampler_usable(sampler, error);
     if (status < 0)
         return status;
+    imagine_buffer *taken = NULL;
     int32_t draws = count_draws(&sampler->schedule);
     if (noise && !draws)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
                              "renoise: no step of this schedule and step rule takes new noise");
-    if (noise && (status = imagine__sampler_check(sampler, noise, "renoise", draws, 0, error)) < 0)
+    if (noise && (status = imagine__buffer_on_host(&taken, noise, error)) < 0)
         return status;
-    imagine_buffer_retain(noise);
+    if (noise && (status = imagine__sampler_check(sampler, taken, "renoise", draws, 0, error)) < 0) {
+        imagine_buffer_release(&taken);
+        return status;
+    }
     imagine_buffer_release(&sampler->renoise);
-    sampler->renoise = noise;
+    sampler->renoise = taken;
     return IMAGINE_OK;
 }
 
@@ -206,15 +210,22 @@ static void noise_frame(void *arg, int64_t tile, void *scratch)
 
 imagine_status imagine__sampler_noise(imagine_sampler *s, uint32_t purpose, float *out, imagine_error *error)
 {
-    noise_job job = { s, purpose, out };
+    size_t size = (size_t)s->count * sizeof *out;
+    imagine__arena_mark mark = imagine__arena_save(s->work.arena);
+    noise_job job = { s, purpose, imagine__borrow(&s->work, out, size, IMAGINE__WRITE) };
+    if (!job.out)
+        return imagine__fail_memory(error, size, "the noise");
     imagine__parallel(&s->work.run, s->o.batch * s->shape[1], noise_frame, &job);
+    imagine__return(&s->work, out, job.out, size);
+    imagine__arena_restore(s->work.arena, mark);
     return imagine__work_check(&s->work, error);
 }
 
-imagine_status imagine_sampler_begin(imagine_sampler *sampler, const imagine_buffer *noise, imagine_error *error)
+/* The caller's noise, on the host, or the seed's. */
+static imagine_status begin(imagine_sampler *sampler, const imagine_buffer *noise, imagine_error *error)
 {
-    imagine_status status = imagine__sampler_usable(sampler, error);
-    if (status < 0 || (noise && (status = imagine__sampler_check(sampler, noise, "noise", 0, 0, error)) < 0))
+    imagine_status status = IMAGINE_OK;
+    if (noise && (status = imagine__sampler_check(sampler, noise, "noise", 0, 0, error)) < 0)
         return status;
     if (sampler->config->in_channels != sampler->config->out_channels)
         return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED,
@@ -223,8 +234,8 @@ imagine_status imagine_sampler_begin(imagine_sampler *sampler, const imagine_buf
                              sampler->config->out_channels);
     sampler->begun = 0;
     if (noise)
-        imagine__copy(sampler->context, sampler->x, 0, imagine_buffer_data(noise), 0,
-                      (size_t)sampler->count * sizeof *sampler->x, 1);
+        imagine__upload(&sampler->work, sampler->x, 0, imagine_buffer_data(noise), 0,
+                        (size_t)sampler->count * sizeof *sampler->x, 1);
     else if ((status = imagine__sampler_noise(sampler, IMAGINE__NOISE_INITIAL, sampler->x, error)) < 0)
         return status;
     if ((status = imagine__sampler_start(sampler, error)) < 0)
@@ -234,6 +245,18 @@ imagine_status imagine_sampler_begin(imagine_sampler *sampler, const imagine_buf
     sampler->begun = 1;
     sampler->failed = 0;
     return IMAGINE_OK;
+}
+
+imagine_status imagine_sampler_begin(imagine_sampler *sampler, const imagine_buffer *noise, imagine_error *error)
+{
+    imagine_buffer *on_host = NULL;
+    imagine_status status = imagine__sampler_usable(sampler, error);
+    if (status >= 0 && noise)
+        status = imagine__buffer_on_host(&on_host, noise, error);
+    if (status >= 0)
+        status = begin(sampler, on_host, error);
+    imagine_buffer_release(&on_host);
+    return status;
 }
 
 static imagine_status check_step(const imagine_sampler *s, imagine_error *error)
@@ -257,7 +280,7 @@ static imagine_status step_noise(imagine_sampler *s, imagine_error *error)
     if (!s->renoise)
         return imagine__sampler_noise(s, IMAGINE__NOISE_RENOISE(s->schedule.skipped + s->step + 1), s->noise, error);
     const float *all = imagine_buffer_data(s->renoise);
-    imagine__copy(s->context, s->noise, 0, all + s->step * s->count, 0, (size_t)s->count * sizeof *all, 1);
+    imagine__upload(&s->work, s->noise, 0, all + s->step * s->count, 0, (size_t)s->count * sizeof *all, 1);
     return IMAGINE_OK;
 }
 
@@ -274,8 +297,9 @@ static imagine_status prepare_step(imagine_sampler *s, imagine_error *error)
     float *trial = imagine__stepper_trial(s->stepper, s->step, s->x, s->v);
     if (!trial)
         return IMAGINE_OK;
-    imagine__sampler_keep(s, trial, s->schedule.sigmas[s->step + 1]);
-    status = imagine__work_check(&s->work, error);
+    status = imagine__sampler_keep(s, trial, s->schedule.sigmas[s->step + 1], error);
+    if (status >= 0)
+        status = imagine__work_check(&s->work, error);
     return status < 0 ? status : imagine__sampler_predict(s, trial, s->step + 1, error);
 }
 
@@ -285,11 +309,13 @@ static imagine_status update(imagine_sampler *s, imagine_error *error)
     const imagine_cancel *cancel = s->work.cancel;
     s->work.cancel = NULL;
     imagine_status status = imagine__stepper_step(s->stepper, s->step, s->x, s->v, s->noise, s->estimate, error);
-    if (status >= 0) {
-        imagine__sampler_keep(s, s->x, s->schedule.sigmas[s->step + 1]);
-        imagine__sampler_keep(s, s->estimate, 0);
-    }
+    if (status >= 0)
+        status = imagine__sampler_keep(s, s->x, s->schedule.sigmas[s->step + 1], error);
+    if (status >= 0)
+        status = imagine__sampler_keep(s, s->estimate, 0, error);
     int finite = s->work.run.kernels->finite(&s->work.run, s->x, s->count);
+    if (status >= 0)
+        status = imagine__work_check(&s->work, error); /* on a device something may have failed */
     s->work.cancel = cancel;
     if (status >= 0 && !finite)
         status = imagine__fail(error, IMAGINE_ERROR_NOT_FINITE, "step %d of %d: the latents hold a NaN or an infinity",
@@ -331,9 +357,13 @@ static imagine_status copy_clip(imagine_sampler *s, const float *values, int32_t
     if (index < 0 || index >= s->o.batch)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "index: %d is not in 0..%d", index, s->o.batch - 1);
     imagine_status status = imagine__buffer_new(latents, s->context, IMAGINE_F32, 4, s->shape, error);
-    if (status >= 0)
-        imagine__copy(s->context, imagine_buffer_data(*latents), 0, values + index * s->clip, 0,
+    if (status < 0)
+        return status;
+    imagine__download(&s->work, imagine_buffer_data(*latents), 0, values + index * s->clip, 0,
                       (size_t)s->clip * sizeof *values, 1);
+    status = imagine__work_failed(&s->work, error);
+    if (status < 0)
+        imagine_buffer_release(latents);
     return status;
 }
 

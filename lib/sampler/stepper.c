@@ -61,7 +61,7 @@ void imagine__stepper_reset(imagine__stepper *s)
 
 static void copy(const imagine__stepper *s, float *to, const float *from)
 {
-    imagine__copy(s->work->context, to, 0, from, 0, (size_t)s->count * sizeof *to, 1);
+    imagine__copy(s->work, to, 0, from, 0, (size_t)s->count * sizeof *to, 1);
 }
 
 static void combine(imagine__stepper *s, int32_t terms, const double *coefficients, const float *const *x, float *y)

@@ -26,7 +26,7 @@ static imagine_status check_text(imagine_sampler *s, const imagine_buffer *embed
 }
 
 /* The text of every clip, padded with zeros or cut to `length`, one after the other. */
-static void pad_text(const imagine_sampler *s, const imagine_buffer *embeds, int64_t length, float *out)
+static void pad_text(imagine_sampler *s, const imagine_buffer *embeds, int64_t length, float *out)
 {
     int32_t ndim;
     const int64_t *shape = imagine__buffer_shape(embeds, &ndim);
@@ -34,8 +34,8 @@ static void pad_text(const imagine_sampler *s, const imagine_buffer *embeds, int
     for (int32_t b = 0; b < s->o.batch; b++) {
         const float *from = (const float *)imagine_buffer_data(embeds) + (ndim == 3 ? b * given * dim : 0);
         float *to = out + b * length * dim;
-        imagine__copy(s->context, to, 0, from, 0, (size_t)(rows * dim) * sizeof *to, 1);
-        imagine__clear(s->context, to + rows * dim, (size_t)((length - rows) * dim) * sizeof *to);
+        imagine__upload(&s->work, to, 0, from, 0, (size_t)(rows * dim) * sizeof *to, 1);
+        imagine__clear(&s->work, to + rows * dim, (size_t)((length - rows) * dim) * sizeof *to);
     }
 }
 
@@ -83,11 +83,12 @@ static imagine_status pad_both(imagine_sampler *s, const imagine_buffer *positiv
     return IMAGINE_OK;
 }
 
-imagine_status imagine_sampler_set_text(imagine_sampler *sampler, const imagine_buffer *positive,
-                                        const imagine_buffer *negative, imagine_error *error)
+/* Both texts on the host. */
+static imagine_status set_text(imagine_sampler *sampler, const imagine_buffer *positive, const imagine_buffer *negative,
+                               imagine_error *error)
 {
-    imagine_status status = imagine__sampler_usable(sampler, error);
-    if (status < 0 || (status = check_text(sampler, positive, "positive", error)) < 0)
+    imagine_status status = check_text(sampler, positive, "positive", error);
+    if (status < 0)
         return status;
     if (sampler->guided && !negative)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
@@ -106,6 +107,22 @@ imagine_status imagine_sampler_set_text(imagine_sampler *sampler, const imagine_
         imagine__free(sampler->context, sampler->rows);
         sampler->rows = NULL;
     }
+    return status;
+}
+
+imagine_status imagine_sampler_set_text(imagine_sampler *sampler, const imagine_buffer *positive,
+                                        const imagine_buffer *negative, imagine_error *error)
+{
+    imagine_buffer *first = NULL, *second = NULL;
+    imagine_status status = imagine__sampler_usable(sampler, error);
+    if (status >= 0 && positive)
+        status = imagine__buffer_on_host(&first, positive, error);
+    if (status >= 0 && negative)
+        status = imagine__buffer_on_host(&second, negative, error);
+    if (status >= 0)
+        status = set_text(sampler, first, second, error);
+    imagine_buffer_release(&second);
+    imagine_buffer_release(&first);
     return status;
 }
 

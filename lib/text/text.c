@@ -99,7 +99,7 @@ static imagine_status ids_buffer(imagine_text *text, const int32_t *ids, int32_t
 {
     imagine_status status = imagine__buffer_new(buffer, text->context, IMAGINE_I32, 1, &(int64_t){ count }, error);
     if (status >= 0)
-        imagine__copy(text->context, imagine_buffer_data(*buffer), 0, ids, 0, (size_t)count * sizeof *ids, 1);
+        imagine__copy_host(text->context, imagine_buffer_data(*buffer), 0, ids, 0, (size_t)count * sizeof *ids, 1);
     return status;
 }
 
@@ -142,15 +142,19 @@ static imagine_status forward(imagine_text *text, const int32_t *ids, int32_t co
     imagine_status status = imagine__buffer_new(embeds, text->context, IMAGINE_F32, 2, shape, error);
     if (status < 0)
         return status;
-    float *values = imagine_buffer_data(*embeds);
     imagine__arena_mark mark = imagine__arena_save(text->work.arena);
-    status = imagine__umt5_forward(text->umt5, &text->work, ids, count, values, error);
+    float *values = imagine__buffer_begin(&text->work, *embeds);
+    status = values ? imagine__umt5_forward(text->umt5, &text->work, ids, count, values, error)
+                    : imagine__fail_memory(error, (size_t)imagine_buffer_size(*embeds), "the text's embeddings");
+    if (status >= 0) {
+        int finite = text->work.run.kernels->finite(&text->work.run, values, shape[0] * shape[1]);
+        imagine__buffer_end(&text->work, *embeds, values);
+        status = imagine__work_check(&text->work, error);
+        if (status >= 0 && !finite)
+            status = imagine__fail_not_finite(text->model, "text_encoder", text->cancel, error,
+                                              "the text encoder's hidden states hold a NaN or an infinity");
+    }
     imagine__arena_restore(text->work.arena, mark);
-    if (status >= 0 && !text->work.run.kernels->finite(&text->work.run, values, shape[0] * shape[1]))
-        status = imagine__work_check(&text->work, error) < 0
-                     ? IMAGINE_ERROR_CANCELLED
-                     : imagine__fail_not_finite(text->model, "text_encoder", text->cancel, error,
-                                                "the text encoder's hidden states hold a NaN or an infinity");
     if (status < 0)
         imagine_buffer_release(embeds);
     return status;

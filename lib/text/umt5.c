@@ -9,7 +9,6 @@
 
 /* Values of relative position bias held at a time, about: more heads go one after the other. */
 #define BIAS_VALUES ((int64_t)4 << 20)
-#define BIAS_ROWS 64 /* a tile's */
 
 typedef struct block {
     const float *attention_norm, *ffn_norm; /* [dim] */
@@ -256,58 +255,16 @@ static int64_t bucket_of(const settings *c, int64_t relative)
     return first + (bucket < half - 1 ? bucket : half - 1);
 }
 
-typedef struct bias {
-    const float *values; /* [heads, 2 * tokens - 1], by key minus query position */
-    float *out; /* [heads, tokens, tokens] */
-    int64_t tokens, tiles; /* tiles of a head */
-} bias;
-
-static void bias_tile(void *arg, int64_t tile, void *scratch)
-{
-    const bias *b = arg;
-    int64_t head = tile / b->tiles, first = tile % b->tiles * BIAS_ROWS, n = b->tokens;
-    (void)scratch;
-    for (int64_t i = first; i < n && i < first + BIAS_ROWS; i++)
-        memcpy(b->out + (head * n + i) * n, b->values + head * (2 * n - 1) + n - 1 - i, (size_t)n * sizeof(float));
-}
-
 /* ---- forward ---------------------------------------------------------------------------------------------------- */
-
-/* Everything of a block's bias that depends on the distance of two tokens alone. */
-typedef struct spread {
-    const settings *config;
-    const float *bias; /* [buckets, heads] */
-    int32_t *buckets; /* [2 * tokens - 1] */
-    float *values; /* [heads, 2 * tokens - 1] */
-    int64_t tokens;
-} spread;
-
-static void fill_buckets(void *arg, int64_t tile, void *scratch)
-{
-    const spread *s = arg;
-    (void)tile;
-    (void)scratch;
-    for (int64_t i = 0; i < 2 * s->tokens - 1; i++)
-        s->buckets[i] = (int32_t)bucket_of(s->config, i - (s->tokens - 1));
-}
-
-static void spread_head(void *arg, int64_t head, void *scratch)
-{
-    const spread *s = arg;
-    int64_t span = 2 * s->tokens - 1;
-    (void)scratch;
-    for (int64_t i = 0; i < span; i++)
-        s->values[head * span + i] = s->bias[s->buckets[i] * s->config->heads + head];
-}
 
 typedef struct forward {
     const imagine__umt5 *u;
     imagine__work *work;
     int64_t tokens;
-    int32_t *buckets; /* [2 * tokens - 1] */
+    const int32_t *buckets; /* [2 * tokens - 1] */
     float *x, *h; /* [tokens, dim]: the residual stream and its norm */
     float *a, *b, *y; /* [tokens, 3 * inner or ffn], [tokens, ffn], [tokens, inner] */
-    float *values, *bias; /* of one block, and of some of its heads */
+    float *bias; /* of some heads of one block */
     int64_t heads; /* how many at a time */
 } forward;
 
@@ -330,13 +287,12 @@ static void linear(const forward *f, imagine__linear_args args)
 static void attend(const forward *f, const block *b)
 {
     const settings *c = &f->u->config;
-    int64_t n = f->tokens, span = 2 * n - 1, row = 3 * c->inner;
-    spread all = { c, b->bias, f->buckets, f->values, n };
-    imagine__parallel(&f->work->run, c->heads, spread_head, &all);
+    int64_t n = f->tokens, row = 3 * c->inner;
     for (int64_t h = 0; h < c->heads; h += f->heads) {
-        int64_t heads = f->heads < c->heads - h ? f->heads : c->heads - h, tiles = (n + BIAS_ROWS - 1) / BIAS_ROWS;
-        bias fill = { f->values + h * span, f->bias, n, tiles };
-        imagine__parallel(&f->work->run, heads * tiles, bias_tile, &fill);
+        int64_t heads = f->heads < c->heads - h ? f->heads : c->heads - h;
+        imagine__relative_bias_args bias = { .table = b->bias, .buckets = f->buckets, .y = f->bias, .tokens = n,
+                                             .all_heads = c->heads, .first = h, .heads = heads };
+        f->work->run.kernels->relative_bias(&f->work->run, &bias);
         const float *q = f->a + h * c->d;
         imagine__attention_args args = { .q = q, .k = q + c->inner, .v = q + 2 * c->inner, .y = f->y + h * c->d,
                                          .batch = 1, .heads = heads, .d = c->d, .tokens = n, .kv = n,
@@ -360,29 +316,34 @@ static void run_block(const forward *f, const block *b)
     linear(f, (imagine__linear_args){ .w = &b->down, .x = f->a, .y = f->x, .add = f->x });
 }
 
+/* The bucket of every distance of two tokens. */
+static const int32_t *make_buckets(const forward *f)
+{
+    int64_t span = 2 * f->tokens - 1;
+    int32_t *buckets = imagine__arena_host(f->work->arena, (size_t)span * sizeof *buckets);
+    for (int64_t i = 0; i < span && buckets && !imagine__planning(f->work->context); i++)
+        buckets[i] = (int32_t)bucket_of(&f->u->config, i - (f->tokens - 1));
+    return buckets ? imagine__lend(f->work, buckets, (size_t)span * sizeof *buckets) : NULL;
+}
+
 /* All memory of a forward, from the arena. */
 static int allocate(forward *f)
 {
     const settings *c = &f->u->config;
     imagine__arena *arena = f->work->arena;
-    int64_t n = f->tokens, wide = 3 * c->inner > c->ffn ? 3 * c->inner : c->ffn, span = 2 * n - 1;
+    int64_t n = f->tokens, wide = 3 * c->inner > c->ffn ? 3 * c->inner : c->ffn;
     if (n > 1 << 20)
         return 0; /* the bias of one head alone would take terabytes */
     f->heads = BIAS_VALUES / (n * n);
     f->heads = f->heads < 1 ? 1 : f->heads > c->heads ? c->heads : f->heads;
-    f->buckets = imagine__arena_alloc(arena, (size_t)span * sizeof *f->buckets);
+    f->buckets = make_buckets(f);
     f->x = imagine__arena_floats(arena, n * c->dim);
     f->h = imagine__arena_floats(arena, n * c->dim);
     f->a = imagine__arena_floats(arena, n * wide);
     f->b = imagine__arena_floats(arena, n * c->ffn);
     f->y = imagine__arena_floats(arena, n * c->inner);
-    f->values = imagine__arena_floats(arena, c->heads * span);
     f->bias = imagine__arena_floats(arena, f->heads * n * n);
-    if (!f->buckets || !f->x || !f->h || !f->a || !f->b || !f->y || !f->values || !f->bias)
-        return 0;
-    spread all = { .config = c, .buckets = f->buckets, .tokens = n };
-    imagine__parallel(&f->work->run, 1, fill_buckets, &all);
-    return 1;
+    return f->buckets && f->x && f->h && f->a && f->b && f->y && f->bias;
 }
 
 /* x = the tokens' rows of the table. */
@@ -391,6 +352,9 @@ static imagine_status embed(const forward *f, const int32_t *ids, imagine_error 
     const imagine__umt5 *u = f->u;
     imagine__run *run = &f->work->run;
     if (u->table) {
+        size_t size = (size_t)f->tokens * sizeof *ids;
+        if (!(ids = imagine__lend(f->work, ids, size)))
+            return imagine__fail_memory(error, size, "token ids");
         run->kernels->embed(run, u->table, u->table_type, ids, f->tokens, u->config.dim, f->x);
         return IMAGINE_OK;
     }

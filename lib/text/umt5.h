@@ -20,7 +20,7 @@ const imagine__loaded *imagine__umt5_loaded(const imagine__umt5 *umt5);
 int32_t imagine__umt5_dim(const imagine__umt5 *umt5);
 int32_t imagine__umt5_vocabulary(const imagine__umt5 *umt5);
 
-/* embeds [count, dim] = last hidden state of `count` ids, each below the vocabulary. */
+/* embeds [count, dim], values, = last hidden state of `count` ids on the host, each below the vocabulary. */
 imagine_status imagine__umt5_forward(const imagine__umt5 *umt5, imagine__work *work, const int32_t *ids, int32_t count,
                                      float *embeds, imagine_error *error);
 

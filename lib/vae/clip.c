@@ -18,7 +18,7 @@ static size_t area_values(const imagine__vae_tile *area)
 /* ---- encode ------------------------------------------------------------------------------------------------------ */
 
 /* `area` of a frame of planes[3][frames][height][width] to out[y][x][3]. */
-static void gather(float *out, const vae_clip *in, int64_t frame, const imagine__vae_tile *area)
+static void gather_planes(float *out, const vae_clip *in, int64_t frame, const imagine__vae_tile *area)
 {
     for (int64_t c = 0; c < 3; c++)
         for (int64_t y = 0; y < area->height; y++) {
@@ -28,17 +28,32 @@ static void gather(float *out, const vae_clip *in, int64_t frame, const imagine_
         }
 }
 
+static imagine_status gather(imagine_vae *vae, float *out, const vae_clip *in, int64_t frame,
+                             const imagine__vae_tile *area, imagine_error *error)
+{
+    size_t size = area_values(area) * sizeof *out;
+    imagine__arena_mark mark = imagine__arena_save(vae->work.arena);
+    float *host = imagine__borrow(&vae->work, out, size, IMAGINE__WRITE);
+    if (!host)
+        return imagine__fail_memory(error, size, "frames to encode");
+    if (!imagine__planning(vae->context))
+        gather_planes(host, in, frame, area);
+    imagine__return(&vae->work, out, host, size);
+    imagine__arena_restore(vae->work.arena, mark);
+    return IMAGINE_OK;
+}
+
 static imagine_status gather_bytes(imagine_vae *vae, float *out, const vae_clip *in, int64_t frame,
                                    const imagine__vae_tile *area, imagine_error *error)
 {
     const uint8_t *from = in->bytes + ((frame * in->height + area->y) * in->width + area->x) * 3;
     size_t values = area_values(area), row = (size_t)area->width * 3;
     imagine__arena_mark mark = imagine__arena_save(vae->work.arena);
-    if (!in_one_piece(area, in->width)) {
+    if (!in_one_piece(area, in->width) || imagine__on_device(vae->context)) {
         uint8_t *piece = imagine__arena_alloc(vae->work.arena, values);
         if (!piece)
             return imagine__fail_memory(error, values, "frames to encode");
-        imagine__copy(vae->context, piece, row, from, (size_t)in->width * 3, row, area->height);
+        imagine__upload(&vae->work, piece, row, from, (size_t)in->width * 3, row, area->height);
         from = piece;
     }
     vae->work.run.kernels->from_u8(&vae->work.run, from, out, (int64_t)values);
@@ -52,10 +67,8 @@ static imagine_status read_frames(imagine_vae *vae, const vae_clip *in, int64_t 
 {
     imagine_status status = IMAGINE_OK;
     for (int64_t f = 0; f < count && status >= 0; f++, out += area_values(area)) {
-        if (in->bytes)
-            status = gather_bytes(vae, out, in, first + f, area, error);
-        else if (!imagine__planning(vae->context))
-            gather(out, in, first + f, area);
+        status = in->bytes ? gather_bytes(vae, out, in, first + f, area, error)
+                           : gather(vae, out, in, first + f, area, error);
     }
     return status;
 }
@@ -75,11 +88,11 @@ static imagine_status keep_latent(imagine_vae *vae, const float *latent, int64_t
     imagine_status status = imagine__work_check(&vae->work, error);
     if (status < 0)
         return status;
-    if (!vae->work.run.kernels->finite(&vae->work.run, latent, shape[0] * area))
+    if (!imagine__context_host_kernels(vae->context)->finite(&vae->work.run, latent, shape[0] * area))
         return imagine__fail(error, IMAGINE_ERROR_NOT_FINITE,
                              "latent frame %lld of the encoded clip holds a NaN or an infinity", (long long)k);
-    imagine__copy(vae->context, (float *)imagine_buffer_data(latents) + k * area, (size_t)shape[1] * size, latent, size,
-                  size, shape[0]);
+    imagine__copy_host(vae->context, (float *)imagine_buffer_data(latents) + k * area, (size_t)shape[1] * size, latent,
+                       size, size, shape[0]);
     return IMAGINE_OK;
 }
 
@@ -179,7 +192,7 @@ imagine_status vae_encode_clip(imagine_vae *vae, const vae_clip *in, vae_grid gr
     int64_t count = shape[0] * shape[2] * shape[3];
     imagine_status status = IMAGINE_ERROR_NO_MEMORY;
     imagine__arena_mark mark = imagine__arena_save(vae->work.arena);
-    float *latent = imagine__arena_floats(vae->work.arena, count);
+    float *latent = imagine__arena_host_floats(vae->work.arena, count);
     if (!latent)
         imagine__fail_memory(error, (size_t)count * sizeof *latent, "a latent frame");
     else if (grid.rows * grid.columns == 1)
@@ -194,8 +207,8 @@ imagine_status vae_encode_clip(imagine_vae *vae, const vae_clip *in, vae_grid gr
 
 /* ---- decode ------------------------------------------------------------------------------------------------------ */
 
-/* out[y][x][3], clamped, to `area` of a frame of planes. */
-static void scatter(const float *rgb, const imagine__vae_tile *area, imagine_buffer *frames, int64_t frame)
+/* out[y][x][3] on the host, clamped, to `area` of a frame of planes. */
+static void scatter_planes(const float *rgb, const imagine__vae_tile *area, imagine_buffer *frames, int64_t frame)
 {
     const int64_t *shape = imagine__buffer_shape(frames, NULL);
     float *planes = imagine_buffer_data(frames);
@@ -209,6 +222,20 @@ static void scatter(const float *rgb, const imagine__vae_tile *area, imagine_buf
         }
 }
 
+static imagine_status scatter(imagine_vae *vae, float *rgb, const imagine__vae_tile *area, imagine_buffer *frames,
+                              int64_t frame, imagine_error *error)
+{
+    size_t size = area_values(area) * sizeof *rgb;
+    imagine__arena_mark mark = imagine__arena_save(vae->work.arena);
+    const float *host = imagine__borrow(&vae->work, rgb, size, IMAGINE__READ);
+    if (!host)
+        return imagine__fail_memory(error, size, "decoded frames");
+    if (!imagine__planning(vae->context))
+        scatter_planes(host, area, frames, frame);
+    imagine__arena_restore(vae->work.arena, mark);
+    return IMAGINE_OK;
+}
+
 static imagine_status scatter_bytes(imagine_vae *vae, const float *rgb, const imagine__vae_tile *area,
                                     imagine_buffer *frames, int64_t frame, imagine_error *error)
 {
@@ -216,18 +243,19 @@ static imagine_status scatter_bytes(imagine_vae *vae, const float *rgb, const im
     uint8_t *to = (uint8_t *)imagine_buffer_data(frames) + ((frame * shape[1] + area->y) * shape[2] + area->x) * 3;
     size_t values = area_values(area), row = (size_t)area->width * 3;
     imagine__arena_mark mark = imagine__arena_save(vae->work.arena);
-    uint8_t *piece = in_one_piece(area, shape[2]) ? to : imagine__arena_alloc(vae->work.arena, values);
+    int direct = in_one_piece(area, shape[2]) && !imagine__on_device(vae->context);
+    uint8_t *piece = direct ? to : imagine__arena_alloc(vae->work.arena, values);
     if (!piece)
         return imagine__fail_memory(error, values, "decoded frames");
     vae->work.run.kernels->to_u8(&vae->work.run, rgb, piece, (int64_t)values);
     if (piece != to)
-        imagine__copy(vae->context, to, (size_t)shape[2] * 3, piece, row, row, area->height);
+        imagine__download(&vae->work, to, (size_t)shape[2] * 3, piece, row, row, area->height);
     imagine__arena_restore(vae->work.arena, mark);
     return IMAGINE_OK;
 }
 
 /* Puts `count` frames' area into `frames` from *at on. */
-static imagine_status keep_frames(imagine_vae *vae, const float *rgb, int32_t count, const imagine__vae_tile *area,
+static imagine_status keep_frames(imagine_vae *vae, float *rgb, int32_t count, const imagine__vae_tile *area,
                                   imagine_buffer *frames, int64_t *at, imagine_error *error)
 {
     int64_t values = (int64_t)area_values(area);
@@ -242,22 +270,20 @@ static imagine_status keep_frames(imagine_vae *vae, const float *rgb, int32_t co
                              (long long)number);
     }
     for (int32_t f = 0; f < count && status >= 0; f++, rgb += values, (*at)++) {
-        if (imagine__buffer_dtype(frames) == IMAGINE_U8)
-            status = scatter_bytes(vae, rgb, area, frames, *at, error);
-        else if (!imagine__planning(vae->context))
-            scatter(rgb, area, frames, *at);
+        status = imagine__buffer_dtype(frames) == IMAGINE_U8 ? scatter_bytes(vae, rgb, area, frames, *at, error)
+                                                             : scatter(vae, rgb, area, frames, *at, error);
     }
     return status < 0 ? status : imagine__work_check(&vae->work, error);
 }
 
-/* Latent frame k of [channels, frames, height, width], dense. */
+/* Latent frame k of [channels, frames, height, width], dense, on the host. */
 static void read_latent(imagine_vae *vae, const imagine_buffer *latents, int64_t k, float *latent)
 {
     const int64_t *shape = imagine__buffer_shape(latents, NULL);
     int64_t area = shape[2] * shape[3];
     size_t size = (size_t)area * sizeof *latent;
-    imagine__copy(vae->context, latent, size, (const float *)imagine_buffer_data(latents) + k * area,
-                  (size_t)shape[1] * size, size, shape[0]);
+    imagine__copy_host(vae->context, latent, size, (const float *)imagine_buffer_data(latents) + k * area,
+                       (size_t)shape[1] * size, size, shape[0]);
 }
 
 static imagine_status decode_whole(imagine_vae *vae, const imagine_buffer *latents, float *latent,
@@ -324,7 +350,7 @@ imagine_status vae_decode_clip(imagine_vae *vae, const imagine_buffer *latents, 
     int64_t count = in[0] * in[2] * in[3];
     imagine_status status = IMAGINE_ERROR_NO_MEMORY;
     imagine__arena_mark mark = imagine__arena_save(vae->work.arena);
-    float *latent = imagine__arena_floats(vae->work.arena, count);
+    float *latent = imagine__arena_host_floats(vae->work.arena, count);
     if (!latent)
         imagine__fail_memory(error, (size_t)count * sizeof *latent, "a latent frame");
     else if (grid.rows * grid.columns == 1)

@@ -63,16 +63,15 @@ static imagine_status show(imagine__vae_coder *coder, int32_t number, const floa
 {
     const vae_half *half = &coder->vae->decoder;
     const vae_window *from = &coder->decode.windows[number], *to = from + 1;
-    int64_t patch = coder->vae->config.patch, pixels = to->height * to->width, row = to->width * patch * 3;
+    int64_t patch = coder->vae->config.patch, pixels = to->height * to->width;
     float *y = coder->out;
     if (patch > 1 && !(y = vae_floats(coder, pixels * half->conv_out.w.cout, error)))
         return IMAGINE_ERROR_NO_MEMORY;
     imagine_status status = vae_run_head(coder, half, half->levels[number].channels, from, to, x, y, error);
-    /* A pixel's channels are ordered (colour, column, row). */
-    for (int64_t p = 0; p < pixels && patch > 1 && status >= 0 && !imagine__planning(coder->work->context); p++) {
-        float *out = coder->out + p / to->width * patch * row + p % to->width * patch * 3;
-        for (int64_t i = 0; i < 3 * patch * patch; i++)
-            out[i % patch * row + i / patch % patch * 3 + i / (patch * patch)] = y[p * 3 * patch * patch + i];
+    if (patch > 1 && status >= 0) {
+        imagine__pixels_args args = { .x = y, .y = coder->out, .height = to->height, .width = to->width,
+                                      .patch = (int32_t)patch, .join = 1 };
+        coder->work->run.kernels->pixels(&coder->work->run, &args);
     }
     coder->out += pixels * patch * patch * 3;
     coder->made++;
@@ -119,20 +118,22 @@ static imagine_status decode_level(imagine__vae_coder *coder, int32_t number, fl
     return status;
 }
 
-/* Planes to pixels, back from the DiT's scale, and the 1x1x1 convolution into the input of conv_in. */
+/* Planes on the host to pixels, back from the DiT's scale, and the 1x1x1 convolution into the input of conv_in. */
 static imagine_status enter(imagine__vae_coder *coder, const float *latent, vae_size size, imagine_error *error)
 {
     const imagine__vae_config *c = &coder->vae->config;
     int64_t pixels = size.height * size.width, z = c->z_dim;
     imagine__arena_mark mark = imagine__arena_save(coder->work->arena);
-    float *scaled = vae_floats(coder, pixels * z, error);
+    size_t bytes = (size_t)(pixels * z) * sizeof(float);
+    float *scaled = imagine__arena_host(coder->work->arena, bytes);
     float *input = scaled ? vae_input(coder, &coder->vae->decoder.conv_in, pixels * z, error) : NULL;
-    if (!input)
-        return IMAGINE_ERROR_NO_MEMORY;
-    for (int64_t p = 0; p < pixels && !imagine__planning(coder->work->context); p++)
+    for (int64_t p = 0; p < pixels && input && !imagine__planning(coder->work->context); p++)
         for (int64_t i = 0; i < z; i++)
             scaled[p * z + i] = latent[i * pixels + p] * c->std[i] + c->mean[i];
-    vae_run_linear(coder, &coder->vae->decoder.quant, pixels, scaled, NULL, input);
+    const float *x = input ? imagine__lend(coder->work, scaled, bytes) : NULL;
+    if (!x)
+        return imagine__fail_memory(error, bytes, "a latent frame");
+    vae_run_linear(coder, &coder->vae->decoder.quant, pixels, x, NULL, input);
     imagine__arena_restore(coder->work->arena, mark);
     return IMAGINE_OK;
 }
@@ -202,7 +203,7 @@ imagine_status imagine__vae_decode_tile(imagine__vae_coder *coder, const float *
     coder->out = out;
     coder->made = 0;
     if (x) {
-        imagine__copy(coder->work->context, x, (size_t)window->width * pixel,
+        imagine__copy(coder->work, x, (size_t)window->width * pixel,
                       middle + (window->y * width + window->x) * channels, (size_t)width * pixel,
                       (size_t)window->width * pixel, window->height);
         status = decode_level(coder, 0, x, error);

@@ -81,7 +81,7 @@ static imagine_status halve_time(imagine__vae_coder *coder, const way *w, const 
     halve(coder, w->number, x, NULL, input);
     *ready = 1;
     if (!coder->encode.started) {
-        imagine__copy(coder->work->context, y, 0, input, 0, (size_t)count * sizeof(float), 1);
+        imagine__copy(coder->work, y, 0, input, 0, (size_t)count * sizeof(float), 1);
         cut_short(coder, w, 2, 1, 1, y);
         vae_advance(coder, &level->time);
     } else if (!coder->caches[level->time.slot].last[0]) {
@@ -120,7 +120,7 @@ static void deliver(imagine__vae_coder *coder, const way *w, float *x)
     const vae_window *from = &coder->encode.windows[w->number], *to = from + 1;
     int64_t c = level->channels, width = coder->encode.width;
     size_t pixel = (size_t)c * sizeof *x;
-    imagine__copy(coder->work->context, coder->middle + (to->y * width + to->x) * c, (size_t)width * pixel,
+    imagine__copy(coder->work, coder->middle + (to->y * width + to->x) * c, (size_t)width * pixel,
                   x + ((to->y - from->y) * from->width + to->x - from->x) * c, (size_t)from->width * pixel,
                   (size_t)to->width * pixel, to->height);
 }
@@ -149,7 +149,7 @@ static imagine_status encode_level(imagine__vae_coder *coder, int32_t number, fl
     return IMAGINE_OK;
 }
 
-/* The means, normalised, as planes; the variances are left out. */
+/* The means, normalised, as planes on the host; the variances are left out. */
 static imagine_status leave(imagine__vae_coder *coder, const float *x, vae_size size, float *latent,
                             imagine_error *error)
 {
@@ -165,26 +165,28 @@ static imagine_status leave(imagine__vae_coder *coder, const float *x, vae_size 
     if (status < 0)
         return status;
     vae_run_linear(coder, &half->quant, pixels, moments, NULL, quantised);
-    for (int64_t i = 0; i < z && !imagine__planning(coder->work->context); i++)
+    size_t bytes = (size_t)(pixels * 2 * z) * sizeof *quantised;
+    const float *means = imagine__borrow(coder->work, quantised, bytes, IMAGINE__READ);
+    if (!means)
+        return imagine__fail_memory(error, bytes, "a latent frame");
+    status = imagine__work_check(coder->work, error);
+    for (int64_t i = 0; i < z && status >= 0 && !imagine__planning(coder->work->context); i++)
         for (int64_t p = 0; p < pixels; p++)
-            latent[i * pixels + p] = (quantised[p * 2 * z + i] - c->mean[i]) / c->std[i];
-    return imagine__work_check(coder->work, error);
+            latent[i * pixels + p] = (means[p * 2 * z + i] - c->mean[i]) / c->std[i];
+    return status;
 }
 
 /* `in` [height, width, 3] within the first level's window, in pixels of the clip, to the input of conv_in. */
 static void enter(const imagine__vae_coder *coder, const float *in, float *input)
 {
     const vae_window *to = &coder->encode.windows[0];
-    int64_t patch = coder->vae->config.patch, row = to->width * patch * 3, channels = 3 * patch * patch;
     int64_t pixels = to->height * to->width;
-    if (patch == 1)
-        imagine__copy(coder->work->context, input, 0, in, 0, (size_t)pixels * 3 * sizeof *in, 1);
-    /* A pixel's channels are ordered (colour, column, row). */
-    for (int64_t p = 0; p < pixels && patch > 1 && !imagine__planning(coder->work->context); p++) {
-        const float *from = in + p / to->width * patch * row + p % to->width * patch * 3;
-        for (int64_t i = 0; i < channels; i++)
-            input[p * channels + i] = from[i % patch * row + i / patch % patch * 3 + i / (patch * patch)];
-    }
+    imagine__pixels_args args = { .x = in, .y = input, .height = to->height, .width = to->width,
+                                  .patch = coder->vae->config.patch };
+    if (args.patch == 1)
+        imagine__copy(coder->work, input, 0, in, 0, (size_t)pixels * 3 * sizeof *in, 1);
+    else
+        coder->work->run.kernels->pixels(&coder->work->run, &args);
 }
 
 /* One frame, as far as coder->middle; of temporal_factor frames the last one gets there. */

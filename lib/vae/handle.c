@@ -143,19 +143,15 @@ static imagine_status encode(imagine_vae *vae, const imagine_buffer *frames, con
     return status;
 }
 
-imagine_status imagine_vae_encode(imagine_vae *vae, const imagine_buffer *frames, imagine_buffer **latents,
+/* A whole clip of frames on the host. */
+static imagine_status encode_clip(imagine_vae *vae, const imagine_buffer *frames, imagine_buffer **latents,
                                   imagine_error *error)
 {
     vae_clip in;
     vae_grid grid;
-    imagine_status status = imagine__need(latents, "latents", error);
-    if (status < 0)
-        return status;
-    *latents = NULL;
-    if ((status = imagine__need(vae, "vae", error)) < 0 || (status = imagine__check_process(vae->context, error)) < 0)
-        return status;
     imagine_vae_reset(vae);
-    if ((status = read_clip(vae, frames, &in, error)) < 0)
+    imagine_status status = read_clip(vae, frames, &in, error);
+    if (status < 0)
         return status;
     int64_t factor = vae->config->spatial_factor, count = (in.frames - 1) / vae->config->temporal_factor + 1;
     status = vae_choose_grid(vae, 1, IMAGINE_F32, count, in.height / factor, in.width / factor, &grid, error);
@@ -168,17 +164,13 @@ imagine_status imagine_vae_encode(imagine_vae *vae, const imagine_buffer *frames
     return status;
 }
 
-imagine_status imagine_vae_encode_next(imagine_vae *vae, const imagine_buffer *frames, imagine_buffer **latents,
-                                       imagine_error *error)
+/* The next frames of a clip, on the host. */
+static imagine_status encode_piece(imagine_vae *vae, const imagine_buffer *frames, imagine_buffer **latents,
+                                   imagine_error *error)
 {
     vae_clip in;
-    imagine_status status = imagine__need(latents, "latents", error);
+    imagine_status status = read_clip(vae, frames, &in, error);
     if (status < 0)
-        return status;
-    *latents = NULL;
-    if ((status = imagine__need(vae, "vae", error)) < 0 ||
-        (status = imagine__check_process(vae->context, error)) < 0 ||
-        (status = read_clip(vae, frames, &in, error)) < 0)
         return status;
     if (vae->encode_height && (vae->encode_height != in.height || vae->encode_width != in.width))
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
@@ -186,6 +178,38 @@ imagine_status imagine_vae_encode_next(imagine_vae *vae, const imagine_buffer *f
                              (long long)in.width, (long long)in.height, (long long)vae->encode_width,
                              (long long)vae->encode_height);
     return encode(vae, frames, &in, (vae_grid){ 1, 1 }, latents, error);
+}
+
+typedef imagine_status encode_fn(imagine_vae *vae, const imagine_buffer *frames, imagine_buffer **latents,
+                                 imagine_error *error);
+
+/* The same for frames that may lie anywhere. */
+static imagine_status encode_any(encode_fn *fn, imagine_vae *vae, const imagine_buffer *frames,
+                                 imagine_buffer **latents, imagine_error *error)
+{
+    imagine_buffer *on_host = NULL;
+    imagine_status status = imagine__need(latents, "latents", error);
+    if (status < 0)
+        return status;
+    *latents = NULL;
+    if ((status = imagine__need(vae, "vae", error)) < 0 || (status = imagine__check_process(vae->context, error)) < 0 ||
+        (frames && (status = imagine__buffer_on_host(&on_host, frames, error)) < 0))
+        return status;
+    status = fn(vae, on_host, latents, error);
+    imagine_buffer_release(&on_host);
+    return status;
+}
+
+imagine_status imagine_vae_encode(imagine_vae *vae, const imagine_buffer *frames, imagine_buffer **latents,
+                                  imagine_error *error)
+{
+    return encode_any(encode_clip, vae, frames, latents, error);
+}
+
+imagine_status imagine_vae_encode_next(imagine_vae *vae, const imagine_buffer *frames, imagine_buffer **latents,
+                                       imagine_error *error)
+{
+    return encode_any(encode_piece, vae, frames, latents, error);
 }
 
 /* ---- decode ------------------------------------------------------------------------------------------------------ */
@@ -238,16 +262,12 @@ static imagine_status decode(imagine_vae *vae, const imagine_buffer *latents, im
     return status;
 }
 
-imagine_status imagine_vae_decode(imagine_vae *vae, const imagine_buffer *latents, imagine_dtype dtype,
+/* A whole clip of latents on the host. */
+static imagine_status decode_clip(imagine_vae *vae, const imagine_buffer *latents, imagine_dtype dtype,
                                   imagine_buffer **frames, imagine_error *error)
 {
     vae_grid grid;
-    imagine_status status = imagine__need(frames, "frames", error);
-    if (status < 0)
-        return status;
-    *frames = NULL;
-    if ((status = imagine__need(vae, "vae", error)) < 0)
-        return status;
+    imagine_status status;
     imagine_vae_reset(vae);
     if ((status = check_latents(vae, latents, dtype, error)) < 0)
         return status;
@@ -261,14 +281,42 @@ imagine_status imagine_vae_decode(imagine_vae *vae, const imagine_buffer *latent
     return status;
 }
 
-imagine_status imagine_vae_decode_next(imagine_vae *vae, const imagine_buffer *latents, imagine_dtype dtype,
-                                       imagine_buffer **frames, imagine_error *error)
+/* The next latents of a clip, on the host. */
+static imagine_status decode_piece(imagine_vae *vae, const imagine_buffer *latents, imagine_dtype dtype,
+                                   imagine_buffer **frames, imagine_error *error)
 {
+    imagine_status status = check_latents(vae, latents, dtype, error);
+    return status < 0 ? status : decode(vae, latents, dtype, (vae_grid){ 1, 1 }, frames, error);
+}
+
+typedef imagine_status decode_fn(imagine_vae *vae, const imagine_buffer *latents, imagine_dtype dtype,
+                                 imagine_buffer **frames, imagine_error *error);
+
+/* The same for latents that may lie anywhere. */
+static imagine_status decode_any(decode_fn *fn, imagine_vae *vae, const imagine_buffer *latents, imagine_dtype dtype,
+                                 imagine_buffer **frames, imagine_error *error)
+{
+    imagine_buffer *on_host = NULL;
     imagine_status status = imagine__need(frames, "frames", error);
     if (status < 0)
         return status;
     *frames = NULL;
-    if ((status = imagine__need(vae, "vae", error)) < 0 || (status = check_latents(vae, latents, dtype, error)) < 0)
+    if ((status = imagine__need(vae, "vae", error)) < 0 ||
+        (latents && (status = imagine__buffer_on_host(&on_host, latents, error)) < 0))
         return status;
-    return decode(vae, latents, dtype, (vae_grid){ 1, 1 }, frames, error);
+    status = fn(vae, on_host, dtype, frames, error);
+    imagine_buffer_release(&on_host);
+    return status;
+}
+
+imagine_status imagine_vae_decode(imagine_vae *vae, const imagine_buffer *latents, imagine_dtype dtype,
+                                  imagine_buffer **frames, imagine_error *error)
+{
+    return decode_any(decode_clip, vae, latents, dtype, frames, error);
+}
+
+imagine_status imagine_vae_decode_next(imagine_vae *vae, const imagine_buffer *latents, imagine_dtype dtype,
+                                       imagine_buffer **frames, imagine_error *error)
+{
+    return decode_any(decode_piece, vae, latents, dtype, frames, error);
 }

@@ -26,7 +26,7 @@ void imagine__vae_free(imagine__vae_model *vae);
 const imagine__loaded *imagine__vae_loaded(const imagine__vae_model *vae);
 const imagine__vae_config *imagine__vae_get_config(const imagine__vae_model *vae);
 
-/* Coding frame by frame. All arrays are f32; sizes are fixed from the first call until reset. */
+/* Coding frame by frame. All arrays are f32, latents on the host, all else values; sizes are fixed from the first call until reset. */
 imagine_status imagine__vae_coder_create(imagine__vae_coder **coder, const imagine__vae_model *vae, imagine__work *work,
                                          imagine_error *error);
 void imagine__vae_coder_free(imagine__vae_coder *coder);
