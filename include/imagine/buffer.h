@@ -4,8 +4,9 @@
 
 #include "context.h"
 
-/* A dense, row-major tensor on the host, reference counted. Shape and type never change; the bytes may be written by
- * whoever owns it alone. Every function may be called from any thread. */
+/* A dense, row-major tensor, reference counted, on the host or, where the caller wants it so, on the GPU of its context. Shape
+ * and type never change; the bytes may be written by whoever owns it alone. What the library makes by itself lies on the host;
+ * what it is given may lie on either side. Every function may be called from any thread. */
 typedef struct imagine_buffer imagine_buffer;
 
 typedef int32_t imagine_dtype;
@@ -29,10 +30,12 @@ typedef struct imagine_buffer_info {
     int32_t ndim;
     uint32_t reserved0;
     int64_t shape[IMAGINE_MAX_DIMS]; /* row-major, the last dimension is contiguous */
-    void *data; /* aligned to 64 bytes unless the memory is the caller's */
+    void *data; /* aligned to 64 bytes unless the memory is the caller's; with IMAGINE_DEVICE_CUDA a device pointer */
     uint64_t size; /* bytes */
     uint32_t flags; /* IMAGINE_BUFFER_ bits; since 0.2 */
     uint32_t reserved1;
+    imagine_device device; /* where the data lies; since 0.2 */
+    int32_t device_number; /* of the GPU */
 } imagine_buffer_info;
 
 /* Called once, when the last reference to a wrapping buffer is dropped, from whichever thread drops it. */
@@ -63,6 +66,22 @@ IMAGINE_API imagine_status imagine_buffer_wrap_read_only(imagine_buffer **buffer
                                                          const void *data, imagine_buffer_release_fn *release,
                                                          void *user_data, imagine_error *error);
 
+/* A new buffer of zeros on `device`: IMAGINE_DEVICE_CPU, or IMAGINE_DEVICE_CUDA where that is the context's. Since 0.2. */
+IMAGINE_API imagine_status imagine_buffer_create_on(imagine_buffer **buffer, imagine_context *context,
+                                                    imagine_device device, imagine_dtype dtype, int32_t ndim,
+                                                    const int64_t *shape, imagine_error *error);
+
+/* imagine_buffer_wrap for memory on `device`; on a GPU it is the context's GPU, and what was written there must be complete,
+ * or be so in the order of the context's stream. Since 0.2. */
+IMAGINE_API imagine_status imagine_buffer_wrap_on(imagine_buffer **buffer, imagine_context *context, imagine_device device,
+                                                  imagine_dtype dtype, int32_t ndim, const int64_t *shape, void *data,
+                                                  imagine_buffer_release_fn *release, void *user_data,
+                                                  imagine_error *error);
+
+/* Copies the data of `from` into `to`, of the same type and shape, from and to either side; complete when it returns. `to`
+ * must not be read-only. Two GPUs are refused with IMAGINE_ERROR_UNSUPPORTED. Since 0.2. */
+IMAGINE_API imagine_status imagine_buffer_copy(imagine_buffer *to, const imagine_buffer *from, imagine_error *error);
+
 IMAGINE_API imagine_buffer *imagine_buffer_retain(imagine_buffer *buffer);
 IMAGINE_API void imagine_buffer_release(imagine_buffer **buffer);
 
@@ -74,9 +93,9 @@ IMAGINE_API imagine_status imagine_buffer_get_info(const imagine_buffer *buffer,
 IMAGINE_API void *imagine_buffer_data(const imagine_buffer *buffer);
 IMAGINE_API uint64_t imagine_buffer_size(const imagine_buffer *buffer);
 
-/* The buffer as a tensor for another library that speaks DLPack 1.x: without a copy, on the CPU, dense and with strides, BF16
- * as a bfloat. It holds a reference to the buffer until its `deleter` is called, once, from any thread; a read-only buffer is
- * flagged so. On failure *tensor is NULL. Since 0.2. */
+/* The buffer as a tensor for another library that speaks DLPack 1.x: without a copy, on the CPU or on the GPU (kDLCUDA) where
+ * the data is complete, dense and with strides, BF16 as a bfloat. It holds a reference to the buffer until its `deleter` is
+ * called, once, from any thread; a read-only buffer is flagged so. On failure *tensor is NULL. Since 0.2. */
 IMAGINE_API imagine_status imagine_buffer_to_dlpack(imagine_buffer *buffer, struct DLManagedTensorVersioned **tensor,
                                                     imagine_error *error);
 
@@ -87,9 +106,9 @@ IMAGINE_API imagine_status imagine_buffer_to_dlpack_unversioned(imagine_buffer *
 
 /* A buffer over another library's tensor, without a copy. On success the buffer owns the tensor: its `deleter` is called with
  * the last reference, from whichever thread drops it. On failure the tensor stays the caller's. Accepted are dense tensors
- * (a dimension of 1 may have any stride) in host memory, pinned memory included, whose elements are of an imagine_dtype;
- * booleans come as U8. Anything else is refused with IMAGINE_ERROR_UNSUPPORTED and never copied behind the caller's back.
- * Since 0.2. */
+ * (a dimension of 1 may have any stride) in host memory, pinned memory included, or on the context's GPU, as for
+ * imagine_buffer_wrap_on, whose elements are of an imagine_dtype; booleans come as U8. Anything else is refused with
+ * IMAGINE_ERROR_UNSUPPORTED and never copied behind the caller's back. Since 0.2. */
 IMAGINE_API imagine_status imagine_buffer_from_dlpack(imagine_buffer **buffer, imagine_context *context,
                                                       struct DLManagedTensorVersioned *tensor, imagine_error *error);
 

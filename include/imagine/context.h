@@ -10,7 +10,14 @@ typedef struct imagine_context imagine_context;
 
 typedef int32_t imagine_device;
 #define IMAGINE_DEVICE_CPU 1
-#define IMAGINE_DEVICE_CUDA 2 /* refused by this version: the message says whether module, driver or GPU are missing */
+/* An NVIDIA GPU, through the module libimagine_cuda.so: weights and activations lie there, what callers get lies on the host.
+ * A context for one is refused where module, driver or GPU are missing; the message says which. */
+#define IMAGINE_DEVICE_CUDA 2
+
+/* What a GPU's products of matrices, convolutions and attention are computed in; all else is f32. */
+typedef int32_t imagine_precision;
+#define IMAGINE_PRECISION_F32 0 /* f32 */
+#define IMAGINE_PRECISION_BF16 1 /* factors rounded to bf16, on the tensor cores where there are any; sums in f32 */
 
 /* Instruction set levels of the CPU, each with those before it. */
 typedef int32_t imagine_cpu_level;
@@ -45,7 +52,7 @@ typedef struct imagine_context_options {
     imagine_device device; /* default IMAGINE_DEVICE_CPU */
     int32_t threads; /* threads that compute, 1 to 256; 0: as many as this process may run on */
     imagine_cpu_level cpu_level; /* at most this level; default IMAGINE_CPU_BEST */
-    uint64_t memory_limit; /* bytes that the context may hold at once; 0: no limit */
+    uint64_t memory_limit; /* bytes that the context may hold at once, on host and device together; 0: no limit */
     imagine_alloc_fn *allocate; /* NULL, with `release` NULL: the C library's */
     imagine_free_fn *release;
     void *allocator_data;
@@ -53,6 +60,10 @@ typedef struct imagine_context_options {
     void *log_data;
     imagine_log_level log_level; /* the most detailed level that is reported; default IMAGINE_LOG_WARNING */
     uint32_t reserved0;
+    /* With IMAGINE_DEVICE_CUDA; since 0.2. */
+    int32_t device_number; /* which GPU, from 0 */
+    imagine_precision precision; /* default IMAGINE_PRECISION_F32 */
+    void *stream; /* a cudaStream_t of that GPU for all work, which must outlive the context; NULL: the context makes one */
 } imagine_context_options;
 
 typedef struct imagine_context_info {
@@ -60,8 +71,12 @@ typedef struct imagine_context_info {
     imagine_device device;
     int32_t threads;
     imagine_cpu_level cpu_level; /* the level in use, never IMAGINE_CPU_BEST */
-    uint64_t memory_used; /* bytes held now */
+    uint64_t memory_used; /* bytes held now, on host and device together */
     uint64_t memory_peak; /* most bytes held since creation or the last imagine_context_reset_peak */
+    uint64_t device_memory_used; /* of memory_used, those on the GPU; since 0.2 */
+    uint64_t device_memory_peak; /* most of these, likewise */
+    int32_t device_number; /* with IMAGINE_DEVICE_CUDA */
+    uint32_t reserved0;
 } imagine_context_info;
 
 /* Asks running work to stop. Reference counted; may be fired from any thread and from a signal handler, and be given
@@ -97,7 +112,8 @@ IMAGINE_API imagine_status imagine_cancel_create(imagine_cancel **cancel, imagin
 IMAGINE_API imagine_cancel *imagine_cancel_retain(imagine_cancel *cancel);
 IMAGINE_API void imagine_cancel_release(imagine_cancel **cancel);
 
-/* From now on work that was given this token ends with IMAGINE_ERROR_CANCELLED, within 50 ms. Async-signal-safe. */
+/* From now on work that was given this token ends with IMAGINE_ERROR_CANCELLED, within 50 ms; on a GPU, once the two blocks
+ * of the network are done that may be under way. Async-signal-safe. */
 IMAGINE_API void imagine_cancel_fire(imagine_cancel *cancel);
 
 /* Makes the token usable again. Not while work that was given it is running. */

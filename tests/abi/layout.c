@@ -20,7 +20,7 @@ AT(imagine_bench_row, share, 128);
 AT(imagine_bench_row, seconds, 136);
 AT(imagine_bench_row, peak, 144);
 
-SIZE(imagine_buffer_info, 104);
+SIZE(imagine_buffer_info, 112);
 AT(imagine_buffer_info, struct_size, 0);
 AT(imagine_buffer_info, dtype, 4);
 AT(imagine_buffer_info, ndim, 8);
@@ -30,8 +30,10 @@ AT(imagine_buffer_info, data, 80);
 AT(imagine_buffer_info, size, 88);
 AT(imagine_buffer_info, flags, 96);
 AT(imagine_buffer_info, reserved1, 100);
+AT(imagine_buffer_info, device, 104);
+AT(imagine_buffer_info, device_number, 108);
 
-SIZE(imagine_context_options, 72);
+SIZE(imagine_context_options, 88);
 AT(imagine_context_options, struct_size, 0);
 AT(imagine_context_options, device, 4);
 AT(imagine_context_options, threads, 8);
@@ -44,14 +46,21 @@ AT(imagine_context_options, log, 48);
 AT(imagine_context_options, log_data, 56);
 AT(imagine_context_options, log_level, 64);
 AT(imagine_context_options, reserved0, 68);
+AT(imagine_context_options, device_number, 72);
+AT(imagine_context_options, precision, 76);
+AT(imagine_context_options, stream, 80);
 
-SIZE(imagine_context_info, 32);
+SIZE(imagine_context_info, 56);
 AT(imagine_context_info, struct_size, 0);
 AT(imagine_context_info, device, 4);
 AT(imagine_context_info, threads, 8);
 AT(imagine_context_info, cpu_level, 12);
 AT(imagine_context_info, memory_used, 16);
 AT(imagine_context_info, memory_peak, 24);
+AT(imagine_context_info, device_memory_used, 32);
+AT(imagine_context_info, device_memory_peak, 40);
+AT(imagine_context_info, device_number, 48);
+AT(imagine_context_info, reserved0, 52);
 
 SIZE(imagine_job_options, 152);
 AT(imagine_job_options, struct_size, 0);

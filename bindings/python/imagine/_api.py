@@ -19,6 +19,8 @@ WEIGHTS = {"auto": 0, "resident": 1, "streamed": 2}
 STEP_RULES = {"default": 0, "euler": 1, "unipc": 2, "heun": 3, "renoise": 4, "ancestral": 5, "trigflow": 6, "lcm": 7}
 BUFFER_READ_ONLY = 1
 KNOWN_MODES = {"auto": 0, "clean": 1, "renoised": 2}
+DEVICES = {"cpu": 1, "cuda": 2}
+PRECISIONS = {"f32": 0, "bf16": 1}
 CPU_LEVELS = {"best": 0, "plain": 1, "avx2": 2, "avx512": 3, "avx512bf16": 4}
 
 
@@ -30,18 +32,20 @@ class Error(ctypes.Structure):
 class ContextOptions(ctypes.Structure):
     _fields_ = [("struct_size", c_uint32), ("device", c_int32), ("threads", c_int32), ("cpu_level", c_int32),
                 ("memory_limit", c_uint64), ("allocate", c_void_p), ("release", c_void_p), ("allocator_data", c_void_p),
-                ("log", c_void_p), ("log_data", c_void_p), ("log_level", c_int32), ("reserved0", c_uint32)]
+                ("log", c_void_p), ("log_data", c_void_p), ("log_level", c_int32), ("reserved0", c_uint32),
+                ("device_number", c_int32), ("precision", c_int32), ("stream", c_void_p)]
 
 
 class ContextInfo(ctypes.Structure):
     _fields_ = [("struct_size", c_uint32), ("device", c_int32), ("threads", c_int32), ("cpu_level", c_int32),
-                ("memory_used", c_uint64), ("memory_peak", c_uint64)]
+                ("memory_used", c_uint64), ("memory_peak", c_uint64), ("device_memory_used", c_uint64),
+                ("device_memory_peak", c_uint64), ("device_number", c_int32), ("reserved0", c_uint32)]
 
 
 class BufferInfo(ctypes.Structure):
     _fields_ = [("struct_size", c_uint32), ("dtype", c_int32), ("ndim", c_int32), ("reserved0", c_uint32),
                 ("shape", c_int64 * 8), ("data", c_void_p), ("size", c_uint64), ("flags", c_uint32),
-                ("reserved1", c_uint32)]
+                ("reserved1", c_uint32), ("device", c_int32), ("device_number", c_int32)]
 
 
 class ModelOptions(ctypes.Structure):
@@ -127,6 +131,8 @@ FUNCTIONS = {
                                       c_void_p, _error]),
     "imagine_buffer_wrap_read_only": (c_int32, [_handle_out, _handle, c_int32, c_int32, POINTER(c_int64), c_void_p, c_void_p,
                                                 c_void_p, _error]),
+    "imagine_buffer_create_on": (c_int32, [_handle_out, _handle, c_int32, c_int32, c_int32, POINTER(c_int64), _error]),
+    "imagine_buffer_copy": (c_int32, [_handle, _handle, _error]),
     "imagine_buffer_to_dlpack": (c_int32, [_handle, _handle_out, _error]),
     "imagine_buffer_to_dlpack_unversioned": (c_int32, [_handle, _handle_out, _error]),
     "imagine_buffer_from_dlpack": (c_int32, [_handle_out, _handle, c_void_p, _error]),

@@ -9,6 +9,7 @@ from typing import Any, Tuple
 PLAIN, VERSIONED = b"dltensor", b"dltensor_versioned"
 USED = {PLAIN: b"used_dltensor", VERSIONED: b"used_dltensor_versioned"}
 CPU = (1, 0)
+CUDA = 2
 IS_COPIED = 2  # a bit of `flags`
 
 

@@ -48,27 +48,34 @@ class Handle:
 
 
 class Context(Handle):
-    """Threads and memory that models use. Most programs need none of their own: open() makes one."""
+    """Threads and memory that models use, and where they compute: device "cpu" or "cuda", of which device_number is one and
+    precision "f32" or "bf16". Most programs need none of their own: open() makes one."""
 
     _free = "imagine_context_release"
 
-    def __init__(self, threads: int = 0, memory_limit: int = 0, cpu_level: str = "best") -> None:
+    def __init__(self, threads: int = 0, memory_limit: int = 0, cpu_level: str = "best", device: str = "cpu",
+                 device_number: int = 0, precision: str = "f32") -> None:
         options = _api.ContextOptions()
         lib().imagine_context_options_init(ctypes.byref(options), ctypes.sizeof(options))
         options.threads, options.memory_limit = threads, memory_limit
         options.cpu_level = choice("cpu_level", _api.CPU_LEVELS, cpu_level)
+        options.device, options.device_number = choice("device", _api.DEVICES, device), device_number
+        options.precision = choice("precision", _api.PRECISIONS, precision)
         pointer = ctypes.c_void_p()
         call("imagine_context_create", ctypes.byref(pointer), ctypes.byref(options))
         super().__init__(pointer.value)
 
     @property
     def info(self) -> Dict[str, Any]:
-        """A dict: threads, cpu_level, memory_used, memory_peak."""
+        """A dict: threads, cpu_level, memory_used, memory_peak, device, device_number, device_memory_used,
+        device_memory_peak."""
         info = _api.ContextInfo(struct_size=ctypes.sizeof(_api.ContextInfo))
         call("imagine_context_get_info", self._pointer, ctypes.byref(info))
         level = {number: name for name, number in _api.CPU_LEVELS.items()}.get(info.cpu_level, "unknown")
         return {"threads": info.threads, "cpu_level": level, "memory_used": info.memory_used,
-                "memory_peak": info.memory_peak}
+                "memory_peak": info.memory_peak, "device": "cuda" if info.device == _api.DEVICES["cuda"] else "cpu",
+                "device_number": info.device_number, "device_memory_used": info.device_memory_used,
+                "device_memory_peak": info.device_memory_peak}
 
 
 class Cancel(Handle):
@@ -164,8 +171,19 @@ class Buffer(Handle):
         return bool(self._info().flags & _api.BUFFER_READ_ONLY)
 
     @property
+    def device(self) -> str:
+        """"cpu", or "cuda": then it has no array, and host() makes a copy that has."""
+        return "cuda" if self._info().device == _api.DEVICES["cuda"] else "cpu"
+
+    def host(self) -> Buffer:
+        """Itself where it lies on the host, else a copy there."""
+        return self if self.device == "cpu" else self._copy()
+
+    @property
     def __array_interface__(self) -> Dict[str, Any]:
         info = self._info()
+        if info.device == _api.DEVICES["cuda"]:
+            raise AttributeError("the buffer lies on a GPU; host() makes a copy that has an array")
         if info.dtype not in _api.DTYPES:
             raise AttributeError("numpy has no type for this buffer's elements")
         return {"version": 3, "shape": tuple(info.shape[:info.ndim]), "typestr": "<" + _api.DTYPES[info.dtype],
@@ -179,15 +197,18 @@ class Buffer(Handle):
     # ---- DLPack, as the Python array API 2023.12 has it
 
     def __dlpack_device__(self) -> Tuple[int, int]:
-        return _dlpack.CPU
+        info = self._info()
+        return (_dlpack.CUDA, info.device_number) if info.device == _api.DEVICES["cuda"] else _dlpack.CPU
 
     def __dlpack__(self, *, stream: Optional[int] = None, max_version: Optional[Tuple[int, int]] = None,
                    dl_device: Optional[Tuple[int, int]] = None, copy: Optional[bool] = None) -> Any:
-        """A capsule with the tensor: the versioned kind for who says to know version 1."""
-        if stream is not None:
+        """A capsule with the tensor: the versioned kind for who says to know version 1. Data on a GPU is complete, whatever
+        the stream."""
+        device = self.__dlpack_device__()
+        if stream is not None and device == _dlpack.CPU:
             raise BufferError("stream: memory of the host has none, only None is possible")
-        if dl_device is not None and tuple(dl_device) != _dlpack.CPU:
-            raise BufferError(f"dl_device: the tensor is on {_dlpack.CPU}, the host; {tuple(dl_device)} is not possible")
+        if dl_device is not None and tuple(dl_device) != device:
+            raise BufferError(f"dl_device: the tensor is on {device}; {tuple(dl_device)} is not possible")
         versioned = max_version is not None and max_version[0] >= 1
         source = self._copy() if copy else self
         pointer = ctypes.c_void_p()
@@ -205,13 +226,13 @@ class Buffer(Handle):
         info = self._info()
         context = Context(threads=1)
         made = Buffer._create(context, info.dtype, tuple(info.shape[:info.ndim]))
-        ctypes.memmove(made._info().data or 0, info.data or 0, info.size)
+        call("imagine_buffer_copy", made._pointer, self._pointer)
         return made
 
     @classmethod
     def from_dlpack(cls, tensor: Any, context: Optional[Context] = None) -> Buffer:
         """A buffer over a tensor of another library (anything with __dlpack__), without a copy. Unsupported when the tensor
-        is not dense, not in the host's memory, or of a type that the library has not."""
+        is not dense, neither in the host's memory nor on the GPU of `context`, or of a type that the library has not."""
         context = context or Context(threads=1)
         try:
             given = tensor.__dlpack__(max_version=(1, 0))

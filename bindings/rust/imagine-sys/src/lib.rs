@@ -75,9 +75,12 @@ opaque!(imagine_context);
 opaque!(imagine_cancel);
 pub type imagine_device = i32;
 pub type imagine_cpu_level = i32;
+pub type imagine_precision = i32;
 pub type imagine_log_level = i32;
 pub const IMAGINE_DEVICE_CPU: imagine_device = 1;
 pub const IMAGINE_DEVICE_CUDA: imagine_device = 2;
+pub const IMAGINE_PRECISION_F32: imagine_precision = 0;
+pub const IMAGINE_PRECISION_BF16: imagine_precision = 1;
 pub const IMAGINE_CPU_BEST: imagine_cpu_level = 0;
 pub const IMAGINE_CPU_PLAIN: imagine_cpu_level = 1;
 pub const IMAGINE_CPU_AVX2: imagine_cpu_level = 2;
@@ -109,6 +112,9 @@ pub struct imagine_context_options {
     pub log_data: *mut c_void,
     pub log_level: imagine_log_level,
     pub reserved0: u32,
+    pub device_number: i32,
+    pub precision: imagine_precision,
+    pub stream: *mut c_void,
 }
 
 #[repr(C)]
@@ -120,6 +126,10 @@ pub struct imagine_context_info {
     pub cpu_level: imagine_cpu_level,
     pub memory_used: u64,
     pub memory_peak: u64,
+    pub device_memory_used: u64,
+    pub device_memory_peak: u64,
+    pub device_number: i32,
+    pub reserved0: u32,
 }
 
 extern "C" {
@@ -176,6 +186,8 @@ pub struct imagine_buffer_info {
     pub size: u64,
     pub flags: u32,
     pub reserved1: u32,
+    pub device: imagine_device,
+    pub device_number: i32,
 }
 
 // DLPack's own, defined by its header dlpack.h.
@@ -211,6 +223,32 @@ extern "C" {
         data: *const c_void,
         release: imagine_buffer_release_fn,
         user_data: *mut c_void,
+        error: *mut imagine_error,
+    ) -> imagine_status;
+    pub fn imagine_buffer_create_on(
+        buffer: *mut *mut imagine_buffer,
+        context: *mut imagine_context,
+        device: imagine_device,
+        dtype: imagine_dtype,
+        ndim: i32,
+        shape: *const i64,
+        error: *mut imagine_error,
+    ) -> imagine_status;
+    pub fn imagine_buffer_wrap_on(
+        buffer: *mut *mut imagine_buffer,
+        context: *mut imagine_context,
+        device: imagine_device,
+        dtype: imagine_dtype,
+        ndim: i32,
+        shape: *const i64,
+        data: *mut c_void,
+        release: imagine_buffer_release_fn,
+        user_data: *mut c_void,
+        error: *mut imagine_error,
+    ) -> imagine_status;
+    pub fn imagine_buffer_copy(
+        to: *mut imagine_buffer,
+        from: *const imagine_buffer,
         error: *mut imagine_error,
     ) -> imagine_status;
     pub fn imagine_buffer_retain(buffer: *mut imagine_buffer) -> *mut imagine_buffer;

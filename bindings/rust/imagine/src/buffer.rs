@@ -7,7 +7,7 @@ use std::path::Path;
 use imagine_sys as sys;
 
 use crate::handle::{check, path as c_path, text, Handle, Plain};
-use crate::{Context, Error, Result};
+use crate::{Context, Device, Error, Result};
 
 /// The type of a [`Buffer`]'s elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,18 @@ pub enum Dtype {
 }
 
 impl Dtype {
+    fn number(self) -> sys::imagine_dtype {
+        match self {
+            Dtype::U8 => sys::IMAGINE_U8,
+            Dtype::I32 => sys::IMAGINE_I32,
+            Dtype::I64 => sys::IMAGINE_I64,
+            Dtype::F16 => sys::IMAGINE_F16,
+            Dtype::Bf16 => sys::IMAGINE_BF16,
+            Dtype::F32 => sys::IMAGINE_F32,
+            Dtype::F64 => sys::IMAGINE_F64,
+        }
+    }
+
     fn from_number(number: sys::imagine_dtype) -> Option<Self> {
         Some(match number {
             sys::IMAGINE_U8 => Dtype::U8,
@@ -85,6 +97,7 @@ pub struct Buffer {
     shape: [usize; sys::IMAGINE_MAX_DIMS],
     data: *const u8,
     size: usize,
+    device: Device,
 }
 
 // SAFETY: the bytes are only read once a Buffer exists, and its handle may be used from any thread.
@@ -128,7 +141,10 @@ impl Buffer {
             *to = usize::try_from(from).map_err(|_| strange("a negative dimension"))?;
         }
         let size = usize::try_from(info.size).map_err(|_| strange("more bytes than can be addressed"))?;
-        Ok(Buffer { handle, dtype, ndim, shape, data: info.data as *const u8, size })
+        let device = Device::from_numbers(info.device, info.device_number);
+        // A device's pointer is not for the host to follow.
+        let data = if device == Device::Cpu { info.data as *const u8 } else { std::ptr::null() };
+        Ok(Buffer { handle, dtype, ndim, shape, data, size, device })
     }
 
     pub(crate) fn make(
@@ -198,7 +214,7 @@ impl Buffer {
         Ok(tensor)
     }
 
-    /// A buffer over another library's dense tensor in host memory, without a copy; the tensor's deleter is called with the
+    /// A buffer over another library's dense tensor in host memory or on the context's GPU, without a copy; the tensor's deleter is called with the
     /// last reference. After an error the tensor still belongs to the caller.
     ///
     /// # Safety
@@ -245,7 +261,27 @@ impl Buffer {
         self.shape.get(..self.ndim).unwrap_or(&[])
     }
 
-    /// All bytes, without a copy.
+    /// Where the data lies.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// A copy on the host.
+    pub fn to_host(&self, context: &Context) -> Result<Self> {
+        let wide = |n: &usize| i64::try_from(*n).map_err(|_| Error::invalid(format!("shape: {} is too large", n)));
+        let shape: Vec<i64> = self.shape().iter().map(wide).collect::<Result<_>>()?;
+        let ndim = dims(&shape)?;
+        // SAFETY: the context and the shape live during the call.
+        let made = Self::make(|buffer, error| unsafe {
+            let dtype = self.dtype.number();
+            sys::imagine_buffer_create(buffer, context.0.raw(), dtype, ndim, shape.as_ptr(), error)
+        })?;
+        // SAFETY: both buffers are alive, and nobody else knows the new one.
+        check(|error| unsafe { sys::imagine_buffer_copy(made.raw(), self.raw(), error) })?;
+        Ok(made)
+    }
+
+    /// All bytes, without a copy; none of a buffer on a GPU, see [`Buffer::to_host`].
     pub fn as_bytes(&self) -> &[u8] {
         if self.data.is_null() || self.size == 0 {
             return &[];

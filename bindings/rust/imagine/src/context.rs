@@ -44,12 +44,43 @@ impl CpuLevel {
     }
 }
 
+/// Where a context computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Device {
+    /// The processor.
+    Cpu,
+    /// An NVIDIA GPU, by its number from 0.
+    Cuda(u32),
+}
+
+impl Device {
+    pub(crate) fn from_numbers(device: sys::imagine_device, number: i32) -> Self {
+        match device {
+            sys::IMAGINE_DEVICE_CUDA => Device::Cuda(count(number)),
+            _ => Device::Cpu,
+        }
+    }
+}
+
+/// What a GPU's products are computed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Precision {
+    /// f32.
+    F32,
+    /// Factors rounded to bf16, sums in f32.
+    Bf16,
+}
+
 /// How a [`Context`] is made: `ContextOptions::new().threads(2)`.
 #[derive(Clone, Copy, Debug)]
 pub struct ContextOptions {
     threads: u32,
     memory_limit: u64,
     cpu_level: CpuLevel,
+    device: Device,
+    precision: Precision,
 }
 
 impl Default for ContextOptions {
@@ -61,7 +92,13 @@ impl Default for ContextOptions {
 impl ContextOptions {
     /// As many threads as the process may run on, no memory limit, the best instructions.
     pub fn new() -> Self {
-        ContextOptions { threads: 0, memory_limit: 0, cpu_level: CpuLevel::Best }
+        ContextOptions {
+            threads: 0,
+            memory_limit: 0,
+            cpu_level: CpuLevel::Best,
+            device: Device::Cpu,
+            precision: Precision::F32,
+        }
     }
 
     /// Threads that compute, 1 to 256; 0: as many as this process may run on. The result does not depend on it.
@@ -84,6 +121,20 @@ impl ContextOptions {
         self.cpu_level = level;
         self
     }
+
+    /// Where to compute; refused where there is no such device.
+    #[must_use]
+    pub fn device(mut self, device: Device) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// What a GPU's products are computed in.
+    #[must_use]
+    pub fn precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
+    }
 }
 
 /// What a [`Context`] has and uses.
@@ -98,6 +149,12 @@ pub struct ContextInfo {
     pub memory_used: u64,
     /// Most bytes held since creation or the last [`Context::reset_peak`].
     pub memory_peak: u64,
+    /// Where the context computes.
+    pub device: Device,
+    /// Of the bytes held now, those on the GPU.
+    pub device_memory_used: u64,
+    /// Most of these.
+    pub device_memory_peak: u64,
 }
 
 /// Threads and memory that models use. Clones are the same context; everything made from it keeps it alive.
@@ -116,6 +173,13 @@ impl Context {
         raw.threads = int("threads", options.threads)?;
         raw.memory_limit = options.memory_limit;
         raw.cpu_level = options.cpu_level.number();
+        if let Device::Cuda(number) = options.device {
+            raw.device = sys::IMAGINE_DEVICE_CUDA;
+            raw.device_number = int("device", number)?;
+        }
+        if options.precision == Precision::Bf16 {
+            raw.precision = sys::IMAGINE_PRECISION_BF16;
+        }
         // SAFETY: both outputs and the options live during the call.
         Handle::make(|context, error| unsafe { sys::imagine_context_create(context, &raw, error) }).map(Context)
     }
@@ -130,6 +194,9 @@ impl Context {
             cpu_level: CpuLevel::from_number(raw.cpu_level),
             memory_used: raw.memory_used,
             memory_peak: raw.memory_peak,
+            device: Device::from_numbers(raw.device, raw.device_number),
+            device_memory_used: raw.device_memory_used,
+            device_memory_peak: raw.device_memory_peak,
         })
     }
 
