@@ -12,7 +12,7 @@
 
 #include "cli.h"
 
-#define MACHINE " model weights threads cpu-level memory-limit json quiet help "
+#define MACHINE " model weights threads cpu-level device precision memory-limit json quiet help "
 
 const command commands[] = {
     { "generate", "a picture or clip from a prompt",
@@ -98,6 +98,8 @@ static const struct {
     { "runs", "N", "generations to time (2)", 'R' },
     { "threads", "N", "threads that compute (all processors)", 't' },
     { "cpu-level", "NAME", "best, plain, avx2, avx512, avx512bf16", 'l' },
+    { "device", "NAME", "cpu, or cuda or cuda:N for an NVIDIA GPU, with libimagine_cuda.so (cpu)", 'd' },
+    { "precision", "NAME", "of a GPU's products: f32, or bf16, which is faster (f32)", 'B' },
     { "memory-limit", "MB", "hold no more: weights are read block by block where that helps, else the job is refused", 'M' },
     { "weights", "MODE", "auto, resident or streamed (block by block from the file)", 'w' },
     { "json", NULL, "print one JSON object instead of text", 'j' },
@@ -195,6 +197,26 @@ static int read_level(arguments *o, const char *text)
     return usage_error(o, "--cpu-level: \"%s\" is not best, plain, avx2, avx512 or avx512bf16", text);
 }
 
+static int read_device(arguments *o, const char *text)
+{
+    long long number = 0;
+    o->device = !strncmp(text, "cuda", 4) ? IMAGINE_DEVICE_CUDA : IMAGINE_DEVICE_CPU;
+    if (!strcmp(text, "cpu") || !strcmp(text, "cuda"))
+        return 0;
+    if (strncmp(text, "cuda:", 5))
+        return usage_error(o, "--device: \"%s\" is not cpu, cuda or cuda:N", text);
+    int status = read_integer(o, "device", text + 5, 0, 1000, &number);
+    o->device_number = (int32_t)number;
+    return status;
+}
+
+static int read_precision(arguments *o, const char *text)
+{
+    o->precision = !strcmp(text, "bf16") ? IMAGINE_PRECISION_BF16 : IMAGINE_PRECISION_F32;
+    return o->precision || !strcmp(text, "f32") ? 0
+                                                : usage_error(o, "--precision: \"%s\" is not f32 or bf16", text);
+}
+
 /* 512, 640x360 (0: the whole side) or auto. */
 static int read_tile(arguments *o, const char *text)
 {
@@ -275,6 +297,8 @@ static int read_option(arguments *o, size_t index, const char *text)
     case 'R': return read_int32(o, name, text, 1, 1000, &o->runs);
     case 't': return read_int32(o, name, text, 1, 256, &o->threads);
     case 'l': return read_level(o, text);
+    case 'd': return read_device(o, text);
+    case 'B': return read_precision(o, text);
     case 'M':
         status = read_integer(o, name, text, 1, 1ll << 40, &megabytes);
         o->memory_limit = (uint64_t)megabytes << 20;

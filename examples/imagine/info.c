@@ -85,8 +85,9 @@ static void memory_text(const imagine_estimate *e)
 static void info_json(const imagine_model_info *m, const imagine_context_info *c, const imagine_estimate *e,
                       const char *path)
 {
-    printf("{\"version\": \"%s\", \"cpu_level\": \"%s\", \"threads\": %d, \"model\": ", imagine_version_string(),
-           level_name(c->cpu_level), c->threads);
+    printf("{\"version\": \"%s\", \"device\": \"%s\", \"cpu_level\": \"%s\", \"threads\": %d, \"model\": ",
+           imagine_version_string(), c->device == IMAGINE_DEVICE_CUDA ? "cuda" : "cpu", level_name(c->cpu_level),
+           c->threads);
     json_text(path);
     printf(", \"stages\": {\"text\": %s, \"sampler\": %s, \"vae\": %s}, \"width\": %d, \"height\": %d, \"frames\": %d, "
            "\"steps\": %d, \"guidance\": %g, \"fps\": %g, \"latent_channels\": %d, \"spatial_factor\": %d, "
@@ -105,7 +106,8 @@ static void info_json(const imagine_model_info *m, const imagine_context_info *c
 static void info_text(const imagine_model_info *m, const imagine_context_info *c, const imagine_estimate *e,
                       const char *path)
 {
-    printf("libimagine %s, %s kernels, %d thread%s\n", imagine_version_string(), level_name(c->cpu_level), c->threads,
+    printf("libimagine %s, %s%s kernels, %d thread%s\n", imagine_version_string(),
+           c->device == IMAGINE_DEVICE_CUDA ? "CUDA and " : "", level_name(c->cpu_level), c->threads,
            c->threads == 1 ? "" : "s");
     printf("%s: %.1f MB of weights\n", path, (double)m->bytes / 1e6);
     printf("  by default %dx%d, %d frames at %g a second, %d steps, guidance %g\n", m->width, m->height, m->frames,

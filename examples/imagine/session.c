@@ -66,6 +66,9 @@ int session_open(session *s, const arguments *o, int with_model)
     options.threads = o->threads;
     options.cpu_level = o->cpu_level;
     options.memory_limit = o->memory_limit;
+    options.device = o->device ? o->device : IMAGINE_DEVICE_CPU;
+    options.device_number = o->device_number;
+    options.precision = o->precision;
     imagine_model_options_init(&how, sizeof how);
     how.weights = o->weights;
     if (imagine_context_create(&s->context, &options, &s->error) < 0 ||
