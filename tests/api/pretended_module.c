@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* A module that behaves as the environment says: of another version, without a GPU, with a device
- * that fails, with a GPU. */
+/* A module that behaves as the environment says: of another version, without a GPU, with one that fails, is busy or full. */
 
 #include <stdlib.h>
 #include <string.h>
@@ -15,13 +14,24 @@ static int is(const char *what)
 
 static const char *error_text(int status)
 {
-    return status == 700 ? "an illegal memory access" : "?";
+    return status == 700 ? "an illegal memory access" : status == 46 ? "all devices are busy" : "out of memory";
 }
 
 static int device_count(int32_t *count)
 {
-    *count = is("gpu");
+    *count = is("busy") || is("full");
     return is("error") ? 700 : 0;
+}
+
+static int use_device(int32_t device)
+{
+    return is("busy") || device ? 46 : 0;
+}
+
+static int stream_create(void **stream)
+{
+    *stream = NULL;
+    return 2;
 }
 
 static int device_name(int32_t device, char *name, size_t size)
@@ -35,6 +45,7 @@ static int device_name(int32_t device, char *name, size_t size)
 const imagine__cuda *imagine__cuda_module(int32_t version)
 {
     static const imagine__cuda table = {
-        .version = IMAGINE__CUDA_VERSION, .error_text = error_text, .device_count = device_count, .device_name = device_name};
+        .version = IMAGINE__CUDA_VERSION, .error_text = error_text, .device_count = device_count,
+        .device_name = device_name, .use_device = use_device, .stream_create = stream_create};
     return is("version") || version != IMAGINE__CUDA_VERSION ? NULL : &table;
 }

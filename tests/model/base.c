@@ -374,7 +374,7 @@ static int use_memory(imagine_context *context)
             floats[i - 1] = NULL;
         }
     }
-    imagine__copy(context, kept, 64, floats[0], 64, 32, 100);
+    imagine__copy(&work, kept, 64, floats[0], 64, 32, 100);
     imagine__norm_args norm = { .x = kept, .y = kept, .rows = 16, .dim = 16, .ldx = 16, .ldy = 16, .eps = 1e-6f };
     work.run.kernels->norm(&work.run, &norm);
     CHECK(work.run.kernels->finite(&work.run, kept, 1 << 20));
