@@ -207,7 +207,7 @@ static int mark_wait(void *mark)
 static int memory_info(size_t *available, size_t *total)
 {
 #ifdef IMAGINE__EMULATED
-    *available = *total = (size_t)1 << 30;
+    *available = *total = (size_t)1 << 26;
     return 0;
 #else
     return (int)cudaMemGetInfo(available, total);

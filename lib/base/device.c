@@ -43,6 +43,22 @@ static imagine_status choose(imagine__device *d, int32_t number, imagine_error *
     return code ? imagine__device_fail(d->cuda, code, "the device", error) : IMAGINE_OK;
 }
 
+/* Device memory that operations compute through: the more, the larger the pieces that they work on. */
+static imagine_status make_workspace(imagine_context *context, imagine_error *error)
+{
+    imagine__device *d = context->device;
+    size_t available = 0, total = 0, size = IMAGINE__CUDA_WORKSPACE;
+    int code = enter(d)->memory_info(&available, &total);
+    if (code)
+        return imagine__device_fail(d->cuda, code, "the device's memory", error);
+    size = total / 64 < size ? total / 64 : size;
+    if (context->memory_limit && context->memory_limit / 16 < size)
+        size = (size_t)(context->memory_limit / 16);
+    d->workspace_size = size / 256 * 256;
+    d->workspace = imagine__alloc_values(context, d->workspace_size);
+    return d->workspace ? IMAGINE_OK : imagine__fail_memory(error, d->workspace_size, "the device's workspace");
+}
+
 imagine_status imagine__device_open(imagine_context *context, int32_t number, void *stream,
                                     imagine__cuda_precision precision, imagine_error *error)
 {
@@ -66,7 +82,7 @@ imagine_status imagine__device_open(imagine_context *context, int32_t number, vo
     }
     pthread_mutex_init(&d->mutex, NULL);
     context->device = d;
-    return IMAGINE_OK;
+    return make_workspace(context, error); /* after a failure the context is released, and the device with it */
 }
 
 void imagine__device_close(imagine_context *context)
@@ -74,6 +90,7 @@ void imagine__device_close(imagine_context *context)
     imagine__device *d = context->device;
     if (!d)
         return;
+    imagine__free(context, d->workspace);
     context->device = NULL;
     if (!imagine__forked(context)) {
         (void)enter(d)->synchronize(d->stream);
@@ -216,6 +233,23 @@ const char *imagine__device_text(const imagine_context *context, int code)
 
 /* ---- the stream -------------------------------------------------------------------------------------------------- */
 
+/* Plans of large products, where the module has a library for them. */
+static imagine_status open_products(imagine__work *work, imagine_error *error)
+{
+    const imagine__cuda *cuda = work->device->cuda;
+    if (work->device->precision == IMAGINE__CUDA_F32)
+        return IMAGINE_OK;
+    size_t size = cuda->products_size();
+    void *memory = imagine__alloc(work->context, size);
+    if (!memory)
+        return imagine__fail_memory(error, size, "plans of products");
+    if (enter(work->device)->products_open(memory))
+        work->queue->products = memory;
+    else
+        imagine__free(work->context, memory);
+    return IMAGINE_OK;
+}
+
 imagine_status imagine__queue_open(imagine__work *work, imagine_error *error)
 {
     imagine_context *context = work->context;
@@ -234,7 +268,7 @@ imagine_status imagine__queue_open(imagine__work *work, imagine_error *error)
         if (code)
             return imagine__device_fail(work->device->cuda, code, "a mark in the stream", error);
     }
-    return IMAGINE_OK;
+    return open_products(work, error);
 }
 
 void imagine__queue_close(imagine__work *work)
@@ -242,6 +276,11 @@ void imagine__queue_close(imagine__work *work)
     imagine__queue *q = work->queue;
     if (!q)
         return;
+    if (q->products && !imagine__forked(work->context)) {
+        (void)enter(work->device)->synchronize(work->device->stream);
+        work->device->cuda->products_close(q->products);
+    }
+    imagine__free(work->context, q->products);
     for (int i = 0; i < 2 && !imagine__forked(work->context); i++)
         if (q->marks[i])
             enter(work->device)->mark_destroy(q->marks[i]);

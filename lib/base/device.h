@@ -21,6 +21,8 @@ typedef struct imagine__device {
     void *stream; /* of all operations and copies */
     imagine__cuda_precision precision;
     int32_t reserved;
+    void *workspace; /* of all operations, which the stream keeps apart */
+    size_t workspace_size;
     pthread_mutex_t mutex; /* for the blocks */
     imagine__device_block *blocks; /* by address */
     size_t count, capacity;
@@ -34,6 +36,7 @@ typedef struct imagine__queue {
     int code; /* the first failure that was not reported yet; 0: none */
     const char *what; /* failed */
     uint32_t *flag; /* device memory for an operation's answer */
+    void *products; /* what the module has planned for large products, or NULL */
 } imagine__queue;
 
 /* Opens the module and the device, and makes the stream (`stream` not NULL: the caller's). */

@@ -25,8 +25,10 @@ static void *stream_of(const imagine__run *run)
 
 static imagine__cuda_call call_of(const imagine__run *run)
 {
-    const imagine__device *d = ((const imagine__work *)run)->device;
-    return (imagine__cuda_call){ .stream = d->stream, .precision = d->precision };
+    const imagine__work *work = (const imagine__work *)run;
+    const imagine__device *d = work->device;
+    return (imagine__cuda_call){ .stream = d->stream, .precision = d->precision, .workspace = d->workspace,
+                                 .workspace_size = d->workspace_size, .products = work->queue->products };
 }
 
 static void note(imagine__run *run, int code, const char *what)
@@ -98,12 +100,11 @@ static void shortcut_up(imagine__run *run, const imagine__shortcut_args *args)
         note(run, cuda->shortcut_up(args, stream_of(run)), "a shortcut");
 }
 
-static void modulate(imagine__run *run, const imagine__modulate_args *a)
+static void modulate(imagine__run *run, const imagine__modulate_args *args)
 {
     const imagine__cuda *cuda = begin(run);
     if (cuda)
-        note(run, cuda->modulate(a->table, a->x, a->y, a->rows, a->parts, a->x_parts, a->dim, stream_of(run)),
-             "modulation");
+        note(run, cuda->modulate(args, stream_of(run)), "modulation");
 }
 
 static void relative_bias(imagine__run *run, const imagine__relative_bias_args *args)
