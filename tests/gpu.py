@@ -16,6 +16,7 @@ TOP = pathlib.Path(__file__).resolve().parent.parent
 BUILD = TOP / "build-gpu"
 KERNELS, TESTS = TOP / "kernels/cuda", TOP / "tests/cuda_emulator"
 PROGRAMS = ("attention", "conv", "elementwise", "linear", "norm")
+ALL = (*PROGRAMS, "bench")
 TOOLS = ("memcheck", "racecheck", "initcheck")
 CLOSING = re.compile(r"(\d+) passed, (\d+) failed(?:, (\d+) skipped)?")
 CC = ["-std=c11", "-O2", "-g", "-D_GNU_SOURCE", "-ffp-contract=off", "-I", TOP, "-I", TOP / "include",
@@ -78,16 +79,16 @@ def commands(nvcc, capability):
     # Of cpu.c no more is wanted than the table of plain C, and of the rest what that names: the linker drops the others.
     plain = []
     for source in [*sorted((TOP / "kernels/ref").glob("*.c")), TOP / "kernels/cpu/cpu.c", TESTS / "gpu.c",
-                   *(TESTS / f"{name}.c" for name in PROGRAMS)]:
+                   *(TESTS / f"{name}.c" for name in ALL)]:
         plain.append(BUILD / f"{source.parent.name}-{source.stem}.o")
         compiled.append([compiler, *CC, "-fdata-sections", "-ffunction-sections", "-c", source, "-o", plain[-1]])
-    common = plain[:-len(PROGRAMS)]
+    common = plain[:-len(ALL)]
     compiled.append([nvcc, "-std=c++17", "-O2", *target(capability, True),
                      *([] if capability == 90 else target(capability, False)), "-I", TOP, TESTS / "primitives.cu", "-lineinfo", "-o",
                      BUILD / "primitives"])
     module = BUILD / "libimagine_cuda.so"
     linked.append([nvcc, "-shared", "-cudart", "static", *objects, "-o", module])
-    for name, main in zip(PROGRAMS, plain[-len(PROGRAMS):]):
+    for name, main in zip(ALL, plain[-len(ALL):]):
         linked.append([compiler, "-Wl,--gc-sections", main, *common, module, f"-Wl,-rpath,{BUILD}", "-lm", "-lpthread", "-o",
                        BUILD / name])
     return compiled, linked
@@ -142,6 +143,8 @@ def main():
     parser = argparse.ArgumentParser(prog="tests/run --gpu")
     parser.add_argument("--build", action="store_true", help="only build, for --capability; needs no GPU")
     parser.add_argument("--capability", type=int, default=90, metavar="N", help="with --build: 80, 90, ...")
+    parser.add_argument("--bench", action="store_true", help="instead of testing, print how fast the operations are; NAMEs are "
+                        "copy, launch, attention, linear, conv, norm")
     parser.add_argument("--list", action="store_true", help="print the suites' names")
     parser.add_argument("names", nargs="*", metavar="NAME", help="only suites whose names contain one of these")
     options = parser.parse_args()
@@ -161,6 +164,8 @@ def main():
     library = nvcc.resolve().parent.parent / "lib64"
     os.environ["LD_LIBRARY_PATH"] = ":".join(filter(None, [os.environ.get("LD_LIBRARY_PATH"), str(library)]))
     build(nvcc, capability)
+    if options.bench:
+        sys.exit(subprocess.run([BUILD / "bench", *options.names], check=False).returncode)
     totals = [0, 0, 0]
     for name, suite in suites():
         if options.names and not any(n in name for n in options.names):
