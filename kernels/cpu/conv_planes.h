@@ -64,18 +64,20 @@ static size_t planes_scratch(const planes *p)
            (size_t)planes_most_rows(p->g, w) * sizeof(planes_row);
 }
 
-/* Four floats of row i and of row i + 4. */
-VEC __m256 planes_load_rows(const float *from, int64_t stride, int64_t i)
+VEC __m256 planes_two_rows(const float *a, const float *b)
 {
-    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(from + i * stride)),
-                                _mm_loadu_ps(from + (i + 4) * stride), 1);
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(a)), _mm_loadu_ps(b), 1);
 }
 
 /* to[j][i] = from[i][j] for i in 0..7, j in 0..count-1, count at most 4; four of each row of `from` are read. */
 VEC void planes_transpose(const float *from, int64_t from_stride, float *to, int64_t to_stride, int64_t count)
 {
-    __m256 x0 = planes_load_rows(from, from_stride, 0), x1 = planes_load_rows(from, from_stride, 1);
-    __m256 x2 = planes_load_rows(from, from_stride, 2), x3 = planes_load_rows(from, from_stride, 3);
+    const float *half = from + 4 * from_stride;
+    int64_t three = 3 * from_stride;
+    __asm__("" : "+r"(half), "+r"(three)); /* else each of eight rows has a register of its own, or a place on the stack */
+    __m256 x0 = planes_two_rows(from, half), x1 = planes_two_rows(from + from_stride, half + from_stride);
+    __m256 x2 = planes_two_rows(from + 2 * from_stride, half + 2 * from_stride);
+    __m256 x3 = planes_two_rows(from + three, half + three);
     __m256 low01 = _mm256_unpacklo_ps(x0, x1), high01 = _mm256_unpackhi_ps(x0, x1);
     __m256 low23 = _mm256_unpacklo_ps(x2, x3), high23 = _mm256_unpackhi_ps(x2, x3);
     _mm256_storeu_ps(to, _mm256_shuffle_ps(low01, low23, 0x44));
@@ -87,50 +89,45 @@ VEC void planes_transpose(const float *from, int64_t from_stride, float *to, int
         _mm256_storeu_ps(to + 3 * to_stride, _mm256_shuffle_ps(high01, high23, 0xee));
 }
 
+/* Channels c..cin-1 of `count` pixels, at most eight, one by one. */
+static void planes_turn_slowly(const planes *p, const float *from, float *to, int64_t c, int64_t count)
+{
+    for (; c < p->args->w->cin; c++)
+        for (int64_t i = 0; i < count; i++)
+            to[c * p->pitch + i] = from[i * p->args->ldx + c];
+}
+
 /* `count` pixels from `from` on become planes; `left` floats from there on may be read. */
 static void planes_turn(const planes *p, const float *from, int64_t left, float *to, int64_t count)
 {
-    int64_t cin = p->args->w->cin, ldx = p->args->ldx;
+    int64_t cin = p->args->w->cin, ldx = p->args->ldx, pitch = p->pitch;
     for (int64_t i = 0; i < count; i += 8) {
-        int64_t at = count < 8 ? i : gemm_min(i, count - 8); /* the last eight again rather than fewer */
-        for (int64_t c = 0; c < cin; c += 4) {
-            const float *source = from + at * ldx + c;
-            float *plane = to + c * p->pitch + at;
-            if (at + 8 <= count && (at + 7) * ldx + c + 4 <= left) {
-                planes_transpose(source, ldx, plane, p->pitch, cin - c);
+        int64_t at = count < 8 ? i : gemm_min(i, count - 8), c = 0; /* the last eight again rather than fewer */
+        const float *source = from + at * ldx;
+        if (count >= 8) {
+            for (; c + 4 <= cin; c += 4)
+                planes_transpose(source + c, ldx, to + c * pitch + at, pitch, 4);
+            if (c < cin && (at + 7) * ldx + c + 4 <= left) {
+                planes_transpose(source + c, ldx, to + c * pitch + at, pitch, cin - c);
                 continue;
             }
-            for (int64_t j = 0; j < gemm_min(4, cin - c); j++)
-                for (int64_t k = 0; k < gemm_min(8, count - at); k++)
-                    plane[j * p->pitch + k] = source[k * ldx + j];
         }
+        planes_turn_slowly(p, source, to + at, c, gemm_min(8, count - at));
     }
 }
 
-/* Zeros in 0..from-1 and end..count-1 of all planes, eight at a time: what lies between is lost. count is at least 8. */
-static void planes_clear(const planes *p, float *to, int64_t from, int64_t end, int64_t count)
-{
-    for (int64_t c = 0; c < p->args->w->cin; c++, to += p->pitch) {
-        for (int64_t i = 0; i < from; i += 8)
-            _mm256_storeu_ps(to + gemm_min(i, count - 8), _mm256_setzero_ps());
-        for (int64_t i = count; i > end; i -= 8)
-            _mm256_storeu_ps(to + (i > 8 ? i - 8 : 0), _mm256_setzero_ps());
-    }
-}
-
-/* Line `y` of a frame, from the strip's first tap on. */
+/* Line `y` of a frame, from the strip's first tap on. What lies beside the frame is zeros from the tile's beginning on. */
 static void planes_load_line(const planes_tile *t, const float *frame, int64_t y, float *to)
 {
     const imagine__conv_args *a = t->p->args;
     int64_t x = t->x - a->pad_left, n = planes_round(t->width, VEC_LANES) + a->w->kw - 1;
-    int64_t from = gemm_min(x < 0 ? -x : 0, n), end = a->width - x;
-    end = y < 0 || y >= a->height || end < from ? from : gemm_min(end, n);
-    planes_clear(t->p, to, from, end, n);
-    if (end > from) {
-        int64_t offset = (y * a->width + x + from) * a->ldx;
-        planes_turn(t->p, frame + offset, (a->height * a->width - 1) * a->ldx + a->w->cin - offset, to + from,
-                    end - from);
+    int64_t from = x < 0 ? -x : 0, end = gemm_min(a->width - x, n);
+    if (y < 0 || y >= a->height || end <= from) {
+        vec_clear(to, a->w->cin * t->p->pitch);
+        return;
     }
+    int64_t offset = (y * a->width + x + from) * a->ldx;
+    planes_turn(t->p, frame + offset, (a->height * a->width - 1) * a->ldx + a->w->cin - offset, to + from, end - from);
 }
 
 /* All lines that output line `oy` reads. */
@@ -369,6 +366,7 @@ static void planes_run_tile(void *arg, int64_t tile, void *scratch)
         for (int64_t c = 0; c < w->cin; c++)
             t.offsets[dx * w->cin + c] = (int32_t)(c * p->pitch + dx);
     planes_find_rows(&t);
+    vec_clear(t.lines, w->kt * w->kh * w->cin * p->pitch);
     for (; oy < t.end; oy++) {
         planes_load(&t, oy);
         planes_multiply_line(&t, oy);
