@@ -73,10 +73,10 @@ int32_t imagine__bench_count(void)
     return COUNT;
 }
 
-static double now(void)
+static double now(const imagine__bench *b)
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(b->cpu_time ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
@@ -247,16 +247,16 @@ int32_t imagine__bench_name(int32_t index, char *name, size_t size)
 /* The fastest of at least three runs after a first one. Runs too short for the clock are measured in groups. */
 static double fastest(imagine__bench *b, const entry *e, const operands *o, double limit)
 {
-    double best = 1e30, began = now();
+    double best = 1e30, began = now(b);
     run_entry(b->run, e, o);
-    double once = now() - began;
+    double once = now(b) - began;
     int group = once < 1e-3 ? (int)(1e-3 / (once + 1e-6)) + 1 : 1;
-    began = now();
-    for (int runs = 0; (runs < 3 || now() - began < limit) && !imagine__run_stopped(b->run); runs++) {
-        double start = now();
+    began = now(b);
+    for (int runs = 0; (runs < 3 || now(b) - began < limit) && !imagine__run_stopped(b->run); runs++) {
+        double start = now(b);
         for (int i = 0; i < group; i++)
             run_entry(b->run, e, o);
-        double time = (now() - start) / group;
+        double time = (now(b) - start) / group;
         best = time < best ? time : best;
     }
     return best;

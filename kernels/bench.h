@@ -14,6 +14,8 @@ typedef struct imagine__bench {
     void (*release)(void *user_data, void *pointer);
     void *user_data;
     double seconds; /* about how long to measure an entry, at least three times; 0: 0.5 */
+    int32_t cpu_time; /* 1: the process's time on its processors instead of the clock's, for one thread on a busy machine */
+    int32_t reserved;
     double peak; /* the highest measured so far, in GFLOP/s; begin with 0 */
 } imagine__bench;
 

@@ -333,7 +333,8 @@ static void gemm_block(const gemm *g, const gemm_tile *t, int64_t k, int64_t dep
         int half = t->columns - column <= VEC_LANES;
         for (int64_t i = 0; i < groups; i++, sums += group_size) {
             int64_t row = i * GEMM_ROWS, rows = gemm_min(GEMM_ROWS, t->rows - row);
-            gemm_prefetch(g, t, column, k, depth, i, groups);
+            if (groups > 1)
+                gemm_prefetch(g, t, column, k, depth, i, groups);
             if (g->ask_rows)
                 gemm_prefetch_rows(g, t, column, k + depth, row, rows);
             multiply[half][rows - 1](t->a + row * GEMM_DEPTH, b, depth, sums, first);

@@ -6,7 +6,8 @@
 #include "base/base.h"
 #include "kernels/bench.h"
 
-/* bench [-t THREADS] [-l LEVEL] [-s SECONDS] [NAME...]: the operations' speed; entries whose names contain a NAME. */
+/* bench [-t THREADS] [-l LEVEL] [-s SECONDS] [-c 1] [NAME...]: the operations' speed; entries whose names contain a NAME.
+ * -c 1 measures CPU time. */
 
 static void *allocate(void *context, size_t size)
 {
@@ -58,6 +59,8 @@ int main(int argc, char **argv)
             options.cpu_level = atoi(argv[i + 1]);
         else if (argv[i][1] == 's')
             b.seconds = atof(argv[i + 1]);
+        else if (argv[i][1] == 'c')
+            b.cpu_time = atoi(argv[i + 1]);
     }
     imagine_error err = {.struct_size = sizeof err};
     imagine_context *context;
