@@ -75,7 +75,7 @@ static int allocate(void **memory, size_t size)
 {
 #ifdef IMAGINE__EMULATED
     *memory = emulator::allocate(size);
-    return !*memory;
+    return *memory ? 0 : 2; /* cudaErrorMemoryAllocation */
 #else
     *memory = nullptr;
     return (int)cudaMalloc(memory, size);

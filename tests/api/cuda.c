@@ -1,117 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 
-/* Contexts that compute on a GPU, on the emulated module: every stage beside the CPU's, life and errors. While none of the
- * module's functions runs its memory cannot be looked into, so code of the library that follows a device pointer ends the
- * program. With a real module the same runs on a GPU, but for what asks the emulator to fail. */
+/* Contexts that compute on a GPU, on the emulated module: every stage beside the CPU's. While none of the module's functions
+ * runs its memory cannot be looked into, so code of the library that follows a device pointer ends the program. With a real
+ * module the same runs on a GPU. */
 
-#include <dlfcn.h>
-#include <math.h>
-#include <time.h>
+#include <unistd.h>
 
-#include "../cuda_emulator/hooks.h"
-#include "api.h"
-
-/* Both sides compute the same in f32 and sum in other orders. */
-#define LIMIT 1e-10
-
-static struct {
-    void (*fail_allocation)(int64_t number);
-    void (*fail_launch)(int64_t number);
-    uint64_t (*allocations_held)(void);
-    uint64_t (*allocations_made)(void);
-    uint64_t (*launches)(void);
-} emulated;
-
-/* The hooks of the emulated module; 0: it is another one. */
-static int find_hooks(void)
-{
-    void *file = dlopen("libimagine_cuda.so", RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
-    const struct {
-        void *to;
-        const char *name;
-    } all[] = { { &emulated.fail_allocation, "emulated_fail_allocation" },
-                { &emulated.fail_launch, "emulated_fail_launch" },
-                { &emulated.allocations_held, "emulated_allocations_held" },
-                { &emulated.allocations_made, "emulated_allocations_made" },
-                { &emulated.launches, "emulated_launches" } };
-    int found = file != NULL;
-    for (size_t i = 0; i < sizeof all / sizeof *all && found; i++) {
-        void *symbol = dlsym(file, all[i].name);
-        memcpy(all[i].to, &symbol, sizeof symbol);
-        found = symbol != NULL;
-    }
-    return found;
-}
-
-static imagine_context *open_device(imagine_device device, imagine_error *err)
-{
-    imagine_context_options options;
-    imagine_context *context = NULL;
-    imagine_context_options_init(&options, sizeof options);
-    options.threads = 1;
-    options.device = device;
-    imagine_context_create(&context, &options, err);
-    return context;
-}
-
-static imagine_model *open_on(imagine_device device, const char *pack, imagine_error *err)
-{
-    imagine_context *context = open_device(device, err);
-    imagine_model *model = NULL;
-    if (context)
-        imagine_model_open(&model, context, pack, NULL, err);
-    imagine_context_release(&context);
-    return model;
-}
-
-/* The same pack on the CPU and on the GPU. */
-typedef struct pair {
-    imagine_model *cpu, *gpu;
-} pair;
-
-static pair open_pair(const char *pack, imagine_error *err)
-{
-    return (pair){ open_on(IMAGINE_DEVICE_CPU, pack, err), open_on(IMAGINE_DEVICE_CUDA, pack, err) };
-}
-
-static void close_pair(pair *p)
-{
-    imagine_model_release(&p->gpu);
-    imagine_model_release(&p->cpu);
-    if (emulated.allocations_held)
-        CHECK(emulated.allocations_held() == 0);
-}
-
-/* NMSE of two buffers of floats; infinite where they differ in size. */
-static double difference(const imagine_buffer *has, const imagine_buffer *wanted)
-{
-    if (!has || !wanted || imagine_buffer_size(has) != imagine_buffer_size(wanted))
-        return INFINITY;
-    return test_nmse(imagine_buffer_data(has), imagine_buffer_data(wanted), imagine_buffer_size(wanted) / sizeof(float));
-}
-
-static int close_to(const imagine_buffer *has, const imagine_buffer *wanted, const char *what)
-{
-    double nmse = difference(has, wanted);
-    printf("    %s: NMSE %.2g\n", what, nmse);
-    return nmse < LIMIT;
-}
-
-static double random_state = 1;
-
-/* Floats of about -1 to 1. */
-static imagine_buffer *floats(imagine_context *context, int32_t ndim, const int64_t *shape, imagine_error *err)
-{
-    imagine_buffer *buffer = NULL;
-    if (imagine_buffer_create(&buffer, context, IMAGINE_F32, ndim, shape, err) < 0)
-        return NULL;
-    float *values = imagine_buffer_data(buffer);
-    for (size_t i = 0; i < imagine_buffer_size(buffer) / sizeof *values; i++) {
-        random_state = fmod(random_state * 16807, 2147483647);
-        values[i] = (float)(random_state / 1073741823.5 - 1);
-    }
-    return buffer;
-}
+#include "cuda.h"
 
 static void text(void)
 {
@@ -212,6 +107,89 @@ static void vae_tiles(void)
     code(PACK, 5, 32, 48, 16);
 }
 
+/* Wan 2.2's kind of VAE: patches of pixels, and shortcuts. */
+static void vae_of_patches(void)
+{
+    char folder[] = "/tmp/imagine-cuda-XXXXXX", link[64];
+    REQUIRE(mkdtemp(folder));
+    snprintf(link, sizeof link, "%s/vae", folder);
+    CHECK(!symlink(test_path("parity/vae/residual"), link));
+    code(folder, 5, 32, 16, 0);
+    unlink(link);
+    rmdir(folder);
+}
+
+/* What the sampler does on the host in between: known and initial latents, guidance's rescaling, new noise. */
+static imagine_buffer *sample(imagine_model *model, const imagine_sampler_options *options, int known, imagine_error *err)
+{
+    imagine_sampler *sampler = NULL;
+    imagine_buffer *latents = NULL, *init = NULL, *mask = NULL, *text[2] = { NULL, NULL };
+    imagine_context *context = open_context(1, err);
+    random_state = 5;
+    if (!context)
+        return NULL;
+    init = floats(context, 4, (int64_t[]){ 16, 2, 4, 4 }, err);
+    mask = floats(context, 3, (int64_t[]){ 2, 4, 4 }, err);
+    for (int i = 0; i < 2; i++)
+        text[i] = floats(context, 2, (int64_t[]){ 7, 16 }, err);
+    for (int i = 0; i < 32; i++)
+        ((float *)imagine_buffer_data(mask))[i] = i % 5 == 0 || i < 8;
+    int good = imagine_sampler_create(&sampler, model, options, err) >= 0 &&
+               imagine_sampler_set_text(sampler, text[0], text[1], err) >= 0 &&
+               imagine_sampler_set_init(sampler, options->strength < 1 ? init : NULL, err) >= 0 &&
+               imagine_sampler_set_known(sampler, known ? init : NULL, known ? mask : NULL, err) >= 0 &&
+               imagine_sampler_begin(sampler, NULL, err) >= 0;
+    for (int i = 0; i < options->steps && good; i++)
+        good = imagine_sampler_step(sampler, NULL, err) >= 0 || err->status == IMAGINE_ERROR_STATE;
+    if (good)
+        imagine_sampler_get_latents(sampler, 0, &latents, err);
+    imagine_sampler_destroy(&sampler);
+    for (int i = 0; i < 2; i++)
+        imagine_buffer_release(&text[i]);
+    imagine_buffer_release(&mask);
+    imagine_buffer_release(&init);
+    imagine_context_release(&context);
+    return latents;
+}
+
+static void sampling(void)
+{
+    static const struct {
+        const char *name;
+        imagine_step_rule rule;
+        double strength, rescale;
+        int known;
+        imagine_known_mode mode;
+        imagine_cfg_mode cfg;
+    } ways[] = { { "initial latents, in turn", IMAGINE_STEP_DEFAULT, 0.6, 0, 0, IMAGINE_KNOWN_AUTO, IMAGINE_CFG_IN_TURN },
+                 { "known latents, clean", IMAGINE_STEP_DEFAULT, 1, 0, 1, IMAGINE_KNOWN_CLEAN, IMAGINE_CFG_AUTO },
+                 { "known latents, noised, Heun", IMAGINE_STEP_HEUN, 1, 0, 1, IMAGINE_KNOWN_RENOISED, IMAGINE_CFG_AUTO },
+                 { "rescaled, ancestral", IMAGINE_STEP_ANCESTRAL, 1, 0.7, 0, IMAGINE_KNOWN_AUTO, IMAGINE_CFG_BATCHED } };
+    imagine_error err = IMAGINE_ERROR_INIT;
+    pair p = open_pair(PACK, &err);
+    REQUIRE(p.cpu && p.gpu);
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        imagine_sampler_options o;
+        imagine_sampler_options_init(&o, sizeof o);
+        o.steps = 3;
+        o.width = o.height = 32;
+        o.frames = 5;
+        o.guidance = 4;
+        o.step_rule = ways[i].rule;
+        o.strength = ways[i].strength;
+        o.guidance_rescale = ways[i].rescale;
+        o.known_mode = ways[i].mode;
+        o.cfg_mode = ways[i].cfg;
+        imagine_buffer *cpu = sample(p.cpu, &o, ways[i].known, &err), *gpu = sample(p.gpu, &o, ways[i].known, &err);
+        if (!cpu || !gpu)
+            fprintf(stderr, "    %s\n", err.message);
+        CHECK(close_to(gpu, cpu, ways[i].name));
+        imagine_buffer_release(&gpu);
+        imagine_buffer_release(&cpu);
+    }
+    close_pair(&p);
+}
+
 /* From a prompt to frames, latents compared step by step and at the end. */
 static void pipeline(void)
 {
@@ -254,7 +232,8 @@ static void pipeline(void)
 int main(int argc, char **argv)
 {
     static const test_case cases[] = {
-        { "text", text }, { "denoise", denoise }, { "vae", vae }, { "vae tiles", vae_tiles }, { "pipeline", pipeline },
+        { "text", text }, { "denoise", denoise }, { "vae", vae }, { "vae tiles", vae_tiles },
+        { "vae of patches", vae_of_patches }, { "sampling", sampling }, { "pipeline", pipeline },
     };
     find_hooks();
     return test_main("api/cuda", cases, sizeof cases / sizeof *cases, argc, argv);

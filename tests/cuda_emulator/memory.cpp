@@ -161,6 +161,8 @@ static void read_cell(cell &c, uint32_t offset, uint32_t who, moment when, const
 
 void shared_read(uint32_t offset, unsigned size, uint32_t who, moment when, const char *what)
 {
+    if (!watching)
+        return;
     cell *c = shared_cells(offset);
     for (uint32_t i = offset; i < offset + size; i += GRANULE)
         read_cell(*c++, i, who, when, what, false);
@@ -187,6 +189,8 @@ static void write_cell(cell &c, uint32_t offset, uint32_t who, moment when, cons
 
 void shared_write(uint32_t offset, unsigned size, uint32_t who, moment when, bool in_flight, const char *what)
 {
+    if (!watching)
+        return;
     cell *c = shared_cells(offset);
     sequence++;
     for (uint32_t i = offset; i < offset + size; i += GRANULE, c++) {
@@ -197,6 +201,8 @@ void shared_write(uint32_t offset, unsigned size, uint32_t who, moment when, boo
 
 void require_fenced(uint32_t offset, unsigned size, const char *what)
 {
+    if (!watching)
+        return;
     cell *c = shared_cells(offset);
     for (uint32_t i = offset; i < offset + size; i += GRANULE, c++)
         if (c->writer && c->writer <= block.threads && c->written >= block.all[c->writer - 1].fenced)
@@ -325,7 +331,8 @@ void *allocate(size_t size)
         note("out of memory");
         return nullptr;
     }
-    memset(p, 0xff, RED + size + RED);
+    size_t poisoned = RED + size + RED;
+    memset(p, 0xff, watching ? poisoned : std::min(poisoned, (size_t)64 << 10)); /* untouched pages cost nothing */
     allocations[p + RED] = {size, room, records};
     allocated++;
     return p + RED;

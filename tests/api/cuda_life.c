@@ -1,0 +1,491 @@
+/* SPDX-License-Identifier: MIT */
+
+/* Contexts on a GPU, on the emulated module: life, memory, buffers on either side, cancelling, and every way in which the
+ * device can fail. */
+
+#include "cuda.h"
+
+/* The beginning of DLPack's, under the name that dlpack.h uses. */
+struct DLManagedTensorVersioned {
+    uint32_t major, minor;
+    void *manager;
+    void (*deleter)(struct DLManagedTensorVersioned *self);
+    uint64_t flags;
+    void *data;
+    int32_t device_type, device_id;
+};
+
+static void life(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    for (int i = 0; i < 30; i++) {
+        imagine_context *context = open_device(IMAGINE_DEVICE_CUDA, &err);
+        REQUIRE(context);
+        imagine_context_info info = { .struct_size = sizeof info };
+        CHECK_OK(imagine_context_get_info(context, &info, &err));
+        CHECK(info.device == IMAGINE_DEVICE_CUDA && info.device_number == 0);
+        CHECK(info.device_memory_used > 0 && info.device_memory_used < info.memory_used);
+        imagine_context_release(&context);
+        CHECK(!emulated.allocations_held || emulated.allocations_held() == 0);
+    }
+}
+
+static void options(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context_options o;
+    imagine_context *context;
+    imagine_context_options_init(&o, sizeof o);
+    o.device = IMAGINE_DEVICE_CUDA;
+    o.device_number = 1000;
+    CHECK_STATUS(imagine_context_create(&context, &o, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    CHECK(!context && strstr(err.message, "device_number: 1000"));
+    o.device_number = -1;
+    CHECK_STATUS(imagine_context_create(&context, &o, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    o.device_number = 0;
+    o.precision = 7;
+    CHECK_STATUS(imagine_context_create(&context, &o, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    o.device = IMAGINE_DEVICE_CPU;
+    o.precision = IMAGINE_PRECISION_BF16;
+    CHECK_STATUS(imagine_context_create(&context, &o, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    CHECK(strstr(err.message, "precision: is for IMAGINE_DEVICE_CUDA only"));
+}
+
+/* ---- a small job ------------------------------------------------------------------------------------------------- */
+
+/* One picture in a step, from the prompt to its frame; NULL after a failure. */
+static imagine_buffer *make_picture(imagine_model *model, imagine_cancel *cancel, imagine_error *err)
+{
+    imagine_sampler_options sampler;
+    imagine_job_options options;
+    imagine_job *job = NULL;
+    imagine_buffer *frames = NULL;
+    imagine_event event = { .struct_size = sizeof event };
+    imagine_sampler_options_init(&sampler, sizeof sampler);
+    sampler.steps = 1;
+    sampler.width = sampler.height = 16;
+    sampler.frames = 1;
+    imagine_job_options_init(&options, sizeof options);
+    options.prompt = "a";
+    options.sampler = &sampler;
+    options.cancel = cancel;
+    imagine_status status = imagine_job_create(&job, model, &options, err);
+    while (status >= 0 && event.kind != IMAGINE_EVENT_DONE) {
+        status = imagine_job_next(job, &event, -1, err);
+        if (status >= 0 && event.kind == IMAGINE_EVENT_FRAMES)
+            frames = imagine_buffer_retain(event.frames);
+    }
+    imagine_job_destroy(&job);
+    if (status < 0)
+        imagine_buffer_release(&frames);
+    return frames;
+}
+
+/* The same from nothing: context and model too. */
+static imagine_buffer *make_from_nothing(imagine_error *err)
+{
+    imagine_model *model = open_on(IMAGINE_DEVICE_CUDA, PACK, err);
+    imagine_buffer *frames = model ? make_picture(model, NULL, err) : NULL;
+    imagine_model_release(&model);
+    return frames;
+}
+
+/* Every allocation fails once: an error that says so, nothing is left, and the next one does not suffer. */
+static void allocations_fail(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    if (!emulated.fail_allocation)
+        SKIP("this module's allocations do not fail when asked to");
+    uint64_t before = emulated.allocations_made();
+    imagine_buffer *wanted = make_from_nothing(&err);
+    uint64_t count = emulated.allocations_made() - before;
+    REQUIRE(wanted && count > 50);
+    printf("    %llu allocations\n", (unsigned long long)count);
+    for (uint64_t n = 1; n <= count; n++) {
+        emulated.fail_allocation((int64_t)n);
+        imagine_buffer *frames = make_from_nothing(&err);
+        emulated.fail_allocation(0);
+        CHECK(!frames);
+        if (frames || (err.status != IMAGINE_ERROR_NO_MEMORY))
+            fprintf(stderr, "    allocation %llu: %d %s\n", (unsigned long long)n, err.status, err.message);
+        CHECK(err.status == IMAGINE_ERROR_NO_MEMORY && strstr(err.message, "memory"));
+        imagine_buffer_release(&frames);
+    }
+    imagine_buffer_release(&wanted);
+    CHECK(emulated.allocations_held() == 0);
+}
+
+/* Launches fail: the driver's text, and the same model makes the same picture right afterwards. */
+static void launches_fail(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    if (!emulated.fail_launch)
+        SKIP("this module's launches do not fail when asked to");
+    imagine_model *model = open_on(IMAGINE_DEVICE_CUDA, PACK, &err);
+    REQUIRE(model);
+    uint64_t before = emulated.launches();
+    imagine_buffer *wanted = make_picture(model, NULL, &err), *frames;
+    uint64_t count = emulated.launches() - before;
+    REQUIRE(wanted && count > 100);
+    printf("    %llu launches\n", (unsigned long long)count);
+    for (uint64_t n = 1; n <= count; n += 1 + count / 40) {
+        emulated.fail_launch((int64_t)n);
+        CHECK(!make_picture(model, NULL, &err));
+        emulated.fail_launch(0);
+        CHECK(err.status == IMAGINE_ERROR_DEVICE && err.native_code == 1);
+        CHECK(strstr(err.message, "CUDA: ") && strstr(err.message, "a launch that was to fail"));
+    }
+    frames = make_picture(model, NULL, &err);
+    CHECK(same_bytes(frames, wanted));
+    imagine_buffer_release(&frames);
+    imagine_buffer_release(&wanted);
+    imagine_model_release(&model);
+    CHECK(emulated.allocations_held() == 0);
+}
+
+/* A handle goes on after each of its allocations has failed. */
+static void handles_go_on(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_sampler *stage = NULL;
+    imagine_buffer *wanted = NULL, *sample = NULL;
+    if (!emulated.fail_allocation)
+        SKIP("this module's allocations do not fail when asked to");
+    imagine_model *model = open_on(IMAGINE_DEVICE_CUDA, PACK, &err);
+    imagine_context *context = open_context(1, &err);
+    REQUIRE(model && context);
+    imagine_buffer *x = floats(context, 5, (int64_t[]){ 1, 16, 1, 2, 2 }, &err);
+    imagine_buffer *t = floats(context, 1, (int64_t[]){ 1 }, &err);
+    imagine_buffer *embeds = floats(context, 3, (int64_t[]){ 1, 3, 16 }, &err);
+    ((float *)imagine_buffer_data(t))[0] = 500;
+    REQUIRE_OK(imagine_sampler_create(&stage, model, NULL, &err));
+    int failures = 0;
+    do {
+        emulated.fail_allocation(++failures);
+        imagine_buffer_release(&wanted);
+    } while (imagine_sampler_denoise(stage, x, t, embeds, &wanted, &err) == IMAGINE_ERROR_NO_MEMORY && failures < 100);
+    emulated.fail_allocation(0);
+    CHECK(failures > 1 && failures < 100 && wanted);
+    uint64_t made = emulated.allocations_made();
+    CHECK_OK(imagine_sampler_denoise(stage, x, t, embeds, &sample, &err));
+    CHECK(same_bytes(sample, wanted));
+    printf("    %d allocations before it is warm, %llu afterwards\n", failures - 1,
+           (unsigned long long)(emulated.allocations_made() - made));
+    CHECK(emulated.allocations_made() - made <= 1); /* the text's keys and values, which belong to the call */
+    imagine_buffer_release(&sample);
+    imagine_buffer_release(&wanted);
+    imagine_sampler_destroy(&stage);
+    imagine_buffer_release(&embeds);
+    imagine_buffer_release(&t);
+    imagine_buffer_release(&x);
+    imagine_context_release(&context);
+    imagine_model_release(&model);
+    CHECK(emulated.allocations_held() == 0);
+}
+
+/* A step that is warm allocates nothing. */
+static void steps_allocate_nothing(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_sampler *stage = NULL;
+    imagine_sampler_options o;
+    imagine_model *model = open_on(IMAGINE_DEVICE_CUDA, PACK, &err);
+    imagine_context *context = open_context(1, &err);
+    REQUIRE(model && context);
+    imagine_buffer *text = floats(context, 2, (int64_t[]){ 4, 16 }, &err);
+    imagine_sampler_options_init(&o, sizeof o);
+    o.width = o.height = 16;
+    o.frames = 1;
+    o.steps = 4;
+    REQUIRE_OK(imagine_sampler_create(&stage, model, &o, &err));
+    REQUIRE_OK(imagine_sampler_set_text(stage, text, text, &err));
+    REQUIRE_OK(imagine_sampler_begin(stage, NULL, &err));
+    CHECK_OK(imagine_sampler_step(stage, NULL, &err));
+    uint64_t made = emulated.allocations_made ? emulated.allocations_made() : 0;
+    for (int i = 1; i < 4; i++)
+        CHECK_OK(imagine_sampler_step(stage, NULL, &err));
+    CHECK(!emulated.allocations_made || emulated.allocations_made() == made);
+    imagine_sampler_destroy(&stage);
+    imagine_buffer_release(&text);
+    imagine_context_release(&context);
+    imagine_model_release(&model);
+}
+
+static void cancelled(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_model *model = open_on(IMAGINE_DEVICE_CUDA, PACK, &err);
+    imagine_context *context = open_context(1, &err);
+    imagine_cancel *cancel = NULL;
+    imagine_sampler *stage = NULL;
+    imagine_sampler_options o;
+    REQUIRE(model && context);
+    REQUIRE_OK(imagine_cancel_create(&cancel, context, &err));
+    imagine_buffer *text = floats(context, 2, (int64_t[]){ 4, 16 }, &err), *latents = NULL;
+    imagine_sampler_options_init(&o, sizeof o);
+    o.width = o.height = 16;
+    o.frames = 1;
+    o.steps = 2;
+    o.cancel = cancel;
+    REQUIRE_OK(imagine_sampler_create(&stage, model, &o, &err));
+    REQUIRE_OK(imagine_sampler_set_text(stage, text, text, &err));
+    REQUIRE_OK(imagine_sampler_begin(stage, NULL, &err));
+    imagine_cancel_fire(cancel);
+    uint64_t before = emulated.launches ? emulated.launches() : 0;
+    CHECK_STATUS(imagine_sampler_step(stage, NULL, &err), IMAGINE_ERROR_CANCELLED);
+    CHECK(!emulated.launches || emulated.launches() == before); /* nothing more is started */
+    imagine_cancel_reset(cancel);
+    for (int i = 0; i < 2; i++)
+        CHECK_OK(imagine_sampler_step(stage, NULL, &err));
+    CHECK_OK(imagine_sampler_get_latents(stage, 0, &latents, &err));
+    imagine_buffer_release(&latents);
+    imagine_sampler_destroy(&stage);
+    imagine_cancel_fire(cancel);
+    CHECK(!make_picture(model, cancel, &err) && err.status == IMAGINE_ERROR_CANCELLED);
+    imagine_buffer_release(&text);
+    imagine_cancel_release(&cancel);
+    imagine_context_release(&context);
+    imagine_model_release(&model);
+    CHECK(!emulated.allocations_held || emulated.allocations_held() == 0);
+}
+
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
+
+static imagine_context *open_limited(uint64_t limit, imagine_error *err)
+{
+    imagine_context_options options;
+    imagine_context *context = NULL;
+    imagine_context_options_init(&options, sizeof options);
+    options.threads = 1;
+    options.device = IMAGINE_DEVICE_CUDA;
+    options.memory_limit = limit;
+    imagine_context_create(&context, &options, err);
+    return context;
+}
+
+/* What a job needs is told before it begins, host and device together, and limits are kept. */
+static void estimates(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context *context = open_limited(0, &err);
+    imagine_model *model = NULL;
+    imagine_sampler_options sampler;
+    imagine_job_options options;
+    imagine_estimate estimate = { .struct_size = sizeof estimate };
+    imagine_context_info info = { .struct_size = sizeof info };
+    REQUIRE(context);
+    REQUIRE_OK(imagine_model_open(&model, context, PACK, NULL, &err));
+    imagine_sampler_options_init(&sampler, sizeof sampler);
+    sampler.steps = 1;
+    sampler.width = sampler.height = 16;
+    sampler.frames = 1;
+    imagine_job_options_init(&options, sizeof options);
+    options.prompt = "a";
+    options.sampler = &sampler;
+    uint64_t launches = emulated.launches ? emulated.launches() : 0;
+    uint64_t made = emulated.allocations_made ? emulated.allocations_made() : 0;
+    REQUIRE_OK(imagine_job_estimate(model, &options, &estimate, &err));
+    CHECK(!emulated.launches || (emulated.launches() == launches && emulated.allocations_made() == made));
+    imagine_buffer *wanted = make_picture(model, NULL, &err);
+    CHECK(wanted && imagine_context_get_info(context, &info, &err) >= 0);
+    printf("    told %.1f kB, used %.1f kB, of which %.1f kB on the device\n", (double)estimate.peak_bytes / 1e3,
+           (double)info.memory_peak / 1e3, (double)info.device_memory_peak / 1e3);
+    CHECK(info.memory_peak <= estimate.peak_bytes);
+    CHECK(info.memory_peak * 1.03 >= (double)estimate.peak_bytes);
+    imagine_model_release(&model);
+    imagine_context_release(&context);
+    context = open_limited(estimate.peak_bytes - 700000, &err);
+    REQUIRE(context);
+    REQUIRE_OK(imagine_model_open(&model, context, PACK, NULL, &err));
+    imagine_buffer *frames = make_picture(model, NULL, &err);
+    if (!frames)
+        fprintf(stderr, "    %s\n", err.message);
+    CHECK(same_bytes(frames, wanted));
+    CHECK_OK(imagine_context_get_info(context, &info, &err));
+    CHECK(info.memory_peak <= estimate.peak_bytes - 700000);
+    imagine_buffer_release(&frames);
+    imagine_buffer_release(&wanted);
+    imagine_model_release(&model);
+    imagine_context_release(&context);
+}
+
+/* Weights that are read block by block give the same bytes. */
+static void streamed(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_buffer *frames[2] = { NULL, NULL };
+    for (int i = 0; i < 2; i++) {
+        imagine_context *context = open_device(IMAGINE_DEVICE_CUDA, &err);
+        imagine_model *model = NULL;
+        imagine_model_options how;
+        imagine_model_options_init(&how, sizeof how);
+        how.weights = i ? IMAGINE_WEIGHTS_STREAMED : IMAGINE_WEIGHTS_RESIDENT;
+        REQUIRE(context);
+        REQUIRE_OK(imagine_model_open(&model, context, PACK, &how, &err));
+        frames[i] = make_picture(model, NULL, &err);
+        imagine_model_release(&model);
+        imagine_context_release(&context);
+    }
+    CHECK(same_bytes(frames[1], frames[0]));
+    imagine_buffer_release(&frames[0]);
+    imagine_buffer_release(&frames[1]);
+}
+
+/* Products with factors in bf16: near, and not the same. */
+static void bf16(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_buffer *embeds[2] = { NULL, NULL };
+    for (int i = 0; i < 2; i++) {
+        imagine_context_options o;
+        imagine_context *context = NULL;
+        imagine_model *model = NULL;
+        imagine_text *stage = NULL;
+        imagine_context_options_init(&o, sizeof o);
+        o.device = IMAGINE_DEVICE_CUDA;
+        o.precision = i ? IMAGINE_PRECISION_BF16 : IMAGINE_PRECISION_F32;
+        REQUIRE_OK(imagine_context_create(&context, &o, &err));
+        REQUIRE_OK(imagine_model_open(&model, context, PACK, NULL, &err));
+        REQUIRE_OK(imagine_text_create(&stage, model, NULL, &err));
+        CHECK_OK(imagine_text_encode(stage, "a red apple", NULL, &embeds[i], &err));
+        imagine_text_destroy(&stage);
+        imagine_model_release(&model);
+        imagine_context_release(&context);
+    }
+    double nmse = difference(embeds[1], embeds[0]);
+    printf("    NMSE %.2g\n", nmse);
+    CHECK(nmse > 0 && nmse < 1e-3);
+    imagine_buffer_release(&embeds[0]);
+    imagine_buffer_release(&embeds[1]);
+}
+
+/* ---- buffers ----------------------------------------------------------------------------------------------------- */
+
+static void buffers(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context *context = open_device(IMAGINE_DEVICE_CUDA, &err), *cpu = open_context(1, &err);
+    imagine_buffer *host = NULL, *device = NULL, *second = NULL, *back = NULL, *wrapped = NULL;
+    imagine_buffer_info info = { .struct_size = sizeof info };
+    const int64_t shape[] = { 3, 50 };
+    REQUIRE(context && cpu);
+    host = floats(cpu, 2, shape, &err);
+    REQUIRE_OK(imagine_buffer_create_on(&device, context, IMAGINE_DEVICE_CUDA, IMAGINE_F32, 2, shape, &err));
+    REQUIRE_OK(imagine_buffer_create_on(&second, context, IMAGINE_DEVICE_CUDA, IMAGINE_F32, 2, shape, &err));
+    REQUIRE_OK(imagine_buffer_create_on(&back, cpu, IMAGINE_DEVICE_CPU, IMAGINE_F32, 2, shape, &err));
+    CHECK_OK(imagine_buffer_get_info(device, &info, &err));
+    CHECK(info.device == IMAGINE_DEVICE_CUDA && info.device_number == 0 && info.data && info.size == 600);
+    CHECK_OK(imagine_buffer_get_info(host, &info, &err));
+    CHECK(info.device == IMAGINE_DEVICE_CPU);
+    memset(imagine_buffer_data(back), 1, 600);
+    CHECK_OK(imagine_buffer_copy(back, device, &err));
+    float zeros[150] = { 0 };
+    CHECK(!memcmp(imagine_buffer_data(back), zeros, sizeof zeros));
+    CHECK_OK(imagine_buffer_copy(device, host, &err));
+    CHECK_OK(imagine_buffer_copy(second, device, &err));
+    CHECK_OK(imagine_buffer_copy(back, second, &err));
+    CHECK(same_bytes(back, host));
+    REQUIRE_OK(imagine_buffer_wrap_on(&wrapped, context, IMAGINE_DEVICE_CUDA, IMAGINE_F32, 2, shape,
+                                      imagine_buffer_data(device), NULL, NULL, &err));
+    memset(imagine_buffer_data(back), 1, 600);
+    CHECK_OK(imagine_buffer_copy(back, wrapped, &err));
+    CHECK(same_bytes(back, host));
+    imagine_buffer_release(&wrapped);
+    CHECK_STATUS(imagine_buffer_create_on(&wrapped, cpu, IMAGINE_DEVICE_CUDA, IMAGINE_F32, 2, shape, &err),
+                 IMAGINE_ERROR_UNSUPPORTED);
+    CHECK_STATUS(imagine_buffer_create_on(&wrapped, context, 9, IMAGINE_F32, 2, shape, &err),
+                 IMAGINE_ERROR_INVALID_ARGUMENT);
+    CHECK(!wrapped);
+    REQUIRE_OK(imagine_buffer_create(&wrapped, cpu, IMAGINE_F32, 1, (int64_t[]){ 150 }, &err));
+    CHECK_STATUS(imagine_buffer_copy(wrapped, device, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    CHECK_STATUS(imagine_buffer_copy(NULL, device, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    imagine_buffer *all[] = { host, device, second, back, wrapped };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        imagine_buffer_release(&all[i]);
+    imagine_context_release(&cpu);
+    imagine_context_release(&context);
+    CHECK(!emulated.allocations_held || emulated.allocations_held() == 0);
+}
+
+/* As a tensor of DLPack and back, without a copy. */
+static void dlpack(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context *context = open_device(IMAGINE_DEVICE_CUDA, &err), *cpu = open_context(1, &err);
+    imagine_buffer *device = NULL, *again = NULL;
+    struct DLManagedTensorVersioned *tensor = NULL;
+    REQUIRE(context && cpu);
+    REQUIRE_OK(imagine_buffer_create_on(&device, context, IMAGINE_DEVICE_CUDA, IMAGINE_F32, 1, (int64_t[]){ 9 }, &err));
+    REQUIRE_OK(imagine_buffer_to_dlpack(device, &tensor, &err));
+    CHECK(tensor->device_type == 2 && tensor->device_id == 0);
+    CHECK(tensor->data == imagine_buffer_data(device));
+    CHECK_STATUS(imagine_buffer_from_dlpack(&again, cpu, tensor, &err), IMAGINE_ERROR_UNSUPPORTED);
+    CHECK(strstr(err.message, "DLPack device type 2"));
+    REQUIRE_OK(imagine_buffer_from_dlpack(&again, context, tensor, &err));
+    imagine_buffer_info info = { .struct_size = sizeof info };
+    CHECK_OK(imagine_buffer_get_info(again, &info, &err));
+    CHECK(info.device == IMAGINE_DEVICE_CUDA && info.data == imagine_buffer_data(device));
+    imagine_buffer_release(&device);
+    imagine_buffer_release(&again);
+    imagine_context_release(&cpu);
+    imagine_context_release(&context);
+    CHECK(!emulated.allocations_held || emulated.allocations_held() == 0);
+}
+
+/* Stages take tensors from either side: the same bytes. */
+static void inputs_on_either_side(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_model *model = open_on(IMAGINE_DEVICE_CUDA, PACK, &err);
+    imagine_context *cpu = open_context(1, &err), *context = NULL;
+    imagine_sampler *sampler = NULL;
+    imagine_vae *vae = NULL;
+    imagine_buffer *on_host[4] = { NULL }, *on_device[4] = { NULL }, *results[4] = { NULL };
+    REQUIRE(model && cpu);
+    on_host[0] = floats(cpu, 5, (int64_t[]){ 1, 16, 1, 2, 2 }, &err);
+    on_host[1] = floats(cpu, 1, (int64_t[]){ 1 }, &err);
+    on_host[2] = floats(cpu, 3, (int64_t[]){ 1, 3, 16 }, &err);
+    on_host[3] = floats(cpu, 4, (int64_t[]){ 16, 1, 1, 1 }, &err);
+    ((float *)imagine_buffer_data(on_host[1]))[0] = 300;
+    REQUIRE_OK(imagine_sampler_create(&sampler, model, NULL, &err));
+    REQUIRE_OK(imagine_vae_create(&vae, model, NULL, &err));
+    context = open_device(IMAGINE_DEVICE_CUDA, &err); /* another context on the same GPU */
+    REQUIRE(context);
+    for (int i = 0; i < 4; i++) {
+        imagine_buffer_info info = { .struct_size = sizeof info };
+        imagine_buffer_get_info(on_host[i], &info, &err);
+        REQUIRE_OK(imagine_buffer_create_on(&on_device[i], context, IMAGINE_DEVICE_CUDA, info.dtype, info.ndim, info.shape,
+                                            &err));
+        CHECK_OK(imagine_buffer_copy(on_device[i], on_host[i], &err));
+    }
+    for (int i = 0; i < 2; i++) {
+        imagine_buffer *const *in = i ? on_device : on_host;
+        CHECK_OK(imagine_sampler_denoise(sampler, in[0], in[1], in[2], &results[i], &err));
+        CHECK_OK(imagine_vae_decode(vae, in[3], IMAGINE_U8, &results[2 + i], &err));
+    }
+    CHECK(same_bytes(results[1], results[0]) && same_bytes(results[3], results[2]));
+    for (int i = 0; i < 4; i++) {
+        imagine_buffer_release(&on_host[i]);
+        imagine_buffer_release(&on_device[i]);
+        imagine_buffer_release(&results[i]);
+    }
+    imagine_vae_destroy(&vae);
+    imagine_sampler_destroy(&sampler);
+    imagine_context_release(&context);
+    imagine_context_release(&cpu);
+    imagine_model_release(&model);
+    CHECK(!emulated.allocations_held || emulated.allocations_held() == 0);
+}
+
+int main(int argc, char **argv)
+{
+    static const test_case cases[] = {
+        { "life", life }, { "options", options }, { "allocations fail", allocations_fail },
+        { "launches fail", launches_fail }, { "handles go on", handles_go_on },
+        { "steps allocate nothing", steps_allocate_nothing }, { "cancelled", cancelled }, { "estimates", estimates },
+        { "streamed", streamed }, { "bf16", bf16 }, { "buffers", buffers }, { "dlpack", dlpack },
+        { "inputs on either side", inputs_on_either_side },
+    };
+    find_hooks();
+    return test_main("api/cuda_life", cases, sizeof cases / sizeof *cases, argc, argv);
+}
