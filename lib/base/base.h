@@ -124,6 +124,10 @@ struct imagine__work {
     void *scratch; /* IMAGINE__SCRATCH bytes of the calling thread */
     struct imagine__device *device; /* NULL: the host computes */
     struct imagine__queue *queue; /* with a device: how far it is, and what failed on it (device.c) */
+    struct {
+        int32_t key[4]; /* all 0: none */
+        float *cosines, *sines;
+    } positions; /* with a device: the table of positions of the last forward (rope.c), for the next one */
 };
 
 /* `cancel` is not retained here. */

@@ -59,6 +59,8 @@ void imagine__work_fini(imagine__work *work)
     if (!work->context)
         return;
     imagine__queue_close(work);
+    imagine__free(work->context, work->positions.cosines);
+    imagine__free(work->context, work->positions.sines);
     imagine__arena_destroy(work->arena);
     imagine__free(work->context, work->scratch);
     memset(work, 0, sizeof *work);

@@ -48,7 +48,7 @@ imagine_status imagine__dit_begin(imagine__dit_walk *walk, const imagine__dit *d
 imagine_status imagine__dit_next(imagine__dit_walk *walk, const imagine__dit_block **block, imagine_error *error);
 void imagine__dit_end(imagine__dit_walk *walk);
 
-/* Cosines and sines [frames * height * width, head_dim / 2] of a grid of tokens, into arena memory. */
+/* Cosines and sines [frames * height * width, head_dim / 2] of a grid of tokens, into arena memory, or kept with the run. */
 imagine_status imagine__dit_rope(imagine__work *work, int32_t head_dim, const int32_t grid[3], const float **cos_table,
                                  const float **sin_table, imagine_error *error);
 

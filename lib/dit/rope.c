@@ -6,6 +6,7 @@
 #include "dit/inside.h"
 
 #include <math.h>
+#include <string.h>
 
 /* A head's pairs for time, height and width. */
 static void split(int32_t head_dim, int32_t pairs[3])
@@ -61,8 +62,9 @@ static void fill_row(void *arg, int64_t row, void *scratch)
     }
 }
 
-imagine_status imagine__dit_rope(imagine__work *work, int32_t head_dim, const int32_t grid[3], const float **cos_table,
-                                 const float **sin_table, imagine_error *error)
+/* The table, on the host. */
+static imagine_status make_table(imagine__work *work, int32_t head_dim, const int32_t grid[3], float **cos_table,
+                                 float **sin_table, imagine_error *error)
 {
     rope_job job = { .grid = { grid[0], grid[1], grid[2] } };
     int32_t half = head_dim / 2;
@@ -78,8 +80,50 @@ imagine_status imagine__dit_rope(imagine__work *work, int32_t head_dim, const in
     imagine__parallel(&work->run, 3, fill_axis, &job);
     imagine__parallel(&work->run, (int64_t)grid[0] * grid[1], fill_row, &job);
     imagine__arena_restore(work->arena, mark);
-    size_t size = (size_t)tokens * (size_t)half * sizeof **cos_table;
-    *cos_table = imagine__lend(work, job.cosines, size);
-    *sin_table = imagine__lend(work, job.sines, size);
-    return *cos_table && *sin_table ? IMAGINE_OK : imagine__fail_memory(error, 2 * size, "the position table");
+    *cos_table = job.cosines;
+    *sin_table = job.sines;
+    return IMAGINE_OK;
+}
+
+/* To the device, where the next forward finds it. What a cancel has left out is not kept. */
+static imagine_status keep_table(imagine__work *work, const int32_t key[4], const float *cosines, const float *sines,
+                                 size_t size, imagine_error *error)
+{
+    memset(work->positions.key, 0, sizeof work->positions.key);
+    imagine__free(work->context, work->positions.cosines);
+    imagine__free(work->context, work->positions.sines);
+    work->positions.cosines = imagine__alloc_values(work->context, size);
+    work->positions.sines = imagine__alloc_values(work->context, size);
+    if (!work->positions.cosines || !work->positions.sines)
+        return imagine__fail_memory(error, 2 * size, "the position table");
+    imagine__upload(work, work->positions.cosines, 0, cosines, 0, size, 1);
+    imagine__upload(work, work->positions.sines, 0, sines, 0, size, 1);
+    if (!imagine__run_stopped(&work->run))
+        memcpy(work->positions.key, key, sizeof work->positions.key);
+    return IMAGINE_OK;
+}
+
+imagine_status imagine__dit_rope(imagine__work *work, int32_t head_dim, const int32_t grid[3], const float **cos_table,
+                                 const float **sin_table, imagine_error *error)
+{
+    const int32_t key[4] = { head_dim, grid[0], grid[1], grid[2] };
+    size_t size = (size_t)grid[0] * (size_t)grid[1] * (size_t)grid[2] * (size_t)(head_dim / 2) * sizeof(float);
+    float *cosines, *sines;
+    imagine_status status = IMAGINE_OK;
+    if (!imagine__on_device(work->context)) {
+        status = make_table(work, head_dim, grid, &cosines, &sines, error);
+        *cos_table = cosines;
+        *sin_table = sines;
+        return status;
+    }
+    imagine__arena_mark mark = imagine__arena_save(work->arena);
+    if (memcmp(key, work->positions.key, sizeof key)) {
+        status = make_table(work, head_dim, grid, &cosines, &sines, error);
+        if (status >= 0)
+            status = keep_table(work, key, cosines, sines, size, error);
+    }
+    imagine__arena_restore(work->arena, mark);
+    *cos_table = work->positions.cosines;
+    *sin_table = work->positions.sines;
+    return status;
 }
