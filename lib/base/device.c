@@ -81,6 +81,7 @@ imagine_status imagine__device_open(imagine_context *context, int32_t number, vo
         return status;
     }
     pthread_mutex_init(&d->mutex, NULL);
+    pthread_mutex_init(&d->starting, NULL);
     context->device = d;
     return make_workspace(context, error); /* after a failure the context is released, and the device with it */
 }
@@ -96,6 +97,7 @@ void imagine__device_close(imagine_context *context)
         (void)enter(d)->synchronize(d->stream);
         if (d->own_stream)
             d->cuda->stream_destroy(d->stream);
+        pthread_mutex_destroy(&d->starting);
         pthread_mutex_destroy(&d->mutex);
         imagine__cuda_close(&d->module);
     }

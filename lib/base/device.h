@@ -21,8 +21,9 @@ typedef struct imagine__device {
     void *stream; /* of all operations and copies */
     imagine__cuda_precision precision;
     int32_t reserved;
-    void *workspace; /* of all operations, which the stream keeps apart */
+    void *workspace; /* of all operations: while one of them starts what goes through it, under `starting`, no other does */
     size_t workspace_size;
+    pthread_mutex_t starting;
     pthread_mutex_t mutex; /* for the blocks */
     imagine__device_block *blocks; /* by address */
     size_t count, capacity;

@@ -23,17 +23,28 @@ static void *stream_of(const imagine__run *run)
     return ((const imagine__work *)run)->device->stream;
 }
 
-static imagine__cuda_call call_of(const imagine__run *run)
+/* The module, and what an operation that goes through the workspace is called with; end_large() lets the next one start. */
+static const imagine__cuda *begin_large(imagine__run *run, imagine__cuda_call *call)
 {
-    const imagine__work *work = (const imagine__work *)run;
-    const imagine__device *d = work->device;
-    return (imagine__cuda_call){ .stream = d->stream, .precision = d->precision, .workspace = d->workspace,
+    const imagine__cuda *cuda = begin(run);
+    imagine__work *work = (imagine__work *)run;
+    imagine__device *d = work->device;
+    if (cuda)
+        pthread_mutex_lock(&d->starting);
+    *call = (imagine__cuda_call){ .stream = d->stream, .precision = d->precision, .workspace = d->workspace,
                                  .workspace_size = d->workspace_size, .products = work->queue->products };
+    return cuda;
 }
 
 static void note(imagine__run *run, int code, const char *what)
 {
     imagine__queue_note((imagine__work *)run, code, what);
+}
+
+static void end_large(imagine__run *run, int code, const char *what)
+{
+    pthread_mutex_unlock(&((imagine__work *)run)->device->starting);
+    note(run, code, what);
 }
 
 /* ---- weights: as they are stored, but a convolution's channels last ----------------------------------------------- */
@@ -64,26 +75,26 @@ static void pack_conv(void *packed, const void *weight, int64_t cout, int64_t ci
 
 static void linear(imagine__run *run, const imagine__linear_args *args)
 {
-    const imagine__cuda *cuda = begin(run);
-    imagine__cuda_call call = call_of(run);
+    imagine__cuda_call call;
+    const imagine__cuda *cuda = begin_large(run, &call);
     if (cuda)
-        note(run, cuda->linear(args, &call), "linear");
+        end_large(run, cuda->linear(args, &call), "linear");
 }
 
 static void conv(imagine__run *run, const imagine__conv_args *args)
 {
-    const imagine__cuda *cuda = begin(run);
-    imagine__cuda_call call = call_of(run);
+    imagine__cuda_call call;
+    const imagine__cuda *cuda = begin_large(run, &call);
     if (cuda)
-        note(run, cuda->conv(args, &call), "a convolution");
+        end_large(run, cuda->conv(args, &call), "a convolution");
 }
 
 static void attention(imagine__run *run, const imagine__attention_args *args)
 {
-    const imagine__cuda *cuda = begin(run);
-    imagine__cuda_call call = call_of(run);
+    imagine__cuda_call call;
+    const imagine__cuda *cuda = begin_large(run, &call);
     if (cuda)
-        note(run, cuda->attention_f32(args, &call), "attention");
+        end_large(run, cuda->attention_f32(args, &call), "attention");
 }
 
 static void shortcut_down(imagine__run *run, const imagine__shortcut_args *args)
