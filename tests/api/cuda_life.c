@@ -3,6 +3,8 @@
 /* Contexts on a GPU, on the emulated module: life, memory, buffers on either side, cancelling, and every way in which the
  * device can fail. */
 
+#include <pthread.h>
+
 #include "cuda.h"
 
 /* The beginning of DLPack's, under the name that dlpack.h uses. */
@@ -359,6 +361,76 @@ static void bf16(void)
     imagine_buffer_release(&embeds[1]);
 }
 
+/* ---- several at once --------------------------------------------------------------------------------------------- */
+
+typedef struct caller {
+    imagine_model *model;
+    imagine_buffer *x, *t, *embeds, *sample;
+    imagine_error error;
+} caller;
+
+static void *call_denoise(void *arg)
+{
+    caller *c = arg;
+    imagine_sampler *stage = NULL;
+    if (imagine_sampler_create(&stage, c->model, NULL, &c->error) >= 0)
+        for (int i = 0; i < 3; i++) {
+            imagine_buffer_release(&c->sample);
+            imagine_sampler_denoise(stage, c->x, c->t, c->embeds, &c->sample, &c->error);
+        }
+    imagine_sampler_destroy(&stage);
+    return NULL;
+}
+
+/* Handles of one context on threads of their own: the same bytes as one after the other. */
+static void several_at_once(void)
+{
+    enum { CALLERS = 3 };
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context_options o;
+    imagine_context *context = NULL, *cpu = open_context(1, &err);
+    imagine_model *model = NULL;
+    caller callers[CALLERS];
+    pthread_t threads[CALLERS];
+    imagine_context_options_init(&o, sizeof o);
+    o.device = IMAGINE_DEVICE_CUDA;
+    o.precision = IMAGINE_PRECISION_BF16; /* whose products go through the workspace */
+    o.threads = 1;
+    REQUIRE_OK(imagine_context_create(&context, &o, &err));
+    REQUIRE_OK(imagine_model_open(&model, context, PACK, NULL, &err));
+    REQUIRE(cpu);
+    for (int i = 0; i < CALLERS; i++) {
+        callers[i] = (caller){ .model = model, .error = IMAGINE_ERROR_INIT };
+        callers[i].x = floats(cpu, 5, (int64_t[]){ 1, 16, 1, 4, 2 + 2 * i }, &err);
+        callers[i].t = floats(cpu, 1, (int64_t[]){ 1 }, &err);
+        callers[i].embeds = floats(cpu, 3, (int64_t[]){ 1, 3 + i, 16 }, &err);
+        ((float *)imagine_buffer_data(callers[i].t))[0] = (float)(900 - 100 * i);
+    }
+    imagine_buffer *alone[CALLERS];
+    for (int i = 0; i < CALLERS; i++) {
+        call_denoise(&callers[i]);
+        alone[i] = callers[i].sample;
+        callers[i].sample = NULL;
+    }
+    for (int i = 0; i < CALLERS; i++)
+        REQUIRE(!pthread_create(&threads[i], NULL, call_denoise, &callers[i]));
+    for (int i = 0; i < CALLERS; i++) {
+        pthread_join(threads[i], NULL);
+        if (!callers[i].sample)
+            fprintf(stderr, "    %s\n", callers[i].error.message);
+        CHECK(same_bytes(callers[i].sample, alone[i]));
+        imagine_buffer_release(&callers[i].sample);
+        imagine_buffer_release(&alone[i]);
+        imagine_buffer_release(&callers[i].embeds);
+        imagine_buffer_release(&callers[i].t);
+        imagine_buffer_release(&callers[i].x);
+    }
+    imagine_model_release(&model);
+    imagine_context_release(&context);
+    imagine_context_release(&cpu);
+    CHECK(!emulated.allocations_held || emulated.allocations_held() == 0);
+}
+
 /* ---- buffers ----------------------------------------------------------------------------------------------------- */
 
 static void buffers(void)
@@ -483,7 +555,8 @@ int main(int argc, char **argv)
         { "life", life }, { "options", options }, { "allocations fail", allocations_fail },
         { "launches fail", launches_fail }, { "handles go on", handles_go_on },
         { "steps allocate nothing", steps_allocate_nothing }, { "cancelled", cancelled }, { "estimates", estimates },
-        { "streamed", streamed }, { "bf16", bf16 }, { "buffers", buffers }, { "dlpack", dlpack },
+        { "streamed", streamed }, { "bf16", bf16 },
+        { "several at once", several_at_once }, { "buffers", buffers }, { "dlpack", dlpack },
         { "inputs on either side", inputs_on_either_side },
     };
     find_hooks();
