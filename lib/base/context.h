@@ -29,6 +29,7 @@ struct imagine_context {
     imagine__plan *plan; /* NULL: memory is there */
     const imagine__kernels *host_kernels; /* for tensors on the host; `kernels`, unless values lie elsewhere */
     struct imagine__device *device; /* NULL: the host computes */
+    size_t products_size; /* bytes of what a run keeps of the device's large products; 0: nothing */
     int32_t on_device; /* 1: with a device, or planning for one */
     int32_t reserved;
     imagine_alloc_fn *allocate;

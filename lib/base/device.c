@@ -83,6 +83,7 @@ imagine_status imagine__device_open(imagine_context *context, int32_t number, vo
     pthread_mutex_init(&d->mutex, NULL);
     pthread_mutex_init(&d->starting, NULL);
     context->device = d;
+    context->products_size = precision == IMAGINE__CUDA_F32 ? 0 : d->cuda->products_size();
     return make_workspace(context, error); /* after a failure the context is released, and the device with it */
 }
 
@@ -238,14 +239,13 @@ const char *imagine__device_text(const imagine_context *context, int code)
 /* Plans of large products, where the module has a library for them. */
 static imagine_status open_products(imagine__work *work, imagine_error *error)
 {
-    const imagine__cuda *cuda = work->device->cuda;
-    if (work->device->precision == IMAGINE__CUDA_F32)
+    size_t size = work->context->products_size;
+    if (!size)
         return IMAGINE_OK;
-    size_t size = cuda->products_size();
     void *memory = imagine__alloc(work->context, size);
     if (!memory)
         return imagine__fail_memory(error, size, "plans of products");
-    if (enter(work->device)->products_open(memory))
+    if (!work->device || enter(work->device)->products_open(memory)) /* a plan counts them */
         work->queue->products = memory;
     else
         imagine__free(work->context, memory);
@@ -263,7 +263,7 @@ imagine_status imagine__queue_open(imagine__work *work, imagine_error *error)
     if (!q || !q->flag)
         return imagine__fail_memory(error, sizeof *q, "a stage's place on the device");
     if (context->plan)
-        return IMAGINE_OK;
+        return open_products(work, error);
     work->device = context->device;
     for (int i = 0; i < 2; i++) {
         int code = enter(work->device)->mark_create(&q->marks[i]);
@@ -278,7 +278,7 @@ void imagine__queue_close(imagine__work *work)
     imagine__queue *q = work->queue;
     if (!q)
         return;
-    if (q->products && !imagine__forked(work->context)) {
+    if (q->products && work->device && !imagine__forked(work->context)) {
         (void)enter(work->device)->synchronize(work->device->stream);
         work->device->cuda->products_close(q->products);
     }
