@@ -4,6 +4,7 @@ Builds all of it itself, in build-gpu, with nvcc and a C compiler, for this mach
 
 import argparse
 import concurrent.futures
+import json
 import os
 import pathlib
 import re
@@ -23,11 +24,11 @@ CC = ["-std=c11", "-O2", "-g", "-D_GNU_SOURCE", "-ffp-contract=off", "-I", TOP, 
       "-I", TOP / "lib"]
 
 
-def run(command, timeout=600):
+def run(command, timeout=600, env=None):
     """(exit status, output); a timeout reads as 124."""
     try:
         done = subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                              errors="replace", timeout=timeout, cwd=TOP)
+                              errors="replace", timeout=timeout, cwd=TOP, env=dict(os.environ, **(env or {})))
         return done.returncode, done.stdout
     except subprocess.TimeoutExpired as late:
         text = late.stdout or b""
@@ -130,6 +131,7 @@ def suites():
             code, text = run([BUILD / name])
             return counted(code, text), text
         yield f"gpu {name}", plain
+    yield "gpu library", library
     sanitizer = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
     for tool in TOOLS:
         for name in ("primitives", *PROGRAMS):
@@ -137,6 +139,34 @@ def suites():
                 yield f"gpu {name} under {tool}", lambda tool=tool, name=name: watched(sanitizer, tool, BUILD / name)
             else:
                 yield f"gpu {name} under {tool}", lambda: ((0, 0, 1), "compute-sanitizer is not installed")
+
+
+def missing_for_library():
+    """What the library's own build needs and this machine has not."""
+    needs = {"meson": shutil.which("meson"), "ninja": shutil.which("ninja"), "g++": shutil.which("g++"),
+             "libpng": shutil.which("pkg-config") and run(["pkg-config", "--exists", "libpng"])[0] == 0}
+    return [name for name, found in needs.items() if not found]
+
+
+def library():
+    """The library's stages and jobs beside the CPU's: its tests of the emulated module, with the real one."""
+    missing, folder = missing_for_library(), BUILD / "library"
+    if missing:
+        return (0, 0, 1), f"the library cannot be built here without {', '.join(missing)}"
+    if not (folder / "build.ninja").exists():
+        code, text = run(["meson", "setup", folder, TOP, "-Dcuda=disabled"])
+        if code:
+            return (0, 1, 0), text
+    tests = [test for test in json.loads(run(["meson", "introspect", "--tests", folder])[1])
+             if test["name"].startswith("api/cuda") and "watched" not in test["name"]]
+    programs = sorted({os.path.relpath(test["cmd"][0], folder) for test in tests})
+    code, text = run(["ninja", "-C", folder, *programs], 1500) if programs else (1, "no test of the name api/cuda")
+    totals = [0, 0, 0]
+    for program in programs if not code else []:
+        code, output = run([folder / program], env={"LD_LIBRARY_PATH": f"{BUILD}:{os.environ.get('LD_LIBRARY_PATH', '')}"})
+        totals = [a + b for a, b in zip(totals, counted(code, output))]
+        text += output
+    return (tuple(totals) if any(totals) else (0, 1, 0)), text
 
 
 def main():
