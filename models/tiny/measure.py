@@ -110,7 +110,7 @@ class Judge:
         answers |= arrangement(things, truth)
         if len(frames) > 1 and "motion" in said:
             answers |= motion_right(frames, things, truth, ground.kind, "direction" in said)
-        answers["nearest"] = things[0].distance if things else np.inf
+        answers["nearest"] = things[0].distance if things else 1.0
         return answers
 
 

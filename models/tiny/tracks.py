@@ -153,7 +153,8 @@ def motion_of(frames, track):
         return "fall", ""
     if np.hypot(dx, dy) > 8 and off_x < 6 and off_y < 9:
         return "slide", way(dx, dy)
-    if np.ptp(x) > 5 and crossings(x) >= 2 and np.ptp(y) < 6 and np.percentile(np.abs(side - np.median(side)), 80) < 0.08 * side.mean():
+    uneven = np.percentile(np.abs(side - np.median(side)), 80) / side.mean()
+    if np.ptp(x) > 5 and crossings(x) >= 2 and np.ptp(y) < 6 and uneven < 0.08:
         return "shake", ""
     return turned if turned[0] else ("still", "")
 

@@ -27,6 +27,7 @@ STYLE = {  # adjective, what it is a picture of the thing as, tag
     "noto emoji": ("cartoon", "cartoon", "cartoon style"),
     "game art": ("game art", "game sprite", "game art"),
 }
+SIZE = {"small": ("small", "little", "tiny"), "large": ("large", "big", "huge")}
 PLACE = {"left": ("on the left", "on the left side"), "right": ("on the right", "on the right side"),
          "top": ("at the top",), "bottom": ("at the bottom",), "centre": ("in the centre", "in the middle"),
          **{f"{a} {b}": (f"in the {a} {b} corner", f"at the {a} {b}") for a in ("top", "bottom") for b in ("left", "right")}}
@@ -63,7 +64,10 @@ VERBS = {"slide": ("moving", "moving", "sliding", "gliding"), "bounce": ("bounci
          "orbit": ("moving in a circle", "going round in a circle"), "appear": ("appearing", "fading in"),
          "disappear": ("disappearing", "fading out"), "still": ("standing still", "not moving")}
 GOING = {"road": ("driving", "rolling"), "air": ("flying", "flying"), "sky": ("floating",)}
-UNCOUNTED = {"cherries", "broccoli", "bread", "french fries", "fire", "corn", "cheese", "pizza", "coffee"}
+UNCOUNTED = {"cherries", "broccoli", "bread", "french fries", "fire", "corn", "cheese", "pizza", "coffee",
+             "ice", "cooked rice", "curry rice", "bacon", "butter", "spaghetti", "garlic", "popcorn", "soap", "sushi", "salt",
+             "wood", "oden", "fondue", "leafy green", "green salad", "canned food", "nail polish", "yarn", "thread", "zzz",
+             "sake"}
 
 
 @dataclass
@@ -117,7 +121,7 @@ class Writer:
             noun = f"{self.style[0]} {noun}"
             self.says("style")
         if item.size_word and self.name["size"]:
-            noun = f"{one_of(self.rng, ('small', 'little', 'tiny') if item.size_word == 'small' else ('large', 'big', 'huge'))} {noun}"
+            noun = f"{one_of(self.rng, SIZE[item.size_word])} {noun}"
             self.says("size")
         return noun
 
@@ -136,7 +140,9 @@ class Writer:
         if scene.layout == "three":
             return f"{phrases[0]}, {phrases[1]} and {phrases[2]}" + one_of(rng, ("", " in a row", " from left to right"))
         if scene.relation == "around":
-            return f"{phrases[0]} {one_of(rng, ('circling around', 'going round', 'orbiting'))} {phrases[1]}{self.turn()}{self.speed()}"
+            verb = one_of(rng, ("circling around", "going round", "orbiting"))
+            self.says("motion")
+            return f"{phrases[0]} {verb} {phrases[1]}{self.turn()}{self.speed()}"
         if scene.relation in ("left of", "right of") and rng.random() < 0.2:
             sides = ("left", "right") if scene.relation == "left of" else ("right", "left")
             return f"{phrases[0]} on the {sides[0]} and {phrases[1]} on the {sides[1]}"
@@ -244,7 +250,8 @@ class Writer:
             text = f"{article(self.style[1])} of {text}"
             self.says("style")
         elif rng.random() < 0.08:
-            text = one_of(rng, ("a picture of ", "an image of ", "a drawing of ") if scene.frames == 1 else ("a clip of ", "a video of ")) + text
+            forms = ("a picture of ", "an image of ", "a drawing of ") if scene.frames == 1 else ("a clip of ", "a video of ")
+            text = one_of(rng, forms) + text
         motion, place = self.motion(), self.place()
         moved = scene.motion.kind != "still"
         if motion and self.movers() and moved:

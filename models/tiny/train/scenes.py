@@ -25,7 +25,7 @@ RELATIONS = ("left of", "right of", "above", "below", "next to")
 # What a scene shows. "any" is any cut-out of the shared folder, whatever its caption is worth: for the VAE.
 MIXTURE = {"core": 0.77, "other": 0.14, "animation": 0.09}
 LAYOUTS = {"one": 0.56, "same": 0.17, "pair": 0.22, "three": 0.05}
-HIDDEN = 0.4  # at most this share of an object may have about its ground's colour
+HIDDEN = 0.3  # at most this share of an object may have about its ground's colour
 
 
 @dataclass
@@ -328,10 +328,10 @@ def circling(rng, scene):
     speed = ("slow", "", "fast")[rng.integers(3)]
     scene.motion = motions.fitted(rng, "orbit", direction, speed, motions.seconds(scene.frames))
     scene.movers, scene.relation = "first", "around"
-    around, small = rng.uniform(36, 44), rng.uniform(26, 31)
+    around, small = rng.uniform(36, 43), rng.uniform(25, 29)
     scene.items[0].size_word = scene.items[1].size_word = ""
     scene.items[0].size, scene.items[1].size = small, around
-    radius = (around + small) / 2 + rng.uniform(2, 6)
+    radius = (around + small) / 2 + rng.uniform(5, 9)
     circle = motions.orbit(motions.Path(scene.frames, 64, 64, small), scene.motion, 64, 64, radius)
     scene.paths = [circle, motions.Path(scene.frames, 64, 64, around)]
     return scene if fit(scene.paths) else None
