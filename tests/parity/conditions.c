@@ -5,43 +5,14 @@
 
 #include <math.h>
 
-#include "../api/api.h"
-
-#define LIMIT 1e-10
-
-typedef struct inputs {
-    imagine_context *context;
-    imagine_model *model;
-    imagine_buffer *noise, *positive, *negative;
-} inputs;
-
-static imagine_buffer *golden(const inputs *in, const char *name)
-{
-    imagine_error err = IMAGINE_ERROR_INIT;
-    imagine_buffer *buffer = NULL;
-    CHECK_OK(imagine_buffer_load(&buffer, in->context, test_path("parity/pipeline/conditions.safetensors"), name, &err));
-    return buffer;
-}
+#include "runs.h"
 
 static int open_inputs(inputs *in, int32_t threads)
 {
-    imagine_error err = IMAGINE_ERROR_INIT;
-    in->context = open_context(threads, &err);
-    if (!in->context || imagine_model_open(&in->model, in->context, PACK, NULL, &err) < 0)
-        return 0;
-    in->noise = golden(in, "noise");
-    in->positive = golden(in, "positive");
-    in->negative = golden(in, "negative");
-    return in->noise && in->positive && in->negative;
-}
-
-static void close_inputs(inputs *in)
-{
-    imagine_buffer_release(&in->noise);
-    imagine_buffer_release(&in->positive);
-    imagine_buffer_release(&in->negative);
-    imagine_model_release(&in->model);
-    imagine_context_release(&in->context);
+    imagine_context_options options;
+    imagine_context_options_init(&options, sizeof options);
+    options.threads = threads;
+    return inputs_open(in, "parity/pipeline/conditions.safetensors", PACK, &options, NULL);
 }
 
 static imagine_sampler_options options_of(int32_t steps)
@@ -84,17 +55,6 @@ static imagine_buffer *run(const inputs *in, const imagine_sampler_options *o, c
     CHECK_OK(status);
     imagine_sampler_destroy(&sampler);
     return latents;
-}
-
-static void compare(const inputs *in, const imagine_buffer *latents, const char *name)
-{
-    imagine_buffer *there = golden(in, name);
-    REQUIRE(latents && there && imagine_buffer_size(latents) == imagine_buffer_size(there));
-    double error = test_nmse(imagine_buffer_data(latents), imagine_buffer_data(there),
-                             imagine_buffer_size(there) / sizeof(float));
-    printf("    %s: %.1e\n", name, error);
-    CHECK(error <= LIMIT);
-    imagine_buffer_release(&there);
 }
 
 /* The first `count` of the golden frames, encoded. */

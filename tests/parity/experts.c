@@ -5,9 +5,7 @@
 
 #include <unistd.h>
 
-#include "../api/api.h"
-
-#define LIMIT 1e-10
+#include "runs.h"
 
 static const char *const parts[] = { "scheduler", "text_encoder", "tokenizer", "transformer", "vae", "imagine.json" };
 static char folder[] = "/tmp/imagine-experts-XXXXXX";
@@ -56,49 +54,16 @@ static void remove_pack(void)
     rmdir(folder);
 }
 
-typedef struct inputs {
-    imagine_context *context;
-    imagine_model *model;
-    imagine_buffer *noise, *positive, *negative;
-} inputs;
-
-static imagine_buffer *golden(const inputs *in, const char *name)
-{
-    imagine_error err = IMAGINE_ERROR_INIT;
-    imagine_buffer *buffer = NULL;
-    CHECK_OK(imagine_buffer_load(&buffer, in->context, test_path("parity/pipeline/experts.safetensors"), name, &err));
-    return buffer;
-}
-
 static int open_inputs(inputs *in, int32_t threads, uint64_t limit, imagine_weights weights)
 {
-    imagine_error err = IMAGINE_ERROR_INIT;
     imagine_context_options options;
     imagine_model_options how;
-    *in = (inputs){ 0 };
     imagine_context_options_init(&options, sizeof options);
     options.threads = threads;
     options.memory_limit = limit;
     imagine_model_options_init(&how, sizeof how);
     how.weights = weights;
-    if (imagine_context_create(&in->context, &options, &err) < 0 ||
-        imagine_model_open(&in->model, in->context, folder, &how, &err) < 0) {
-        test_fail(__FILE__, __LINE__, err.message);
-        return 0;
-    }
-    in->noise = golden(in, "noise");
-    in->positive = golden(in, "positive");
-    in->negative = golden(in, "negative");
-    return in->noise && in->positive && in->negative;
-}
-
-static void close_inputs(inputs *in)
-{
-    imagine_buffer_release(&in->noise);
-    imagine_buffer_release(&in->positive);
-    imagine_buffer_release(&in->negative);
-    imagine_model_release(&in->model);
-    imagine_context_release(&in->context);
+    return inputs_open(in, "parity/pipeline/experts.safetensors", folder, &options, &how);
 }
 
 static imagine_sampler_options options_of(imagine_cfg_mode mode)
@@ -139,18 +104,12 @@ static void parity(void)
 {
     inputs in;
     REQUIRE(open_inputs(&in, 2, 0, IMAGINE_WEIGHTS_AUTO));
-    imagine_buffer *there = golden(&in, "latents");
     for (int32_t mode = IMAGINE_CFG_BATCHED; mode <= IMAGINE_CFG_IN_TURN; mode++) {
         imagine_sampler_options o = options_of(mode);
         imagine_buffer *latents = run(&in, &o);
-        REQUIRE(latents && there && imagine_buffer_size(latents) == imagine_buffer_size(there));
-        double error = test_nmse(imagine_buffer_data(latents), imagine_buffer_data(there),
-                                 imagine_buffer_size(there) / sizeof(float));
-        printf("    mode %d: %.1e\n", mode, error);
-        CHECK(error <= LIMIT);
+        compare(&in, latents, "latents");
         imagine_buffer_release(&latents);
     }
-    imagine_buffer_release(&there);
     close_inputs(&in);
 }
 

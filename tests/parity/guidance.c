@@ -6,44 +6,16 @@
 #include <math.h>
 #include <time.h>
 
-#include "../api/api.h"
+#include "runs.h"
 
-#define LIMIT 1e-10
 #define STEPS 8
-
-typedef struct inputs {
-    imagine_context *context;
-    imagine_model *model;
-    imagine_buffer *noise, *positive, *negative;
-} inputs;
-
-static imagine_buffer *golden(const inputs *in, const char *name)
-{
-    imagine_error err = IMAGINE_ERROR_INIT;
-    imagine_buffer *buffer = NULL;
-    CHECK_OK(imagine_buffer_load(&buffer, in->context, test_path("parity/pipeline/guidance.safetensors"), name, &err));
-    return buffer;
-}
 
 static int open_inputs(inputs *in, int32_t threads)
 {
-    imagine_error err = IMAGINE_ERROR_INIT;
-    in->context = open_context(threads, &err);
-    if (!in->context || imagine_model_open(&in->model, in->context, PACK, NULL, &err) < 0)
-        return 0;
-    in->noise = golden(in, "noise");
-    in->positive = golden(in, "positive");
-    in->negative = golden(in, "negative");
-    return in->noise && in->positive && in->negative;
-}
-
-static void close_inputs(inputs *in)
-{
-    imagine_buffer_release(&in->noise);
-    imagine_buffer_release(&in->positive);
-    imagine_buffer_release(&in->negative);
-    imagine_model_release(&in->model);
-    imagine_context_release(&in->context);
+    imagine_context_options options;
+    imagine_context_options_init(&options, sizeof options);
+    options.threads = threads;
+    return inputs_open(in, "parity/pipeline/guidance.safetensors", PACK, &options, NULL);
 }
 
 static imagine_sampler_options options_of(double rescale, double start, double stop)
@@ -90,14 +62,9 @@ static void parity(void)
         for (int32_t mode = IMAGINE_CFG_BATCHED; mode <= IMAGINE_CFG_IN_TURN; mode++) {
             imagine_sampler_options o = options_of(cases[i].rescale, cases[i].start, cases[i].stop);
             o.cfg_mode = mode;
-            imagine_buffer *latents = run(&in, &o), *there = golden(&in, cases[i].name);
-            REQUIRE(latents && there && imagine_buffer_size(latents) == imagine_buffer_size(there));
-            double error = test_nmse(imagine_buffer_data(latents), imagine_buffer_data(there),
-                                     imagine_buffer_size(there) / sizeof(float));
-            printf("    %s, mode %d: %.1e\n", cases[i].name, mode, error);
-            CHECK(error <= LIMIT);
+            imagine_buffer *latents = run(&in, &o);
+            compare(&in, latents, cases[i].name);
             imagine_buffer_release(&latents);
-            imagine_buffer_release(&there);
         }
     close_inputs(&in);
 }
