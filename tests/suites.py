@@ -141,6 +141,26 @@ def cargo_suite(folder):
     return passed, failed or int(done.returncode != 0), skipped, done.stdout
 
 
+def training_smoke():
+    """A few steps of every stage of both trainings; the library makes a clip with the packs that come out."""
+    needs = ["python", "-c", "import torch, diffusers, transformers, sentencepiece"]
+    shared = pathlib.Path(os.environ.get("IMAGINE_SHARED", TOP.parent / "shared"))
+    if not shutil.which("python") or run(needs).returncode or not (shared / "data/pictures").is_dir():
+        print("no PyTorch with diffusers, or no shared data folder: the trainings are skipped")
+        return 0, 0, 2, ""
+    failed, output = 0, ""
+    for options in ([], ["--large"]):
+        with tempfile.TemporaryDirectory() as folder:
+            done = run([TOP / "models/tiny/train/run", "--smoke", "--state", folder, *options], timeout=1800)
+            output += done.stdout
+            if not done.returncode:
+                done = run([BUILD / "examples/imagine", "generate", "a red apple", "--model", folder + "/pack", "--steps",
+                            "2", "--out", folder + "/apple.png"])
+                output += done.stdout
+            failed += done.returncode != 0
+    return 2 - failed, failed, 0, output
+
+
 def headers():
     """Each public header alone, as C11 and as C++17, without padding or any warning."""
     passed, failed, output = 0, 0, ""
@@ -181,6 +201,7 @@ def suites(quick, fuzz_seconds):
     yield "rust binding", lambda: cargo_suite(TOP / "bindings/rust")
     if quick:
         return
+    yield "smoke of the trainings", training_smoke
     yield from other_build("build-sanitize", SANITIZE, "sanitized ", SANITIZE_ENV)
     yield from other_build("build-thread", THREAD, "thread-sanitized ", THREAD_ENV, THREAD_SUITES)
     yield "fuzz with libFuzzer", lambda: fuzz(fuzz_seconds)

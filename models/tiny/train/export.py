@@ -22,18 +22,15 @@ DEFAULTS = dict(width=64, height=64, frames=9, fps=8, steps=STEPS, guidance=GUID
                 text_length=text.LENGTH)
 
 
-def trained_vae(state, mean, std):
-    vae = latents.trained_vae(state)
+def with_statistics(vae, mean, std):
     vae.register_to_config(latents_mean=[round(v, 6) for v in mean.tolist()],
                            latents_std=[round(v, 6) for v in std.tolist()])
     return vae
 
 
-def pipeline(state, vae):
+def pipeline(model, tok, vae, weights):
     """The trained parts (running averages) as a WanPipeline in bf16."""
-    tok = text.tokenizer(state)
-    model = train_dit.Model(tok).eval()
-    model.load_state_dict(common.load(state / "dit.pt")["average"], strict=False)
+    model.eval().load_state_dict(weights, strict=False)
     scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=SHIFT,
                                         num_train_timesteps=1000, solver_order=2)
     half = torch.bfloat16
@@ -69,9 +66,10 @@ def main():
     args = parser.parse_args()
     common.prepare(args)
     cache = common.load(args.state / "latents.pt")
-    vae = trained_vae(args.state, cache["mean"], cache["std"]).to(torch.bfloat16)
+    vae = with_statistics(latents.trained_vae(args.state), cache["mean"], cache["std"]).to(torch.bfloat16)
     if (args.state / "dit.pt").exists():
-        pipeline(args.state, vae).save_pretrained(args.out)
+        tok = text.tokenizer(args.state)
+        pipeline(train_dit.Model(tok), tok, vae, common.load(args.state / "dit.pt")["average"]).save_pretrained(args.out)
         (args.out / "imagine.json").write_text(json.dumps(DEFAULTS, indent=2) + "\n")
     else:
         vae.save_pretrained(args.out / "vae")

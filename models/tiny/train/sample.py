@@ -23,12 +23,12 @@ def sigmas(steps, shift):
 
 @torch.inference_mode()
 def sample(dit, encoder, tok, prompts, frames, steps=STEPS, guidance=GUIDANCE, shift=SHIFT, seed=0):
-    """Normalised latents [n, 16, t, 8, 8] by Euler steps with guidance."""
+    """Normalised latents [n, channels, t, 8, 8] by Euler steps with guidance."""
     n = len(prompts)
     ids, mask = text.tokens(tok, list(prompts) + [""] * n)
     context = text.embed(encoder, ids, mask)
     noise = torch.Generator().manual_seed(seed)
-    x = torch.randn(n, 16, (frames - 1) // 4 + 1, 8, 8, generator=noise)
+    x = torch.randn(n, dit.config.in_channels, (frames - 1) // 4 + 1, 8, 8, generator=noise)
     s = sigmas(steps, shift)
     for now, then in zip(s[:-1], s[1:]):
         v = dit(torch.cat([x, x]), now.expand(2 * n) * 1000, context, return_dict=False)[0].float()
@@ -38,10 +38,10 @@ def sample(dit, encoder, tok, prompts, frames, steps=STEPS, guidance=GUIDANCE, s
 
 
 @torch.inference_mode()
-def frames_of(vae, latents, mean, std):
+def frames_of(vae, latents, mean, std, decode=fast.decode):
     shape = (1, -1, 1, 1, 1)
     z = latents * std.view(shape) + mean.view(shape)
-    out = torch.cat([fast.decode(vae, part) for part in z.split(4)])
+    out = torch.cat([decode(vae, part) for part in z.split(4)])
     return out.clamp(-1, 1)
 
 

@@ -8,6 +8,7 @@ import json
 import re
 import struct
 import unicodedata
+from dataclasses import dataclass
 
 import numpy as np
 import sentencepiece
@@ -20,6 +21,20 @@ LENGTH = 24
 PIECES = 768
 WIDTH = 128
 CAPTIONS = 20000
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of the text side: tokens of a prompt, pieces of the vocabulary, and the encoder's dimensions."""
+    length: int = LENGTH
+    pieces: int = PIECES
+    width: int = WIDTH
+    layers: int = 2
+    heads: int = 4
+    inner: int = 256
+
+
+SMALL = Size()
 
 
 def folding_rules():
@@ -42,13 +57,13 @@ def corpus():
     return lines + sorted({r["caption"] for r in data.manifest(data.shared_folder())})
 
 
-def train_pieces(folder):
+def train_pieces(folder, lines, count):
     """Trains sentencepiece's unigram model; returns its pieces with scores, and its character map."""
     rules = folder / "folding.tsv"
     rules.write_text(folding_rules())
     out = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(corpus()), model_writer=out, model_type="unigram", vocab_size=PIECES,
+        sentence_iterator=iter(lines), model_writer=out, model_type="unigram", vocab_size=count,
         normalization_rule_tsv=str(rules), pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
         pad_piece="<pad>", eos_piece="</s>", unk_piece="<unk>", character_coverage=1.0,
         hard_vocab_limit=False, num_threads=1, minloglevel=2)
@@ -99,20 +114,21 @@ def tokenizer_json(pieces, charsmap):
                 decoder=space, model=dict(type="Unigram", unk_id=2, vocab=pieces, byte_fallback=False))
 
 
-def tokenizer(state):
-    """The tokenizer, trained once and kept in the state folder."""
-    path = state / "tokenizer.json"
+def tokenizer(state, size=SMALL, name="tokenizer.json", lines=corpus):
+    """The tokenizer, trained once on the texts that `lines` makes and kept in the state folder."""
+    path = state / name
     if not path.exists():
-        path.write_text(json.dumps(tokenizer_json(*train_pieces(state)), ensure_ascii=False))
-    return PreTrainedTokenizerFast(tokenizer_file=str(path), model_max_length=LENGTH, pad_token="<pad>",
+        pieces = train_pieces(state, lines(), size.pieces)
+        path.write_text(json.dumps(tokenizer_json(*pieces), ensure_ascii=False))
+    return PreTrainedTokenizerFast(tokenizer_file=str(path), model_max_length=size.length, pad_token="<pad>",
                                    eos_token="</s>", unk_token="<unk>", padding_side="right",
                                    model_input_names=["input_ids", "attention_mask"])
 
 
-def new_encoder(tok):
+def new_encoder(tok, size=SMALL):
     rows = (len(tok) + 15) // 16 * 16
-    config = UMT5Config(vocab_size=rows, d_model=WIDTH, d_kv=32, num_heads=4, d_ff=256, num_layers=2,
-                        num_decoder_layers=2, relative_attention_num_buckets=16,
+    config = UMT5Config(vocab_size=rows, d_model=size.width, d_kv=32, num_heads=size.heads, d_ff=size.inner,
+                        num_layers=size.layers, num_decoder_layers=size.layers, relative_attention_num_buckets=16,
                         relative_attention_max_distance=32, dropout_rate=0.0, feed_forward_proj="gated-gelu",
                         pad_token_id=0, eos_token_id=1, decoder_start_token_id=0, tie_word_embeddings=True,
                         is_encoder_decoder=False, use_cache=False)
@@ -125,11 +141,11 @@ def clean(prompt):
 
 
 def tokens(tok, prompts):
-    out = tok([clean(p) for p in prompts], padding="max_length", max_length=LENGTH, truncation=True,
+    out = tok([clean(p) for p in prompts], padding="max_length", max_length=tok.model_max_length, truncation=True,
               return_tensors="pt")
     return out.input_ids, out.attention_mask
 
 
 def embed(encoder, ids, mask):
-    """[b, LENGTH, WIDTH], zero after each prompt's end."""
+    """[b, length, width], zero after each prompt's end."""
     return encoder(input_ids=ids, attention_mask=mask).last_hidden_state.float() * mask[..., None]

@@ -24,10 +24,10 @@ SAVE_EVERY, SHEET_EVERY = 100, 400
 
 
 class Model(torch.nn.Module):
-    def __init__(self, tok):
+    def __init__(self, tok, size=text.SMALL, config=CONFIG):
         super().__init__()
-        self.encoder = text.new_encoder(tok)
-        self.dit = WanTransformer3DModel(**CONFIG)
+        self.encoder = text.new_encoder(tok, size)
+        self.dit = WanTransformer3DModel(**config)
         torch.nn.init.zeros_(self.dit.proj_out.weight)
 
     def forward(self, x, timestep, ids, mask):
@@ -40,12 +40,13 @@ def tables(name):
 
 
 class Trainer:
+    name = "dit"
+
     def __init__(self, args, settings):
         self.args, self.s = args, settings
-        self.path = args.state / "dit.pt"
-        self.tok = text.tokenizer(args.state)
-        self.model = Model(self.tok)
-        self.shown = Model(self.tok).eval()
+        self.path = args.state / f"{self.name}.pt"
+        self.tok = self.tokenizer()
+        self.model, self.shown = self.new_model(), self.new_model().eval()
         saved = common.load(self.path)
         if saved:
             self.model.load_state_dict(saved["model"])
@@ -59,11 +60,18 @@ class Trainer:
         if saved:
             self.optimisers.load(saved["optimisers"])
             self.average.values, self.step = saved["average"], saved["step"]
-        self.meter = common.Meter(args.state / "dit.log", saved and saved["meter"])
-        self.vae = latents.trained_vae(args.state)
-        self.load_data(common.load(args.state / "latents.pt"))
+        self.meter = common.Meter(args.state / f"{self.name}.log", saved and saved["meter"])
+        self.load_data()
 
-    def load_data(self, cache):
+    def tokenizer(self):
+        return text.tokenizer(self.args.state)
+
+    def new_model(self):
+        return Model(self.tok)
+
+    def load_data(self):
+        self.vae = latents.trained_vae(self.args.state)
+        cache = common.load(self.args.state / "latents.pt")
         self.mean, self.std = cache["mean"], cache["std"]
         self.sets, self.weights = {}, {}
         for kind in ("picture", "clip"):
@@ -104,7 +112,8 @@ class Trainer:
         noise = torch.from_numpy(rng.standard_normal(x.shape, dtype=np.float32))
         noisy = (1 - sigma) * x + sigma * noise
         # plain products beat the flash kernel at 48 tokens
-        with common.autocast(), sdpa_kernel(SDPBackend.MATH):
+        few = x[0, 0].numel() <= 192
+        with common.autocast(), sdpa_kernel(SDPBackend.MATH if few else SDPBackend.FLASH_ATTENTION):
             v = self.model(noisy, sigma.flatten() * 1000, ids, mask)
         loss = F.mse_loss(v, noise - x)
         loss.backward()
@@ -128,14 +137,14 @@ class Trainer:
         sample.sheet(out, self.args.state / f"dit-{self.step:05d}.png", 8 if frames == 1 else 2)
 
     def run(self):
-        recent = {1: [], 3: []}
+        recent = {}
         while self.step < self.optimisers.total:
-            if common.wants_to_finish(self.args.state, "dit"):
+            if common.wants_to_finish(self.args.state, self.name):
                 self.optimisers.finish(self.step)
             loss, depth = self.one_step()
-            recent[depth].append(loss)
+            recent.setdefault(depth, []).append(loss)
             if self.step % 50 == 0:
-                means = ", ".join(f"{k}: {np.mean(v[-50:]):.4f}" for k, v in recent.items() if v)
+                means = ", ".join(f"{k}: {np.mean(v[-50:]):.4f}" for k, v in sorted(recent.items()))
                 self.meter.say(f"step {self.step}, loss by latent frames {means}")
             last = self.step == self.optimisers.total
             if self.step % SAVE_EVERY == 0 or last:

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: MIT
+"""Encodes captioned scenes of 128x128 once, as shards of latents: pictures and clips of every length.
+
+A shard `latents48/KIND-NNNN.safetensors` holds `latents` f16 [n, 48, t, 8, 8], not normalised; `.json` beside it the captions,
+WORDINGS of each scene. Shards that are there are left alone, so a stopped run goes on; more can be added later.
+"""
+
+import json
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+import captions
+import common
+import render
+import scenes
+import vae48 as fast
+
+WORDINGS = 4
+PICTURES, CLIPS = 1024, 160  # of a shard; its clips have all one length
+SHARDS = {"picture": 60, "clip": 90}
+SEED = 48
+
+
+def trained_vae(state):
+    saved = next((s for s in (common.load(state / f"vae48-{stage}.pt") for stage in ("decoder", "clips", "pictures")) if s),
+                 None)
+    if saved is None:
+        raise SystemExit(f"{state}: no trained VAE; run train_vae48.py first")
+    vae = fast.new_vae()
+    vae.load_state_dict(saved["average"], strict=False)
+    return vae.eval().requires_grad_(False)
+
+
+def frames_of_shard(kind, number):
+    return 1 if kind == "picture" else scenes.LENGTHS[number % len(scenes.LENGTHS)]
+
+
+@torch.inference_mode()
+def encoded(vae, made, store):
+    x = render.batch(made, store)
+    with common.autocast():
+        if x.shape[2] == 1:
+            return fast.encode(vae, x[:, :, 0].contiguous(memory_format=torch.channels_last))[:, :, None]
+        return fast.encode(vae, x.contiguous(memory_format=torch.channels_last_3d))
+
+
+def make_shard(vae, stream, path, kind, number, count):
+    frames = frames_of_shard(kind, number)
+    first = (number * 2 + (kind == "clip")) * 65536
+    together = max(1, 32 // frames)
+    latents, words = [], []
+    for at in range(0, count, together):
+        numbers = range(at, min(at + together, count))
+        made = [stream.scene(first + i, frames) for i in numbers]
+        latents.append(encoded(vae, made, stream.store).half())
+        words += [[captions.caption(np.random.default_rng((SEED, first + i, w)), s).text for w in range(WORDINGS)]
+                  for s, i in zip(made, numbers)]
+    path.with_suffix(".json").write_text(json.dumps(words, ensure_ascii=False))
+    part = path.with_suffix(".part")
+    save_file({"latents": torch.cat(latents).contiguous()}, part)
+    part.replace(path)
+
+
+def load(state):
+    """{(kind, latent frames): (latents f16 [n, 48, t, 8, 8], captions)} of all shards."""
+    found = {}
+    for path in sorted((state / "latents48").glob("*.safetensors")):
+        x = load_file(path)["latents"]
+        key = path.stem.split("-")[0], x.shape[2]
+        found.setdefault(key, ([], []))
+        found[key][0].append(x)
+        found[key][1].extend(json.loads(path.with_suffix(".json").read_text()))
+    return {k: (torch.cat(x), words) for k, (x, words) in found.items()}
+
+
+def statistics(sets):
+    """Mean and spread of every channel, pictures and clips counting as much as they have frames."""
+    flat = torch.cat([x.float().transpose(0, 1).flatten(1) for x, _ in sets.values()], 1)
+    return flat.mean(1), flat.std(1)
+
+
+def main():
+    parser = common.arguments(__doc__)
+    for kind, count in SHARDS.items():
+        parser.add_argument(f"--{kind}-shards", type=int, default=count, help="default: %(default)s")
+    args = parser.parse_args()
+    common.prepare(args)
+    folder = args.state / "latents48"
+    folder.mkdir(exist_ok=True)
+    vae, stream = trained_vae(args.state), scenes.Stream(SEED)
+    meter = common.Meter(args.state / "latents48.log")
+    for kind in SHARDS:
+        for number in range(1 if args.smoke else getattr(args, f"{kind}_shards")):
+            path = folder / f"{kind}-{number:04d}.safetensors"
+            if path.exists():
+                continue
+            count = 4 if args.smoke else PICTURES if kind == "picture" else CLIPS
+            make_shard(vae, stream, path, kind, number, count)
+            meter.samples += count
+            meter.say(path.stem)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: MIT
+"""Trains the 128x128 model's VAE: on pictures as a 2-D network, on clips, where its temporal taps awake, then the decoder alone.
+
+The last stage leaves the encoder as it is, so that it can run beside the training of the transformer. A stage goes on from its own
+checkpoint, else from the one before.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import common
+import data
+import pixels
+import render
+import scenes
+import vae48 as fast
+from train_vae import psnr, sheet
+
+SPREAD = 0.05  # of the noise on the latents while training, so that the decoder forgives small errors
+SIZE_COST = 1e-3  # on squared latents: without it they would grow until the noise vanished
+STAGES = {
+    "pictures": dict(before=None, batch=12, frames=1, steps=4000, lr=1.5e-3, warmup=60, decay=3500, average=0.998),
+    "clips": dict(before="pictures", batch=2, frames=13, steps=2200, lr=1e-3, warmup=30, decay=2000, average=0.998),
+    "decoder": dict(before="clips", batch=2, frames=13, steps=3000, lr=1e-3, warmup=30, decay=2900, average=0.998),
+}
+SMOKE = dict(batch=2, steps=4, warmup=2, decay=2)
+SAVE_EVERY, MEASURE_EVERY = 250, 500
+
+
+def scene_clips(stream, first, count, frames, without=()):
+    """Scenes as the transformer will see them, but for those with the cut-outs `without`: [count, 3, frames, 128, 128]."""
+    made = []
+    for number in range(first, first + count):
+        scene = stream.scene(number, frames)
+        while any(item.cutout.file in without for item in scene.items):
+            number += 1 << 32
+            scene = stream.scene(number, frames)
+        made.append(scene)
+    return render.batch(made, stream.store)
+
+
+def loss_of(vae, x, noise, encoder=True):
+    """Error of pixels and of their gradients, fine and at half the size, with a little noise on the latents."""
+    with torch.set_grad_enabled(encoder):
+        mean = fast.encode(vae, x)
+    d = fast.decode(vae, mean + SPREAD * noise) - x
+    pixels_error = d.abs().mean() + 2 * d.square().mean()
+    edges = (d[..., 1:] - d[..., :-1]).abs().mean() + (d[..., 1:, :] - d[..., :-1, :]).abs().mean()
+    if d.ndim == 5:
+        edges = edges + 0.5 * (d[:, :, 1:] - d[:, :, :-1]).abs().mean()
+    size = mean.square().mean()
+    return pixels_error + 0.5 * edges + SIZE_COST * size, torch.stack([d.square().mean(), size]).detach()
+
+
+@torch.no_grad()
+def reconstruct(vae, x):
+    with common.autocast():
+        return torch.cat([fast.decode(vae, fast.encode(vae, part)).clamp(-1, 1) for part in x.split(16)])
+
+
+def mean_psnr(x, y):
+    """The mean of each picture's or clip's own."""
+    return np.mean([psnr(F.mse_loss(a, b).item()) for a, b in zip(x, y)])
+
+
+def measure(vae, source, held, frames, path):
+    """Cut-outs that training never saw, on plain and on drawn grounds; scenes whose combinations it never saw; the
+    photographs. A sheet of originals above reconstructions."""
+    rng = np.random.default_rng(12345)
+    count = 48 if frames == 1 else 8
+    sets = {"plain": source.clips(rng, count, frames, held=True, kinds=("plain",), weights=(1,)),
+            "drawn": source.clips(rng, count, frames, held=True, kinds=("gradient", "shapes"), weights=(0.4, 0.6))}
+    sets["scenes"] = scene_clips(held, 0, count, frames)
+    sets["photos"] = source.photos[:, :, None]
+    if frames == 1:
+        sets = {k: v[:, :, 0] for k, v in sets.items()}
+    back = {k: reconstruct(vae, v) for k, v in sets.items()}
+    if frames == 1:
+        sheet(*(torch.cat([s["plain"][:12], s["drawn"][:16], s["photos"]]) for s in (sets, back)), path)
+    else:
+        sheet(*(torch.cat([s[k][:2, :, ::3] for k in ("plain", "drawn", "scenes")]) for s in (sets, back)), path)
+    report = ", ".join(f"{k} {mean_psnr(sets[k], back[k]):.2f} dB" for k in sets)
+    if frames > 1:
+        still = sets["drawn"][:, :, :1].expand(-1, -1, frames, -1, -1)
+        flicker = reconstruct(vae, still).diff(dim=2).abs().mean().item() * 127.5
+        report += f", flicker {flicker:.3f}/255"
+    return report
+
+
+def starting_weights(state, stage):
+    before = STAGES[stage]["before"]
+    saved = before and common.load(state / f"vae48-{before}.pt")
+    return saved["average"] if saved else {}
+
+
+class Trainer:
+    def __init__(self, args, stage, settings):
+        self.args, self.stage, self.s = args, stage, settings
+        self.path = args.state / f"vae48-{stage}.pt"
+        self.vae = fast.new_vae()
+        saved = common.load(self.path)
+        self.vae.load_state_dict(saved["model"] if saved else starting_weights(args.state, stage), strict=False)
+        if stage == "decoder":
+            self.vae.encoder.requires_grad_(False)
+            self.vae.quant_conv.requires_grad_(False)
+        fast.plain.channels_last(self.vae)
+        matrices, others = common.split(self.vae.named_parameters())
+        self.optimisers = common.Optimisers(matrices, others, settings["lr"], settings["steps"],
+                                            settings["warmup"], settings["decay"])
+        self.average = common.Average(self.vae, settings["average"])
+        self.step = 0
+        if saved:
+            self.optimisers.load(saved["optimisers"])
+            self.average.values, self.step = saved["average"], saved["step"]
+        self.meter = common.Meter(args.state / f"vae48-{stage}.log", saved and saved["meter"])
+        self.source = pixels.Source(data.shared_folder(), args.state / "cutouts.pt")
+        mixture = {"core": 0.6, "any": 0.4}
+        self.scenes = scenes.Stream(480 + list(STAGES).index(stage), mixture=mixture)
+        self.held = scenes.Stream(481, self.scenes.catalogue, self.scenes.store, held=True, mixture=mixture)
+
+    def batch(self):
+        """Two batches of three are what the transformer will see, the third has anything."""
+        if self.step % 3:
+            x = scene_clips(self.scenes, self.step * self.s["batch"], self.s["batch"], self.s["frames"],
+                            self.source.held_files)
+        else:
+            rng = np.random.default_rng([self.step, list(STAGES).index(self.stage)])
+            x = self.source.clips(rng, self.s["batch"], self.s["frames"])
+        if self.s["frames"] == 1:
+            return x[:, :, 0].contiguous(memory_format=torch.channels_last)
+        return x.contiguous(memory_format=torch.channels_last_3d)
+
+    def one_step(self):
+        x = self.batch()
+        outer = [x.shape[0], fast.Z] + ([1 + (x.shape[2] - 1) // fast.TIME] if x.ndim == 5 else [])
+        noise = torch.randn([*outer, x.shape[-2] // fast.SPACE, x.shape[-1] // fast.SPACE],
+                            generator=torch.Generator().manual_seed(self.step))
+        with common.autocast():
+            loss, parts = loss_of(self.vae, x, noise, self.stage != "decoder")
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.vae.parameters(), 1.0)
+        self.optimisers.apply(self.step)
+        self.average.update(self.vae, self.step)
+        self.meter.samples += len(x)
+        self.step += 1
+        return loss.item(), parts
+
+    def save(self):
+        common.save(self.path, model=self.vae.state_dict(), average=self.average.values, step=self.step,
+                    optimisers=self.optimisers.state(), meter=self.meter.state())
+
+    def report(self):
+        shown = fast.new_vae()
+        self.average.store_into(shown)
+        path = self.args.state / f"vae48-{self.stage}-{self.step:05d}.png"
+        self.meter.say(f"step {self.step}, {measure(shown, self.source, self.held, self.s['frames'], path)}")
+
+    def run(self):
+        while self.step < self.optimisers.total:
+            if common.wants_to_finish(self.args.state, f"vae48-{self.stage}"):
+                self.optimisers.finish(self.step)
+            loss, parts = self.one_step()
+            if self.step % 50 == 0:
+                self.meter.say(f"step {self.step}, loss {loss:.4f}, batch {psnr(parts[0].item()):.2f} dB, "
+                               f"latents squared {parts[1].item():.3f}")
+            if self.step % MEASURE_EVERY == 0 or self.step == self.optimisers.total:
+                self.report()
+            if self.step % SAVE_EVERY == 0 or self.step == self.optimisers.total:
+                self.save()
+
+
+def main():
+    parser = common.arguments(__doc__)
+    parser.add_argument("--stage", choices=STAGES, required=True, help="which part to train")
+    args = parser.parse_args()
+    common.prepare(args)
+    torch.manual_seed(0)
+    settings = dict(STAGES[args.stage], **(SMOKE if args.smoke else {}))
+    if args.smoke:
+        fast.check(fast.new_vae())
+    Trainer(args, args.stage, settings).run()
+
+
+if __name__ == "__main__":
+    main()
