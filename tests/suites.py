@@ -216,9 +216,9 @@ def main():
     parser.add_argument("names", nargs="*", metavar="NAME", help="only suites whose names contain one of these")
     options = parser.parse_args()
     names, listing = options.names, options.list
-    needs_builds = any("sanitize" in name or "libFuzzer" in name for name in names)
+    needs_all = any(word in name for name in names for word in ("sanitize", "libFuzzer", "smoke"))
     totals = [0, 0, 0]
-    for name, suite in suites(options.quick or bool(names and not needs_builds), options.fuzz):
+    for name, suite in suites(options.quick or bool(names and not needs_all), options.fuzz):
         if names and not any(n in name for n in names):
             continue
         if listing:
