@@ -11,7 +11,7 @@ typedef struct field {
 } field;
 
 #define FIELD(type, name) { offsetof(type, name), sizeof(((type *)0)->name) }
-#define MOST_FIELDS 16
+#define MOST_FIELDS 24
 
 typedef struct kind {
     size_t size;
@@ -143,20 +143,31 @@ static const kind kinds[] = {
     { sizeof(imagine_context_options), init_context, use_context,
       { FIELD(imagine_context_options, device), FIELD(imagine_context_options, threads),
         FIELD(imagine_context_options, cpu_level), FIELD(imagine_context_options, memory_limit),
-        FIELD(imagine_context_options, log_level), FIELD(imagine_context_options, reserved0) } },
-    { sizeof(imagine_model_options), init_model, use_model, { FIELD(imagine_model_options, reserved0) } },
+        FIELD(imagine_context_options, log_level), FIELD(imagine_context_options, reserved0),
+        FIELD(imagine_context_options, device_number), FIELD(imagine_context_options, precision) } },
+    { sizeof(imagine_model_options), init_model, use_model,
+      { FIELD(imagine_model_options, reserved0), FIELD(imagine_model_options, weights),
+        FIELD(imagine_model_options, reserved1) } },
     { sizeof(imagine_text_options), init_text, use_text, { FIELD(imagine_text_options, reserved0) } },
-    { sizeof(imagine_vae_options), init_vae, use_vae, { FIELD(imagine_vae_options, reserved0) } },
+    { sizeof(imagine_vae_options), init_vae, use_vae,
+      { FIELD(imagine_vae_options, reserved0), FIELD(imagine_vae_options, tile_width),
+        FIELD(imagine_vae_options, tile_height) } },
     { sizeof(imagine_sampler_options), init_sampler, use_sampler,
       { FIELD(imagine_sampler_options, batch), FIELD(imagine_sampler_options, width),
         FIELD(imagine_sampler_options, height), FIELD(imagine_sampler_options, frames),
         FIELD(imagine_sampler_options, steps), FIELD(imagine_sampler_options, seed),
         FIELD(imagine_sampler_options, guidance), FIELD(imagine_sampler_options, shift),
         FIELD(imagine_sampler_options, schedule), FIELD(imagine_sampler_options, step_rule),
-        FIELD(imagine_sampler_options, cfg_mode), FIELD(imagine_sampler_options, sigma_count) } },
+        FIELD(imagine_sampler_options, cfg_mode), FIELD(imagine_sampler_options, sigma_count),
+        FIELD(imagine_sampler_options, eta), FIELD(imagine_sampler_options, guidance_rescale),
+        FIELD(imagine_sampler_options, guidance_start), FIELD(imagine_sampler_options, guidance_stop),
+        FIELD(imagine_sampler_options, guidance_audio), FIELD(imagine_sampler_options, strength),
+        FIELD(imagine_sampler_options, known_mode), FIELD(imagine_sampler_options, reserved0),
+        FIELD(imagine_sampler_options, guidance_2) } },
     { sizeof(imagine_job_options), init_job, use_job,
       { FIELD(imagine_job_options, events), FIELD(imagine_job_options, preview_every),
-        FIELD(imagine_job_options, decode) } },
+        FIELD(imagine_job_options, decode), FIELD(imagine_job_options, tile_width),
+        FIELD(imagine_job_options, tile_height) } },
     { 0, init_info, use_infos, { { 0, 0 } } },
 };
 

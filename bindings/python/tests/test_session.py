@@ -24,8 +24,10 @@ LONG = "steps=1000, width=256, height=256, frames=33"  # minutes of work
 
 
 def session(code, **options):
-    """A Python that has opened the pack as `model`."""
-    head = f"import imagine, numpy\nmodel = imagine.open({str(PACK)!r})\n"
+    """A Python that has opened the pack as `model`, and that Ctrl-C interrupts even where it is ignored around it, as in
+    what a script runs in the background."""
+    head = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    head += f"import imagine, numpy\nmodel = imagine.open({str(PACK)!r})\n"
     return subprocess.Popen([sys.executable, "-c", head + code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                             env=dict(os.environ, PYTHONPATH=str(ROOT / "bindings" / "python")), **options)
 
