@@ -15,7 +15,8 @@
 
 #define DOTS_OUTS 4 /* most outputs of a group */
 #define DOTS_PIXELS 4 /* most pixels in registers */
-#define DOTS_STRIP 64 /* pixels of a strip */
+#define DOTS_STRIP 128 /* most pixels of a strip */
+#define DOTS_NEAR (512 << 10) /* bytes of the lines that a strip reads, if it is to be so wide */
 #define DOTS_ROWS 64 /* most kernel rows of a block */
 #define DOTS_BLOCK (1024 / VEC_LANES) /* vectors of a block, if a row is not longer */
 
@@ -34,7 +35,7 @@ static dots_layout dots_layout_of(int64_t cout, int64_t cin, int32_t kt, int32_t
     l.vectors = gemm_ceil(l.row, VEC_LANES);
     l.block = l.vectors > DOTS_BLOCK || l.vectors == 0 ? 1 : gemm_min(DOTS_BLOCK / l.vectors, DOTS_ROWS);
     l.block = gemm_min(l.block, l.rows);
-    l.groups = cout % 3 == 0 ? cout / 3 : gemm_ceil(cout, DOTS_OUTS);
+    l.groups = gemm_ceil(cout, DOTS_OUTS);
     return l;
 }
 
@@ -53,6 +54,12 @@ static int64_t dots_group_begin(const dots_layout *l, int64_t group)
 static int64_t dots_group_size(const dots_layout *l, int64_t group)
 {
     return l->cout / l->groups + (group < l->cout % l->groups);
+}
+
+/* Pixels in registers beside so many outputs: 12 sums, and their operands, fill 16 registers. */
+static int64_t dots_most_pixels(int64_t outs)
+{
+    return outs == DOTS_OUTS ? 3 : DOTS_PIXELS;
 }
 
 /* 1: a convolution of these sizes goes this way, as it is faster (measured, docs/speed-log.md). */
@@ -94,7 +101,7 @@ static void dots_pack(const dots_layout *l, void *packed, const void *weight, in
 typedef struct dots {
     const imagine__conv_args *args;
     dots_layout layout;
-    int64_t strips, lines;
+    int64_t strip, strips, lines; /* pixels of a strip, strips of a line, lines of a tile */
 } dots;
 
 /* The parts of the scratch, and where the tile stands. */
@@ -153,6 +160,7 @@ VEC void dots_multiply(const dots_layout *l, const dots_block *b, const float *w
     const int64_t stride = b->stride, step = b->step, shift = b->shift, vectors = l->vectors;
     const dots_step *at = b->steps, *end = at + b->count * vectors;
     const char *ask = b->ask;
+
     for (int64_t left = vectors; at < end; at++, ask += step) {
         const float *x = at->x + shift, *from = w + at->w * outs;
         vec_mask mask = masks[0];
@@ -297,7 +305,7 @@ static void dots_run_block(const dots_tile *t, dots_block *b)
         dots_point(t, b, t->in_place, i, b->rows[i].line + (t->x * a->stride_w - a->pad_left) * a->ldx);
     for (int64_t group = 0; group < l->groups; group++) {
         int64_t begin = dots_group_begin(l, group), outs = dots_group_size(l, group);
-        int64_t most = outs == DOTS_OUTS ? 3 : DOTS_PIXELS, blocks = gemm_ceil(t->width, most);
+        int64_t blocks = gemm_ceil(t->width, dots_most_pixels(outs));
         const float *w = t->weights + begin * l->rows * l->vectors * VEC_LANES;
         for (int64_t i = 0; i < blocks; i++) {
             int64_t x = i * t->width / blocks, count = (i + 1) * t->width / blocks - x;
@@ -324,7 +332,7 @@ static void dots_ask(const dots_tile *t, dots_block *b, int64_t oy, int64_t row)
     if (end <= x)
         return;
     int64_t blocks = gemm_ceil(kh, l->block), share = (end - x) * a->ldx * 4 / blocks; /* bytes */
-    int64_t steps = l->block * l->vectors * gemm_ceil(t->width, DOTS_PIXELS) * l->groups;
+    int64_t steps = l->block * l->vectors * gemm_ceil(t->width, dots_most_pixels(dots_group_size(l, 0))) * l->groups;
     b->ask = (const char *)(a->x[part] + (y * a->width + x) * a->ldx) + row % kh / l->block * share;
     b->step = gemm_ceil(share, steps);
 }
@@ -401,8 +409,8 @@ static void dots_run_tile(void *arg, int64_t tile, void *scratch)
     const imagine__conv_args *a = d->args;
     const dots_layout *l = &d->layout;
     int64_t oy = tile / d->strips * d->lines, count = l->rows * l->vectors * VEC_LANES * l->cout;
-    dots_tile t = {.d = d, .x = tile % d->strips * DOTS_STRIP, .end = gemm_min(oy + d->lines, a->out_h)};
-    t.width = gemm_min(DOTS_STRIP, a->out_w - t.x);
+    dots_tile t = {.d = d, .x = tile % d->strips * d->strip, .end = gemm_min(oy + d->lines, a->out_h)};
+    t.width = gemm_min(d->strip, a->out_w - t.x);
     t.sums = scratch;
     t.out = t.sums + DOTS_STRIP * l->cout * VEC_LANES;
     t.weights = a->w->packed;
@@ -426,8 +434,9 @@ static void dots_start(imagine__run *run, const imagine__conv_args *a)
     dots d = {.args = a, .layout = dots_layout_of(w->cout, w->cin, w->kt, w->kh, w->kw)};
     if (a->out_h <= 0 || a->out_w <= 0)
         return;
-    double line = 2.0 * (double)(gemm_min(DOTS_STRIP, a->out_w) * w->cout * d.layout.rows * d.layout.row);
-    d.strips = gemm_ceil(a->out_w, DOTS_STRIP);
+    d.strip = d.layout.rows * DOTS_STRIP * w->cin * 4 <= DOTS_NEAR ? DOTS_STRIP : DOTS_STRIP / 2;
+    double line = 2.0 * (double)(gemm_min(d.strip, a->out_w) * w->cout * d.layout.rows * d.layout.row);
+    d.strips = gemm_ceil(a->out_w, d.strip);
     d.lines = gemm_plan_lines(a->out_h, d.strips, line);
     imagine__parallel(run, d.strips * gemm_ceil(a->out_h, d.lines), dots_run_tile, &d);
 }
