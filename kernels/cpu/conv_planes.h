@@ -8,18 +8,23 @@
  * A tile is a strip of output lines. The frames' lines that its next output line reads are turned into planes,
  * [channel][pixel], in a ring of as many lines as the kernel is high, so that each is turned once; a tap is then a
  * vector of neighbouring pixels, at any alignment. Up to PLANES_OUTS outputs by a few vectors of pixels are in registers.
+ * Where the ring of all frames would crowd the first-level cache, a tile's lines go by once for every frame, and their sums wait.
  * K goes in the blocks and in the order of gemm.h, so an element has the same bytes whichever way it was computed. */
 
 #include "kernels/cpu/gemm.h"
 
 #define PLANES_OUTS 4 /* outputs in registers at once */
 #define PLANES_STRIP 64 /* pixels of a strip */
+#define PLANES_RING (24 << 10) /* bytes of the planes of all frames that leave room for others in the first-level cache */
+#define PLANES_NEAR (1 << 20) /* bytes read and written that need not be asked for: they fit the second-level cache */
 
 typedef struct planes {
     const gemm *g; /* the blocks, and what becomes of the sums */
     const imagine__conv_args *args;
     int64_t strips, lines; /* strips of a line, lines of a tile */
     int64_t pitch; /* from plane to plane */
+    int64_t frames; /* of a pass */
+    int near; /* what is read and written fits the cache, and need not be asked for */
 } planes;
 
 /* What one row of the kernel contributes to a block of K. */
@@ -27,19 +32,20 @@ typedef struct planes_row {
     const float *x; /* the planes of the line that it reads */
     const int32_t *offsets; /* of the values in them */
     int64_t k, count; /* in W's order */
-    int64_t index; /* of the kernel's rows */
+    int64_t frame, dy; /* of the kernel */
     int64_t block; /* the first row of this one's block */
 } planes_row;
 
 /* The parts of the scratch, and where the tile stands. */
 typedef struct planes_tile {
     const planes *p;
-    float *lines; /* [kt][kh][cin][pitch] */
-    float *sums; /* [cout up to a multiple of 8][PLANES_STRIP] */
+    float *lines; /* [frames of a pass][kh][cin][pitch] */
+    float *sums; /* [cout][PLANES_STRIP] of the line, in several passes of each line; cout as a multiple of 8 at the end */
     const float *weights; /* as packed, f32 */
     int32_t *offsets; /* [kw][cin] */
     planes_row *rows; /* those that are not all zeros, in the order of K */
     int64_t count;
+    int64_t frame, begin, stop; /* the pass's first frame, and its rows */
     int64_t x, width; /* the strip's first pixel, and how many */
     int64_t end; /* the tile's last line + 1 */
     int64_t loaded; /* the next line of the padded frames to be turned into planes */
@@ -56,11 +62,23 @@ static int64_t planes_most_rows(const gemm *g, const imagine__conv_weight *w)
     return g->parts * (w->kh + gemm_ceil(g->part_k, g->block));
 }
 
+static int64_t planes_ring(const planes *p)
+{
+    return p->frames * p->args->w->kh * p->args->w->cin * p->pitch;
+}
+
+/* Floats of all sums that are kept. */
+static int64_t planes_sums(const planes *p)
+{
+    int64_t cout = p->args->w->cout, waiting = p->frames < p->args->w->kt ? p->lines - 1 : 0;
+    return (planes_round(cout, 8) + waiting * cout) * PLANES_STRIP;
+}
+
 static size_t planes_scratch(const planes *p)
 {
     const imagine__conv_weight *w = p->args->w;
     int64_t row = w->kw * w->cin, wide = w->type == IMAGINE__W_F32 ? 0 : planes_round(w->cout, GEMM_COLUMNS) * w->kt * w->kh;
-    return (size_t)(w->kt * w->kh * w->cin * p->pitch + planes_round(w->cout, 8) * PLANES_STRIP + (wide + 1) * row + 64) * 4 +
+    return (size_t)(planes_ring(p) + planes_sums(p) + (wide + 1) * row + 64) * 4 +
            (size_t)planes_most_rows(p->g, w) * sizeof(planes_row);
 }
 
@@ -89,6 +107,30 @@ VEC void planes_transpose(const float *from, int64_t from_stride, float *to, int
         _mm256_storeu_ps(to + 3 * to_stride, _mm256_shuffle_ps(high01, high23, 0xee));
 }
 
+#if VEC_LANES == 16
+/* Four floats of rows 0, 4, 8 and 12. */
+VEC vec planes_four_rows(const float *from, int64_t stride)
+{
+    vec x = _mm512_castps128_ps512(_mm_loadu_ps(from));
+    x = _mm512_insertf32x4(x, _mm_loadu_ps(from + 4 * stride), 1);
+    x = _mm512_insertf32x4(x, _mm_loadu_ps(from + 8 * stride), 2);
+    return _mm512_insertf32x4(x, _mm_loadu_ps(from + 12 * stride), 3);
+}
+
+/* to[j][i] = from[i][j] for i in 0..15, j in 0..3. */
+VEC void planes_transpose_16(const float *from, int64_t from_stride, float *to, int64_t to_stride)
+{
+    vec x0 = planes_four_rows(from, from_stride), x1 = planes_four_rows(from + from_stride, from_stride);
+    vec x2 = planes_four_rows(from + 2 * from_stride, from_stride), x3 = planes_four_rows(from + 3 * from_stride, from_stride);
+    vec low01 = _mm512_unpacklo_ps(x0, x1), high01 = _mm512_unpackhi_ps(x0, x1);
+    vec low23 = _mm512_unpacklo_ps(x2, x3), high23 = _mm512_unpackhi_ps(x2, x3);
+    vec_store(to, _mm512_shuffle_ps(low01, low23, 0x44));
+    vec_store(to + to_stride, _mm512_shuffle_ps(low01, low23, 0xee));
+    vec_store(to + 2 * to_stride, _mm512_shuffle_ps(high01, high23, 0x44));
+    vec_store(to + 3 * to_stride, _mm512_shuffle_ps(high01, high23, 0xee));
+}
+#endif
+
 /* Channels c..cin-1 of `count` pixels, at most eight, one by one. */
 static void planes_turn_slowly(const planes *p, const float *from, float *to, int64_t c, int64_t count)
 {
@@ -97,13 +139,31 @@ static void planes_turn_slowly(const planes *p, const float *from, float *to, in
             to[c * p->pitch + i] = from[i * p->args->ldx + c];
 }
 
-/* `count` pixels from `from` on become planes; `left` floats from there on may be read. */
-static void planes_turn(const planes *p, const float *from, int64_t left, float *to, int64_t count)
+/* Asks for the eight pixels after the next eight, unless the processor sees by itself what comes next. */
+VEC void planes_ask_pixels(const float *from, int64_t ldx, int64_t left)
 {
-    int64_t cin = p->args->w->cin, ldx = p->args->ldx, pitch = p->pitch;
-    for (int64_t i = 0; i < count; i += 8) {
+    if (left >= 24 && ldx >= 8)
+        for (int64_t at = 16 * ldx; at < 24 * ldx; at += 16)
+            vec_prefetch_first(from + at);
+}
+
+/* `count` pixels from `from` on become planes; `left` floats from there on may be read. Not inlined: the caller leaves too few
+ * registers. */
+__attribute__((noinline)) static void planes_turn(const planes *p, const float *from, int64_t left, float *to, int64_t count)
+{
+    int64_t cin = p->args->w->cin, ldx = p->args->ldx, pitch = p->pitch, i = 0;
+#if VEC_LANES == 16
+    for (; cin % 4 == 0 && i + 16 <= count; i += 16) {
+        planes_ask_pixels(from + i * ldx, ldx, count - i);
+        planes_ask_pixels(from + (i + 8) * ldx, ldx, count - i - 8);
+        for (int64_t c = 0; c < cin; c += 4)
+            planes_transpose_16(from + i * ldx + c, ldx, to + c * pitch + i, pitch);
+    }
+#endif
+    for (; i < count; i += 8) {
         int64_t at = count < 8 ? i : gemm_min(i, count - 8), c = 0; /* the last eight again rather than fewer */
         const float *source = from + at * ldx;
+        planes_ask_pixels(source, ldx, count - at);
         if (count >= 8) {
             for (; c + 4 <= cin; c += 4)
                 planes_transpose(source + c, ldx, to + c * pitch + at, pitch, 4);
@@ -130,19 +190,27 @@ static void planes_load_line(const planes_tile *t, const float *frame, int64_t y
     planes_turn(t->p, frame + offset, (a->height * a->width - 1) * a->ldx + a->w->cin - offset, to + from, end - from);
 }
 
-/* All lines that output line `oy` reads. */
+static int64_t planes_frames(const planes_tile *t)
+{
+    return gemm_min(t->p->frames, t->p->args->w->kt - t->frame);
+}
+
+/* All lines of the pass's frames that output line `oy` reads. */
 static void planes_load(planes_tile *t, int64_t oy)
 {
     const imagine__conv_args *a = t->p->args;
     int64_t kh = a->w->kh, line_size = a->w->cin * t->p->pitch, first = oy * a->stride_h, slot = first % kh;
-    for (int64_t line = t->loaded > first ? t->loaded : first; line < first + kh; line++)
-        for (int64_t part = 0; part < a->w->kt; part++)
-            if (a->x[part])
-                planes_load_line(t, a->x[part], line - a->pad_top, t->lines + (part * kh + line % kh) * line_size);
+    for (int64_t line = t->loaded > first ? t->loaded : first; line < first + kh; line++) {
+        int64_t at = slot + line - first;
+        for (int64_t i = 0; i < planes_frames(t); i++)
+            if (a->x[t->frame + i])
+                planes_load_line(t, a->x[t->frame + i], line - a->pad_top,
+                                 t->lines + (i * kh + (at < kh ? at : at - kh)) * line_size);
+    }
     t->loaded = first + kh;
-    for (planes_row *row = t->rows; row < t->rows + t->count; row++) {
-        int64_t part = row->index / kh, dy = row->index - part * kh + slot;
-        row->x = t->lines + (part * kh + (dy < kh ? dy : dy - kh)) * line_size;
+    for (planes_row *row = t->rows + t->begin; row < t->rows + t->stop; row++) {
+        int64_t at = row->dy + slot;
+        row->x = t->lines + ((row->frame - t->frame) * kh + (at < kh ? at : at - kh)) * line_size;
     }
 }
 
@@ -159,19 +227,26 @@ static void planes_find_rows(planes_tile *t)
             int64_t block = t->count;
             block_end = gemm_min(k + g->block, end);
             for (int64_t n; k < block_end; k += n) {
-                int64_t index = k / row_k, first = k - index * row_k;
+                int64_t index = k / row_k, first = k - index * row_k, frame = index / a->w->kh;
                 n = gemm_min(row_k - first, block_end - k);
-                if (a->x[index / a->w->kh]) /* else zeros, which add nothing */
-                    t->rows[t->count++] = (planes_row){NULL, t->offsets + first, k, n, index, block};
+                if (a->x[frame]) /* else zeros, which add nothing */
+                    t->rows[t->count++] = (planes_row){NULL, t->offsets + first, k, n, frame, index - frame * a->w->kh, block};
             }
         }
     }
 }
 
+/* What products of some rows become. */
+typedef enum planes_mode {
+    PLANES_SET, /* the sums */
+    PLANES_ADD, /* added to the sums, as those of a new block */
+    PLANES_GO_ON, /* added one by one to the sums of the block that an earlier pass began */
+} planes_mode;
+
 /* sums[outs][vectors] (+)= the products of a block's rows, from pixel `x` of the strip on. `outs` and `vectors` are
  * constants. */
 VEC void planes_multiply(const planes_row *row, const planes_row *end, int64_t x, const float *w, float *sums,
-                         int first, const int outs, const int vectors)
+                         planes_mode mode, const int outs, const int vectors)
 {
 #define EACH_VECTOR(X, o) X(o, 0) X(o, 1) X(o, 2) X(o, 3)
 #define EACH_OUT(X, v) X(0, v) X(1, v) X(2, v) X(3, v)
@@ -185,6 +260,9 @@ VEC void planes_multiply(const planes_row *row, const planes_row *end, int64_t x
 /* In the order that keeps fewer operands in registers. */
 #define MULTIPLY_OUT(o) { WEIGHT(o, 0) EACH_VECTOR(MULTIPLY, o) }
 #define MULTIPLY_VECTOR(v) { PIXELS(0, v) EACH_OUT(MULTIPLY, v) }
+#define GO_ON(o, v) \
+    if (o < outs && v < vectors) \
+        s##o##v = vec_load(sums + o * PLANES_STRIP + v * VEC_LANES);
 #define ADD(o, v) \
     if (o < outs && v < vectors) \
         s##o##v = vec_add(s##o##v, vec_load(sums + o * PLANES_STRIP + v * VEC_LANES));
@@ -192,6 +270,9 @@ VEC void planes_multiply(const planes_row *row, const planes_row *end, int64_t x
     if (o < outs && v < vectors) \
         vec_store(sums + o * PLANES_STRIP + v * VEC_LANES, s##o##v);
     EACH(DECLARE)
+    if (mode == PLANES_GO_ON) {
+        EACH(GO_ON)
+    }
     for (; row < end; row++) {
         const float *from = w + row->k * GEMM_COLUMNS;
         for (const int32_t *offset = row->offsets, *stop = offset + row->count; offset < stop;
@@ -206,7 +287,7 @@ VEC void planes_multiply(const planes_row *row, const planes_row *end, int64_t x
             }
         }
     }
-    if (!first) {
+    if (mode == PLANES_ADD) {
         EACH(ADD)
     }
     EACH(STORE)
@@ -219,18 +300,19 @@ VEC void planes_multiply(const planes_row *row, const planes_row *end, int64_t x
 #undef MULTIPLY
 #undef MULTIPLY_OUT
 #undef MULTIPLY_VECTOR
+#undef GO_ON
 #undef ADD
 #undef STORE
 }
 
 typedef void planes_multiply_fn(const planes_row *row, const planes_row *end, int64_t x, const float *w, float *sums,
-                                int first);
+                                planes_mode mode);
 
 #define PLANES_MULTIPLY(outs, vectors)                                                                          \
     static void planes_multiply_##outs##_##vectors(const planes_row *row, const planes_row *end, int64_t x,     \
-                                                   const float *w, float *sums, int first)                      \
+                                                   const float *w, float *sums, planes_mode mode)               \
     {                                                                                                           \
-        planes_multiply(row, end, x, w, sums, first, outs, vectors);                                            \
+        planes_multiply(row, end, x, w, sums, mode, outs, vectors);                                             \
     }
 #define PLANES_MULTIPLY_4(outs) \
     PLANES_MULTIPLY(outs, 1) PLANES_MULTIPLY(outs, 2) PLANES_MULTIPLY(outs, 3) PLANES_MULTIPLY(outs, 4)
@@ -251,11 +333,14 @@ VEC void planes_ask(const float *from, int64_t n, int64_t i, int64_t count)
 static void planes_ask_ahead(const planes_tile *t, int64_t oy, int64_t i, int64_t count)
 {
     const imagine__conv_args *a = t->p->args;
-    planes_ask(a->y + (oy * a->out_w + t->x) * a->ldy, t->width * a->ldy, i, count);
+    if (t->p->near)
+        return;
+    if (t->frame + t->p->frames >= a->w->kt)
+        planes_ask(a->y + (oy * a->out_w + t->x) * a->ldy, t->width * a->ldy, i, count);
     int64_t y = t->loaded - a->pad_top;
     if (oy + 1 == t->end || y < 0 || y >= a->height || t->x >= a->width)
         return;
-    for (int64_t part = 0; part < a->w->kt; part++)
+    for (int64_t part = t->frame; part < t->frame + planes_frames(t); part++)
         if (a->x[part])
             planes_ask(a->x[part] + (y * a->width + t->x) * a->ldx, gemm_min(t->width, a->width - t->x) * a->ldx, i, count);
 }
@@ -269,22 +354,22 @@ static void planes_run_block(const planes_tile *t, int64_t oy, const planes_row 
 #undef OF
     const gemm *g = t->p->g;
     int64_t vectors = gemm_ceil(t->width, VEC_LANES), k = g->parts * g->part_k;
+    planes_mode mode = row == t->rows ? PLANES_SET : row == t->rows + row->block ? PLANES_ADD : PLANES_GO_ON;
     for (int64_t o = 0; o < g->n; o += PLANES_OUTS) {
         int64_t outs = gemm_min(PLANES_OUTS, g->n - o), most = VEC_LANES == 8 && outs == PLANES_OUTS ? 3 : 4;
         const float *w = t->weights + o / GEMM_COLUMNS * GEMM_COLUMNS * k + o % GEMM_COLUMNS;
-        if (row == t->rows)
+        if (row == t->rows + t->begin)
             planes_ask_ahead(t, oy, o / PLANES_OUTS, gemm_ceil(g->n, PLANES_OUTS));
         for (int64_t v = 0; v < vectors; v += most)
             multiply[outs - 1][gemm_min(most, vectors - v) - 1](row, end, v * VEC_LANES, w,
-                                                                t->sums + o * PLANES_STRIP + v * VEC_LANES,
-                                                                row == t->rows);
+                                                                t->sums + o * PLANES_STRIP + v * VEC_LANES, mode);
     }
 }
 
 static void planes_multiply_line(const planes_tile *t, int64_t oy)
 {
-    for (int64_t i = 0, end; i < t->count; i = end) {
-        for (end = i + 1; end < t->count && t->rows[end].block == i; end++) {
+    for (int64_t i = t->begin, end; i < t->stop; i = end) {
+        for (end = i + 1; end < t->stop && t->rows[end].block == t->rows[i].block; end++) {
         }
         planes_run_block(t, oy, t->rows + i, t->rows + end);
     }
@@ -309,6 +394,13 @@ VEC void planes_store(const planes_tile *t, int64_t pixel, int64_t x, int64_t o)
     float *y = out->y + (pixel + x) * out->ldy + o;
     const float *add = out->add ? out->add + (pixel + x) * out->ld_add + o : NULL;
     int64_t count = t->p->g->n - o, left = t->width - x;
+    if (count == 3 && out->ldy == 3 && !add && left >= 4) { /* a pixel's fourth float is the next one's first */
+        _mm_storeu_ps(y, r[0]);
+        _mm_storeu_ps(y + 3, r[1]);
+        _mm_storeu_ps(y + 6, r[2]);
+        vec_store_few(y + 9, r[3], 3);
+        return;
+    }
     planes_store_row(y, r[0], add, count);
     if (left > 1)
         planes_store_row(y + out->ldy, r[1], add ? add + out->ld_add : NULL, count);
@@ -342,6 +434,26 @@ static void planes_finish_line(const planes_tile *t, int64_t oy)
     }
 }
 
+/* Some frames' products for all lines of the tile. */
+static void planes_run_pass(planes_tile *t, int64_t oy)
+{
+    const planes *p = t->p;
+    const imagine__conv_weight *w = p->args->w;
+    float *sums = t->sums;
+    t->loaded = 0;
+    for (t->begin = t->stop; t->stop < t->count && t->rows[t->stop].frame < t->frame + p->frames;)
+        t->stop++;
+    for (; oy < t->end; oy++) {
+        planes_load(t, oy);
+        planes_multiply_line(t, oy);
+        if (t->frame + p->frames >= w->kt)
+            planes_finish_line(t, oy);
+        if (p->frames < w->kt)
+            t->sums += w->cout * PLANES_STRIP;
+    }
+    t->sums = sums;
+}
+
 static void planes_run_tile(void *arg, int64_t tile, void *scratch)
 {
     const planes *p = arg;
@@ -353,8 +465,8 @@ static void planes_run_tile(void *arg, int64_t tile, void *scratch)
     t.width = gemm_min(PLANES_STRIP, a->out_w - t.x);
     t.rows = scratch;
     t.lines = (float *)((char *)scratch + planes_round(planes_most_rows(g, w) * (int64_t)sizeof *t.rows, 64));
-    t.sums = t.lines + planes_round(w->kt * w->kh * w->cin * p->pitch, 16);
-    t.offsets = (int32_t *)(t.sums + planes_round(g->n, 8) * PLANES_STRIP);
+    t.sums = t.lines + planes_round(planes_ring(p), 16);
+    t.offsets = (int32_t *)(t.sums + planes_sums(p));
     t.weights = g->packed;
     if (g->type == IMAGINE__W_BF16) {
         float *to = (float *)t.offsets + w->kw * w->cin;
@@ -366,12 +478,9 @@ static void planes_run_tile(void *arg, int64_t tile, void *scratch)
         for (int64_t c = 0; c < w->cin; c++)
             t.offsets[dx * w->cin + c] = (int32_t)(c * p->pitch + dx);
     planes_find_rows(&t);
-    vec_clear(t.lines, w->kt * w->kh * w->cin * p->pitch);
-    for (; oy < t.end; oy++) {
-        planes_load(&t, oy);
-        planes_multiply_line(&t, oy);
-        planes_finish_line(&t, oy);
-    }
+    vec_clear(t.lines, planes_ring(p));
+    for (; t.frame < w->kt; t.frame += p->frames)
+        planes_run_pass(&t, oy);
 }
 
 /* 1: this way is faster (measured, docs/speed-log.md), and the scratch is large enough. */
@@ -385,17 +494,22 @@ static int planes_suit(planes *p, const gemm *g, const imagine__conv_args *a)
         return 0;
     if (w->cin > 4 && !(w->cin <= many && w->cout < wide) && !(w->cin <= 96 && w->cout <= 12))
         return 0;
-    *p = (planes){.g = g, .args = a, .pitch = planes_round(PLANES_STRIP + w->kw - 1, 8)};
+    *p = (planes){.g = g, .args = a, .pitch = planes_round(PLANES_STRIP + w->kw - 1, 8), .frames = w->kt};
+    p->strips = gemm_ceil(a->out_w, PLANES_STRIP);
+    p->lines = gemm_plan_lines(a->out_h, p->strips,
+                               2.0 * (double)(gemm_min(PLANES_STRIP, a->out_w) * g->n * g->parts * g->part_k));
+    p->near = (w->kt * a->height * a->width * w->cin + a->out_h * a->out_w * w->cout) * 4 <= PLANES_NEAR;
+    if (planes_ring(p) * 4 > PLANES_RING && w->kt > 1) {
+        p->frames = 1;
+        if (planes_scratch(p) > IMAGINE__SCRATCH)
+            p->frames = w->kt;
+    }
     return planes_scratch(p) <= IMAGINE__SCRATCH;
 }
 
 static void planes_start(imagine__run *run, planes *p)
 {
-    const imagine__conv_args *a = p->args;
-    double line = 2.0 * (double)(gemm_min(PLANES_STRIP, a->out_w) * p->g->n * p->g->parts * p->g->part_k);
-    p->strips = gemm_ceil(a->out_w, PLANES_STRIP);
-    p->lines = gemm_plan_lines(a->out_h, p->strips, line);
-    imagine__parallel(run, p->strips * gemm_ceil(a->out_h, p->lines), planes_run_tile, p);
+    imagine__parallel(run, p->strips * gemm_ceil(p->args->out_h, p->lines), planes_run_tile, p);
 }
 
 #endif

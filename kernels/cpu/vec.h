@@ -134,6 +134,9 @@ VEC vec vec_in_register(vec x)
  * effect and leaves it out. */
 VEC void vec_prefetch(const void *p) { __asm__ volatile("prefetcht1 %0" : : "m"(*(const char *)p)); }
 
+/* Asks for a cache line, into the first level. */
+VEC void vec_prefetch_first(const void *p) { __asm__ volatile("prefetcht0 %0" : : "m"(*(const char *)p)); }
+
 /* n floats. */
 VEC void vec_copy(float *to, const float *from, int64_t n)
 {

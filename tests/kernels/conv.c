@@ -230,7 +230,7 @@ static int shapes_of_all_ways(shape shapes[4])
 {
     shapes[0] = square(29, 40, 50, 3, 3);
     shapes[1] = square(72, 3, 12, 3, 3);
-    shapes[2] = square(34, 16, 20, 3, 3);
+    shapes[2] = square(62, 16, 3, 3, 3); /* several passes of the planes */
     shapes[3] = square(70, 35, 5, 3, 3);
     return 4;
 }
