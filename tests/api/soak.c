@@ -250,7 +250,7 @@ static void cancels(void)
         printf("    %-18s %7.2f %7.2f %7.2f\n", rows[i].what, rows[i].times[TIMES / 2] * 1e3, rows[i].times[p99] * 1e3,
                rows[i].times[TIMES - 1] * 1e3);
     CHECK(computing[p99] <= limit);
-    if (share > 0.02)
+    if (share > 0.25) /* an idle machine of two processors: 0.18 */
         printf("    threads waited for a processor for %.0f%% of the time: other programs run, the clock is not judged\n",
                share * 100);
     else
