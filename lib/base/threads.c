@@ -154,8 +154,11 @@ static void *work(void *arg)
 {
     worker *self = arg;
     imagine__pool *pool = self->pool;
-    while (!atomic_load(&pool->ending)) {
+    for (;;) {
+        /* Counted before `ending` is looked at, as the pool's end counts as a post: what ends after the look, wakes. */
         unsigned seen = atomic_load(&pool->posted);
+        if (atomic_load(&pool->ending))
+            return NULL;
         task *t = find_task(pool);
         if (t) {
             take_tiles(pool, t, self->scratch, 1);
@@ -168,7 +171,6 @@ static void *work(void *arg)
         futex_wait(&pool->posted, seen);
         atomic_fetch_sub(&pool->sleepers, 1);
     }
-    return NULL;
 }
 
 static void wait_for_helpers(imagine__pool *pool, task *t)
