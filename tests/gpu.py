@@ -79,7 +79,7 @@ def commands(nvcc, capability):
                          "-fPIC,-fvisibility=hidden", "-I", TOP, "-lineinfo", "-c", source, "-o", objects[-1]])
     # Of cpu.c no more is wanted than the table of plain C, and of the rest what that names: the linker drops the others.
     plain = []
-    for source in [*sorted((TOP / "kernels/ref").glob("*.c")), TOP / "kernels/cpu/cpu.c", TESTS / "gpu.c",
+    for source in [*sorted((TOP / "kernels/ref").glob("*.c")), TOP / "kernels/cpu/cpu.c", TOP / "kernels/device_bench.c", TESTS / "gpu.c",
                    *(TESTS / f"{name}.c" for name in ALL)]:
         plain.append(BUILD / f"{source.parent.name}-{source.stem}.o")
         compiled.append([compiler, *CC, "-fdata-sections", "-ffunction-sections", "-c", source, "-o", plain[-1]])
@@ -173,8 +173,8 @@ def main():
     parser = argparse.ArgumentParser(prog="tests/run --gpu")
     parser.add_argument("--build", action="store_true", help="only build, for --capability; needs no GPU")
     parser.add_argument("--capability", type=int, default=90, metavar="N", help="with --build: 80, 90, ...")
-    parser.add_argument("--bench", action="store_true", help="instead of testing, print how fast the operations are; NAMEs are "
-                        "copy, launch, attention, linear, conv, norm")
+    parser.add_argument("--bench", action="store_true", help="instead of testing, print how fast the operations are, those "
+                        "whose names contain a NAME (peak, memory, launch, attention, linear, conv, norm)")
     parser.add_argument("--list", action="store_true", help="print the suites' names")
     parser.add_argument("names", nargs="*", metavar="NAME", help="only suites whose names contain one of these")
     options = parser.parse_args()

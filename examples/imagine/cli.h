@@ -17,7 +17,7 @@ typedef struct arguments {
     const char *prompt, *negative, *model, *out, *schedule, *step_rule, *cfg, *noise, *embeds, *filter;
     const char *image, *last_image, *init, *extend, *mask, *known_mode;
     int32_t width, height, frames, steps, threads, cpu_level, device, device_number, precision, weights, runs, tile_width, tile_height;
-    int json, quiet;
+    int json, quiet, quick;
     uint64_t seed, memory_limit;
     double guidance, guidance_2, rescale, guidance_start, guidance_stop, shift, eta, strength, fps;
 } arguments;
@@ -53,6 +53,8 @@ int session_open(session *s, const arguments *o, int with_model);
 void session_close(session *s);
 /* Prints the session's error; returns EXIT_FAILED. */
 int session_failed(const session *s);
+
+const char *level_name(imagine_cpu_level level);
 
 /* The folder of the model asked for: a path, or a name under the models beside the program. */
 const char *find_model(const arguments *o, char *path, size_t size);

@@ -52,10 +52,11 @@ const command commands[] = {
       "  imagine info --memory-limit 8000                         how it would be made within 8 GB\n"
       "  imagine info --json --model ~/models/Wan2.1-T2V-1.3B-Diffusers\n",
       run_info },
-    { "bench", "speed of the kernels and of a whole generation", MACHINE "filter runs ", NULL,
+    { "bench", "speed of the kernels and of a whole generation", MACHINE "filter runs quick ", NULL,
       "  imagine bench\n"
       "  imagine bench --filter attention --threads 1\n"
-      "  imagine bench --filter model --runs 3                  only prompt to frames\n",
+      "  imagine bench --filter model --runs 3                  only prompt to frames\n"
+      "  imagine bench --device cuda --precision bf16           the GPU's operations, a step of Wan 1.3B, the VAE\n",
       run_bench },
     { NULL, NULL, NULL, NULL, NULL, NULL },
 };
@@ -96,6 +97,7 @@ static const struct {
     { "tile", "SIZE", "code in tiles of PIXELS or WIDTHxHEIGHT, or auto: the same bytes in less memory", 'T' },
     { "filter", "TEXT", "only entries whose name contains this", 'F' },
     { "runs", "N", "generations to time (2)", 'R' },
+    { "quick", NULL, "with --device cuda: tiny sizes, which show only that all of it runs", 'Q' },
     { "threads", "N", "threads that compute (all processors)", 't' },
     { "cpu-level", "NAME", "best, plain, avx2, avx512, avx512bf16", 'l' },
     { "device", "NAME", "cpu, or cuda or cuda:N for an NVIDIA GPU, with libimagine_cuda.so (cpu)", 'd' },
@@ -304,6 +306,7 @@ static int read_option(arguments *o, size_t index, const char *text)
         o->memory_limit = (uint64_t)megabytes << 20;
         return status;
     case 'j': o->json = 1; return 0;
+    case 'Q': o->quick = 1; return 0;
     default: o->quiet = 1; return 0;
     }
 }

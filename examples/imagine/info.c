@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 
-/* imagine info and imagine bench. */
+/* imagine info. */
 
 #include <stdio.h>
 #include <string.h>
 
 #include "cli.h"
 
-static const char *level_name(imagine_cpu_level level)
+const char *level_name(imagine_cpu_level level)
 {
     static const char *const names[] = { "best", "plain", "avx2", "avx512", "avx512bf16" };
     return level < 0 || level > IMAGINE_CPU_AVX512BF16 ? "unknown" : names[level];
@@ -151,120 +151,6 @@ int run_info(const arguments *o)
         info_json(&model, &context, &memory, find_model(&settled, path, sizeof path));
     else
         info_text(&model, &context, &memory, find_model(&settled, path, sizeof path));
-    session_close(&s);
-    return result;
-}
-
-/* ---- bench ------------------------------------------------------------------------------------------------------- */
-
-static void print_row(const arguments *o, const imagine_bench_row *row, int first)
-{
-    if (o->json)
-        printf("%s\n    {\"name\": \"%s\", \"gflops\": %.2f, \"share\": %.4f, \"seconds\": %.6g}", first ? "" : ",",
-               row->name, row->gflops, row->share, row->seconds);
-    else
-        printf("%-44s %8.1f GFLOP/s  %5.1f%%  %9.3f ms\n", row->name, row->gflops, row->share * 100,
-               row->seconds * 1e3);
-    fflush(stdout);
-}
-
-/* The peak is always measured: it is what the others are compared with. */
-static imagine_status bench_kernels(session *s, const arguments *o)
-{
-    double peak = 0;
-    int first = 1;
-    for (int32_t i = 0; !imagine_cancel_fired(s->cancel); i++) {
-        imagine_bench_row row = { .struct_size = sizeof row, .peak = peak };
-        imagine_status status = imagine_bench_describe(i, &row, &s->error);
-        if (status == IMAGINE_ERROR_NOT_FOUND)
-            return IMAGINE_OK;
-        if (status < 0)
-            return status;
-        if (i > 0 && o->filter && !strstr(row.name, o->filter))
-            continue;
-        if ((status = imagine_bench(s->context, i, &row, &s->error)) < 0)
-            return status;
-        peak = row.peak;
-        print_row(o, &row, first);
-        first = 0;
-    }
-    return IMAGINE_OK;
-}
-
-/* One generation with the pack's defaults. */
-static imagine_status time_job(session *s, imagine_job_info *info, double *total)
-{
-    imagine_job_options options;
-    imagine_job *job;
-    imagine_event event = { .struct_size = sizeof event };
-    imagine_job_options_init(&options, sizeof options);
-    options.prompt = "a red apple";
-    options.cancel = s->cancel;
-    imagine_status status = imagine_job_create(&job, s->model, &options, &s->error);
-    if (status < 0)
-        return status;
-    do
-        status = imagine_job_next(job, &event, -1, &s->error);
-    while (status >= 0 && event.kind != IMAGINE_EVENT_DONE);
-    *total = event.seconds;
-    info->struct_size = sizeof *info;
-    imagine_job_get_info(job, info, NULL);
-    imagine_job_destroy(&job);
-    return status;
-}
-
-static imagine_status bench_model(session *s, const arguments *o)
-{
-    for (int32_t run = 0; run < o->runs; run++) {
-        imagine_job_info i;
-        double total = 0;
-        imagine_status status = time_job(s, &i, &total);
-        if (status < 0)
-            return status;
-        if (o->json)
-            printf("%s\n    {\"width\": %d, \"height\": %d, \"frames\": %d, \"steps\": %d, \"load\": %.4f, \"text\": %.4f, "
-                   "\"sample\": %.4f, \"decode\": %.4f, \"total\": %.4f, \"memory_peak\": %llu}",
-                   run ? "," : "", i.width, i.height, i.frames, i.steps, i.seconds[IMAGINE_JOB_LOAD],
-                   i.seconds[IMAGINE_JOB_TEXT], i.seconds[IMAGINE_JOB_SAMPLE], i.seconds[IMAGINE_JOB_DECODE], total,
-                   (unsigned long long)i.memory_peak);
-        else
-            printf("prompt to frames, call %d: %.3f s (load %.3f, text %.3f, sample %.3f, decode %.3f), %dx%d, %d frames, "
-                   "%d steps, peak memory %.1f MB\n", run + 1, total, i.seconds[IMAGINE_JOB_LOAD],
-                   i.seconds[IMAGINE_JOB_TEXT], i.seconds[IMAGINE_JOB_SAMPLE], i.seconds[IMAGINE_JOB_DECODE], i.width,
-                   i.height, i.frames, i.steps, (double)i.memory_peak / 1e6);
-        fflush(stdout);
-    }
-    return IMAGINE_OK;
-}
-
-int run_bench(const arguments *o)
-{
-    session s;
-    imagine_context_info info = { .struct_size = sizeof info };
-    int only_model = o->filter && !strcmp(o->filter, "model");
-    imagine_status status = IMAGINE_OK;
-    /* Without a filter the model counts too; a filter for kernels needs none. */
-    int with_model = !o->filter || only_model;
-    int result = session_open(&s, o, with_model);
-    if (result)
-        return result;
-    imagine_context_get_info(s.context, &info, NULL);
-    if (o->json)
-        printf("{\"version\": \"%s\", \"cpu_level\": \"%s\", \"threads\": %d,\n  \"kernels\": [", imagine_version_string(),
-               level_name(info.cpu_level), info.threads);
-    else
-        printf("libimagine %s, %s kernels, %d threads\n", imagine_version_string(), level_name(info.cpu_level),
-               info.threads);
-    if (!only_model)
-        status = bench_kernels(&s, o);
-    if (o->json)
-        printf("],\n  \"generations\": [");
-    if (status >= 0 && with_model)
-        status = bench_model(&s, o);
-    if (o->json)
-        printf("]}\n");
-    if (status < 0)
-        result = session_failed(&s);
     session_close(&s);
     return result;
 }

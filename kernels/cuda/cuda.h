@@ -20,7 +20,7 @@
 extern "C" {
 #endif
 
-#define IMAGINE__CUDA_VERSION 2
+#define IMAGINE__CUDA_VERSION 3
 
 typedef int32_t imagine__cuda_type; /* of activations and tables: IMAGINE__W_F32 or IMAGINE__W_BF16 */
 
@@ -108,10 +108,11 @@ typedef struct imagine__cuda_patch_args {
 } imagine__cuda_patch_args;
 
 #define IMAGINE__CUDA_FRAMES 16
+#define IMAGINE__CUDA_PEAK_BLOCKS 4224 /* of peak(): a multiple of what GPUs have of multiprocessors, more or less */
 
 typedef struct imagine__cuda {
     int32_t version; /* IMAGINE__CUDA_VERSION */
-    int32_t reserved;
+    int32_t emulated; /* 1: no GPU but the emulator of the tests, whose times say nothing */
     const char *(*error_text)(int status);
 
     int (*device_count)(int32_t *count); /* 0 devices without a driver is no error */
@@ -178,6 +179,10 @@ typedef struct imagine__cuda {
     int (*pixels)(const imagine__pixels_args *, void *stream);
     /* y[r, c] = x[r, c] + sin(alpha[c] x[r, c])^2 / beta[c]; y may be x. */
     int (*snake)(const float *x, const float *alpha, const float *beta, float *y, int64_t rows, int64_t channels, void *stream);
+
+    /* `steps` rounds of multiply-adds on registers: of f32, or of bf16 on the tensor cores. *operations is how many that is,
+     * a multiply-add being two; `out` has room for IMAGINE__CUDA_PEAK_BLOCKS numbers. */
+    int (*peak)(imagine__cuda_precision precision, int64_t steps, float *out, double *operations, void *stream);
 } imagine__cuda;
 
 /* The module's only exported symbol: its table, or NULL when it has another version. */

@@ -217,14 +217,14 @@ static int memory_info(size_t *available, size_t *total)
 extern "C" const imagine__cuda *imagine__cuda_module(int32_t version)
 {
     static const imagine__cuda table = {
-        IMAGINE__CUDA_VERSION, 0, error_text, device_count, device_name, use_device, allocate, release, upload, download,
+        IMAGINE__CUDA_VERSION, IMAGINE__BODY(0, 1), error_text, device_count, device_name, use_device, allocate, release, upload, download,
         synchronize, copy, clear, stream_create, stream_destroy, mark_create, mark_destroy, put_mark, mark_wait, memory_info,
         imagine__cuda_attention, imagine__cuda_norm, imagine__cuda_norm_rope, imagine__cuda_patchify, imagine__cuda_unpatchify,
         imagine__cuda_activate, imagine__cuda_embed, imagine__cuda_combine, imagine__cuda_transpose, imagine__cuda_finite,
         imagine__cuda_to_u8, imagine__cuda_from_u8, imagine__cuda_upsample, imagine__cuda_products_size,
         imagine__cuda_products_open, imagine__cuda_products_close, imagine__cuda_linear, imagine__cuda_conv,
         imagine__cuda_attention_f32, imagine__cuda_shortcut_down, imagine__cuda_shortcut_up, imagine__cuda_modulate,
-        imagine__cuda_relative_bias, imagine__cuda_pixels, imagine__cuda_snake,
+        imagine__cuda_relative_bias, imagine__cuda_pixels, imagine__cuda_snake, imagine__cuda_peak,
     };
     return version == IMAGINE__CUDA_VERSION ? &table : nullptr;
 }

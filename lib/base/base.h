@@ -160,6 +160,8 @@ void imagine__clear(imagine__work *work, void *to, size_t size);
 /* Without a run: whole before it returns. 0, or the device's error number, and the driver's text of it. */
 int imagine__upload_now(imagine_context *context, void *to, const void *from, size_t size);
 int imagine__download_now(imagine_context *context, void *to, const void *from, size_t size);
+/* `size` bytes of values on a device: the host's `piece` of them again and again. */
+int imagine__fill_now(imagine_context *context, void *values, size_t size, const void *piece, size_t piece_size);
 const char *imagine__device_text(const imagine_context *context, int code);
 
 /* `size` bytes of values as the host can see them: themselves, or a copy from the arena. `how` says whether what is there is

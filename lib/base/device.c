@@ -212,6 +212,16 @@ int imagine__download_now(imagine_context *context, void *to, const void *from, 
     return 0;
 }
 
+int imagine__fill_now(imagine_context *context, void *values, size_t size, const void *piece, size_t piece_size)
+{
+    const imagine__device *d = context->device;
+    size_t there = size < piece_size ? size : piece_size;
+    int code = enter(d)->upload(values, piece, there, d->stream);
+    for (; there < size && !code; there *= 2) /* what is there already, once more behind itself */
+        code = d->cuda->copy((char *)values + there, values, size - there < there ? size - there : there, d->stream);
+    return code ? code : d->cuda->synchronize(d->stream);
+}
+
 int imagine__device_copy(imagine_context *to_context, imagine_context *from_context, void *to, const void *from, size_t size)
 {
     const imagine__device *d = to_context->device, *other = from_context->device;

@@ -24,6 +24,9 @@ imagine_status imagine__dit_read_config(imagine__dit_config *config, imagine_con
 imagine_status imagine__dit_load(imagine__dit **dit, imagine_context *context, const char *folder,
                                  const imagine__weights *weights, int streamed, const imagine_cancel *cancel,
                                  imagine_error *error);
+/* With random weights, on a device. */
+imagine_status imagine__dit_random(imagine__dit **dit, imagine_context *context, const imagine__dit_config *config,
+                                   const imagine_cancel *cancel, imagine_error *error);
 void imagine__dit_free(imagine__dit *dit);
 const imagine__loaded *imagine__dit_loaded(const imagine__dit *dit);
 const imagine__dit_config *imagine__dit_get_config(const imagine__dit *dit);

@@ -173,6 +173,35 @@ static imagine_status load_blocks(imagine__dit *dit, int streamed, imagine_error
     return status;
 }
 
+/* Without `weights` they are random. */
+static imagine_status load(imagine__dit **out, imagine_context *context, const imagine__dit_config *config,
+                           const imagine__weights *weights, int streamed, const imagine_cancel *cancel,
+                           imagine_error *error)
+{
+    imagine__dit *dit = imagine__calloc(context, 1, sizeof *dit);
+    if (!dit)
+        return imagine__fail_memory(error, sizeof *dit, "the transformer");
+    dit->context = context;
+    dit->config = *config;
+    dit->dim = (int64_t)config->heads * config->head_dim;
+    dit->ffn_values = (int64_t)32 << 20;
+    imagine__loaded_init(&dit->loaded, context, weights);
+    dit->loaded.cancel = cancel;
+    dit->loaded.random = !weights;
+    imagine_status status = load_ends(dit, error);
+    if (status >= 0)
+        status = load_blocks(dit, streamed, error);
+    if (status >= 0)
+        status = imagine__load_no_others(&dit->loaded, NULL, error);
+    if (status < 0) {
+        imagine__dit_free(dit);
+        return status;
+    }
+    dit->loaded.cancel = NULL; /* it may not outlive this call */
+    *out = dit;
+    return IMAGINE_OK;
+}
+
 imagine_status imagine__dit_load(imagine__dit **out, imagine_context *context, const char *folder,
                                  const imagine__weights *weights, int streamed, const imagine_cancel *cancel,
                                  imagine_error *error)
@@ -187,27 +216,14 @@ imagine_status imagine__dit_load(imagine__dit **out, imagine_context *context, c
         return imagine__fail(error, IMAGINE_ERROR_MODEL,
                              "%s/config.json: \"num_layers\" is %d, but the weights hold only %d tensors", folder,
                              config.layers, imagine__weights_count(weights));
-    imagine__dit *dit = imagine__calloc(context, 1, sizeof *dit);
-    if (!dit)
-        return imagine__fail_memory(error, sizeof *dit, "the transformer");
-    dit->context = context;
-    dit->config = config;
-    dit->dim = (int64_t)config.heads * config.head_dim;
-    dit->ffn_values = (int64_t)32 << 20;
-    imagine__loaded_init(&dit->loaded, context, weights);
-    dit->loaded.cancel = cancel;
-    status = load_ends(dit, error);
-    if (status >= 0)
-        status = load_blocks(dit, streamed, error);
-    if (status >= 0)
-        status = imagine__load_no_others(&dit->loaded, NULL, error);
-    if (status < 0) {
-        imagine__dit_free(dit);
-        return status;
-    }
-    dit->loaded.cancel = NULL; /* it may not outlive this call */
-    *out = dit;
-    return IMAGINE_OK;
+    return load(out, context, &config, weights, streamed, cancel, error);
+}
+
+imagine_status imagine__dit_random(imagine__dit **dit, imagine_context *context, const imagine__dit_config *config,
+                                   const imagine_cancel *cancel, imagine_error *error)
+{
+    *dit = NULL;
+    return load(dit, context, config, NULL, 0, cancel, error);
 }
 
 void imagine__dit_free(imagine__dit *dit)

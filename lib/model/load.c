@@ -69,8 +69,7 @@ static void *keep_again(imagine__loaded *loaded, size_t size)
     return block->at;
 }
 
-/* A block that lives as long as *loaded. */
-static void *keep(imagine__loaded *loaded, size_t size)
+void *imagine__loaded_keep(imagine__loaded *loaded, size_t size)
 {
     if (loaded->given < loaded->count)
         return keep_again(loaded, size);
@@ -91,7 +90,7 @@ static void *keep(imagine__loaded *loaded, size_t size)
     return block;
 }
 
-/* A keep() whose content did not come about. */
+/* An imagine__loaded_keep whose content did not come about. */
 static void drop_last(imagine__loaded *loaded, size_t size)
 {
     loaded->given--;
@@ -297,7 +296,7 @@ static imagine_status pack_parts(imagine__loaded *loaded, imagine__linear_weight
     int64_t step = kernels->pack_rows * (int64_t)(1 + STAGING / (row * (size_t)kernels->pack_rows + 1));
     if (step > w->n)
         step = w->n;
-    void *packed = keep(loaded, size), *staging = stage(loaded, 0, (size_t)step * row);
+    void *packed = imagine__loaded_keep(loaded, size), *staging = stage(loaded, 0, (size_t)step * row);
     imagine_status status = IMAGINE_OK;
     if (!packed || !staging)
         status = fail_memory(parts[0], size, error);
@@ -359,6 +358,8 @@ imagine_status imagine__load_linear_stack(imagine__loaded *loaded, imagine__line
     char name[LONGEST_NAME];
     imagine__linear_weight made = { .k = k };
     imagine_status status = IMAGINE_OK;
+    if (loaded->random)
+        return imagine__random_linear(loaded, w, count, rows, k, bias, error);
     if (count < 1 || count > MOST)
         return imagine__fail(error, IMAGINE_ERROR_INTERNAL, "%d matrices in one stack", count);
     for (int32_t i = 0; i < count; i++) {
@@ -380,7 +381,7 @@ imagine_status imagine__load_linear_stack(imagine__loaded *loaded, imagine__line
         *w = made;
         return status;
     }
-    float *values = loaded->check ? NULL : keep(loaded, (size_t)made.n * sizeof *values);
+    float *values = loaded->check ? NULL : imagine__loaded_keep(loaded, (size_t)made.n * sizeof *values);
     if (!values && !loaded->check)
         return imagine__fail_memory(error, (size_t)made.n * sizeof *values, "a bias");
     made.bias = values;
@@ -415,7 +416,7 @@ static imagine_status pack_conv(imagine__loaded *loaded, imagine__conv_weight *w
     size_t raw_size = (size_t)elements(t) * type_size(w->type);
     size_t size = kernels->conv_packed_size(w->cout, w->cin, w->kt, w->kh, w->kw, w->type);
     int on_device = imagine__on_device(loaded->context);
-    void *packed = keep(loaded, size), *raw = stage(loaded, 0, raw_size);
+    void *packed = imagine__loaded_keep(loaded, size), *raw = stage(loaded, 0, raw_size);
     void *to = on_device ? stage(loaded, 2, size) : packed; /* where it is packed */
     imagine_status status = packed && raw && to
                                 ? read_elements(loaded, t, 0, (uint64_t)elements(t), w->type, raw, error)
@@ -442,6 +443,10 @@ imagine_status imagine__load_conv(imagine__loaded *loaded, imagine__conv_weight 
     int64_t shape[5] = { cout, cin, kt, kh, kw }, flat[4] = { cout, cin, kh, kw };
     imagine__conv_weight made = { .cout = cout, .cin = cin, .kt = kt, .kh = kh, .kw = kw };
     va_list arguments;
+    if (loaded->random) {
+        *w = made;
+        return imagine__random_conv(loaded, w, error);
+    }
     va_start(arguments, format);
     imagine_status status = format_name(prefix, format, arguments, error);
     va_end(arguments);
@@ -475,9 +480,11 @@ imagine_status imagine__load_floats(imagine__loaded *loaded, const float **value
     if (status < 0)
         return status;
     size_t size = (size_t)count * sizeof(float);
+    if (loaded->random)
+        return imagine__random_floats(loaded, values, count, error);
     if (loaded->check)
         return load_floats_into(loaded, name, count, NULL, error);
-    float *made = keep(loaded, size);
+    float *made = imagine__loaded_keep(loaded, size);
     if (!made)
         return imagine__fail_memory(error, size, name);
     status = load_floats_into(loaded, name, count, made, error);
@@ -508,7 +515,7 @@ imagine_status imagine__load_table(imagine__loaded *loaded, const void **table, 
     size_t size = (size_t)elements(t) * type_size(kept);
     if (loaded->check)
         return IMAGINE_OK;
-    void *made = keep(loaded, size);
+    void *made = imagine__loaded_keep(loaded, size);
     if (!made)
         return fail_memory(t, size, error);
     status = read_values(loaded, t, 0, (uint64_t)elements(t), kept, made, error);
@@ -534,7 +541,7 @@ imagine_status imagine__load_rows(imagine__loaded *loaded, float *out, const int
 
 imagine_status imagine__load_no_others(const imagine__loaded *loaded, const char *const *ignored, imagine_error *error)
 {
-    int32_t count = imagine__weights_count(loaded->weights);
+    int32_t count = loaded->random ? 0 : imagine__weights_count(loaded->weights);
     for (int32_t i = 0; i < count; i++) {
         const imagine__tensor *t = imagine__weights_at(loaded->weights, i);
         int fine = loaded->asked && loaded->asked[i];

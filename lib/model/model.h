@@ -158,6 +158,7 @@ typedef struct imagine__loaded {
     void *staging[3]; /* memory on the host to read through, kept when `again` is set */
     size_t staging_size[3];
     int check; /* 1: tensors are looked for and checked, and nothing is read: weights stay NULL */
+    int random; /* 1: there is no file, weights are random numbers (random.c) */
     int again; /* 1: the same tensors' likes will be loaded again, into the same memory */
     const imagine_cancel *cancel; /* looked at between tensors, or NULL */
     uint8_t *asked; /* a byte per tensor of the weights: it was asked for */
@@ -168,6 +169,7 @@ void imagine__loaded_free(imagine__loaded *loaded);
 /* What is loaded next goes into the memory of what was loaded first; with `again`. */
 void imagine__loaded_rewind(imagine__loaded *loaded);
 uint64_t imagine__loaded_held(const imagine__loaded *loaded); /* bytes, with what keeps them */
+void *imagine__loaded_keep(imagine__loaded *loaded, size_t size); /* a block of values that lives as long; or NULL */
 
 /* `name` is "prefix.weight" and "prefix.bias": format arguments make the prefix. `bias` 0: none, 1: required. The
  * weight's shape is [n, k], or any whose product after the first dimension is k (patch embeddings). */
@@ -196,6 +198,20 @@ imagine_status imagine__load_rows(imagine__loaded *loaded, float *out, const int
 /* Fails naming the first tensor that no load function has asked for, except those whose names begin with one of the
  * NULL-terminated prefixes. (May be called once all of a stage is loaded.) */
 imagine_status imagine__load_no_others(const imagine__loaded *loaded, const char *const *ignored, imagine_error *error);
+
+/* ---- random weights (random.c) ---------------------------------------------------------------- */
+
+/* What the functions above give with `random` set: bf16 matrices whose products are about as large as what they multiply,
+ * small biases, made where they lie from a few kilobytes of the host's. For measuring times
+ * without a file, on a device alone: the CPU's kernels want them packed. */
+imagine_status imagine__random_linear(imagine__loaded *loaded, imagine__linear_weight *w, int32_t count,
+                                      const int64_t *rows, int64_t k, int bias, imagine_error *error);
+imagine_status imagine__random_conv(imagine__loaded *loaded, imagine__conv_weight *w, imagine_error *error);
+imagine_status imagine__random_floats(imagine__loaded *loaded, const float **values, int64_t count,
+                                      imagine_error *error);
+/* Values of type `type`, of a uniform distribution with this deviation. */
+imagine_status imagine__random_values(imagine_context *context, void *values, int64_t count, imagine__wtype type,
+                                      double deviation, imagine_error *error);
 
 /* ---- weights block by block (stream.c) -------------------------------------------------------- */
 

@@ -159,22 +159,22 @@ static void load_decoder(loader *l)
     load_conv(l, &half->conv_out, 3 * c->patch * c->patch, dim, 3, 3, "decoder.conv_out");
 }
 
-imagine_status imagine__vae_load(imagine__vae_model **vae, imagine_context *context, const char *folder,
-                                 const imagine__weights *weights, const imagine_cancel *cancel, imagine_error *error)
+/* Without `weights` they are random. */
+static imagine_status load(imagine__vae_model **vae, imagine_context *context, const imagine__vae_config *config,
+                           const imagine__weights *weights, const imagine_cancel *cancel, imagine_error *error)
 {
-    *vae = NULL;
     imagine__vae_model *made = imagine__calloc(context, 1, sizeof *made);
     if (!made)
         return imagine__fail_memory(error, sizeof *made, "a VAE");
     made->context = context;
+    made->config = *config;
     imagine__loaded_init(&made->loaded, context, weights);
     made->loaded.cancel = cancel;
+    made->loaded.random = !weights;
 
-    loader l = { made, &made->loaded, error, imagine__vae_read_config(&made->config, context, folder, error) };
-    if (l.status >= 0) {
-        load_encoder(&l);
-        load_decoder(&l);
-    }
+    loader l = { made, &made->loaded, error, IMAGINE_OK };
+    load_encoder(&l);
+    load_decoder(&l);
     if (l.status >= 0)
         l.status = imagine__load_no_others(&made->loaded, NULL, error);
     if (l.status < 0) {
@@ -184,6 +184,22 @@ imagine_status imagine__vae_load(imagine__vae_model **vae, imagine_context *cont
     made->loaded.cancel = NULL; /* the caller's, gone after this call */
     *vae = made;
     return IMAGINE_OK;
+}
+
+imagine_status imagine__vae_load(imagine__vae_model **vae, imagine_context *context, const char *folder,
+                                 const imagine__weights *weights, const imagine_cancel *cancel, imagine_error *error)
+{
+    imagine__vae_config config;
+    *vae = NULL;
+    imagine_status status = imagine__vae_read_config(&config, context, folder, error);
+    return status < 0 ? status : load(vae, context, &config, weights, cancel, error);
+}
+
+imagine_status imagine__vae_random(imagine__vae_model **vae, imagine_context *context, const imagine__vae_config *config,
+                                   const imagine_cancel *cancel, imagine_error *error)
+{
+    *vae = NULL;
+    return load(vae, context, config, NULL, cancel, error);
 }
 
 void imagine__vae_free(imagine__vae_model *vae)

@@ -22,6 +22,9 @@ imagine_status imagine__vae_read_config(imagine__vae_config *config, imagine_con
                                         imagine_error *error);
 imagine_status imagine__vae_load(imagine__vae_model **vae, imagine_context *context, const char *folder,
                                  const imagine__weights *weights, const imagine_cancel *cancel, imagine_error *error);
+/* With random weights, on a device. */
+imagine_status imagine__vae_random(imagine__vae_model **vae, imagine_context *context, const imagine__vae_config *config,
+                                   const imagine_cancel *cancel, imagine_error *error);
 void imagine__vae_free(imagine__vae_model *vae);
 const imagine__loaded *imagine__vae_loaded(const imagine__vae_model *vae);
 const imagine__vae_config *imagine__vae_get_config(const imagine__vae_model *vae);

@@ -10,7 +10,7 @@
 #define SIZE(type, size) _Static_assert(sizeof(type) == (size), #type)
 #define AT(type, field, offset) _Static_assert(offsetof(type, field) == (offset), #type "." #field)
 
-SIZE(imagine_bench_row, 152);
+SIZE(imagine_bench_row, 408);
 AT(imagine_bench_row, struct_size, 0);
 AT(imagine_bench_row, reserved0, 4);
 AT(imagine_bench_row, name, 8);
@@ -19,6 +19,16 @@ AT(imagine_bench_row, gflops, 120);
 AT(imagine_bench_row, share, 128);
 AT(imagine_bench_row, seconds, 136);
 AT(imagine_bench_row, peak, 144);
+AT(imagine_bench_row, device, 152);
+AT(imagine_bench_row, size, 156);
+AT(imagine_bench_row, peak_f32, 160);
+AT(imagine_bench_row, bandwidth, 168);
+AT(imagine_bench_row, value, 176);
+AT(imagine_bench_row, unit, 184);
+AT(imagine_bench_row, emulated, 200);
+AT(imagine_bench_row, reserved1, 204);
+AT(imagine_bench_row, left_out, 208);
+AT(imagine_bench_row, device_name, 344);
 
 SIZE(imagine_buffer_info, 112);
 AT(imagine_buffer_info, struct_size, 0);

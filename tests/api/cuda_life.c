@@ -361,6 +361,43 @@ static void bf16(void)
     imagine_buffer_release(&embeds[1]);
 }
 
+/* Measurements, with every allocation failing once: left out or an error, and nothing is left behind. */
+static void measurements(void)
+{
+    static const char *const kinds[] = { "peak", "attention", "linear", "norm", "transformer", "vae" };
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context *context = open_device(IMAGINE_DEVICE_CUDA, &err);
+    REQUIRE(context);
+    for (int32_t i = 0, kind = 0; kind < 6; i++) {
+        imagine_bench_row row = { .struct_size = sizeof row, .device = IMAGINE_DEVICE_CUDA, .size = IMAGINE_BENCH_TINY };
+        REQUIRE_OK(imagine_bench_describe(i, &row, &err));
+        if (strcmp(row.kind, kinds[kind]))
+            continue;
+        size_t held = emulated.allocations_held ? (size_t)emulated.allocations_held() : 0;
+        int failures = 0;
+        imagine_status status;
+        do {
+            if (emulated.fail_allocation)
+                emulated.fail_allocation(++failures);
+            row = (imagine_bench_row){ .struct_size = sizeof row, .size = IMAGINE_BENCH_TINY };
+            status = imagine_bench(context, i, &row, &err);
+            CHECK(status >= 0 || status == IMAGINE_ERROR_NO_MEMORY);
+            CHECK(!emulated.allocations_held || emulated.allocations_held() == held);
+        } while (emulated.fail_allocation && (status < 0 || row.left_out[0]) && failures < 1000);
+        if (emulated.fail_allocation)
+            emulated.fail_allocation(0);
+        CHECK(!row.left_out[0] && row.seconds > 0 && row.value > 0 && row.unit[0]);
+        CHECK(row.device == IMAGINE_DEVICE_CUDA && row.emulated == !!emulated.launches);
+        printf("    %s: %d allocations\n", row.name, emulated.fail_allocation ? failures - 1 : 0);
+        kind++;
+    }
+    imagine_bench_row row = { .struct_size = sizeof row, .size = 7 };
+    CHECK_STATUS(imagine_bench(context, 0, &row, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    row.size = IMAGINE_BENCH_TINY;
+    CHECK_STATUS(imagine_bench(context, 1000, &row, &err), IMAGINE_ERROR_NOT_FOUND);
+    imagine_context_release(&context);
+}
+
 /* ---- several at once --------------------------------------------------------------------------------------------- */
 
 typedef struct caller {
@@ -555,7 +592,7 @@ int main(int argc, char **argv)
         { "life", life }, { "options", options }, { "allocations fail", allocations_fail },
         { "launches fail", launches_fail }, { "handles go on", handles_go_on },
         { "steps allocate nothing", steps_allocate_nothing }, { "cancelled", cancelled }, { "estimates", estimates },
-        { "streamed", streamed }, { "bf16", bf16 },
+        { "streamed", streamed }, { "bf16", bf16 }, { "measurements", measurements },
         { "several at once", several_at_once }, { "buffers", buffers }, { "dlpack", dlpack },
         { "inputs on either side", inputs_on_either_side },
     };

@@ -743,6 +743,10 @@ extern "C" {
 
 // Measurements: imagine/bench.h.
 
+pub type imagine_bench_size = i32;
+pub const IMAGINE_BENCH_USUAL: imagine_bench_size = 0;
+pub const IMAGINE_BENCH_TINY: imagine_bench_size = 1;
+
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct imagine_bench_row {
@@ -754,6 +758,16 @@ pub struct imagine_bench_row {
     pub share: f64,
     pub seconds: f64,
     pub peak: f64,
+    pub device: imagine_device,
+    pub size: imagine_bench_size,
+    pub peak_f32: f64,
+    pub bandwidth: f64,
+    pub value: f64,
+    pub unit: [c_char; 16],
+    pub emulated: i32,
+    pub reserved1: i32,
+    pub left_out: [c_char; 136],
+    pub device_name: [c_char; 64],
 }
 
 extern "C" {

@@ -282,7 +282,8 @@ layouts! {
         stage_weights, stage_work, streamed, gives_back, in_turn, nearest_width, nearest_height, nearest_frames,
         tile, reserved0
     }
-    imagine_bench_row { struct_size, reserved0, name, kind, gflops, share, seconds, peak }
+    imagine_bench_row { struct_size, reserved0, name, kind, gflops, share, seconds, peak, device, size, peak_f32,
+                        bandwidth, value, unit, emulated, reserved1, left_out, device_name }
 }
 
 #[test]
