@@ -2,7 +2,8 @@
 """Encodes captioned scenes of 128x128 once, as shards of latents: pictures and clips of every length.
 
 A shard `latents48/KIND-NNNN.safetensors` holds `latents` f16 [n, 48, t, 8, 8], not normalised; `.json` beside it the captions,
-WORDINGS of each scene. Shards that are there are left alone, so a stopped run goes on; more can be added later.
+WORDINGS of each scene; `statistics.json` what to normalise with. Shards that are there are left alone, so a stopped run goes on;
+more can be added later.
 """
 
 import json
@@ -75,10 +76,15 @@ def load(state):
     return {k: (torch.cat(x), words) for k, (x, words) in found.items()}
 
 
-def statistics(sets):
-    """Mean and spread of every channel, pictures and clips counting as much as they have frames."""
-    flat = torch.cat([x.float().transpose(0, 1).flatten(1) for x, _ in sets.values()], 1)
-    return flat.mean(1), flat.std(1)
+def statistics(state):
+    """Mean and spread of every channel, pictures and clips counting as much as they have frames. Computed once from the
+    shards that there are then: a transformer is bound to them."""
+    path = state / "latents48" / "statistics.json"
+    if not path.exists():
+        flat = torch.cat([x.float().transpose(0, 1).flatten(1) for x, _ in load(state).values()], 1)
+        path.write_text(json.dumps(dict(mean=flat.mean(1).tolist(), std=flat.std(1).tolist())))
+    found = json.loads(path.read_text())
+    return torch.tensor(found["mean"]), torch.tensor(found["std"])
 
 
 def main():
@@ -100,6 +106,7 @@ def main():
             make_shard(vae, stream, path, kind, number, count)
             meter.samples += count
             meter.say(path.stem)
+    statistics(args.state)
 
 
 if __name__ == "__main__":

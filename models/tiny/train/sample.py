@@ -22,8 +22,8 @@ def sigmas(steps, shift):
 
 
 @torch.inference_mode()
-def sample(dit, encoder, tok, prompts, frames, steps=STEPS, guidance=GUIDANCE, shift=SHIFT, seed=0):
-    """Normalised latents [n, channels, t, 8, 8] by Euler steps with guidance."""
+def sample(dit, encoder, tok, prompts, frames, steps=STEPS, guidance=GUIDANCE, shift=SHIFT, seed=0, renoise=False):
+    """Normalised latents [n, channels, t, 8, 8] by Euler steps, or estimates noised again, with guidance."""
     n = len(prompts)
     ids, mask = text.tokens(tok, list(prompts) + [""] * n)
     context = text.embed(encoder, ids, mask)
@@ -31,9 +31,12 @@ def sample(dit, encoder, tok, prompts, frames, steps=STEPS, guidance=GUIDANCE, s
     x = torch.randn(n, dit.config.in_channels, (frames - 1) // 4 + 1, 8, 8, generator=noise)
     s = sigmas(steps, shift)
     for now, then in zip(s[:-1], s[1:]):
-        v = dit(torch.cat([x, x]), now.expand(2 * n) * 1000, context, return_dict=False)[0].float()
-        v = v[n:] + guidance * (v[:n] - v[n:])
-        x = x + (then - now) * v
+        if guidance == 1:
+            v = dit(x, now.expand(n) * 1000, context[:n], return_dict=False)[0].float()
+        else:
+            v = dit(torch.cat([x, x]), now.expand(2 * n) * 1000, context, return_dict=False)[0].float()
+            v = v[n:] + guidance * (v[:n] - v[n:])
+        x = torch.lerp(x - now * v, torch.randn(x.shape, generator=noise), then) if renoise else x + (then - now) * v
     return x
 
 

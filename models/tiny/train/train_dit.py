@@ -39,6 +39,11 @@ def tables(name):
     return any(k in name for k in ("shared", "embed_tokens", "relative_attention_bias", "scale_shift_table"))
 
 
+def attention_for(x):
+    """Plain products beat the flash kernel at 48 tokens."""
+    return sdpa_kernel(SDPBackend.MATH if x[0, 0].numel() <= 192 else SDPBackend.FLASH_ATTENTION)
+
+
 class Trainer:
     name = "dit"
 
@@ -47,6 +52,7 @@ class Trainer:
         self.path = args.state / f"{self.name}.pt"
         self.tok = self.tokenizer()
         self.model, self.shown = self.new_model(), self.new_model().eval()
+        self.forward = self.model
         saved = common.load(self.path)
         if saved:
             self.model.load_state_dict(saved["model"])
@@ -104,18 +110,19 @@ class Trainer:
         x[:n], ids[:n], mask[:n] = clips[rows, :, :1], clip_ids[rows, 0], clip_mask[rows, 0]
         return x, ids, mask
 
-    def one_step(self):
-        rng = np.random.default_rng([self.step, 99])
-        x, ids, mask = self.batch(rng)
+    def loss(self, rng, x, ids, mask):
         normal = torch.from_numpy(rng.normal(0.4, 1.1, len(x))).float()
         sigma = torch.sigmoid(normal).view(-1, 1, 1, 1, 1)
         noise = torch.from_numpy(rng.standard_normal(x.shape, dtype=np.float32))
         noisy = (1 - sigma) * x + sigma * noise
-        # plain products beat the flash kernel at 48 tokens
-        few = x[0, 0].numel() <= 192
-        with common.autocast(), sdpa_kernel(SDPBackend.MATH if few else SDPBackend.FLASH_ATTENTION):
-            v = self.model(noisy, sigma.flatten() * 1000, ids, mask)
-        loss = F.mse_loss(v, noise - x)
+        with common.autocast(), attention_for(x):
+            v = self.forward(noisy, sigma.flatten() * 1000, ids, mask)
+        return F.mse_loss(v, noise - x)
+
+    def one_step(self):
+        rng = np.random.default_rng([self.step, 99])
+        x, ids, mask = self.batch(rng)
+        loss = self.loss(rng, x, ids, mask)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimisers.apply(self.step)
