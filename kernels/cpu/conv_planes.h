@@ -15,6 +15,7 @@
 
 #define PLANES_OUTS 4 /* outputs in registers at once */
 #define PLANES_STRIP 64 /* pixels of a strip */
+#define PLANES_FEW 2 /* pixels that are better turned one by one */
 #define PLANES_RING (24 << 10) /* bytes of the planes of all frames that leave room for others in the first-level cache */
 #define PLANES_NEAR (1 << 20) /* bytes read and written that need not be asked for: they fit the second-level cache */
 
@@ -41,7 +42,7 @@ typedef struct planes_tile {
     const planes *p;
     float *lines; /* [frames of a pass][kh][cin][pitch] */
     float *sums; /* [cout][PLANES_STRIP] of the line, in several passes of each line; cout as a multiple of 8 at the end */
-    const float *weights; /* as packed, f32 */
+    float *weights; /* [groups of PLANES_OUTS][k][PLANES_OUTS], f32 */
     int32_t *offsets; /* [kw][cin] */
     planes_row *rows; /* those that are not all zeros, in the order of K */
     int64_t count;
@@ -67,6 +68,12 @@ static int64_t planes_ring(const planes *p)
     return p->frames * p->args->w->kh * p->args->w->cin * p->pitch;
 }
 
+/* Floats before the first plane, with which each plane's first pixel that is not left of the strip is aligned. */
+static int64_t planes_shift(const planes *p)
+{
+    return -p->args->pad_left & 15;
+}
+
 /* Floats of all sums that are kept. */
 static int64_t planes_sums(const planes *p)
 {
@@ -77,8 +84,8 @@ static int64_t planes_sums(const planes *p)
 static size_t planes_scratch(const planes *p)
 {
     const imagine__conv_weight *w = p->args->w;
-    int64_t row = w->kw * w->cin, wide = w->type == IMAGINE__W_F32 ? 0 : planes_round(w->cout, GEMM_COLUMNS) * w->kt * w->kh;
-    return (size_t)(planes_ring(p) + planes_sums(p) + (wide + 1) * row + 64) * 4 +
+    int64_t row = w->kw * w->cin, rows = w->kt * w->kh;
+    return (size_t)(planes_ring(p) + planes_sums(p) + (planes_round(w->cout, PLANES_OUTS) * rows + 1) * row + 80) * 4 +
            (size_t)planes_most_rows(p->g, w) * sizeof(planes_row);
 }
 
@@ -107,30 +114,6 @@ VEC void planes_transpose(const float *from, int64_t from_stride, float *to, int
         _mm256_storeu_ps(to + 3 * to_stride, _mm256_shuffle_ps(high01, high23, 0xee));
 }
 
-#if VEC_LANES == 16
-/* Four floats of rows 0, 4, 8 and 12. */
-VEC vec planes_four_rows(const float *from, int64_t stride)
-{
-    vec x = _mm512_castps128_ps512(_mm_loadu_ps(from));
-    x = _mm512_insertf32x4(x, _mm_loadu_ps(from + 4 * stride), 1);
-    x = _mm512_insertf32x4(x, _mm_loadu_ps(from + 8 * stride), 2);
-    return _mm512_insertf32x4(x, _mm_loadu_ps(from + 12 * stride), 3);
-}
-
-/* to[j][i] = from[i][j] for i in 0..15, j in 0..3. */
-VEC void planes_transpose_16(const float *from, int64_t from_stride, float *to, int64_t to_stride)
-{
-    vec x0 = planes_four_rows(from, from_stride), x1 = planes_four_rows(from + from_stride, from_stride);
-    vec x2 = planes_four_rows(from + 2 * from_stride, from_stride), x3 = planes_four_rows(from + 3 * from_stride, from_stride);
-    vec low01 = _mm512_unpacklo_ps(x0, x1), high01 = _mm512_unpackhi_ps(x0, x1);
-    vec low23 = _mm512_unpacklo_ps(x2, x3), high23 = _mm512_unpackhi_ps(x2, x3);
-    vec_store(to, _mm512_shuffle_ps(low01, low23, 0x44));
-    vec_store(to + to_stride, _mm512_shuffle_ps(low01, low23, 0xee));
-    vec_store(to + 2 * to_stride, _mm512_shuffle_ps(high01, high23, 0x44));
-    vec_store(to + 3 * to_stride, _mm512_shuffle_ps(high01, high23, 0xee));
-}
-#endif
-
 /* Channels c..cin-1 of `count` pixels, at most eight, one by one. */
 static void planes_turn_slowly(const planes *p, const float *from, float *to, int64_t c, int64_t count)
 {
@@ -147,20 +130,37 @@ VEC void planes_ask_pixels(const float *from, int64_t ldx, int64_t left)
             vec_prefetch_first(from + at);
 }
 
+/* Channels in groups of four: eight pixels at a time, channel after channel. One loop instead of two,
+ * as a line has few pixels and the end of a loop is often guessed wrong after so many multiply-adds. */
+VEC void planes_turn_fours(const planes *p, const float *from, float *to, int64_t eights)
+{
+    int64_t cin = p->args->w->cin, ldx = p->args->ldx, pitch = p->pitch, c = cin;
+    for (int64_t blocks = eights * (cin / 4); blocks > 0; blocks--) {
+        planes_transpose(from, ldx, to, pitch, 4);
+        c -= 4;
+        from += c ? 4 : 8 * ldx - cin + 4;
+        to += c ? 4 * pitch : 8 - (cin - 4) * pitch;
+        c = c ? c : cin;
+    }
+}
+
 /* `count` pixels from `from` on become planes; `left` floats from there on may be read. Not inlined: the caller leaves too few
  * registers. */
 __attribute__((noinline)) static void planes_turn(const planes *p, const float *from, int64_t left, float *to, int64_t count)
 {
     int64_t cin = p->args->w->cin, ldx = p->args->ldx, pitch = p->pitch, i = 0;
-#if VEC_LANES == 16
-    for (; cin % 4 == 0 && i + 16 <= count; i += 16) {
-        planes_ask_pixels(from + i * ldx, ldx, count - i);
-        planes_ask_pixels(from + (i + 8) * ldx, ldx, count - i - 8);
-        for (int64_t c = 0; c < cin; c += 4)
-            planes_transpose_16(from + i * ldx + c, ldx, to + c * pitch + i, pitch);
+    if (cin % 4 == 0) {
+        planes_turn_fours(p, from, to, count / 8);
+        i = count / 8 * 8;
+    } else if (cin < 4) {
+        for (; i + 8 <= count && (i + 7) * ldx + 4 <= left; i += 8)
+            planes_transpose(from + i * ldx, ldx, to + i, pitch, cin);
     }
-#endif
     for (; i < count; i += 8) {
+        if (count - i <= PLANES_FEW) {
+            planes_turn_slowly(p, from + i * ldx, to + i, 0, count - i);
+            break;
+        }
         int64_t at = count < 8 ? i : gemm_min(i, count - 8), c = 0; /* the last eight again rather than fewer */
         const float *source = from + at * ldx;
         planes_ask_pixels(source, ldx, count - at);
@@ -186,8 +186,13 @@ static void planes_load_line(const planes_tile *t, const float *frame, int64_t y
         vec_clear(to, a->w->cin * t->p->pitch);
         return;
     }
-    int64_t offset = (y * a->width + x + from) * a->ldx;
-    planes_turn(t->p, frame + offset, (a->height * a->width - 1) * a->ldx + a->w->cin - offset, to + from, end - from);
+    frame += (y * a->width + x) * a->ldx;
+    if (from < a->pad_left && a->pad_left - from <= PLANES_FEW && a->pad_left < end) { /* then the others are aligned */
+        planes_turn_slowly(t->p, frame + from * a->ldx, to + from, 0, a->pad_left - from);
+        from = a->pad_left;
+    }
+    planes_turn(t->p, frame + from * a->ldx, ((a->height - y) * a->width - x - from - 1) * a->ldx + a->w->cin, to + from,
+                end - from);
 }
 
 static int64_t planes_frames(const planes_tile *t)
@@ -274,9 +279,9 @@ VEC void planes_multiply(const planes_row *row, const planes_row *end, int64_t x
         EACH(GO_ON)
     }
     for (; row < end; row++) {
-        const float *from = w + row->k * GEMM_COLUMNS;
+        const float *from = w + row->k * PLANES_OUTS;
         for (const int32_t *offset = row->offsets, *stop = offset + row->count; offset < stop;
-             offset++, from += GEMM_COLUMNS) {
+             offset++, from += PLANES_OUTS) {
             const float *at = row->x + x + *offset;
             if (outs >= vectors) {
                 EACH_VECTOR(PIXELS, 0)
@@ -357,7 +362,7 @@ static void planes_run_block(const planes_tile *t, int64_t oy, const planes_row 
     planes_mode mode = row == t->rows ? PLANES_SET : row == t->rows + row->block ? PLANES_ADD : PLANES_GO_ON;
     for (int64_t o = 0; o < g->n; o += PLANES_OUTS) {
         int64_t outs = gemm_min(PLANES_OUTS, g->n - o), most = VEC_LANES == 8 && outs == PLANES_OUTS ? 3 : 4;
-        const float *w = t->weights + o / GEMM_COLUMNS * GEMM_COLUMNS * k + o % GEMM_COLUMNS;
+        const float *w = t->weights + o * k;
         if (row == t->rows + t->begin)
             planes_ask_ahead(t, oy, o / PLANES_OUTS, gemm_ceil(g->n, PLANES_OUTS));
         for (int64_t v = 0; v < vectors; v += most)
@@ -394,13 +399,6 @@ VEC void planes_store(const planes_tile *t, int64_t pixel, int64_t x, int64_t o)
     float *y = out->y + (pixel + x) * out->ldy + o;
     const float *add = out->add ? out->add + (pixel + x) * out->ld_add + o : NULL;
     int64_t count = t->p->g->n - o, left = t->width - x;
-    if (count == 3 && out->ldy == 3 && !add && left >= 4) { /* a pixel's fourth float is the next one's first */
-        _mm_storeu_ps(y, r[0]);
-        _mm_storeu_ps(y + 3, r[1]);
-        _mm_storeu_ps(y + 6, r[2]);
-        vec_store_few(y + 9, r[3], 3);
-        return;
-    }
     planes_store_row(y, r[0], add, count);
     if (left > 1)
         planes_store_row(y + out->ldy, r[1], add ? add + out->ld_add : NULL, count);
@@ -410,28 +408,78 @@ VEC void planes_store(const planes_tile *t, int64_t pixel, int64_t x, int64_t o)
         planes_store_row(y + 3 * out->ldy, r[3], add ? add + 3 * out->ld_add : NULL, count);
 }
 
+/* Three outputs of eight pixels, side by side: y[i][o] = s[o][i]. */
+VEC void planes_store_threes(const float *s, float *y)
+{
+    __m256 a = _mm256_loadu_ps(s), b = _mm256_loadu_ps(s + PLANES_STRIP), c = _mm256_loadu_ps(s + 2 * PLANES_STRIP);
+    __m256 ab = _mm256_shuffle_ps(a, b, 0x88), bc = _mm256_shuffle_ps(b, c, 0xdd), ca = _mm256_shuffle_ps(c, a, 0xd8);
+    __m256 first = _mm256_shuffle_ps(ab, ca, 0x88); /* a0 b0 c0 a1, and so of each half */
+    __m256 second = _mm256_shuffle_ps(bc, ab, 0xd8), third = _mm256_shuffle_ps(ca, bc, 0xdd);
+    _mm_storeu_ps(y, _mm256_castps256_ps128(first));
+    _mm_storeu_ps(y + 4, _mm256_castps256_ps128(second));
+    _mm_storeu_ps(y + 8, _mm256_castps256_ps128(third));
+    _mm_storeu_ps(y + 12, _mm256_extractf128_ps(first, 1));
+    _mm_storeu_ps(y + 16, _mm256_extractf128_ps(second, 1));
+    _mm_storeu_ps(y + 20, _mm256_extractf128_ps(third, 1));
+}
+
+/* Four outputs of eight pixels: y[i][o] = s[o][i]. */
+VEC void planes_store_fours(const float *s, float *y, int64_t ldy)
+{
+    __m256 a = _mm256_loadu_ps(s), b = _mm256_loadu_ps(s + PLANES_STRIP);
+    __m256 c = _mm256_loadu_ps(s + 2 * PLANES_STRIP), d = _mm256_loadu_ps(s + 3 * PLANES_STRIP);
+    __m256 ab = _mm256_unpacklo_ps(a, b), cd = _mm256_unpacklo_ps(c, d), high = _mm256_unpackhi_ps(a, b);
+    __m256 high_cd = _mm256_unpackhi_ps(c, d);
+    __m256 x0 = _mm256_shuffle_ps(ab, cd, 0x44), x1 = _mm256_shuffle_ps(ab, cd, 0xee);
+    __m256 x2 = _mm256_shuffle_ps(high, high_cd, 0x44), x3 = _mm256_shuffle_ps(high, high_cd, 0xee);
+    float *half = y + 4 * ldy;
+    _mm_storeu_ps(y, _mm256_castps256_ps128(x0));
+    _mm_storeu_ps(y + ldy, _mm256_castps256_ps128(x1));
+    _mm_storeu_ps(y + 2 * ldy, _mm256_castps256_ps128(x2));
+    _mm_storeu_ps(y + 3 * ldy, _mm256_castps256_ps128(x3));
+    _mm_storeu_ps(half, _mm256_extractf128_ps(x0, 1));
+    _mm_storeu_ps(half + ldy, _mm256_extractf128_ps(x1, 1));
+    _mm_storeu_ps(half + 2 * ldy, _mm256_extractf128_ps(x2, 1));
+    _mm_storeu_ps(half + 3 * ldy, _mm256_extractf128_ps(x3, 1));
+}
+
+/* The sums of the line's first `eights` times eight pixels become y; n is a multiple of 4. One loop, as in planes_turn_fours. */
+static void planes_store_eights(const planes_tile *t, float *y, int64_t eights)
+{
+    int64_t n = t->p->g->n, ldy = t->p->g->out.ldy, left = n;
+    const float *s = t->sums;
+    for (int64_t blocks = eights * (n / 4); blocks > 0; blocks--) {
+        planes_store_fours(s, y, ldy);
+        left -= 4;
+        s += left ? 4 * PLANES_STRIP : 8 - (n - 4) * PLANES_STRIP;
+        y += left ? 4 : 8 * ldy - n + 4;
+        left = left ? left : n;
+    }
+}
+
 /* A line's sums become y. */
 static void planes_finish_line(const planes_tile *t, int64_t oy)
 {
     const gemm_output *out = &t->p->g->out;
-    int64_t n = t->p->g->n, pixel = oy * t->p->args->out_w + t->x;
+    int64_t n = t->p->g->n, pixel = oy * t->p->args->out_w + t->x, x = 0;
     for (int64_t o = 0; o < n && (out->bias || out->act != IMAGINE__ACT_NONE); o++) {
         for (float *s = t->sums + o * PLANES_STRIP; s < t->sums + o * PLANES_STRIP + t->width; s += VEC_LANES) {
-            vec x = vec_load(s);
+            vec v = vec_load(s);
             if (out->bias)
-                x = vec_add(x, vec_set1(out->bias[o]));
-            vec_store(s, vec_act(x, out->act));
+                v = vec_add(v, vec_set1(out->bias[o]));
+            vec_store(s, vec_act(v, out->act));
         }
     }
-    for (int64_t x = 0; x < t->width; x += 4) {
-        int64_t o = 0;
-        if (!out->add && x + 4 <= t->width)
-            for (; o + 8 <= n; o += 8)
-                planes_transpose(t->sums + o * PLANES_STRIP + x, PLANES_STRIP, out->y + (pixel + x) * out->ldy + o,
-                                 out->ldy, 4);
-        for (; o < n; o += 4)
-            planes_store(t, pixel, x, o);
+    if (n == 3 && out->ldy == 3 && !out->add) {
+        for (; x + 8 <= t->width; x += 8)
+            planes_store_threes(t->sums + x, out->y + (pixel + x) * 3);
+    } else if (n % 4 == 0 && !out->add) {
+        planes_store_eights(t, out->y + pixel * out->ldy, t->width / 8);
+        x = t->width / 8 * 8;
     }
+    for (; x < t->width; x += 4)
+        for (int64_t o = 0; o < n; o += 4)
+            planes_store(t, pixel, x, o);
 }
 
 /* Some frames' products for all lines of the tile. */
@@ -454,26 +502,36 @@ static void planes_run_pass(planes_tile *t, int64_t oy)
     t->sums = sums;
 }
 
+/* The weights of few outputs side by side take less of the first-level cache than a panel's, of which most is padding. */
+static void planes_copy_weights(planes_tile *t)
+{
+    const gemm *g = t->p->g;
+    int64_t k = g->parts * g->part_k;
+    float *to = t->weights;
+    for (int64_t o = 0; o < g->n; o += PLANES_OUTS) {
+        int64_t from = o / GEMM_COLUMNS * GEMM_COLUMNS * k + o % GEMM_COLUMNS;
+        for (int64_t i = 0; i < k; i++, from += GEMM_COLUMNS, to += PLANES_OUTS)
+            _mm_storeu_ps(to, g->type == IMAGINE__W_F32 ? _mm_loadu_ps((const float *)g->packed + from)
+                                                        : vec_load_four_bf16((const uint16_t *)g->packed + from));
+    }
+}
+
 static void planes_run_tile(void *arg, int64_t tile, void *scratch)
 {
     const planes *p = arg;
     const gemm *g = p->g;
     const imagine__conv_args *a = p->args;
     const imagine__conv_weight *w = a->w;
-    int64_t oy = tile / p->strips * p->lines, wide = planes_round(g->n, GEMM_COLUMNS) * g->parts * g->part_k;
+    int64_t oy = tile / p->strips * p->lines;
     planes_tile t = {.p = p, .x = tile % p->strips * PLANES_STRIP, .end = gemm_min(oy + p->lines, a->out_h)};
     t.width = gemm_min(PLANES_STRIP, a->out_w - t.x);
     t.rows = scratch;
     t.lines = (float *)((char *)scratch + planes_round(planes_most_rows(g, w) * (int64_t)sizeof *t.rows, 64));
-    t.sums = t.lines + planes_round(planes_ring(p), 16);
+    t.sums = t.lines + planes_round(planes_ring(p), 16) + 16;
+    t.lines += planes_shift(p);
     t.offsets = (int32_t *)(t.sums + planes_sums(p));
-    t.weights = g->packed;
-    if (g->type == IMAGINE__W_BF16) {
-        float *to = (float *)t.offsets + w->kw * w->cin;
-        t.weights = to;
-        for (int64_t i = 0; i < wide; i += VEC_LANES)
-            vec_store(to + i, vec_load_bf16((const uint16_t *)g->packed + i));
-    }
+    t.weights = (float *)t.offsets + w->kw * w->cin;
+    planes_copy_weights(&t);
     for (int64_t dx = 0; dx < w->kw; dx++)
         for (int64_t c = 0; c < w->cin; c++)
             t.offsets[dx * w->cin + c] = (int32_t)(c * p->pitch + dx);
@@ -494,7 +552,7 @@ static int planes_suit(planes *p, const gemm *g, const imagine__conv_args *a)
         return 0;
     if (w->cin > 4 && !(w->cin <= many && w->cout < wide) && !(w->cin <= 96 && w->cout <= 12))
         return 0;
-    *p = (planes){.g = g, .args = a, .pitch = planes_round(PLANES_STRIP + w->kw - 1, 8), .frames = w->kt};
+    *p = (planes){.g = g, .args = a, .pitch = planes_round(PLANES_STRIP + w->kw - 1, 16), .frames = w->kt};
     p->strips = gemm_ceil(a->out_w, PLANES_STRIP);
     p->lines = gemm_plan_lines(a->out_h, p->strips,
                                2.0 * (double)(gemm_min(PLANES_STRIP, a->out_w) * g->n * g->parts * g->part_k));

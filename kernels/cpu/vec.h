@@ -169,6 +169,12 @@ VEC void vec_clear(float *to, int64_t n)
     }
 }
 
+/* Four bf16 values widened. */
+VEC __m128 vec_load_four_bf16(const uint16_t *p)
+{
+    return _mm_castsi128_ps(_mm_slli_epi32(_mm_cvtepu16_epi32(_mm_loadl_epi64((const __m128i *)p)), 16));
+}
+
 /* The first `count` of four floats; zeros for the others. */
 VEC __m128 vec_load_few(const float *p, int64_t count)
 {
