@@ -61,10 +61,13 @@ static const entry entries[] = {
     {LINEAR, OWN, {1, 1536, 9216}, 0, 0},
     {CONV, F32, {60, 104, 384, 384}, 0, 0},
     {CONV, OWN, {60, 104, 384, 384}, 0, 0},
+    {CONV, LIBRARY, {60, 104, 384, 384}, 0, 0},
     {CONV, F32, {240, 416, 192, 192}, 0, 0},
     {CONV, OWN, {240, 416, 192, 192}, 0, 0},
+    {CONV, LIBRARY, {240, 416, 192, 192}, 0, 0},
     {CONV, F32, {480, 832, 96, 96}, 0, 0},
     {CONV, OWN, {480, 832, 96, 96}, 0, 0},
+    {CONV, LIBRARY, {480, 832, 96, 96}, 0, 0},
     {CONV, F32, {480, 832, 96, 3}, 0, 0},
     {CONV, OWN, {480, 832, 96, 3}, 0, 0},
     {NORM, 0, {TOKENS, 1536}, 0, 0},
@@ -98,7 +101,7 @@ int32_t imagine__device_bench_count(void)
 static void sizes_of(const entry *e, int32_t tiny, int32_t size[4])
 {
     static const int32_t small[][4] = {
-        [ATTENTION] = {1, 0, 33}, [LINEAR] = {65, 32, 48}, [CONV] = {5, 9, 8, 8}, [NORM] = {5, 128}, [NORM_ROPE] = {5, 128},
+        [ATTENTION] = {1, 0, 33}, [LINEAR] = {65, 32, 48}, [CONV] = {6, 9, 8, 8}, [NORM] = {5, 128}, [NORM_ROPE] = {5, 128},
         [PIXEL_NORM] = {12, 8}, [MODULATE] = {3, 16}, [UPDATE] = {4, 9},
     };
     memcpy(size, tiny ? small[e->kind] : e->size, 4 * sizeof *size);
@@ -393,7 +396,7 @@ static double fastest(imagine__device_bench *b, operands *o)
 static void name_of(const entry *e, const int32_t s[4], char *name, size_t size)
 {
     static const char *const ways[] = {"f32", "bf16", "f32 rounded to bf16", "bf16 by cuBLASLt"};
-    const char *way = ways[e->way];
+    const char *way = e->kind == CONV && e->way == LIBRARY ? "bf16 by cuDNN" : ways[e->way];
     switch (e->kind) {
     case PEAK:
         snprintf(name, size, "peak of multiply-add, %s", e->way == F32 ? "f32" : "bf16 on tensor cores");
@@ -477,8 +480,8 @@ int32_t imagine__device_bench_entry(imagine__device_bench *b, int32_t index, ima
     memset(&o, 0, sizeof o);
     o.e = &entries[index];
     sizes_of(o.e, b->tiny, o.size);
-    if (o.e->way == LIBRARY && !b->call.products) {
-        row->missing = "libcublasLt.so.13 or .12";
+    if (o.e->way == LIBRARY && !(b->libraries & (o.e->kind == CONV ? IMAGINE__CUDA_CONVOLUTIONS : IMAGINE__CUDA_PRODUCTS))) {
+        row->missing = o.e->kind == CONV ? "libcudnn.so.9" : "libcublasLt.so.13 or .12";
         row->unit = "TFLOP/s";
         return 1;
     }

@@ -1,11 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "kernels/cuda/cublas.cuh"
 
+#include "kernels/cuda/library.cuh"
 #include "kernels/cuda/product.cuh"
-
-#ifndef IMAGINE__EMULATED
-#include <dlfcn.h>
-#endif
 
 /* cuBLASLt, opened at run time, for large products. Its matrices go by columns, so that ours, which go by rows, are their
  * transposes: y^T [n, m] = W [n, k] x^T [k, m], W as it lies there being the transpose of a matrix [k, n]. What it is asked
@@ -30,7 +27,7 @@ struct lt_plan {
 };
 
 /* In the caller's memory. */
-struct products {
+struct alignas(16) products {
     void *file;
     lt_handle handle;
     lt_functions lt;
@@ -40,23 +37,9 @@ struct products {
 
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
 
-static void *open_library(const char *name)
+static bool open_lt(products *p)
 {
-    return IMAGINE__BODY(dlopen(name, RTLD_NOW | RTLD_LOCAL), emulator::open_library(name));
-}
-
-static void *find_function(void *file, const char *name)
-{
-    return IMAGINE__BODY(dlsym(file, name), emulator::find_function(file, name));
-}
-
-static void close_library(void *file)
-{
-    IMAGINE__BODY((void)dlclose(file), (void)file);
-}
-
-static bool find_functions(products *p)
-{
+    static const char *const files[] = {"libcublasLt.so.13", "libcublasLt.so.12"};
     static const char *const names[] = {
         "cublasLtCreate", "cublasLtDestroy", "cublasLtMatmulDescCreate", "cublasLtMatmulDescDestroy",
         "cublasLtMatmulDescSetAttribute", "cublasLtMatrixLayoutCreate", "cublasLtMatrixLayoutDestroy",
@@ -64,32 +47,29 @@ static bool find_functions(products *p)
         "cublasLtMatmulAlgoGetHeuristic", "cublasLtMatmul",
     };
     static_assert(sizeof names == sizeof p->lt && sizeof(void *) == sizeof p->lt.Create, "a name for each function");
-    void **functions = (void **)&p->lt; /* as POSIX has it for dlsym */
-    bool all = true;
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        all = (functions[i] = find_function(p->file, names[i])) && all;
-    return all;
+    for (const char *const &file : files) {
+        *p = {};
+        p->file = open_library(&file, 1, names, sizeof names / sizeof *names, (void **)&p->lt);
+        if (p->file && p->lt.Create(&p->handle) == 0)
+            return true;
+        if (p->file)
+            close_library(p->file);
+    }
+    *p = {};
+    return false;
 }
 
+/* The memory is cuBLASLt's, and behind it cuDNN's. */
 size_t imagine__cuda_products_size()
 {
-    return sizeof(products);
+    return sizeof(products) + imagine__cuda_convolver_size();
 }
 
 int imagine__cuda_products_open(void *memory)
 {
-    static const char *const names[] = {"libcublasLt.so.13", "libcublasLt.so.12"};
     products *p = (products *)memory;
-    *p = {};
-    for (const char *name : names) {
-        p->file = open_library(name);
-        if (p->file && find_functions(p) && p->lt.Create(&p->handle) == 0)
-            return 1;
-        if (p->file)
-            close_library(p->file);
-        *p = {};
-    }
-    return 0;
+    bool lt = open_lt(p), dnn = imagine__cuda_convolver_open(p + 1);
+    return (lt ? IMAGINE__CUDA_PRODUCTS : 0) | (dnn ? IMAGINE__CUDA_CONVOLUTIONS : 0);
 }
 
 static void drop_plan(const lt_functions &lt, lt_plan *plan)
@@ -106,13 +86,22 @@ static void drop_plan(const lt_functions &lt, lt_plan *plan)
 void imagine__cuda_products_close(void *memory)
 {
     products *p = (products *)memory;
-    if (!p || !p->file)
+    if (!p)
+        return;
+    imagine__cuda_convolver_close(p + 1);
+    if (!p->file)
         return;
     for (lt_plan &plan : p->plans)
         drop_plan(p->lt, &plan);
     (void)p->lt.Destroy(p->handle);
     close_library(p->file);
     *p = {};
+}
+
+void *imagine__cuda_convolver_of(void *memory)
+{
+    products *p = (products *)memory;
+    return p && imagine__cuda_convolver_there(p + 1) ? p + 1 : nullptr;
 }
 
 /* ---- plans ------------------------------------------------------------------------------------------------------- */

@@ -108,6 +108,8 @@ typedef struct imagine__cuda_patch_args {
 } imagine__cuda_patch_args;
 
 #define IMAGINE__CUDA_FRAMES 16
+#define IMAGINE__CUDA_PRODUCTS 1 /* of products_open(): cuBLASLt */
+#define IMAGINE__CUDA_CONVOLUTIONS 2 /* cuDNN */
 #define IMAGINE__CUDA_PEAK_BLOCKS 4224 /* of peak(): a multiple of what GPUs have of multiprocessors, more or less */
 
 typedef struct imagine__cuda {
@@ -156,10 +158,10 @@ typedef struct imagine__cuda {
     int (*upsample)(const void *x, void *y, int64_t frames, int64_t height, int64_t width, int64_t channels,
                     imagine__cuda_type type, void *stream);
 
-    /* cuBLASLt, for large products in bf16, with what has been planned for each shape: in products_size() bytes of the
-     * caller's, aligned to 16, for the current device. products_open() gives 1 when the library is there; where it gives 0 the
-     * memory holds nothing, and products are the module's own either way. With it, results also depend on the workspace's
-     * size. */
+    /* cuBLASLt for large products and cuDNN for large convolutions in bf16, with what has been planned for each shape: in
+     * products_size() bytes of the caller's, aligned to 16, for the current device. products_open() tells what is there; where
+     * it gives 0 the memory holds nothing, and all is computed by the module's own kernels, as is whatever these libraries
+     * refuse. With them, results also depend on the workspace's size. */
     size_t (*products_size)(void);
     int (*products_open)(void *memory);
     void (*products_close)(void *memory); /* all work is done */

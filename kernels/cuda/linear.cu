@@ -36,9 +36,16 @@ static const void *weight_bf16(const void *packed, imagine__wtype type, int64_t 
 #define LARGE IMAGINE__BODY((int64_t)1 << 26, (int64_t)1 << 12)
 #define LT_ROOM ((size_t)32 << 20) /* what it has use for */
 
-/* How cuBLASLt has a part in a layer: not at all; for all of it; for the sums, which the epilogue's kernel then finds in y's
- * own rows or, where y is also what is added, in the workspace. */
+/* How cuBLASLt or cuDNN has a part in a layer: not at all; for all of it; for the sums, which the epilogue's kernel then finds
+ * in y's own rows or, where y is also what is added, in the workspace. */
 enum lt_part { LT_NONE, LT_ALL, LT_SUMS_IN_PLACE, LT_SUMS };
+
+/* Room for a library's own use, as much as it has use for and the rest can spare. */
+static void *library_room(workspace *room, size_t *size)
+{
+    *size = (room->left / 4 < LT_ROOM ? room->left / 4 : LT_ROOM) / 256 * 256;
+    return take(room, (int64_t)*size / 2);
+}
 
 static lt_part part_of(const imagine__linear_args *a, const product_epilogue &e, const imagine__cuda_call *call)
 {
@@ -91,10 +98,8 @@ static bool linear_bf16(const imagine__linear_args *a, const imagine__cuda_call 
     int64_t k = in_whole_eights(w->k);
     piece p = {{}, {weight_bf16(w->packed, w->type, w->n, w->k, &room, call->stream, status), w->bias, w->n, k,
                     IMAGINE__W_BF16, true}, e, part_of(a, e, call), nullptr, nullptr, 0};
-    if (p.part != LT_NONE) {
-        p.lt_size = (room.left / 4 < LT_ROOM ? room.left / 4 : LT_ROOM) / 256 * 256;
-        p.lt_room = take(&room, (int64_t)p.lt_size / 2);
-    }
+    if (p.part != LT_NONE)
+        p.lt_room = library_room(&room, &p.lt_size);
     int64_t row = 2 * k + (p.part == LT_SUMS ? 4 * w->n : 0); /* bytes */
     int64_t rows = room.left < 512 ? 0 : (int64_t)(room.left - 512) / (row ? row : 1);
     rows = rows < a->m ? rows / ROWS * ROWS : a->m;
@@ -165,34 +170,120 @@ static lines lines_for(const imagine__conv_args *a, int64_t first, int64_t end)
     return l;
 }
 
-/* How many lines of output at a time there is room for, 0 when not for one. */
-static int64_t lines_at_once(const imagine__conv_args *a, int32_t frames, int64_t cin, const workspace &room)
+/* A convolution in pieces. */
+struct conv_pieces {
+    const imagine__conv_args *a;
+    const imagine__cuda_call *call;
+    taps_source source; /* of frames as they are given */
+    product_weight w;
+    product_epilogue e;
+    lt_part part; /* of cuDNN */
+    void *dnn_room;
+    size_t dnn_size;
+};
+
+/* cuDNN has a part in large ones whose frames are all there. */
+static lt_part part_of(const conv_pieces &p)
 {
-    int64_t count = a->out_h;
-    for (; count; count /= 2) {
-        int64_t read = ((count - 1) * a->stride_h + a->w->kh - 1) / a->upsample + 2;
-        read = read < a->height ? read : a->height;
-        if ((uint64_t)frames * (uint64_t)(read * a->width * cin * 2 + 256) <= room.left)
-            break;
-    }
+    const imagine__conv_weight *w = p.a->w;
+    if (!imagine__cuda_convolver_of(p.call->products) || !p.e.aligned || w->cout % 4 || p.source.frames != w->kt ||
+        p.a->out_h * p.a->out_w * w->cout * p.w.row < LARGE)
+        return LT_NONE;
+    if (p.a->act == IMAGINE__ACT_NONE && p.a->add != p.a->y)
+        return LT_ALL;
+    return p.a->add == p.a->y ? LT_SUMS : LT_SUMS_IN_PLACE;
+}
+
+/* Bytes that so many lines of output take in the workspace: what they read, rounded, and once more where it is enlarged for
+ * cuDNN; the sums. */
+static size_t bytes_for(const conv_pieces &p, int64_t lines)
+{
+    const imagine__conv_args *a = p.a;
+    int64_t read = ((lines - 1) * a->stride_h + a->w->kh - 1) / a->upsample + 2;
+    read = read < a->height ? read : a->height;
+    int64_t rounded = p.source.frames * read * a->width * p.source.cin * 2;
+    int64_t enlarged = p.part != LT_NONE && a->upsample == 2 ? 4 * rounded + 256 : 0;
+    return (size_t)(rounded + 256 + enlarged + (p.part == LT_SUMS ? lines * a->out_w * a->w->cout * 4 + 256 : 0));
+}
+
+/* How many lines of output at a time there is room for, 0 when not for one. */
+static int64_t lines_at_once(const conv_pieces &p, const workspace &room)
+{
+    int64_t count = p.a->out_h;
+    while (count && bytes_for(p, count) > room.left)
+        count /= 2;
     return count;
 }
 
-/* One piece of output, from lines of the frames that are rounded first. */
-static int conv_lines(const imagine__conv_args *a, const imagine__cuda_call *call, taps_source source, workspace room,
-                      const product_weight &weight, product_epilogue e, int64_t first, int64_t end)
+/* The frames of a piece as cuDNN takes them: enlarged, without lines that nothing reads. */
+static bool frames_for_dnn(const taps_source &s, workspace *room, dnn_convolution *d, void *stream, int *status)
 {
+    d->x = (const uint16_t *)s.x[0];
+    d->height = s.height * s.upsample, d->width = s.width * s.upsample;
+    d->line = d->width * s.cin, d->frame = d->height * d->line;
+    if (s.upsample == 2) {
+        uint16_t *enlarged = take(room, s.frames * d->frame);
+        if (!enlarged)
+            return false;
+        *status = imagine__cuda_upsample(d->x, enlarged, s.frames, s.height, s.width, s.cin, IMAGINE__W_BF16, stream);
+        d->x = enlarged;
+    }
+    d->pad_top = s.pad_top, d->pad_left = s.pad_left;
+    if (d->pad_top < 0) {
+        d->x -= d->pad_top * d->line;
+        d->height += d->pad_top;
+        d->pad_top = 0;
+    }
+    int64_t below = (d->out_h - 1) * d->stride_h + d->kh - d->height - d->pad_top;
+    int64_t right = (d->out_w - 1) * d->stride_w + d->kw - d->width - d->pad_left;
+    d->height += below < 0 ? below : 0, d->width += right < 0 ? right : 0;
+    d->pad_bottom = below < 0 ? 0 : (int32_t)below, d->pad_right = right < 0 ? 0 : (int32_t)right;
+    return d->pad_left >= 0 && d->height > 0 && d->width > 0;
+}
+
+/* Whether cuDNN took the piece, whose frames lie one behind the other; *status is then the result. */
+static bool by_library(const conv_pieces &p, const taps_source &s, const product_epilogue &e, workspace room, int *status)
+{
+    const imagine__conv_weight *w = p.a->w;
+    int64_t pixels = e.m - e.first;
+    dnn_convolution d = {};
+    if (p.part == LT_NONE)
+        return false;
+    d.w = p.w.w, d.cin = s.cin, d.cout = w->cout, d.frames = s.frames, d.kh = w->kh, d.kw = w->kw;
+    d.out_w = s.out_w, d.out_h = pixels / s.out_w, d.stride_h = s.stride_h, d.stride_w = s.stride_w;
+    d.workspace = p.dnn_room, d.workspace_size = p.dnn_size;
+    d.y = e.y + e.first * e.ldy, d.ldy = e.ldy;
+    if (p.part == LT_ALL) {
+        d.bias = w->bias;
+        d.add = e.add ? e.add + e.first * e.ld_add : nullptr;
+        d.ld_add = e.add ? e.ld_add : 0;
+    }
+    if (p.part == LT_SUMS)
+        d.y = (float *)take(&room, 2 * pixels * w->cout), d.ldy = w->cout;
+    if (!d.y || !frames_for_dnn(s, &room, &d, p.call->stream, status) || *status ||
+        !imagine__cuda_convolve(imagine__cuda_convolver_of(p.call->products), d, p.call->stream))
+        return *status != 0;
+    if (p.part != LT_ALL)
+        *status = imagine__cuda_finish(d.y, d.ldy, p.w, e, p.call->stream);
+    return true;
+}
+
+/* Lines first..end-1 of output, from lines of the frames that are rounded first. */
+static int conv_lines(const conv_pieces &p, workspace room, int64_t first, int64_t end)
+{
+    const imagine__conv_args *a = p.a;
+    taps_source source = p.source;
+    product_epilogue e = p.e;
     lines l = lines_for(a, first, end);
     int64_t pixels = (l.end - l.first) * a->width;
-    int status = 0;
+    uint16_t *rounded = take(&room, source.frames * pixels * source.cin);
+    int status = rounded ? 0 : IMAGINE__CUDA_INVALID; /* cannot be: lines_at_once() */
     for (int32_t t = 0; t < source.frames && !status; t++) {
         const float *x = (const float *)source.x[t] + l.first * a->width * a->ldx;
-        uint16_t *rounded = take(&room, pixels * source.cin);
-        if (!rounded)
-            return IMAGINE__CUDA_INVALID; /* cannot be: lines_at_once() */
-        status = imagine__cuda_convert(rounded_rows(x, IMAGINE__W_F32, pixels, a->w->cin, a->ldx, rounded, source.cin),
-                                       call->stream);
-        source.x[t] = rounded;
+        uint16_t *to = rounded + t * pixels * source.cin;
+        status = imagine__cuda_convert(rounded_rows(x, IMAGINE__W_F32, pixels, a->w->cin, a->ldx, to, source.cin),
+                                       p.call->stream);
+        source.x[t] = to;
     }
     source.ldx = source.cin;
     source.height = l.end - l.first;
@@ -200,7 +291,9 @@ static int conv_lines(const imagine__conv_args *a, const imagine__cuda_call *cal
     source.pixels = (end - first) * a->out_w;
     e.first = first * a->out_w;
     e.m = end * a->out_w;
-    return status ? status : imagine__cuda_multiply_bf16(source, weight, e, call->stream);
+    if (status || by_library(p, source, e, room, &status))
+        return status;
+    return imagine__cuda_multiply_bf16(source, p.w, e, p.call->stream);
 }
 
 /* Whether there was room; *status is then the result. */
@@ -211,14 +304,21 @@ static bool conv_bf16(const imagine__conv_args *a, const imagine__cuda_call *cal
     int64_t taps = (int64_t)w->kt * w->kh * w->kw, cin = in_whole_eights(w->cin);
     product_weight weight = {weight_bf16(w->packed, w->type, w->cout * taps, w->cin, &room, call->stream, status), w->bias,
                              w->cout, cin * taps, IMAGINE__W_BF16, true};
-    taps_source source = taps_of(a, cin);
-    int64_t lines = weight.w ? lines_at_once(a, source.frames, cin, room) : 0;
+    conv_pieces p = {a, call, taps_of(a, cin), weight, e, LT_NONE, nullptr, 0};
+    p.part = part_of(p);
+    workspace rest = room;
+    if (p.part != LT_NONE)
+        p.dnn_room = library_room(&rest, &p.dnn_size);
+    int64_t lines = weight.w ? lines_at_once(p, rest) : 0;
+    if (!lines && p.part != LT_NONE) {
+        p.part = LT_NONE;
+        rest = room;
+        lines = weight.w ? lines_at_once(p, rest) : 0;
+    }
     if (!lines)
         return false;
-    for (int64_t first = 0; first < a->out_h && !*status; first += lines) {
-        int64_t end = first + lines < a->out_h ? first + lines : a->out_h;
-        *status = conv_lines(a, call, source, room, weight, e, first, end);
-    }
+    for (int64_t first = 0; first < a->out_h && !*status; first += lines)
+        *status = conv_lines(p, rest, first, first + lines < a->out_h ? first + lines : a->out_h);
     return true;
 }
 

@@ -179,6 +179,32 @@ bool imagine__cuda_products_there(void *products);
 /* false: not started, for whatever reason. */
 bool imagine__cuda_products_multiply(void *products, const lt_product &args, void *stream);
 
+/* ---- cuDNN, if it is there --------------------------------------------------------------------------------------- */
+
+/* y [out_h, out_w, cout] = the convolution of x [frames, height, width, cin] with w [cout, frames, kh, kw, cin], one position in
+ * time, + bias + add; x and w bf16, their channels a multiple of eight, w dense; y, bias and add f32. */
+struct dnn_convolution {
+    const uint16_t *x;
+    const void *w;
+    float *y;
+    const float *bias, *add; /* or NULL */
+    int64_t cin, cout, height, width, out_h, out_w;
+    int64_t frame, line; /* values of x from frame to frame, from line to line */
+    int64_t ldy, ld_add;
+    int32_t frames, kh, kw, stride_h, stride_w, pad_top, pad_left, pad_bottom, pad_right;
+    void *workspace;
+    size_t workspace_size;
+};
+
+/* In memory of this size, behind that of cuBLASLt. false: it is not there, and the memory holds nothing. */
+size_t imagine__cuda_convolver_size();
+bool imagine__cuda_convolver_open(void *memory);
+void imagine__cuda_convolver_close(void *memory);
+bool imagine__cuda_convolver_there(const void *memory); /* opened, and not closed */
+void *imagine__cuda_convolver_of(void *products); /* the call's; NULL: it is not there */
+/* false: not started, for whatever reason. */
+bool imagine__cuda_convolve(void *convolver, const dnn_convolution &args, void *stream);
+
 /* ---- kernels ----------------------------------------------------------------------------------------------------- */
 
 /* In f32, for sources of f32. */

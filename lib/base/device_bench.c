@@ -32,7 +32,8 @@ imagine_status imagine__device_bench_begin(imagine__device_bench *bench, imagine
         bench->memory = imagine__alloc(context, size);
         if (!bench->memory)
             return imagine__fail_memory(error, size, "plans of products");
-        bench->call.products = d->cuda->products_open(bench->memory) ? bench->memory : NULL;
+        bench->libraries = d->cuda->products_open(bench->memory);
+        bench->call.products = bench->libraries ? bench->memory : NULL;
     }
     pthread_mutex_lock(&d->starting); /* the workspace is the measurement's until it ends */
     return IMAGINE_OK;

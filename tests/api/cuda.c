@@ -119,6 +119,54 @@ static void vae_of_patches(void)
     rmdir(folder);
 }
 
+/* Frames decoded with factors in bf16; NULL after a failure. */
+static imagine_buffer *decode_bf16(const imagine_buffer *latents, imagine_error *err)
+{
+    imagine_context_options options;
+    imagine_context *context = NULL;
+    imagine_model *model = NULL;
+    imagine_vae *stage = NULL;
+    imagine_buffer *frames = NULL;
+    imagine_context_options_init(&options, sizeof options);
+    options.threads = 1;
+    options.device = IMAGINE_DEVICE_CUDA;
+    options.precision = IMAGINE_PRECISION_BF16;
+    if (imagine_context_create(&context, &options, err) >= 0 && imagine_model_open(&model, context, PACK, NULL, err) >= 0 &&
+        imagine_vae_create(&stage, model, NULL, err) >= 0)
+        imagine_vae_decode(stage, latents, IMAGINE_F32, &frames, err);
+    imagine_vae_destroy(&stage);
+    imagine_model_release(&model);
+    imagine_context_release(&context);
+    return frames;
+}
+
+/* With cuDNN (a stand-in for it) the VAE gives what it gives without: sums in another order alone. */
+static void libraries(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context *context = open_context(1, &err);
+    imagine_buffer *frames[2] = { NULL, NULL };
+    int calls = 0;
+    if (!emulated.libraries)
+        SKIP("this module's libraries do not come and go");
+    REQUIRE(context);
+    imagine_buffer *latents = floats(context, 4, (int64_t[]){ 16, 2, 2, 4 }, &err);
+    for (int i = 0; i < 2; i++) {
+        emulated.libraries(i);
+        frames[i] = decode_bf16(latents, &err);
+        calls = emulated.library_calls();
+        CHECK(frames[i] && (i ? calls > 0 : !calls));
+    }
+    emulated.libraries(0);
+    double nmse = difference(frames[1], frames[0]);
+    printf("    %d calls, NMSE %.2g\n", calls, nmse);
+    CHECK(nmse < 1e-5); /* a sum at the edge of two numbers of bf16 goes on as the other one */
+    for (int i = 0; i < 2; i++)
+        imagine_buffer_release(&frames[i]);
+    imagine_buffer_release(&latents);
+    imagine_context_release(&context);
+}
+
 /* What the sampler does on the host in between: known and initial latents, guidance's rescaling, new noise. */
 static imagine_buffer *sample(imagine_model *model, const imagine_sampler_options *options, int known, imagine_error *err)
 {
@@ -233,7 +281,7 @@ int main(int argc, char **argv)
 {
     static const test_case cases[] = {
         { "text", text }, { "denoise", denoise }, { "vae", vae }, { "vae tiles", vae_tiles },
-        { "vae of patches", vae_of_patches }, { "sampling", sampling }, { "pipeline", pipeline },
+        { "vae of patches", vae_of_patches }, { "libraries", libraries }, { "sampling", sampling }, { "pipeline", pipeline },
     };
     find_hooks();
     return test_main("api/cuda", cases, sizeof cases / sizeof *cases, argc, argv);

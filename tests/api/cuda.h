@@ -19,6 +19,8 @@ static struct {
     uint64_t (*allocations_held)(void);
     uint64_t (*allocations_made)(void);
     uint64_t (*launches)(void);
+    void (*libraries)(int there);
+    int (*library_calls)(void);
 } emulated;
 
 /* The hooks of the emulated module; 0: it is another one. */
@@ -32,7 +34,9 @@ static inline int find_hooks(void)
                 { &emulated.fail_launch, "emulated_fail_launch" },
                 { &emulated.allocations_held, "emulated_allocations_held" },
                 { &emulated.allocations_made, "emulated_allocations_made" },
-                { &emulated.launches, "emulated_launches" } };
+                { &emulated.launches, "emulated_launches" },
+                { &emulated.libraries, "emulated_libraries" },
+                { &emulated.library_calls, "emulated_library_calls" } };
     int found = file != NULL;
     for (size_t i = 0; i < sizeof all / sizeof *all && found; i++) {
         void *symbol = dlsym(file, all[i].name);

@@ -65,13 +65,17 @@ int main(int argc, char **argv)
     void *products = check_alloc(cuda->products_size());
     cuda_check_prefer(90, 0);
     cuda_check_library(1, 1 << 30);
-    b.call.products = cuda->products_open(products) ? products : NULL;
-    printf("%s, %s cuBLASLt\n", name, b.call.products ? "with" : "without");
+    cuda_check_convolver(1, 1 << 30);
+    b.libraries = cuda->products_open(products);
+    b.call.products = b.libraries ? products : NULL;
+    printf("%s, %s cuBLASLt, %s cuDNN\n", name, b.libraries & IMAGINE__CUDA_PRODUCTS ? "with" : "without",
+           b.libraries & IMAGINE__CUDA_CONVOLUTIONS ? "with" : "without");
     for (int32_t i = 0; imagine__device_bench_describe(i, b.tiny, &row); i++)
         if (i < 3 || wanted(row.name, argc, argv))
             measure(&b, i);
     cuda->products_close(products);
     cuda_check_library(0, 0);
+    cuda_check_convolver(0, 0);
     cuda->release(b.call.workspace);
     free(products);
     printf("bench: %d passed, %d failed, 0 skipped\n", !test_failures, test_failures);

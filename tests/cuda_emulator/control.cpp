@@ -17,3 +17,14 @@ extern "C" int cuda_check_products()
 {
     return emulator::library_products();
 }
+
+extern "C" int cuda_check_convolver(int there, int good_calls)
+{
+    emulator::set_convolver(there, good_calls);
+    return 1;
+}
+
+extern "C" int cuda_check_convolutions()
+{
+    return emulator::convolutions();
+}

@@ -251,6 +251,100 @@ static void pieces(void)
     cuda->release(call.workspace);
 }
 
+/* A shape that cuDNN is asked for. On a GPU they are larger, for it is asked only for large ones. */
+static shape library_shape(check_random *r, int i, int scale)
+{
+    shape s = random_shape(r, i);
+    s.cin = check_between(r, 8, 20) * scale;
+    s.cout = 4 * check_between(r, 2, 8) * scale;
+    s.height = check_between(r, 5, 9) * scale;
+    s.width = check_between(r, 8, 15) * scale;
+    s.kt = i % 2 ? 3 : 1;
+    s.kh = s.kw = i % 7 ? 3 : 1;
+    s.absent = 0;
+    s.ldx = s.cin + (i % 3 ? 0 : 4);
+    s.ldy = s.cout + 4 * (i % 2);
+    s.act = i % 4 ? IMAGINE__ACT_NONE : IMAGINE__ACT_SILU;
+    if (i == 5) { /* a line of sound */
+        s.height = s.kh = s.kt = 1;
+        s.width *= 4;
+        s.kw = 7;
+        s.stride_h = 1, s.stride_w = 2;
+        s.pad_top = s.pad_end = 0, s.pad_left = 3;
+        s.upsample = 1;
+    }
+    return s;
+}
+
+/* Through cuDNN: what it can do all of, what it can do the sums of, enlarged frames, and pieces. */
+static void library(void)
+{
+    check_random r = {19};
+    int emulated = cuda_check_convolver(1, 1 << 30), scale = emulated ? 1 : 4;
+    imagine__cuda_call call = cuda_call_bf16((size_t)(emulated ? 4 : 64) << 20);
+    call.products = check_alloc(cuda->products_size());
+    int there = cuda->products_open(call.products) & IMAGINE__CUDA_CONVOLUTIONS;
+    CHECK(there || !emulated);
+    printf("    cuDNN is %sthere\n", there ? "" : "not ");
+    for (int i = 0; i < 24; i++) {
+        shape s = library_shape(&r, i, scale);
+        imagine__cuda_call less = call;
+        int before = cuda_check_convolutions();
+        if (i % 5 == 4) { /* room for some lines at a time */
+            int64_t row = (s.cin + 7) / 8 * 8 * 2, weights = s.cout * s.kt * s.kh * s.kw * row;
+            less.workspace_size = (size_t)((weights + s.kt * (s.height - 1) * s.width * row * (s.upsample == 2 ? 5 : 1) +
+                                            (s.add == 2 ? (s.height - 2) * s.width * s.cout * 4 : 0)) * 4 / 3 + 2048);
+        }
+        compare(&s, &r, &less, LIMIT_BF16);
+        CHECK(!emulated || cuda_check_convolutions() > before);
+    }
+    cuda_report("convolution, cuDNN");
+    cuda->products_close(call.products);
+    cuda->release(call.workspace);
+    free(call.products);
+    cuda_check_convolver(0, 0);
+}
+
+/* cuDNN is not there, or fails at any call: the same bytes as without it, and nothing of it is left (the emulator would tell). */
+static void library_fails(void)
+{
+    check_random r = {20};
+    imagine__cuda_call call = cuda_call_bf16((size_t)1 << 20);
+    int begun = 0, calls = 0;
+    void *memory = check_alloc(cuda->products_size());
+    for (int way = 0; way < 3; way++) {
+        shape s = square(6, 8, 8, 3, 3);
+        s.add = way;
+        s.act = IMAGINE__ACT_NONE;
+        inputs in = make_inputs(&s, &r);
+        call.products = NULL;
+        size_t size = (size_t)outputs_of(&s, &in) * 4;
+        float *own = device_conv(&s, &in, &call);
+        int good, whole = 0;
+        for (good = -1; good < 400 && !whole; good += way == 1 ? 1 : 5) {
+            if (!cuda_check_convolver(good >= 0, good))
+                break; /* a GPU's does as it does */
+            CHECK(cuda->products_open(memory) == (good >= 0 ? IMAGINE__CUDA_CONVOLUTIONS : 0));
+            call.products = memory;
+            for (int again = 0; again < 2 - (good % 4 > 0); again++) {
+                float *y = device_conv(&s, &in, &call);
+                CHECK(cuda_check_convolutions() || memcmp(y, own, size) == 0);
+                free(y);
+            }
+            whole = cuda_check_convolutions() > 0;
+            begun += cuda_check_convolutions();
+            cuda->products_close(memory);
+        }
+        calls = good > calls ? good : calls;
+        free(own);
+        free_inputs(&in);
+    }
+    CHECK(begun >= 3 || !cuda_check_convolver(0, 0));
+    printf("    up to %d calls of cuDNN\n", calls);
+    free(memory);
+    cuda->release(call.workspace);
+}
+
 /* With no frame at all the output is what is added to nothing. */
 static void all_absent(void)
 {
@@ -339,7 +433,7 @@ int main(int argc, char **argv)
     static const test_case cases[] = {
         {"shapes", shapes}, {"layers", layers}, {"all_absent", all_absent}, {"not_finite", not_finite},
         {"too_many_frames", too_many_frames}, {"shortcuts", shortcuts},
-        {"tensor_cores", tensor_cores}, {"pieces", pieces},
+        {"tensor_cores", tensor_cores}, {"pieces", pieces}, {"library", library}, {"library_fails", library_fails},
     };
     return cuda_check_main("cuda/conv", cases, sizeof cases / sizeof *cases, argc, argv);
 }

@@ -181,10 +181,10 @@ int library_products()
 
 void *open_library(const char *name)
 {
-    return is_there && !strcmp(name, "libcublasLt.so.12") ? &is_there : nullptr;
+    return is_there && !strcmp(name, "libcublasLt.so.12") ? &is_there : open_dnn(name);
 }
 
-void *find_function(void *, const char *name)
+void *find_function(void *library, const char *name)
 {
     static const struct {
         const char *name;
@@ -206,7 +206,7 @@ void *find_function(void *, const char *name)
     for (const auto &entry : table)
         if (!strcmp(entry.name, name))
             return entry.function;
-    return nullptr;
+    return find_dnn(library, name);
 }
 
 } // namespace emulator

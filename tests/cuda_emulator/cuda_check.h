@@ -16,6 +16,9 @@ void cuda_check_prefer(int capability, uint32_t seed);
  * On a GPU it is there or not; 0, and -1. */
 int cuda_check_library(int there, int good_calls);
 int cuda_check_products(void);
+/* The same of cuDNN and its convolutions. */
+int cuda_check_convolver(int there, int good_calls);
+int cuda_check_convolutions(void);
 
 static const imagine__cuda *cuda; /* the module under test */
 

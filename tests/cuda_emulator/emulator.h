@@ -87,6 +87,11 @@ void *find_function(void *library, const char *name);
 /* Whether it is there, how many of its calls go well before all fail, and how many products it has started since. */
 void set_library(bool there, int good_calls);
 int library_products();
+/* The same of cuDNN and its convolutions (cudnn.cpp). */
+void *open_dnn(const char *name);
+void *find_dnn(void *library, const char *name);
+void set_convolver(bool there, int good_calls);
+int convolutions();
 
 template <class... Parameters, class... Arguments>
 int start(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, const Arguments &...arguments)

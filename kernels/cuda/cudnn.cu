@@ -1,0 +1,364 @@
+/* SPDX-License-Identifier: MIT */
+#include "kernels/cuda/cudnn.cuh"
+
+#include "kernels/cuda/library.cuh"
+#include "kernels/cuda/product.cuh"
+
+/* cuDNN, opened at run time, for large convolutions: operands in bf16, sums and all behind them in f32, as a graph of the
+ * convolution and up to two sums. What it is asked for is planned once a shape and kept. Everything of it may fail; then the
+ * caller's own kernel computes. */
+
+#define PLANS 64
+#define CONFIGS 8 /* that are tried for a shape */
+#define IDS 5
+
+enum { X = 1, W, Y, BIAS, ADD }; /* tensors in memory, by their numbers; more are numbers of their own */
+#define MOST 24 /* descriptors that make a plan */
+
+/* Compared by its fields. */
+struct dnn_shape {
+    dnn_convolution a; /* without pointers */
+    int32_t bias, add;
+};
+
+struct dnn_plan {
+    dnn_shape shape;
+    dnn_descriptor plan; /* NULL: cuDNN does not do it */
+};
+
+/* In the caller's memory. */
+struct convolver {
+    void *file;
+    dnn_handle handle; /* made for the first convolution */
+    int failed; /* 1: there is no handle to be had */
+    dnn_functions dnn;
+    dnn_plan plans[PLANS];
+    unsigned count; /* plans made; they take turns once all places are taken */
+};
+
+/* ---- opening ----------------------------------------------------------------------------------------------------- */
+
+size_t imagine__cuda_convolver_size()
+{
+    return sizeof(convolver);
+}
+
+bool imagine__cuda_convolver_open(void *memory)
+{
+    static const char *const files[] = {"libcudnn.so.9"};
+    static const char *const names[] = {
+        "cudnnCreate", "cudnnDestroy", "cudnnSetStream", "cudnnBackendCreateDescriptor", "cudnnBackendDestroyDescriptor",
+        "cudnnBackendSetAttribute", "cudnnBackendGetAttribute", "cudnnBackendFinalize", "cudnnBackendExecute",
+    };
+    convolver *c = (convolver *)memory;
+    *c = {};
+    static_assert(sizeof names == sizeof c->dnn && sizeof(void *) == sizeof c->dnn.Create, "a name for each function");
+    if (device_capability() < 80) /* without a GPU it opens, and fails later */
+        return false;
+    c->file = open_library(files, 1, names, sizeof names / sizeof *names, (void **)&c->dnn);
+    if (!c->file)
+        *c = {};
+    return c->file != nullptr;
+}
+
+static void drop(const dnn_functions &dnn, dnn_descriptor *d)
+{
+    if (*d)
+        (void)dnn.BackendDestroyDescriptor(*d);
+    *d = nullptr;
+}
+
+static void drop_plan(const dnn_functions &dnn, dnn_plan *plan)
+{
+    drop(dnn, &plan->plan);
+    *plan = {};
+}
+
+void imagine__cuda_convolver_close(void *memory)
+{
+    convolver *c = (convolver *)memory;
+    if (!c->file)
+        return;
+    for (dnn_plan &plan : c->plans)
+        drop_plan(c->dnn, &plan);
+    if (c->handle)
+        (void)c->dnn.Destroy(c->handle);
+    close_library(c->file);
+    *c = {};
+}
+
+static bool handle_there(convolver *c)
+{
+    if (!c->handle && !c->failed && c->dnn.Create(&c->handle) != 0) {
+        c->handle = nullptr;
+        c->failed = 1; /* it would take as long to fail again */
+    }
+    return c->handle != nullptr;
+}
+
+/* ---- descriptors ------------------------------------------------------------------------------------------------- */
+
+/* The descriptors that describe a convolution, until its plan is made. The first failure is kept. */
+struct builder {
+    const dnn_functions &dnn;
+    dnn_descriptor made[MOST];
+    int count;
+    bool good;
+};
+
+static dnn_descriptor create(builder *b, int kind)
+{
+    dnn_descriptor d = nullptr;
+    b->good = b->good && b->count < MOST && b->dnn.BackendCreateDescriptor(kind, &d) == 0;
+    if (b->good)
+        b->made[b->count++] = d;
+    return b->good ? d : nullptr;
+}
+
+static void set(builder *b, dnn_descriptor d, int attribute, int type, int64_t count, const void *values)
+{
+    b->good = b->good && b->dnn.BackendSetAttribute(d, attribute, type, count, values) == 0;
+}
+
+static void set_number(builder *b, dnn_descriptor d, int attribute, int type, int value)
+{
+    set(b, d, attribute, type, 1, &value);
+}
+
+static void set_descriptor(builder *b, dnn_descriptor d, int attribute, dnn_descriptor value)
+{
+    set(b, d, attribute, DNN_T_DESCRIPTOR, 1, &value);
+}
+
+static dnn_descriptor finalize(builder *b, dnn_descriptor d)
+{
+    b->good = b->good && b->dnn.BackendFinalize(d) == 0;
+    return d;
+}
+
+static void drop_all(builder *b)
+{
+    while (b->count)
+        drop(b->dnn, &b->made[--b->count]);
+}
+
+#define DIMS 5 /* batch, channels, frames, height, width; without the frames for a convolution of one */
+
+/* Extents and strides; pictures with channels that lie last, `pixel` values from pixel to pixel. */
+struct layout {
+    int64_t extent[DIMS], stride[DIMS];
+};
+
+static layout channels_last(int64_t batch, int64_t channels, int64_t frames, int64_t height, int64_t width, int64_t pixel)
+{
+    return {{batch, channels, frames, height, width}, {frames * height * width * pixel, 1, height * width * pixel,
+                                                       width * pixel, pixel}};
+}
+
+static dnn_descriptor tensor(builder *b, int64_t id, layout l, int type, bool in_memory, int dims)
+{
+    const int64_t alignment = 16;
+    const bool is_virtual = true;
+    dnn_descriptor d = create(b, DNN_TENSOR);
+    for (int i = 2; i < dims; i++) /* without the frames */
+        l.extent[i] = l.extent[i + DIMS - dims], l.stride[i] = l.stride[i + DIMS - dims];
+    set_number(b, d, DNN_TENSOR_TYPE, DNN_T_DATA_TYPE, type);
+    set(b, d, DNN_TENSOR_EXTENTS, DNN_T_INT64, dims, l.extent);
+    set(b, d, DNN_TENSOR_STRIDES, DNN_T_INT64, dims, l.stride);
+    set(b, d, DNN_TENSOR_ID, DNN_T_INT64, 1, &id);
+    set(b, d, DNN_TENSOR_ALIGNMENT, DNN_T_INT64, 1, &alignment);
+    if (!in_memory)
+        set(b, d, DNN_TENSOR_VIRTUAL, DNN_T_BOOLEAN, 1, &is_virtual);
+    return finalize(b, d);
+}
+
+static dnn_descriptor kernel_of(builder *b, const dnn_convolution &a, int dims)
+{
+    const int64_t spatial = dims - 2, first = 5 - dims;
+    const int64_t ones[3] = {1, 1, 1}, strides[3] = {1, a.stride_h, a.stride_w}, before[3] = {0, a.pad_top, a.pad_left};
+    const int64_t after[3] = {0, a.pad_bottom, a.pad_right};
+    dnn_descriptor d = create(b, DNN_CONVOLUTION);
+    set_number(b, d, DNN_CONVOLUTION_PRECISION, DNN_T_DATA_TYPE, DNN_F32);
+    set_number(b, d, DNN_CONVOLUTION_MODE, DNN_T_CONVOLUTION_MODE, DNN_CROSS_CORRELATION);
+    set(b, d, DNN_CONVOLUTION_DIMS, DNN_T_INT64, 1, &spatial);
+    set(b, d, DNN_CONVOLUTION_DILATIONS, DNN_T_INT64, spatial, ones);
+    set(b, d, DNN_CONVOLUTION_STRIDES, DNN_T_INT64, spatial, strides + first);
+    set(b, d, DNN_CONVOLUTION_PAD_BEFORE, DNN_T_INT64, spatial, before + first);
+    set(b, d, DNN_CONVOLUTION_PAD_AFTER, DNN_T_INT64, spatial, after + first);
+    return finalize(b, d);
+}
+
+/* y = x + b, in f32. */
+static dnn_descriptor sum_of(builder *b, dnn_descriptor x, dnn_descriptor other, dnn_descriptor y)
+{
+    dnn_descriptor pointwise = create(b, DNN_POINTWISE);
+    set_number(b, pointwise, DNN_POINTWISE_MODE, DNN_T_POINTWISE_MODE, DNN_ADD);
+    set_number(b, pointwise, DNN_POINTWISE_PRECISION, DNN_T_DATA_TYPE, DNN_F32);
+    finalize(b, pointwise);
+    dnn_descriptor d = create(b, DNN_POINTWISE_OPERATION);
+    set_descriptor(b, d, DNN_OPERATION_POINTWISE, pointwise);
+    set_descriptor(b, d, DNN_OPERATION_X, x);
+    set_descriptor(b, d, DNN_OPERATION_B, other);
+    set_descriptor(b, d, DNN_OPERATION_Y, y);
+    return finalize(b, d);
+}
+
+/* The convolution, + bias, + add; what is between them has no memory. */
+static dnn_descriptor graph_of(builder *b, const dnn_handle handle, const dnn_shape &s)
+{
+    const dnn_convolution &a = s.a;
+    const int dims = a.frames > 1 ? 5 : 4;
+    const float one = 1, zero = 0;
+    dnn_descriptor operations[3], last;
+    int64_t count = 1, sums = s.bias + s.add, id = 10;
+    layout out = channels_last(1, a.cout, 1, a.out_h, a.out_w, a.ldy);
+    layout in = {{1, a.cin, a.frames, a.height, a.width}, {a.frames * a.frame, 1, a.frame, a.line, a.cin}};
+    dnn_descriptor x = tensor(b, X, in, DNN_BF16, true, dims);
+    dnn_descriptor w = tensor(b, W, channels_last(a.cout, a.cin, a.frames, a.kh, a.kw, a.cin), DNN_BF16, true, dims);
+    last = tensor(b, sums ? id++ : (int64_t)Y, out, DNN_F32, !sums, dims);
+    dnn_descriptor forward = create(b, DNN_FORWARD);
+    set_descriptor(b, forward, DNN_FORWARD_CONVOLUTION, kernel_of(b, a, dims));
+    set_descriptor(b, forward, DNN_FORWARD_X, x);
+    set_descriptor(b, forward, DNN_FORWARD_W, w);
+    set_descriptor(b, forward, DNN_FORWARD_Y, last);
+    set(b, forward, DNN_FORWARD_ALPHA, DNN_T_FLOAT, 1, &one);
+    set(b, forward, DNN_FORWARD_BETA, DNN_T_FLOAT, 1, &zero);
+    operations[0] = finalize(b, forward);
+    for (int i = 0; i < 2; i++) {
+        if (!(i ? s.add : s.bias))
+            continue;
+        layout l = i ? channels_last(1, a.cout, 1, a.out_h, a.out_w, a.ld_add) : channels_last(1, a.cout, 1, 1, 1, a.cout);
+        dnn_descriptor other = tensor(b, i ? ADD : BIAS, l, DNN_F32, true, dims);
+        dnn_descriptor y = tensor(b, count == sums ? (int64_t)Y : id++, out, DNN_F32, count == sums, dims);
+        operations[count++] = sum_of(b, last, other, y);
+        last = y;
+    }
+    dnn_descriptor graph = create(b, DNN_GRAPH);
+    set(b, graph, DNN_GRAPH_HANDLE, DNN_T_HANDLE, 1, &handle);
+    set(b, graph, DNN_GRAPH_OPERATIONS, DNN_T_DESCRIPTOR, count, operations);
+    return finalize(b, graph);
+}
+
+/* ---- plans ------------------------------------------------------------------------------------------------------- */
+
+/* Whether the engine computes what is wanted: sums in f32, in one way. */
+static bool fits(builder *b, dnn_descriptor config)
+{
+    int32_t notes[16];
+    int64_t count = 0;
+    dnn_descriptor engine = create(b, DNN_ENGINE);
+    bool good = engine && b->dnn.BackendGetAttribute(config, DNN_CONFIG_ENGINE, DNN_T_DESCRIPTOR, 1, &count, &engine) == 0 &&
+                b->dnn.BackendGetAttribute(engine, DNN_ENGINE_NOTES, DNN_T_NOTE, 16, &count, notes) == 0;
+    for (int64_t i = 0; i < count && i < 16 && good; i++)
+        good = notes[i] != DNN_REDUCED_SUMS && notes[i] != DNN_FFT && notes[i] != DNN_NONDETERMINISTIC &&
+               (notes[i] < DNN_WINOGRAD || notes[i] > DNN_WINOGRAD_13);
+    return good;
+}
+
+/* A plan by this configuration, if it is one that fits; else NULL. */
+static dnn_descriptor try_config(const convolver *c, dnn_descriptor config, uint64_t room)
+{
+    builder b = {c->dnn, {}, 0, true};
+    int64_t workspace = 0, count = 0;
+    dnn_descriptor plan = nullptr;
+    if (fits(&b, config)) {
+        plan = create(&b, DNN_PLAN);
+        set(&b, plan, DNN_PLAN_HANDLE, DNN_T_HANDLE, 1, &c->handle);
+        set_descriptor(&b, plan, DNN_PLAN_CONFIG, config);
+        finalize(&b, plan);
+        b.good = b.good && c->dnn.BackendGetAttribute(plan, DNN_PLAN_WORKSPACE, DNN_T_INT64, 1, &count, &workspace) == 0;
+        b.good = b.good && (uint64_t)workspace <= room;
+        if (b.good)
+            b.made[--b.count] = nullptr; /* the caller's */
+    }
+    bool good = b.good && plan;
+    drop_all(&b);
+    return good ? plan : nullptr;
+}
+
+/* The first configuration of those that the heuristic offers. */
+static dnn_descriptor choose(const convolver *c, dnn_descriptor graph, int mode, uint64_t room)
+{
+    builder b = {c->dnn, {}, 0, true};
+    dnn_descriptor configs[CONFIGS], plan = nullptr, heuristic = create(&b, DNN_HEURISTIC);
+    int64_t count = 0;
+    set_descriptor(&b, heuristic, DNN_HEURISTIC_GRAPH, graph);
+    set_number(&b, heuristic, DNN_HEURISTIC_MODE, DNN_T_HEURISTIC_MODE, mode);
+    finalize(&b, heuristic);
+    for (int i = 0; i < CONFIGS; i++)
+        configs[i] = create(&b, DNN_CONFIG);
+    b.good = b.good && c->dnn.BackendGetAttribute(heuristic, DNN_HEURISTIC_RESULTS, DNN_T_DESCRIPTOR, CONFIGS, &count,
+                                                  configs) == 0;
+    for (int64_t i = 0; i < count && i < CONFIGS && b.good && !plan; i++)
+        plan = try_config(c, configs[i], room);
+    drop_all(&b);
+    return plan;
+}
+
+static dnn_descriptor make_plan(const convolver *c, const dnn_shape &shape)
+{
+    builder b = {c->dnn, {}, 0, true};
+    dnn_descriptor graph = graph_of(&b, c->handle, shape), plan = nullptr;
+    if (b.good)
+        plan = choose(c, graph, DNN_BEST, shape.a.workspace_size);
+    if (b.good && !plan)
+        plan = choose(c, graph, DNN_FALLBACK, shape.a.workspace_size);
+    drop_all(&b);
+    return plan;
+}
+
+static bool same_shape(const dnn_shape &s, const dnn_shape &t)
+{
+    const dnn_convolution &a = s.a, &b = t.a;
+    return a.cin == b.cin && a.cout == b.cout && a.height == b.height && a.width == b.width && a.out_h == b.out_h &&
+           a.out_w == b.out_w && a.ldy == b.ldy && a.ld_add == b.ld_add && a.frame == b.frame && a.line == b.line &&
+           a.frames == b.frames && a.kh == b.kh && a.kw == b.kw && a.stride_h == b.stride_h && a.stride_w == b.stride_w &&
+           a.pad_top == b.pad_top && a.pad_left == b.pad_left && a.pad_bottom == b.pad_bottom && a.pad_right == b.pad_right &&
+           a.workspace_size == b.workspace_size && s.bias == t.bias && s.add == t.add;
+}
+
+/* The plan for a shape, perhaps one that says that there is none. */
+static dnn_plan *plan_for(convolver *c, const dnn_shape &shape)
+{
+    for (dnn_plan &plan : c->plans)
+        if (same_shape(plan.shape, shape))
+            return &plan;
+    dnn_plan *plan = &c->plans[c->count++ % PLANS];
+    drop_plan(c->dnn, plan);
+    plan->shape = shape;
+    plan->plan = make_plan(c, shape);
+    return plan;
+}
+
+/* ---- convolutions ------------------------------------------------------------------------------------------------ */
+
+bool imagine__cuda_convolver_there(const void *memory)
+{
+    return ((const convolver *)memory)->file;
+}
+
+/* Says where the tensors of this call lie. It is final once it is filled: each call has a new one. */
+static bool fill_pack(const dnn_functions &dnn, dnn_descriptor pack, const dnn_convolution &a)
+{
+    const int64_t ids[IDS] = {X, W, Y, a.bias ? (int64_t)BIAS : (int64_t)ADD, ADD};
+    const void *pointers[IDS] = {a.x, a.w, a.y, a.bias ? a.bias : a.add, a.add};
+    const int64_t count = 3 + (a.bias != nullptr) + (a.add != nullptr);
+    return dnn.BackendSetAttribute(pack, DNN_PACK_IDS, DNN_T_INT64, count, ids) == 0 &&
+           dnn.BackendSetAttribute(pack, DNN_PACK_POINTERS, DNN_T_POINTER, count, pointers) == 0 &&
+           dnn.BackendSetAttribute(pack, DNN_PACK_WORKSPACE, DNN_T_POINTER, 1, &a.workspace) == 0 &&
+           dnn.BackendFinalize(pack) == 0;
+}
+
+bool imagine__cuda_convolve(void *memory, const dnn_convolution &a, void *stream)
+{
+    convolver *c = (convolver *)memory;
+    dnn_shape shape = {a, a.bias != nullptr, a.add != nullptr};
+    if (!handle_there(c) || c->dnn.SetStream(c->handle, stream) != 0)
+        return false;
+    dnn_plan *plan = plan_for(c, shape);
+    dnn_descriptor pack = nullptr;
+    bool good = plan->plan && c->dnn.BackendCreateDescriptor(DNN_PACK, &pack) == 0 && fill_pack(c->dnn, pack, a) &&
+                c->dnn.BackendExecute(c->handle, plan->plan, pack) == 0;
+    drop(c->dnn, &pack);
+    return good;
+}
