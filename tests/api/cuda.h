@@ -21,9 +21,10 @@ static struct {
     uint64_t (*launches)(void);
     void (*libraries)(int there);
     int (*library_calls)(void);
+    uint64_t (*memory_available)(void); /* bytes of the device; not on the emulator */
 } emulated;
 
-/* The hooks of the emulated module; 0: it is another one. */
+/* The hooks that the module has, the emulated one or failing_module.c: those that it has not are NULL. 0: not all of them. */
 static inline int find_hooks(void)
 {
     void *file = dlopen("libimagine_cuda.so", RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
@@ -36,12 +37,13 @@ static inline int find_hooks(void)
                 { &emulated.allocations_made, "emulated_allocations_made" },
                 { &emulated.launches, "emulated_launches" },
                 { &emulated.libraries, "emulated_libraries" },
-                { &emulated.library_calls, "emulated_library_calls" } };
+                { &emulated.library_calls, "emulated_library_calls" },
+                { &emulated.memory_available, "emulated_memory_available" } };
     int found = file != NULL;
-    for (size_t i = 0; i < sizeof all / sizeof *all && found; i++) {
+    for (size_t i = 0; i < sizeof all / sizeof *all && file; i++) {
         void *symbol = dlsym(file, all[i].name);
         memcpy(all[i].to, &symbol, sizeof symbol);
-        found = symbol != NULL;
+        found &= symbol != NULL;
     }
     return found;
 }

@@ -21,6 +21,8 @@ EMULATED uint64_t emulated_launches(void);
 /* Whether cuBLASLt and cuDNN are there, and what they have computed since. */
 EMULATED void emulated_libraries(int there);
 EMULATED int emulated_library_calls(void);
+/* Of failing_module.c alone. */
+EMULATED uint64_t emulated_memory_available(void);
 
 #ifdef __cplusplus
 }

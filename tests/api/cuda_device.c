@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: MIT */
+
+/* What a GPU has to stand: its memory running out at every place, being opened and closed a thousand times; and the shipped model
+ * from the prompt to the frames. On the emulator, smaller. */
+
+#include <unistd.h>
+
+#include "cuda.h"
+
+/* ---- memory that runs out ---------------------------------------------------------------------------------------- */
+
+/* What the calls work on. */
+typedef struct parts {
+    imagine_model *model;
+    imagine_context *cpu;
+    imagine_text *text;
+    imagine_sampler *sampler;
+    imagine_vae *vae;
+    imagine_buffer *x, *t, *embeds, *latents, *clip;
+} parts;
+
+typedef imagine_status call_fn(parts *p, imagine_buffer **result, imagine_error *err);
+
+static imagine_status encode_text(parts *p, imagine_buffer **result, imagine_error *err)
+{
+    return imagine_text_encode(p->text, "a red apple", NULL, result, err);
+}
+
+static imagine_status denoise(parts *p, imagine_buffer **result, imagine_error *err)
+{
+    return imagine_sampler_denoise(p->sampler, p->x, p->t, p->embeds, result, err);
+}
+
+static imagine_status decode(parts *p, imagine_buffer **result, imagine_error *err)
+{
+    return imagine_vae_decode(p->vae, p->latents, IMAGINE_U8, result, err);
+}
+
+static imagine_status encode(parts *p, imagine_buffer **result, imagine_error *err)
+{
+    return imagine_vae_encode(p->vae, p->clip, result, err);
+}
+
+/* Two steps with guidance: everything of a sampler but the loop. */
+static imagine_status sample(parts *p, imagine_buffer **result, imagine_error *err)
+{
+    imagine_status status = imagine_sampler_set_text(p->sampler, p->embeds, p->embeds, err);
+    if (status >= 0)
+        status = imagine_sampler_begin(p->sampler, NULL, err);
+    for (int i = 0; i < 2 && status >= 0; i++)
+        status = imagine_sampler_step(p->sampler, NULL, err);
+    return status < 0 ? status : imagine_sampler_get_latents(p->sampler, 0, result, err);
+}
+
+static int open_parts(parts *p, imagine_error *err)
+{
+    imagine_sampler_options o;
+    *p = (parts){ .model = open_on(IMAGINE_DEVICE_CUDA, PACK, err), .cpu = open_context(1, err) };
+    if (!p->model || !p->cpu)
+        return 0;
+    imagine_sampler_options_init(&o, sizeof o);
+    o.width = o.height = 16;
+    o.frames = 1;
+    o.steps = 2;
+    o.guidance = 3;
+    p->x = floats(p->cpu, 5, (int64_t[]){ 1, 16, 1, 2, 2 }, err);
+    p->t = floats(p->cpu, 1, (int64_t[]){ 1 }, err);
+    p->embeds = floats(p->cpu, 3, (int64_t[]){ 1, 3, 16 }, err);
+    p->latents = floats(p->cpu, 4, (int64_t[]){ 16, 2, 1, 1 }, err);
+    p->clip = floats(p->cpu, 4, (int64_t[]){ 3, 1, 8, 8 }, err);
+    ((float *)imagine_buffer_data(p->t))[0] = 500;
+    return imagine_text_create(&p->text, p->model, NULL, err) >= 0 &&
+           imagine_sampler_create(&p->sampler, p->model, &o, err) >= 0 &&
+           imagine_vae_create(&p->vae, p->model, NULL, err) >= 0;
+}
+
+static void close_parts(parts *p)
+{
+    imagine_buffer *all[] = { p->x, p->t, p->embeds, p->latents, p->clip };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        imagine_buffer_release(&all[i]);
+    imagine_text_destroy(&p->text);
+    imagine_sampler_destroy(&p->sampler);
+    imagine_vae_destroy(&p->vae);
+    imagine_model_release(&p->model);
+    imagine_context_release(&p->cpu);
+}
+
+/* What a new handle's first call gives, in memory to free, after its allocations have failed one by one where that is asked for.
+ * All is closed again. */
+static void *first_call(call_fn *call, int failing, int *failures, size_t *size)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    parts p;
+    imagine_buffer *result = NULL;
+    imagine_status status = IMAGINE_OK;
+    void *bytes = NULL;
+    random_state = 3;
+    int open = open_parts(&p, &err);
+    CHECK(open);
+    do {
+        if (failing)
+            emulated.fail_allocation(++*failures);
+        status = open ? call(&p, &result, &err) : IMAGINE_ERROR_INTERNAL;
+        CHECK(status >= 0 || (status == IMAGINE_ERROR_NO_MEMORY && strstr(err.message, "memory") && !result));
+        if (status < 0)
+            imagine_vae_reset(p.vae); /* a clip that has failed */
+    } while (status == IMAGINE_ERROR_NO_MEMORY && *failures < 500);
+    emulated.fail_allocation(0);
+    *size = result ? imagine_buffer_size(result) : 0;
+    if (result && (bytes = malloc(*size)))
+        memcpy(bytes, imagine_buffer_data(result), *size);
+    imagine_buffer_release(&result);
+    close_parts(&p);
+    CHECK(emulated.allocations_held() == 0);
+    return bytes;
+}
+
+/* Every allocation of device memory that a handle's first call makes fails in turn: an error that says so, and the same handle
+ * gives in the end what one gives that never failed. */
+static void handles_go_on(void)
+{
+    static const struct {
+        const char *name;
+        call_fn *call;
+    } calls[] = { { "text", encode_text }, { "one forward", denoise }, { "sampling", sample }, { "decoding", decode },
+                  { "encoding", encode } };
+    if (!emulated.fail_allocation)
+        SKIP("this module's allocations do not fail when asked to");
+    for (size_t i = 0; i < sizeof calls / sizeof *calls; i++) {
+        size_t sizes[2] = { 0, 0 };
+        void *results[2];
+        int failures = 0;
+        for (int failing = 0; failing < 2; failing++)
+            results[failing] = first_call(calls[i].call, failing, &failures, &sizes[failing]);
+        printf("    %s: %d allocations\n", calls[i].name, failures - 1);
+        CHECK(failures > 1 && results[0] && results[1] && sizes[0] == sizes[1]);
+        CHECK(results[0] && results[1] && memcmp(results[0], results[1], sizes[0]) == 0);
+        free(results[0]);
+        free(results[1]);
+    }
+}
+
+/* ---- a thousand lives -------------------------------------------------------------------------------------------- */
+
+/* Bytes that the process holds in memory. */
+static int64_t resident(void)
+{
+    long pages = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    if (!file || fscanf(file, "%*d %ld", &pages) != 1)
+        pages = 0;
+    if (file)
+        fclose(file);
+    return (int64_t)pages * sysconf(_SC_PAGESIZE);
+}
+
+/* Context, model and a stage, and their end. */
+static void live(imagine_precision precision)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context_options o;
+    imagine_context *context = NULL;
+    imagine_model *model = NULL;
+    imagine_text *text = NULL;
+    imagine_buffer *embeds = NULL;
+    imagine_context_options_init(&o, sizeof o);
+    o.threads = 1;
+    o.device = IMAGINE_DEVICE_CUDA;
+    o.precision = precision;
+    REQUIRE_OK(imagine_context_create(&context, &o, &err));
+    CHECK_OK(imagine_model_open(&model, context, PACK, NULL, &err));
+    CHECK_OK(imagine_text_create(&text, model, NULL, &err));
+    CHECK_OK(imagine_text_encode(text, "a", NULL, &embeds, &err));
+    imagine_buffer_release(&embeds);
+    imagine_text_destroy(&text);
+    imagine_model_release(&model);
+    imagine_context_release(&context);
+}
+
+/* On a GPU 1,000; no more memory is held on either side after the last than after the first fifty. */
+static void lives(void)
+{
+    const int on_emulator = emulated.launches != NULL, count = on_emulator ? 150 : 1000, warm = 50;
+    int64_t host = 0;
+    uint64_t device = 0;
+    for (int i = 0; i < count && !test_failures; i++) {
+        live(i % 2 ? IMAGINE_PRECISION_BF16 : IMAGINE_PRECISION_F32);
+        CHECK(!emulated.allocations_held || emulated.allocations_held() == 0);
+        if (i + 1 == warm) {
+            host = resident();
+            device = emulated.memory_available ? emulated.memory_available() : 0;
+        }
+    }
+    int64_t host_grown = resident() - host, device_grown = 0;
+    if (emulated.memory_available)
+        device_grown = (int64_t)(device - emulated.memory_available());
+    printf("    %d times: %.1f MB more on the host, %.1f MB on the device\n", count, (double)host_grown / 1e6,
+           (double)device_grown / 1e6);
+    CHECK(host_grown < 4 << 20 && device_grown < 16 << 20);
+}
+
+/* ---- the shipped model ------------------------------------------------------------------------------------------- */
+
+/* All frames of a job, one behind the other; NULL after a failure. `steps` 0: as the pack has it. */
+static uint8_t *make_clip(imagine_model *model, int32_t steps, int32_t frames, size_t *size, imagine_error *err)
+{
+    imagine_sampler_options sampler;
+    imagine_job_options options;
+    imagine_job *job = NULL;
+    imagine_event event = { .struct_size = sizeof event };
+    uint8_t *all = NULL;
+    imagine_sampler_options_init(&sampler, sizeof sampler);
+    sampler.steps = steps;
+    sampler.frames = frames;
+    imagine_job_options_init(&options, sizeof options);
+    options.prompt = "a red apple on a table";
+    options.sampler = &sampler;
+    imagine_status status = imagine_job_create(&job, model, &options, err);
+    *size = 0;
+    while (status >= 0 && event.kind != IMAGINE_EVENT_DONE) {
+        status = imagine_job_next(job, &event, -1, err);
+        if (status < 0 || event.kind != IMAGINE_EVENT_FRAMES)
+            continue;
+        size_t more = imagine_buffer_size(event.frames);
+        all = realloc(all, *size + more);
+        memcpy(all + *size, imagine_buffer_data(event.frames), more);
+        *size += more;
+    }
+    imagine_job_destroy(&job);
+    if (status >= 0)
+        return all;
+    fprintf(stderr, "    %s\n", err->message);
+    free(all);
+    return NULL;
+}
+
+/* In decibels, of bytes; 99 where they are the same. */
+static double signal_to_noise(const uint8_t *a, const uint8_t *b, size_t count)
+{
+    double sum = 0;
+    for (size_t i = 0; i < count; i++)
+        sum += (double)(a[i] - b[i]) * (a[i] - b[i]);
+    return sum > 0 ? 10 * log10(255.0 * 255.0 * (double)count / sum) : 99;
+}
+
+static const char *tiny(void)
+{
+    return getenv("IMAGINE_TINY") ? getenv("IMAGINE_TINY") : test_path("../models/tiny");
+}
+
+/* The same clip as the CPU's, to 40 dB and more. */
+static void shipped_model(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    char weights[4096];
+    snprintf(weights, sizeof weights, "%s/transformer/config.json", tiny());
+    if (access(weights, R_OK))
+        SKIP("models/tiny is not there");
+    const int32_t on_emulator = emulated.launches != NULL, steps = on_emulator ? 1 : 0, frames = on_emulator ? 1 : 0;
+    size_t sizes[2] = { 0, 0 };
+    pair p = open_pair(tiny(), &err);
+    if (!p.cpu || !p.gpu)
+        fprintf(stderr, "    %s\n", err.message);
+    REQUIRE(p.cpu && p.gpu);
+    uint8_t *cpu = make_clip(p.cpu, steps, frames, &sizes[0], &err), *gpu = make_clip(p.gpu, steps, frames, &sizes[1], &err);
+    CHECK(cpu && gpu && sizes[0] && sizes[0] == sizes[1]);
+    double quality = cpu && gpu && sizes[0] == sizes[1] ? signal_to_noise(gpu, cpu, sizes[0]) : 0;
+    printf("    %zu bytes of frames, %.1f dB\n", sizes[0], quality);
+    CHECK(quality >= 40);
+    free(gpu);
+    free(cpu);
+    close_pair(&p);
+}
+
+int main(int argc, char **argv)
+{
+    static const test_case cases[] = { { "handles go on", handles_go_on },
+                                       { "lives", lives },
+                                       { "shipped model", shipped_model } };
+    find_hooks();
+    return test_main("api/cuda_device", cases, sizeof cases / sizeof *cases, argc, argv);
+}
