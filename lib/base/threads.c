@@ -12,14 +12,21 @@
 #include "base/context.h"
 
 #define SPIN_NANOSECONDS 20000
+#define MOST_SHARES 32
+
+/* Neighbouring tiles, which one thread begins with, so that it comes back to the same memory from operation to operation. */
+typedef struct share {
+    _Atomic int64_t next; /* tile to take */
+    int64_t end;
+} share;
 
 /* One imagine__parallel, on its caller's stack. */
 typedef struct task {
     imagine__run *run;
     imagine__tile_fn *fn;
     void *arg;
-    int64_t count;
-    _Atomic int64_t next; /* tile to take */
+    int32_t shares; /* as many as threads, if there are not too many */
+    share share[MOST_SHARES];
     atomic_int helpers; /* workers inside; the caller leaves only when it is 0 */
     struct task *before, *after; /* in the pool's ring, under its mutex */
 } task;
@@ -106,6 +113,14 @@ static void leave_ring(imagine__pool *pool, task *t)
     atomic_fetch_sub(&pool->tasks, 1);
 }
 
+static int tiles_left(task *t)
+{
+    for (int32_t i = 0; i < t->shares; i++)
+        if (atomic_load_explicit(&t->share[i].next, memory_order_relaxed) < t->share[i].end)
+            return 1;
+    return 0;
+}
+
 /* A task with tiles left, which this worker has then entered; NULL: none. */
 static task *find_task(imagine__pool *pool)
 {
@@ -114,7 +129,7 @@ static task *find_task(imagine__pool *pool)
     task *t = pool->ring;
     if (t)
         do {
-            if (atomic_load_explicit(&t->next, memory_order_relaxed) < t->count) {
+            if (tiles_left(t)) {
                 found = t;
                 atomic_fetch_add(&t->helpers, 1);
                 pool->ring = t->after; /* the next worker helps another caller */
@@ -126,17 +141,30 @@ static task *find_task(imagine__pool *pool)
     return found;
 }
 
-/* Takes tiles until there are none, or, for a worker while others wait for help, one. */
-static void take_tiles(imagine__pool *pool, task *t, void *scratch, int helping)
+/* Takes tiles of share `at` until there are none, or, for a worker while others wait for help, one; 1: none is left. */
+static int take_share(imagine__pool *pool, task *t, int32_t at, void *scratch, int helping)
 {
-    for (;;) {
-        int64_t tile = atomic_fetch_add_explicit(&t->next, 1, memory_order_relaxed);
-        if (tile >= t->count)
-            return;
+    share *own = &t->share[at];
+    while (atomic_load_explicit(&own->next, memory_order_relaxed) < own->end) {
+        int64_t tile = atomic_fetch_add_explicit(&own->next, 1, memory_order_relaxed);
+        if (tile >= own->end)
+            return 1;
         if (!t->run->stopped(t->run))
             t->fn(t->arg, tile, scratch);
         if (helping && atomic_load_explicit(&pool->tasks, memory_order_relaxed) > 1)
+            return 0;
+    }
+    return 1;
+}
+
+/* The same for all tiles: those of thread `number` of the pool's first, then what others have left. */
+static void take_tiles(imagine__pool *pool, task *t, int32_t number, void *scratch, int helping)
+{
+    int32_t at = number % t->shares;
+    for (int32_t i = 0; i < t->shares; i++) {
+        if (!take_share(pool, t, at, scratch, helping))
             return;
+        at = at + 1 < t->shares ? at + 1 : 0;
     }
 }
 
@@ -161,7 +189,7 @@ static void *work(void *arg)
             return NULL;
         task *t = find_task(pool);
         if (t) {
-            take_tiles(pool, t, self->scratch, 1);
+            take_tiles(pool, t, (int32_t)(self - pool->workers) + 1, self->scratch, 1);
             leave_task(pool, t);
             continue;
         }
@@ -191,8 +219,15 @@ static void wait_for_helpers(imagine__pool *pool, task *t)
 void imagine__pool_run(imagine__pool *pool, imagine__run *run, int64_t count, imagine__tile_fn *fn, void *arg,
                        void *scratch)
 {
-    task t = { .run = run, .fn = fn, .arg = arg, .count = count };
-    atomic_init(&t.next, 0);
+    task t;
+    t.run = run;
+    t.fn = fn;
+    t.arg = arg;
+    t.shares = pool->started < MOST_SHARES ? pool->started + 1 : MOST_SHARES;
+    for (int32_t i = 0; i < t.shares; i++) {
+        atomic_init(&t.share[i].next, count * i / t.shares);
+        t.share[i].end = count * (i + 1) / t.shares;
+    }
     atomic_init(&t.helpers, 0);
     pthread_mutex_lock(&pool->mutex);
     enter_ring(pool, &t);
@@ -200,7 +235,7 @@ void imagine__pool_run(imagine__pool *pool, imagine__run *run, int64_t count, im
     atomic_fetch_add(&pool->posted, 1);
     if (atomic_load(&pool->sleepers))
         futex_wake(&pool->posted, count - 1 > INT_MAX ? INT_MAX : (int)(count - 1));
-    take_tiles(pool, &t, scratch, 0);
+    take_tiles(pool, &t, 0, scratch, 0);
     pthread_mutex_lock(&pool->mutex);
     leave_ring(pool, &t);
     pthread_mutex_unlock(&pool->mutex);
