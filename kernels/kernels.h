@@ -34,6 +34,8 @@ struct imagine__run {
      * done; leaves tiles out once the run is cancelled. */
     void (*parallel)(imagine__run *run, int64_t count, imagine__tile_fn *fn, void *arg);
     int (*stopped)(const imagine__run *run); /* 1 once cancelled */
+    int32_t threads; /* that work on tiles at once, or 1; results do not depend on it */
+    int32_t reserved;
 };
 
 static inline void imagine__parallel(imagine__run *run, int64_t count, imagine__tile_fn *fn, void *arg)

@@ -131,7 +131,7 @@ void IMAGINE__ISA(conv)(imagine__run *run, const imagine__conv_args *args)
     planes p;
     if (!gemm_begin(&g))
         return;
-    if (planes_suit(&p, &g, args))
+    if (planes_suit(&p, &g, args, run->threads))
         planes_start(run, &p);
     else
         gemm_run(run, &g);

@@ -437,7 +437,7 @@ static void dots_start(imagine__run *run, const imagine__conv_args *a)
     d.strip = d.layout.rows * DOTS_STRIP * w->cin * 4 <= DOTS_NEAR ? DOTS_STRIP : DOTS_STRIP / 2;
     double line = 2.0 * (double)(gemm_min(d.strip, a->out_w) * w->cout * d.layout.rows * d.layout.row);
     d.strips = gemm_ceil(a->out_w, d.strip);
-    d.lines = gemm_plan_lines(a->out_h, d.strips, line);
+    d.lines = gemm_plan_lines(a->out_h, d.strips, line, run->threads);
     imagine__parallel(run, d.strips * gemm_ceil(a->out_h, d.lines), dots_run_tile, &d);
 }
 

@@ -542,7 +542,7 @@ static void planes_run_tile(void *arg, int64_t tile, void *scratch)
 }
 
 /* 1: this way is faster (measured, docs/speed-log.md), and the scratch is large enough. */
-static int planes_suit(planes *p, const gemm *g, const imagine__conv_args *a)
+static int planes_suit(planes *p, const gemm *g, const imagine__conv_args *a, int64_t threads)
 {
     const imagine__conv_weight *w = a->w;
     const int64_t wide = VEC_LANES == 16 ? 128 : 48, many = VEC_LANES == 16 ? 48 : 24;
@@ -555,12 +555,12 @@ static int planes_suit(planes *p, const gemm *g, const imagine__conv_args *a)
     *p = (planes){.g = g, .args = a, .pitch = planes_round(PLANES_STRIP + w->kw - 1, 16), .frames = w->kt};
     p->strips = gemm_ceil(a->out_w, PLANES_STRIP);
     p->lines = gemm_plan_lines(a->out_h, p->strips,
-                               2.0 * (double)(gemm_min(PLANES_STRIP, a->out_w) * g->n * g->parts * g->part_k));
+                               2.0 * (double)(gemm_min(PLANES_STRIP, a->out_w) * g->n * g->parts * g->part_k), threads);
     p->near = (w->kt * a->height * a->width * w->cin + a->out_h * a->out_w * w->cout) * 4 <= PLANES_NEAR;
     if (planes_ring(p) * 4 > PLANES_RING && w->kt > 1) {
         p->frames = 1;
-        if (planes_scratch(p) > IMAGINE__SCRATCH)
-            p->frames = w->kt;
+        while (p->lines > 1 && planes_scratch(p) > IMAGINE__SCRATCH)
+            p->lines = gemm_ceil(p->lines, 2);
     }
     return planes_scratch(p) <= IMAGINE__SCRATCH;
 }

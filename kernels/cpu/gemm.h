@@ -97,59 +97,103 @@ static int gemm_begin(gemm *g)
     return 1;
 }
 
-/* Operations of a tile: none may take long, and there must be some for every thread. */
+/* Operations of a tile: none may take long, and where they are not short there must be some for every thread, as another
+ * program may hold one up. */
 #define GEMM_LONGEST 7e8
-#define GEMM_SHORT 8e6
-#define GEMM_SHORTEST 4e6
+#define GEMM_SHORT 1.6e7
+#define GEMM_UNEVEN 0.03f /* of a tile's time, by which threads end apart */
 
-static inline int gemm_tiles_suit(double work, int64_t tiles)
+static inline int gemm_tiles_suit(double work, int64_t tiles, int64_t threads)
 {
-    return work <= GEMM_LONGEST && (tiles >= 16 || (tiles >= 8 && work <= GEMM_SHORT) || work <= GEMM_SHORTEST);
+    return work <= GEMM_LONGEST && (tiles >= 8 * threads || work <= GEMM_SHORT);
+}
+
+/* How many times a tile's time all take: those of the thread that has most to do, of many about the mean. `all` is the size of all
+ * by that of a tile: the last ones may be smaller. */
+static inline float gemm_turns(int64_t tiles, float all, int64_t threads)
+{
+    int32_t turns = (int32_t)gemm_min(INT32_MAX, tiles + threads - 1) / (int32_t)threads;
+    float mean = all / (float)threads + 0.25f;
+    return ((float)turns < mean ? (float)turns : mean) + GEMM_UNEVEN;
 }
 
 /* What a product takes beside its multiply-adds, as a share of them, measured: each row is copied for every tile of columns, and
  * each panel fetched, or widened, for every tile of rows. */
-static double gemm_overhead(const gemm *g, int64_t rows, int64_t columns)
+static float gemm_copy_cost(const gemm *g, int64_t columns)
 {
-    double copy = g->skipped ? 6 : 3.8; /* a convolution gathers them */
-    double panel = g->type == IMAGINE__W_BF16 ? 3 : 1.05;
-    return copy / (double)gemm_min(columns, g->n) + panel / (double)gemm_min(rows, g->m);
+    return (g->skipped ? 6.0f : 3.8f) / (float)columns; /* a convolution gathers them */
 }
 
-/* The best tiles that suit. */
-static void gemm_plan(gemm *g)
+static float gemm_panel_cost(const gemm *g, float rows)
 {
-    static const int64_t some_rows[] = {144, 72, 48, 36, 24, 18, 12, 6}, some_columns[] = {256, 128, 96, 64, 32};
-    double best = 1e30, k = (double)(g->parts * g->part_k);
-    int64_t rows = 6, columns = 32;
-    for (int i = 0; i < 8; i++) {
-        for (int j = 0; j < 5; j++) {
-            int64_t r = gemm_min(some_rows[i], g->m), c = gemm_min(some_columns[j], g->n);
-            double overhead = gemm_overhead(g, r, c);
-            if (overhead < best && gemm_tiles_suit(2.0 * (double)(r * c) * k, gemm_ceil(g->m, r) * gemm_ceil(g->n, c))) {
-                best = overhead;
-                rows = r;
-                columns = c;
-            }
-        }
-    }
+    return (g->type == IMAGINE__W_BF16 ? 3.0f : 1.05f) / rows;
+}
+
+/* Tiles of about `rows` rows, as even as can be. */
+static void gemm_cut_rows(gemm *g, int64_t rows)
+{
     g->row_tiles = gemm_ceil(g->m, rows);
     g->tile_rows = gemm_ceil(g->m, g->row_tiles);
     if (g->row_tiles >= 16 || g->tile_rows % GEMM_ROWS < 4) /* a group of four or five rows is nearly as fast as a whole one */
         g->tile_rows = gemm_ceil(g->tile_rows, GEMM_ROWS) * GEMM_ROWS;
     g->row_tiles = gemm_ceil(g->m, g->tile_rows);
-    g->tile_columns = gemm_ceil(gemm_ceil(g->n, gemm_ceil(g->n, columns)), GEMM_COLUMNS) * GEMM_COLUMNS;
-    g->tiles = g->row_tiles * gemm_ceil(g->n, g->tile_columns);
-    g->ask_rows = g->source_row && (double)g->tile_rows * k * 4 > GEMM_NEAR;
 }
 
-/* The same for tiles of some of a picture's lines, `strips` beside each other, with the operations of one line. */
-static inline int64_t gemm_plan_lines(int64_t lines, int64_t strips, double work)
+static int64_t gemm_cut_columns(const gemm *g, int64_t columns)
 {
-    int64_t most = lines;
-    while (lines > 1 && !gemm_tiles_suit((double)lines * work, gemm_ceil(most, lines) * strips))
-        lines = gemm_ceil(lines, 2);
-    return lines;
+    return gemm_ceil(gemm_ceil(g->n, gemm_ceil(g->n, columns)), GEMM_COLUMNS) * GEMM_COLUMNS;
+}
+
+/* The tiles with which the threads are done first. */
+static void gemm_plan(gemm *g, int64_t threads)
+{
+    static const int16_t some_rows[] = {144, 132, 120, 108, 96, 72, 66, 48, 36, 24, 18, 12, 6};
+    static const int16_t some_columns[] = {256, 192, 128, 96, 64, 32};
+    enum { ROWS = sizeof some_rows / sizeof *some_rows, COLUMNS = sizeof some_columns / sizeof *some_columns };
+    int64_t columns[COLUMNS], column_tiles[COLUMNS], best_rows = 6, best_columns = 0;
+    float copy[COLUMNS], best = 1e30f;
+    double k = 2.0 * (double)(g->parts * g->part_k);
+    for (int j = 0; j < COLUMNS; j++) {
+        columns[j] = best_columns = gemm_cut_columns(g, some_columns[j]);
+        column_tiles[j] = gemm_ceil(g->n, columns[j]);
+        copy[j] = 1 + gemm_copy_cost(g, columns[j]);
+    }
+    for (int i = 0; i < ROWS; i++) {
+        gemm_cut_rows(g, some_rows[i]);
+        float rows = (float)(gemm_ceil(g->tile_rows, GEMM_ROWS) * GEMM_ROWS), panel = gemm_panel_cost(g, rows);
+        for (int j = 0; j < COLUMNS; j++) {
+            int64_t tiles = g->row_tiles * column_tiles[j];
+            float size = rows * (float)columns[j];
+            float time = gemm_turns(tiles, (float)g->m * (float)g->n / size, threads) * size * (copy[j] + panel);
+            if (time < best && gemm_tiles_suit(k * (double)size, tiles, threads)) {
+                best = time;
+                best_rows = some_rows[i];
+                best_columns = columns[j];
+            }
+        }
+    }
+    gemm_cut_rows(g, best_rows);
+    g->tile_columns = best_columns;
+    g->tiles = g->row_tiles * gemm_ceil(g->n, g->tile_columns);
+    g->ask_rows = g->source_row && (double)g->tile_rows * k * 2 > GEMM_NEAR;
+}
+
+/* The same for tiles of some of a picture's lines, `strips` beside each other, with the operations of one line. A tile costs
+ * about as much as half a line besides. */
+static inline int64_t gemm_plan_lines(int64_t lines, int64_t strips, double work, int64_t threads)
+{
+    int64_t best_lines = 1;
+    float best = 1e30f;
+    for (int64_t pieces = 1, step = 1; pieces < 2 * lines; pieces += step) {
+        int64_t some = gemm_ceil(lines, pieces), tiles = gemm_ceil(lines, some) * strips;
+        float time = gemm_turns(tiles, (float)(lines * strips) / (float)some, threads) * ((float)some + 0.5f);
+        if (time < best && gemm_tiles_suit((double)some * work, tiles, threads)) {
+            best = time;
+            best_lines = some;
+        }
+        step = pieces >= 8 ? pieces / 4 : 1;
+    }
+    return best_lines;
 }
 
 #define GEMM_EACH_ROW(X) X(0) X(1) X(2) X(3) X(4) X(5)
@@ -404,7 +448,7 @@ static void gemm_run_tile(void *arg, int64_t tile, void *scratch)
 /* After gemm_begin. */
 static inline void gemm_run(imagine__run *run, gemm *g)
 {
-    gemm_plan(g);
+    gemm_plan(g, run->threads);
     imagine__parallel(run, g->tiles, gemm_run_tile, g);
 }
 

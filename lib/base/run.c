@@ -43,6 +43,7 @@ imagine_status imagine__work_init(imagine__work *work, imagine_context *context,
     work->run.kernels = context->kernels;
     work->run.parallel = context->plan ? parallel_planned : parallel;
     work->run.stopped = stopped;
+    work->run.threads = context->threads;
     work->context = context;
     work->cancel = cancel;
     work->arena = imagine__arena_create(context);

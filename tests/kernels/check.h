@@ -218,7 +218,8 @@ static inline void check_parallel(imagine__run *run, int64_t count, imagine__til
 
 static inline check_run check_start(const imagine__kernels *kernels, int order)
 {
-    check_run c = {.run = {kernels, check_parallel, check_never_stopped}, .order = order};
+    static const int32_t threads[CHECK_ORDERS] = {1, 2, 7, 16}; /* what tiles are cut for */
+    check_run c = {.run = {kernels, check_parallel, check_never_stopped, threads[order], 0}, .order = order};
     return c;
 }
 
