@@ -16,7 +16,7 @@ import time
 TOP = pathlib.Path(__file__).resolve().parent.parent
 BUILD = TOP / "build-gpu"
 KERNELS, TESTS = TOP / "kernels/cuda", TOP / "tests/cuda_emulator"
-PROGRAMS = ("attention", "conv", "elementwise", "linear", "norm")
+PROGRAMS = ("attention", "conv", "elementwise", "linear", "norm", "streams")
 ALL = (*PROGRAMS, "bench")
 TOOLS = ("memcheck", "racecheck", "initcheck")
 CLOSING = re.compile(r"(\d+) passed, (\d+) failed(?:, (\d+) skipped)?")

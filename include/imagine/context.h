@@ -19,6 +19,12 @@ typedef int32_t imagine_precision;
 #define IMAGINE_PRECISION_F32 0 /* f32 */
 #define IMAGINE_PRECISION_BF16 1 /* factors rounded to bf16, on the tensor cores where there are any; sums in f32 */
 
+/* Whether launches that come again step by step, those of a transformer's block, are recorded as CUDA graphs and then started
+ * together. The results have the same bytes either way. */
+typedef int32_t imagine_graphs;
+#define IMAGINE_GRAPHS_AUTO 0 /* the second time that a block is run with the same sizes and addresses */
+#define IMAGINE_GRAPHS_OFF 1 /* every launch by itself */
+
 /* Instruction set levels of the CPU, each with those before it. */
 typedef int32_t imagine_cpu_level;
 #define IMAGINE_CPU_BEST 0 /* what the machine has, but never AVX512BF16 */
@@ -64,6 +70,8 @@ typedef struct imagine_context_options {
     int32_t device_number; /* which GPU, from 0 */
     imagine_precision precision; /* default IMAGINE_PRECISION_F32 */
     void *stream; /* a cudaStream_t of that GPU for all work, which must outlive the context; NULL: the context makes one */
+    imagine_graphs graphs; /* default IMAGINE_GRAPHS_AUTO */
+    uint32_t reserved1;
 } imagine_context_options;
 
 typedef struct imagine_context_info {

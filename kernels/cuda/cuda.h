@@ -20,7 +20,7 @@
 extern "C" {
 #endif
 
-#define IMAGINE__CUDA_VERSION 3
+#define IMAGINE__CUDA_VERSION 5
 
 typedef int32_t imagine__cuda_type; /* of activations and tables: IMAGINE__W_F32 or IMAGINE__W_BF16 */
 
@@ -185,6 +185,23 @@ typedef struct imagine__cuda {
     /* `steps` rounds of multiply-adds on registers: of f32, or of bf16 on the tensor cores. *operations is how many that is,
      * a multiply-add being two; `out` has room for IMAGINE__CUDA_PEAK_BLOCKS numbers. */
     int (*peak)(imagine__cuda_precision precision, int64_t steps, float *out, double *operations, void *stream);
+
+    /* Graphs: operations, copies on the device and clears that are started in a stream between graph_begin() and graph_end(),
+     * recorded with their arguments instead of done, and started together as often as wanted. The stream, which is not the
+     * default one, belongs to the thread meanwhile, and this thread neither allocates, releases nor waits. graph_end() ends the
+     * recording in any case; *graph is NULL where it returns an error. */
+    int (*graph_begin)(void *stream);
+    int (*graph_end)(void *stream, void **graph);
+    int (*graph_launch)(void *graph, void *stream); /* any stream */
+    void (*graph_destroy)(void *graph); /* nothing of it is under way; NULL does nothing */
+
+    /* Copies that overlap: `host` is to be left alone until a mark behind the copy has been waited for. That takes pinned
+     * memory; of other memory the copy may wait until it is done. */
+    int (*upload_later)(void *device, const void *host, size_t size, void *stream);
+    int (*pin)(void *host, size_t size); /* memory of the caller's, of no page that is pinned already */
+    void (*unpin)(void *host); /* the copies from it are done */
+    /* What is started in the stream from now on begins once all before the mark is done. The host does not wait. */
+    int (*stream_wait)(void *stream, void *mark);
 } imagine__cuda;
 
 /* The module's only exported symbol: its table, or NULL when it has another version. */

@@ -74,6 +74,9 @@ static int use_device(int32_t device)
 static int allocate(void **memory, size_t size)
 {
 #ifdef IMAGINE__EMULATED
+    *memory = nullptr;
+    if (emulator::forbidden("an allocation"))
+        return 900; /* cudaErrorStreamCaptureUnsupported */
     *memory = emulator::allocate(size);
     return *memory ? 0 : 2; /* cudaErrorMemoryAllocation */
 #else
@@ -85,7 +88,8 @@ static int allocate(void **memory, size_t size)
 static void release(void *memory)
 {
 #ifdef IMAGINE__EMULATED
-    emulator::release(memory);
+    if (!emulator::forbidden("a release")) /* or it stays, as it would on a GPU */
+        emulator::release(memory);
 #else
     (void)cudaFree(memory);
 #endif
@@ -94,9 +98,10 @@ static void release(void *memory)
 static int upload(void *device, const void *host, size_t size, void *stream)
 {
 #ifdef IMAGINE__EMULATED
-    (void)stream;
-    emulator::copy_in(device, host, size);
-    return 0;
+    int status = emulator::settle(stream);
+    if (!status)
+        emulator::copy_in(device, host, size);
+    return status;
 #else
     cudaError_t status = cudaMemcpyAsync(device, host, size, cudaMemcpyHostToDevice, (cudaStream_t)stream);
     return (int)(status == cudaSuccess ? cudaStreamSynchronize((cudaStream_t)stream) : status);
@@ -106,9 +111,10 @@ static int upload(void *device, const void *host, size_t size, void *stream)
 static int download(void *host, const void *device, size_t size, void *stream)
 {
 #ifdef IMAGINE__EMULATED
-    (void)stream;
-    emulator::copy_out(host, device, size);
-    return 0;
+    int status = emulator::settle(stream);
+    if (!status)
+        emulator::copy_out(host, device, size);
+    return status;
 #else
     cudaError_t status = cudaMemcpyAsync(host, device, size, cudaMemcpyDeviceToHost, (cudaStream_t)stream);
     return (int)(status == cudaSuccess ? cudaStreamSynchronize((cudaStream_t)stream) : status);
@@ -118,8 +124,7 @@ static int download(void *host, const void *device, size_t size, void *stream)
 static int synchronize(void *stream)
 {
 #ifdef IMAGINE__EMULATED
-    (void)stream;
-    return 0;
+    return emulator::settle(stream);
 #else
     return (int)cudaStreamSynchronize((cudaStream_t)stream);
 #endif
@@ -128,9 +133,7 @@ static int synchronize(void *stream)
 static int copy(void *to, const void *from, size_t size, void *stream)
 {
 #ifdef IMAGINE__EMULATED
-    (void)stream;
-    emulator::copy(to, from, size);
-    return 0;
+    return emulator::copy(to, from, size, stream);
 #else
     return size ? (int)cudaMemcpyAsync(to, from, size, cudaMemcpyDeviceToDevice, (cudaStream_t)stream) : 0;
 #endif
@@ -139,9 +142,7 @@ static int copy(void *to, const void *from, size_t size, void *stream)
 static int clear(void *memory, size_t size, void *stream)
 {
 #ifdef IMAGINE__EMULATED
-    (void)stream;
-    emulator::clear(memory, size);
-    return 0;
+    return emulator::clear(memory, size, stream);
 #else
     return size ? (int)cudaMemsetAsync(memory, 0, size, (cudaStream_t)stream) : 0;
 #endif
@@ -149,27 +150,28 @@ static int clear(void *memory, size_t size, void *stream)
 
 static int stream_create(void **stream)
 {
-    *stream = nullptr;
 #ifdef IMAGINE__EMULATED
-    return 0; /* there is but one, and all is done when a call returns */
+    return emulator::stream_create(stream);
 #else
+    *stream = nullptr;
     return (int)cudaStreamCreateWithFlags((cudaStream_t *)stream, cudaStreamNonBlocking);
 #endif
 }
 
 static void stream_destroy(void *stream)
 {
-#ifndef IMAGINE__EMULATED
+#ifdef IMAGINE__EMULATED
+    emulator::stream_destroy(stream);
+#else
     if (stream)
         (void)cudaStreamDestroy((cudaStream_t)stream);
 #endif
-    (void)stream;
 }
 
 static int mark_create(void **mark)
 {
 #ifdef IMAGINE__EMULATED
-    return allocate(mark, 1);
+    return emulator::mark_create(mark);
 #else
     *mark = nullptr;
     return (int)cudaEventCreateWithFlags((cudaEvent_t *)mark, cudaEventDisableTiming);
@@ -179,7 +181,7 @@ static int mark_create(void **mark)
 static void mark_destroy(void *mark)
 {
 #ifdef IMAGINE__EMULATED
-    release(mark);
+    emulator::mark_destroy(mark);
 #else
     if (mark)
         (void)cudaEventDestroy((cudaEvent_t)mark);
@@ -189,7 +191,7 @@ static void mark_destroy(void *mark)
 static int put_mark(void *mark, void *stream)
 {
 #ifdef IMAGINE__EMULATED
-    return (void)stream, clear(mark, 1, nullptr);
+    return emulator::put_mark(mark, stream);
 #else
     return (int)cudaEventRecord((cudaEvent_t)mark, (cudaStream_t)stream);
 #endif
@@ -198,9 +200,99 @@ static int put_mark(void *mark, void *stream)
 static int mark_wait(void *mark)
 {
 #ifdef IMAGINE__EMULATED
-    return !mark;
+    return emulator::mark_wait(mark);
 #else
     return (int)cudaEventSynchronize((cudaEvent_t)mark);
+#endif
+}
+
+static int graph_begin(void *stream)
+{
+#ifdef IMAGINE__EMULATED
+    return emulator::graph_begin(stream);
+#else
+    return (int)cudaStreamBeginCapture((cudaStream_t)stream, cudaStreamCaptureModeThreadLocal);
+#endif
+}
+
+static int graph_end(void *stream, void **graph)
+{
+    *graph = nullptr;
+#ifdef IMAGINE__EMULATED
+    return emulator::graph_end(stream, graph);
+#else
+    cudaGraph_t recorded = nullptr;
+    cudaGraphExec_t made = nullptr;
+    cudaError_t status = cudaStreamEndCapture((cudaStream_t)stream, &recorded);
+    if (status == cudaSuccess)
+        status = cudaGraphInstantiate(&made, recorded, 0);
+    if (recorded)
+        (void)cudaGraphDestroy(recorded);
+    if (status == cudaSuccess)
+        *graph = made;
+    else
+        (void)cudaGetLastError(); /* not to come back from a later call */
+    return (int)status;
+#endif
+}
+
+static int graph_launch(void *graph, void *stream)
+{
+#ifdef IMAGINE__EMULATED
+    return emulator::graph_launch(graph, stream);
+#else
+    return (int)cudaGraphLaunch((cudaGraphExec_t)graph, (cudaStream_t)stream);
+#endif
+}
+
+static void graph_destroy(void *graph)
+{
+#ifdef IMAGINE__EMULATED
+    emulator::graph_destroy(graph);
+#else
+    if (graph)
+        (void)cudaGraphExecDestroy((cudaGraphExec_t)graph);
+#endif
+}
+
+static int upload_later(void *device, const void *host, size_t size, void *stream)
+{
+    if (!size)
+        return 0;
+#ifdef IMAGINE__EMULATED
+    return emulator::copy_later(device, host, size, stream);
+#else
+    return (int)cudaMemcpyAsync(device, host, size, cudaMemcpyHostToDevice, (cudaStream_t)stream);
+#endif
+}
+
+static int pin(void *host, size_t size)
+{
+#ifdef IMAGINE__EMULATED
+    return emulator::pin(host, size);
+#else
+    cudaError_t status = cudaHostRegister(host, size, cudaHostRegisterPortable);
+    if (status != cudaSuccess)
+        (void)cudaGetLastError();
+    return (int)status;
+#endif
+}
+
+static void unpin(void *host)
+{
+#ifdef IMAGINE__EMULATED
+    emulator::unpin(host);
+#else
+    (void)cudaHostUnregister(host);
+#endif
+}
+
+static int stream_wait(void *stream, void *mark)
+{
+#ifdef IMAGINE__EMULATED
+    return emulator::stream_wait(stream, mark);
+#else
+    return (int)cudaStreamWaitEvent((cudaStream_t)stream, (cudaEvent_t)mark, 0);
 #endif
 }
 
@@ -225,6 +317,7 @@ extern "C" const imagine__cuda *imagine__cuda_module(int32_t version)
         imagine__cuda_products_open, imagine__cuda_products_close, imagine__cuda_linear, imagine__cuda_conv,
         imagine__cuda_attention_f32, imagine__cuda_shortcut_down, imagine__cuda_shortcut_up, imagine__cuda_modulate,
         imagine__cuda_relative_bias, imagine__cuda_pixels, imagine__cuda_snake, imagine__cuda_peak,
+        graph_begin, graph_end, graph_launch, graph_destroy, upload_later, pin, unpin, stream_wait,
     };
     return version == IMAGINE__CUDA_VERSION ? &table : nullptr;
 }

@@ -515,8 +515,7 @@ static inline int launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, s
                          const Arguments &...arguments)
 {
 #ifdef IMAGINE__EMULATED
-    (void)stream;
-    return emulator::start(kernel, grid, block, shared_bytes, Parameters(arguments)...);
+    return emulator::start(stream, kernel, grid, block, shared_bytes, Parameters(arguments)...);
 #else
     if (shared_bytes > 48 << 10) {
         cudaError_t status = cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,

@@ -144,6 +144,29 @@ imagine_status imagine__work_failed(imagine__work *work, imagine_error *error);
 imagine_status imagine__work_zeros(imagine__work *work, float **values, size_t count, const char *what,
                                    imagine_error *error);
 
+/* ---- work that comes again (graphs.c) ---------------------------------------------------------- */
+
+/* On a device, launches that come again with the same arguments are recorded as graphs and then started by one call each. A
+ * sequence is `count` parts that come one after the other, as a transformer's blocks do. What its launches depend on, all
+ * addresses and sizes, is told by the key, and for each part by `more` of
+ * more_size bytes; so a graph is only used where they would be the same.
+ * What values lie there does not matter. */
+typedef struct imagine__sequence_key {
+    const void *at[12];
+    int64_t size[8];
+} imagine__sequence_key;
+typedef struct imagine__sequence imagine__sequence;
+
+/* The sequence begins. NULL, which is fine for all that follows: there will be no graphs (on a CPU; switched off; the first
+ * time, when memory comes about, kernels are loaded and products planned; after a recording has failed, which is logged). */
+imagine__sequence *imagine__sequence_begin(imagine__work *work, const imagine__sequence_key *key, int32_t count,
+                                           size_t more_size);
+/* Part `index`: `fn` starts its operations, copies and clears on values, and does nothing else that matters, for it is left out
+ * where there is a graph. It asks imagine__work_check where it likes, which does not wait while a graph is recorded. */
+typedef imagine_status imagine__part_fn(void *arg, imagine_error *error);
+imagine_status imagine__sequence_part(imagine__work *work, imagine__sequence *sequence, int32_t index, const void *more,
+                                      imagine__part_fn *fn, void *arg, imagine_error *error);
+
 /* ---- values, wherever they lie (device.c) ----------------------------------------------------- */
 
 /* In the order of the run's operations: `count` pieces of `size` bytes, whose beginnings lie to_step and from_step bytes

@@ -44,18 +44,24 @@ static imagine_status check_options(const imagine_context_options *o, imagine_er
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "reserved0: must be 0");
     if (o->precision < IMAGINE_PRECISION_F32 || o->precision > IMAGINE_PRECISION_BF16)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "precision: %d is no precision", o->precision);
-    if (o->device != IMAGINE_DEVICE_CUDA && (o->device_number || o->precision || o->stream))
+    if (o->graphs < IMAGINE_GRAPHS_AUTO || o->graphs > IMAGINE_GRAPHS_OFF)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "graphs: %d is neither AUTO nor OFF", o->graphs);
+    if (o->reserved1)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "reserved1: must be 0");
+    if (o->device != IMAGINE_DEVICE_CUDA && (o->device_number || o->precision || o->stream || o->graphs))
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: is for IMAGINE_DEVICE_CUDA only",
                              o->device_number ? "device_number"
                              : o->precision   ? "precision"
-                                              : "stream");
+                             : o->stream      ? "stream"
+                                              : "graphs");
     return IMAGINE_OK;
 }
 
 static imagine_status begin_device(imagine_context *context, const imagine_context_options *o, imagine_error *error)
 {
     imagine__cuda_precision precision = o->precision == IMAGINE_PRECISION_BF16 ? IMAGINE__CUDA_BF16 : IMAGINE__CUDA_F32;
-    imagine_status status = imagine__device_open(context, o->device_number, o->stream, precision, error);
+    imagine_status status = imagine__device_open(context, o->device_number, o->stream, precision,
+                                                   o->graphs != IMAGINE_GRAPHS_OFF, error);
     if (status < 0)
         return status;
     context->kernels = &imagine__kernels_device;

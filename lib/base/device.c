@@ -60,7 +60,7 @@ static imagine_status make_workspace(imagine_context *context, imagine_error *er
 }
 
 imagine_status imagine__device_open(imagine_context *context, int32_t number, void *stream,
-                                    imagine__cuda_precision precision, imagine_error *error)
+                                    imagine__cuda_precision precision, int32_t graphs, imagine_error *error)
 {
     imagine__device *d = imagine__calloc(context, 1, sizeof *d);
     if (!d)
@@ -68,6 +68,7 @@ imagine_status imagine__device_open(imagine_context *context, int32_t number, vo
     imagine_status status = imagine__cuda_open(&d->module, error);
     d->cuda = d->module.table;
     d->precision = precision;
+    d->graphs = graphs;
     d->stream = stream;
     if (status >= 0)
         status = choose(d, number, error);
@@ -288,10 +289,12 @@ void imagine__queue_close(imagine__work *work)
     imagine__queue *q = work->queue;
     if (!q)
         return;
-    if (q->products && work->device && !imagine__forked(work->context)) {
+    if ((q->products || q->graphs) && work->device && !imagine__forked(work->context)) {
         (void)enter(work->device)->synchronize(work->device->stream);
-        work->device->cuda->products_close(q->products);
+        if (q->products)
+            work->device->cuda->products_close(q->products);
     }
+    imagine__graphs_free(work);
     imagine__free(work->context, q->products);
     for (int i = 0; i < 2 && !imagine__forked(work->context); i++)
         if (q->marks[i])
@@ -299,6 +302,11 @@ void imagine__queue_close(imagine__work *work)
     imagine__free(work->context, q->flag);
     imagine__free(work->context, q);
     work->queue = NULL;
+}
+
+void *imagine__queue_stream(const imagine__work *work)
+{
+    return work->queue && work->queue->recording ? work->queue->recording : work->device->stream;
 }
 
 void imagine__queue_note(imagine__work *work, int code, const char *what)
@@ -347,14 +355,14 @@ void imagine__copy(imagine__work *work, void *to, size_t to_step, const void *fr
     }
     int code = 0;
     for (int64_t i = 0; i < count && !code; i++)
-        code = enter(d)->copy(at(to, to_step, i), at(from, from_step, i), size, d->stream);
+        code = enter(d)->copy(at(to, to_step, i), at(from, from_step, i), size, imagine__queue_stream(work));
     imagine__queue_note(work, code, "a copy");
 }
 
 void imagine__clear(imagine__work *work, void *to, size_t size)
 {
     if (work->device)
-        imagine__queue_note(work, imagine__device_clear(work->context, to, size), "clearing memory");
+        imagine__queue_note(work, enter(work->device)->clear(to, size, imagine__queue_stream(work)), "clearing memory");
     else
         imagine__clear_host(work->context, to, size);
 }

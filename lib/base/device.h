@@ -20,7 +20,7 @@ typedef struct imagine__device {
     int32_t own_stream; /* 1: made with the context */
     void *stream; /* of all operations and copies */
     imagine__cuda_precision precision;
-    int32_t reserved;
+    int32_t graphs; /* 1: work that comes again is recorded */
     void *workspace; /* of all operations: while one of them starts what goes through it, under `starting`, no other does */
     size_t workspace_size;
     pthread_mutex_t starting;
@@ -38,11 +38,15 @@ typedef struct imagine__queue {
     const char *what; /* failed */
     uint32_t *flag; /* device memory for an operation's answer */
     void *products; /* what the module has planned for large products, or NULL */
+    struct imagine__graphs *graphs; /* NULL: none yet (graphs.c) */
+    void *recording; /* the stream that is recorded, instead of the context's; NULL: nothing is */
+    int32_t incomplete; /* 1: something was left out of the recording */
+    int32_t no_graphs; /* 1: a recording has failed */
 } imagine__queue;
 
 /* Opens the module and the device, and makes the stream (`stream` not NULL: the caller's). */
 imagine_status imagine__device_open(imagine_context *context, int32_t number, void *stream,
-                                    imagine__cuda_precision precision, imagine_error *error);
+                                    imagine__cuda_precision precision, int32_t graphs, imagine_error *error);
 /* Waits for the device and lets go of it; all its memory has been freed. */
 void imagine__device_close(imagine_context *context);
 
@@ -52,6 +56,11 @@ void imagine__device_wait(imagine_context *context);
 
 /* The table of operations whose values lie on a device; the run is an imagine__work (device_kernels.c). */
 extern const imagine__kernels imagine__kernels_device;
+
+/* Where a run's operations go. */
+void *imagine__queue_stream(const imagine__work *work);
+/* All graphs of a run; nothing of them is under way. */
+void imagine__graphs_free(imagine__work *work);
 
 imagine_status imagine__queue_open(imagine__work *work, imagine_error *error);
 void imagine__queue_close(imagine__work *work);

@@ -11,16 +11,19 @@
 /* The module for the run's next operation; NULL: it is left out. */
 static const imagine__cuda *begin(imagine__run *run)
 {
-    const imagine__device *d = ((imagine__work *)run)->device;
-    if (imagine__run_stopped(run))
+    const imagine__work *work = (imagine__work *)run;
+    const imagine__device *d = work->device;
+    if (imagine__run_stopped(run)) {
+        work->queue->incomplete = 1;
         return NULL;
+    }
     (void)d->cuda->use_device(d->number);
     return d->cuda;
 }
 
 static void *stream_of(const imagine__run *run)
 {
-    return ((const imagine__work *)run)->device->stream;
+    return imagine__queue_stream((const imagine__work *)run);
 }
 
 /* The module, and what an operation that goes through the workspace is called with; end_large() lets the next one start. */
@@ -31,7 +34,7 @@ static const imagine__cuda *begin_large(imagine__run *run, imagine__cuda_call *c
     imagine__device *d = work->device;
     if (cuda)
         pthread_mutex_lock(&d->starting);
-    *call = (imagine__cuda_call){ .stream = d->stream, .precision = d->precision, .workspace = d->workspace,
+    *call = (imagine__cuda_call){ .stream = stream_of(run), .precision = d->precision, .workspace = d->workspace,
                                  .workspace_size = d->workspace_size, .products = work->queue->products };
     return cuda;
 }

@@ -74,6 +74,8 @@ imagine_status imagine__work_failed(imagine__work *work, imagine_error *error)
 
 imagine_status imagine__work_check(imagine__work *work, imagine_error *error)
 {
+    if (work->device && work->queue->recording)
+        return IMAGINE_OK; /* nothing is under way; how it ends is seen once it is recorded */
     if (work->device)
         imagine__queue_mark(work);
     imagine_status status = imagine__work_failed(work, error);

@@ -18,6 +18,10 @@ typedef struct forward {
     float *temb, *time; /* [mod_rows, dim], [mod_rows, 6 * dim] */
     float *mod; /* [mod_rows, 6 * dim] of the block at work */
     float *x, *n; /* [rows, dim]: the residual stream, and its norm or an attention's result */
+    float *inner; /* what a part of a block keeps: [rows, 3 * dim], or as much of the FFN as is held at a time */
+    int64_t ffn_rows; /* that many rows of the FFN */
+    const imagine__dit_block *block; /* at work */
+    int32_t layer;
 } forward;
 
 static void linear(forward *f, imagine__linear_args args)
@@ -91,13 +95,11 @@ static void attend(forward *f, const float *q, int64_t ldq, const float *k, cons
     f->work->run.kernels->attention(&f->work->run, &args);
 }
 
-static imagine_status self_attention(forward *f, const imagine__dit_block *block, imagine_error *error)
+static void self_attention(forward *f)
 {
+    const imagine__dit_block *block = f->block;
     int64_t dim = f->dit->dim;
-    imagine__arena_mark mark = imagine__arena_save(f->work->arena);
-    float *qkv = imagine__arena_floats(f->work->arena, f->rows * 3 * dim);
-    if (!qkv)
-        return imagine__fail_memory(error, (size_t)(f->rows * 3 * dim) * sizeof(float), "the self-attention");
+    float *qkv = f->inner;
     norm(f, NULL, NULL, f->mod, 6 * dim);
     linear(f, (imagine__linear_args){ .w = &block->self_qkv, .x = f->n, .y = qkv, .m = f->rows });
     norm_rope(f, qkv, 3 * dim, block->self_norm_q, 1);
@@ -111,18 +113,14 @@ static imagine_status self_attention(forward *f, const imagine__dit_block *block
                                       .gate_rows = f->group,
                                       .ld_gate = 6 * dim,
                                       .add = f->x });
-    imagine__arena_restore(f->work->arena, mark);
-    return IMAGINE_OK;
 }
 
-static imagine_status cross_attention(forward *f, const imagine__dit_block *block, int32_t layer, imagine_error *error)
+static void cross_attention(forward *f)
 {
+    const imagine__dit_block *block = f->block;
     const imagine__dit_text *text = f->input->text;
     int64_t dim = f->dit->dim;
-    imagine__arena_mark mark = imagine__arena_save(f->work->arena);
-    float *q = imagine__arena_floats(f->work->arena, f->rows * dim);
-    if (!q)
-        return imagine__fail_memory(error, (size_t)(f->rows * dim) * sizeof(float), "the cross-attention");
+    float *q = f->inner;
     const float *in = f->x;
     if (f->dit->config.cross_attn_norm) {
         norm(f, block->norm_weight, block->norm_bias, NULL, 0);
@@ -130,26 +128,23 @@ static imagine_status cross_attention(forward *f, const imagine__dit_block *bloc
     }
     linear(f, (imagine__linear_args){ .w = &block->cross_q, .x = in, .y = q, .m = f->rows });
     norm_rope(f, q, dim, block->cross_norm_q, 0);
-    const float *kv = text->kv + (int64_t)layer * text->batch * text->length * 2 * dim;
+    const float *kv = text->kv + (int64_t)f->layer * text->batch * text->length * 2 * dim;
     attend(f, q, dim, kv, kv + dim, 2 * dim, text->length);
     linear(f, (imagine__linear_args){ .w = &block->cross_out, .x = f->n, .y = f->x, .m = f->rows, .add = f->x });
-    imagine__arena_restore(f->work->arena, mark);
-    return IMAGINE_OK;
 }
 
 /* Rows first..first+count-1, of which each gate_rows share a gate. */
-static void ffn_rows(forward *f, const imagine__dit_block *block, float *inner, int64_t first, int64_t count,
-                     int64_t gate_rows)
+static void ffn_rows(forward *f, int64_t first, int64_t count, int64_t gate_rows)
 {
     int64_t dim = f->dit->dim;
     float *x = f->x + first * dim;
-    linear(f, (imagine__linear_args){ .w = &block->up,
+    linear(f, (imagine__linear_args){ .w = &f->block->up,
                                       .x = f->n + first * dim,
-                                      .y = inner,
+                                      .y = f->inner,
                                       .m = count,
                                       .act = IMAGINE__ACT_GELU_TANH });
-    linear(f, (imagine__linear_args){ .w = &block->down,
-                                      .x = inner,
+    linear(f, (imagine__linear_args){ .w = &f->block->down,
+                                      .x = f->inner,
                                       .y = x,
                                       .m = count,
                                       .gate = f->mod + first / f->group * 6 * dim + 5 * dim,
@@ -158,28 +153,22 @@ static void ffn_rows(forward *f, const imagine__dit_block *block, float *inner, 
                                       .add = x });
 }
 
-static imagine_status ffn(forward *f, const imagine__dit_block *block, imagine_error *error)
+static imagine_status ffn(forward *f, imagine_error *error)
 {
-    int64_t dim = f->dit->dim, inner_dim = f->dit->config.ffn_dim;
-    int64_t most = f->dit->ffn_values / inner_dim + 1, held = f->rows < most ? f->rows : most;
-    imagine__arena_mark mark = imagine__arena_save(f->work->arena);
-    float *inner = imagine__arena_floats(f->work->arena, held * inner_dim);
-    if (!inner)
-        return imagine__fail_memory(error, (size_t)(held * inner_dim) * sizeof(float), "the feed-forward network");
+    int64_t dim = f->dit->dim;
     norm(f, NULL, NULL, f->mod + 3 * dim, 6 * dim);
-    imagine_status status = IMAGINE_OK;
-    if (f->rows <= most) {
-        ffn_rows(f, block, inner, 0, f->rows, f->group);
-    } else {
-        /* a piece stays within one clip, where all rows share a gate or each has its own */
-        for (int64_t at = 0; status >= 0 && at < f->rows;) {
-            int64_t left = f->tokens - at % f->tokens, count = left < most ? left : most;
-            ffn_rows(f, block, inner, at, count, f->group == 1 ? 1 : count);
-            at += count;
-            status = imagine__work_check(f->work, error);
-        }
+    if (f->rows <= f->ffn_rows) {
+        ffn_rows(f, 0, f->rows, f->group);
+        return IMAGINE_OK;
     }
-    imagine__arena_restore(f->work->arena, mark);
+    /* a piece stays within one clip, where all rows share a gate or each has its own */
+    imagine_status status = IMAGINE_OK;
+    for (int64_t at = 0; status >= 0 && at < f->rows;) {
+        int64_t left = f->tokens - at % f->tokens, count = left < f->ffn_rows ? left : f->ffn_rows;
+        ffn_rows(f, at, count, f->group == 1 ? 1 : count);
+        at += count;
+        status = imagine__work_check(f->work, error);
+    }
     return status;
 }
 
@@ -238,15 +227,13 @@ static imagine_status project(forward *f, imagine_error *error)
     return imagine__work_check(f->work, error);
 }
 
-static imagine_status run_block(forward *f, const imagine__dit_block *block, int32_t layer, imagine_error *error)
+static imagine_status run_block(void *arg, imagine_error *error)
 {
-    imagine__dit_modulate(f->work, block->modulation, f->time, f->mod, f->mod_rows, 6, 6, f->dit->dim);
-    imagine_status status = self_attention(f, block, error);
-    if (status >= 0)
-        status = cross_attention(f, block, layer, error);
-    if (status >= 0)
-        status = ffn(f, block, error);
-    return status >= 0 ? imagine__work_check(f->work, error) : status;
+    forward *f = arg;
+    imagine__dit_modulate(f->work, f->block->modulation, f->time, f->mod, f->mod_rows, 6, 6, f->dit->dim);
+    self_attention(f);
+    cross_attention(f);
+    return ffn(f, error);
 }
 
 static imagine_status prepare(forward *f, imagine_error *error)
@@ -299,17 +286,47 @@ static imagine_status read_shape(forward *f, imagine_error *error)
     return IMAGINE_OK;
 }
 
+/* What all blocks keep their intermediate values in. */
+static imagine_status hold_inner(forward *f, imagine_error *error)
+{
+    int64_t ffn = f->dit->config.ffn_dim, most = f->dit->ffn_values / ffn + 1, count = f->rows * 3 * f->dit->dim;
+    f->ffn_rows = f->rows < most ? f->rows : most;
+    if (count < f->ffn_rows * ffn)
+        count = f->ffn_rows * ffn;
+    f->inner = imagine__arena_floats(f->work->arena, count);
+    return f->inner ? IMAGINE_OK
+                    : imagine__fail_memory(error, (size_t)count * sizeof(float), "a transformer block's activations");
+}
+
+/* What a block's launches depend on beside its weights. Blocks that are streamed lie elsewhere each time. */
+static imagine__sequence *begin_sequence(const forward *f)
+{
+    const imagine__dit_text *text = f->input->text;
+    imagine__sequence_key key = {
+        .at = { f->dit, f->x, f->n, f->mod, f->time, f->cosines, f->sines, text->kv, f->inner },
+        .size = { f->tokens, f->rows, f->group, text->batch, text->length },
+    };
+    return f->dit->blocks ? imagine__sequence_begin(f->work, &key, f->dit->config.layers, sizeof *f->dit->blocks) : NULL;
+}
+
 static imagine_status run_blocks(forward *f, imagine_error *error)
 {
     imagine__dit_walk walk;
-    const imagine__dit_block *block;
-    imagine_status status = imagine__dit_begin(&walk, f->dit, f->work, 0, error);
-    for (int32_t i = 0; status >= 0 && i < f->dit->config.layers; i++) {
-        status = imagine__dit_next(&walk, &block, error);
+    imagine__arena_mark mark = imagine__arena_save(f->work->arena);
+    imagine_status status = hold_inner(f, error);
+    if (status < 0)
+        return status;
+    imagine__sequence *sequence = begin_sequence(f);
+    status = imagine__dit_begin(&walk, f->dit, f->work, 0, error);
+    for (f->layer = 0; status >= 0 && f->layer < f->dit->config.layers; f->layer++) {
+        status = imagine__dit_next(&walk, &f->block, error);
         if (status >= 0)
-            status = run_block(f, block, i, error);
+            status = imagine__sequence_part(f->work, sequence, f->layer, f->block, run_block, f, error);
+        if (status >= 0)
+            status = imagine__work_check(f->work, error);
     }
     imagine__dit_end(&walk);
+    imagine__arena_restore(f->work->arena, mark);
     return status;
 }
 

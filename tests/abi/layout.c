@@ -43,7 +43,7 @@ AT(imagine_buffer_info, reserved1, 100);
 AT(imagine_buffer_info, device, 104);
 AT(imagine_buffer_info, device_number, 108);
 
-SIZE(imagine_context_options, 88);
+SIZE(imagine_context_options, 96);
 AT(imagine_context_options, struct_size, 0);
 AT(imagine_context_options, device, 4);
 AT(imagine_context_options, threads, 8);
@@ -59,6 +59,8 @@ AT(imagine_context_options, reserved0, 68);
 AT(imagine_context_options, device_number, 72);
 AT(imagine_context_options, precision, 76);
 AT(imagine_context_options, stream, 80);
+AT(imagine_context_options, graphs, 88);
+AT(imagine_context_options, reserved1, 92);
 
 SIZE(imagine_context_info, 56);
 AT(imagine_context_info, struct_size, 0);

@@ -22,6 +22,14 @@ static struct {
     void (*libraries)(int there);
     int (*library_calls)(void);
     uint64_t (*memory_available)(void); /* bytes of the device; not on the emulator */
+    void (*fail_capture)(int64_t number);
+    uint64_t (*graphs_made)(void);
+    uint64_t (*graphs_started)(void);
+    void (*at_launch)(int64_t number, void (*call)(void *), void *arg);
+    uint64_t (*launches_after)(void);
+    void (*lag_kernels)(int32_t lag);
+    void (*fail_pins)(int32_t fail);
+    uint64_t (*pins_held)(void);
 } emulated;
 
 /* The hooks that the module has, the emulated one or failing_module.c: those that it has not are NULL. 0: not all of them. */
@@ -38,7 +46,15 @@ static inline int find_hooks(void)
                 { &emulated.launches, "emulated_launches" },
                 { &emulated.libraries, "emulated_libraries" },
                 { &emulated.library_calls, "emulated_library_calls" },
-                { &emulated.memory_available, "emulated_memory_available" } };
+                { &emulated.memory_available, "emulated_memory_available" },
+                { &emulated.fail_capture, "emulated_fail_capture" },
+                { &emulated.graphs_made, "emulated_graphs_made" },
+                { &emulated.graphs_started, "emulated_graphs_started" },
+                { &emulated.at_launch, "emulated_at_launch" },
+                { &emulated.launches_after, "emulated_launches_after" },
+                { &emulated.lag_kernels, "emulated_lag_kernels" },
+                { &emulated.fail_pins, "emulated_fail_pins" },
+                { &emulated.pins_held, "emulated_pins_held" } };
     int found = file != NULL;
     for (size_t i = 0; i < sizeof all / sizeof *all && file; i++) {
         void *symbol = dlsym(file, all[i].name);

@@ -202,9 +202,10 @@ static void steps_allocate_nothing(void)
     REQUIRE_OK(imagine_sampler_create(&stage, model, &o, &err));
     REQUIRE_OK(imagine_sampler_set_text(stage, text, text, &err));
     REQUIRE_OK(imagine_sampler_begin(stage, NULL, &err));
-    CHECK_OK(imagine_sampler_step(stage, NULL, &err));
+    for (int i = 0; i < 2; i++) /* the second records graphs */
+        CHECK_OK(imagine_sampler_step(stage, NULL, &err));
     uint64_t made = emulated.allocations_made ? emulated.allocations_made() : 0;
-    for (int i = 1; i < 4; i++)
+    for (int i = 2; i < 4; i++)
         CHECK_OK(imagine_sampler_step(stage, NULL, &err));
     CHECK(!emulated.allocations_made || emulated.allocations_made() == made);
     imagine_sampler_destroy(&stage);

@@ -4,7 +4,7 @@
 #include <cstdlib>
 #include <vector>
 
-#include "emulator.h"
+#include "internal.h"
 #include "kernels/cuda/cublas.cuh"
 
 /* cuBLASLt as its manual has it, as far as kernels/cuda/cublas.cu uses it: matrices by columns, of bf16 with sums in f32.
@@ -133,36 +133,50 @@ template <class T> static std::vector<T> fetch(const T *from, int64_t count)
     return values;
 }
 
+/* A product as it was asked for. */
+struct product {
+    lt_opaque how, la, lb, lc, ld;
+    const uint16_t *a, *b;
+    const float *c;
+    float *d, alpha, beta;
+};
+
+static int compute(const product &p)
+{
+    int64_t k = (int64_t)p.la.rows, n = (int64_t)p.ld.rows;
+    for (int64_t column = 0; column < (int64_t)p.ld.columns; column++) {
+        std::vector<uint16_t> x = fetch(p.b + column * p.lb.stride, k);
+        std::vector<float> y((size_t)n), term, bias;
+        if (p.beta != 0)
+            term = fetch(p.c + column * p.lc.stride, n);
+        if (p.how.epilogue & LT_BIAS_EPILOGUE)
+            bias = fetch(p.how.bias, n);
+        for (int64_t row = 0; row < n; row++) {
+            std::vector<uint16_t> w = fetch(p.a + row * p.la.stride, k);
+            double sum = 0;
+            for (size_t i = 0; i < (size_t)k; i++)
+                sum += (double)half(&w[i]) * half(&x[i]);
+            sum = sum * p.alpha + (term.empty() ? 0 : p.beta * term[(size_t)row]) + (bias.empty() ? 0 : bias[(size_t)row]);
+            if (p.how.epilogue & LT_GELU_EPILOGUE)
+                sum = 0.5 * sum * (1 + tanh(0.79788456080286536 * (sum + 0.044715 * sum * sum * sum)));
+            y[(size_t)row] = (float)sum;
+        }
+        copy_in(p.d + column * p.ld.stride, y.data(), (size_t)n * sizeof(float));
+    }
+    started++;
+    return 0;
+}
+
 static int multiply(lt_handle, lt_descriptor o, const void *alpha, const void *a, lt_layout la, const void *b, lt_layout lb,
                     const void *beta, const void *c, lt_layout lc, void *d, lt_layout ld, const lt_algorithm *algorithm,
-                    void *workspace, size_t size, void *)
+                    void *workspace, size_t size, void *stream)
 {
     if (call_fails() || !fit(o, la, lb, lc, ld) || algorithm->data[0] != la->rows || (size && !workspace) ||
         ((uintptr_t)workspace | (uintptr_t)a | (uintptr_t)b | (uintptr_t)c | (uintptr_t)d) % 16)
         return 7;
-    int64_t k = (int64_t)la->rows, n = (int64_t)ld->rows;
-    for (int64_t column = 0; column < (int64_t)ld->columns; column++) {
-        std::vector<uint16_t> x = fetch((const uint16_t *)b + column * lb->stride, k);
-        std::vector<float> y((size_t)n), term, bias;
-        if (*(const float *)beta != 0)
-            term = fetch((const float *)c + column * lc->stride, n);
-        if (o->epilogue & LT_BIAS_EPILOGUE)
-            bias = fetch(o->bias, n);
-        for (int64_t row = 0; row < n; row++) {
-            std::vector<uint16_t> w = fetch((const uint16_t *)a + row * la->stride, k);
-            double sum = 0;
-            for (size_t i = 0; i < (size_t)k; i++)
-                sum += (double)half(&w[i]) * half(&x[i]);
-            sum = sum * *(const float *)alpha + (term.empty() ? 0 : *(const float *)beta * term[(size_t)row]) +
-                  (bias.empty() ? 0 : bias[(size_t)row]);
-            if (o->epilogue & LT_GELU_EPILOGUE)
-                sum = 0.5 * sum * (1 + tanh(0.79788456080286536 * (sum + 0.044715 * sum * sum * sum)));
-            y[(size_t)row] = (float)sum;
-        }
-        copy_in((float *)d + column * ld->stride, y.data(), (size_t)n * sizeof(float));
-    }
-    started++;
-    return 0;
+    product p = {*o, *la, *lb, *lc, *ld, (const uint16_t *)a, (const uint16_t *)b, (const float *)c, (float *)d,
+                 *(const float *)alpha, *(const float *)beta};
+    return put(stream, KERNEL, [p] { return compute(p); });
 }
 
 void set_library(bool there, int good_calls)

@@ -479,7 +479,8 @@ static bool write(memory &m, const descriptor *pack, const descriptor *tensor)
     return true;
 }
 
-static int execute(dnn_handle, dnn_descriptor plan, dnn_descriptor given)
+/* At once, with all that is before it in its stream: descriptors may go when this returns. */
+static int execute(dnn_handle handle, dnn_descriptor plan, dnn_descriptor given)
 {
     auto *pack = (const descriptor *)given;
     const descriptor *config = under((const descriptor *)plan, DNN_PLAN_CONFIG, DNN_CONFIG);
@@ -487,6 +488,8 @@ static int execute(dnn_handle, dnn_descriptor plan, dnn_descriptor given)
     if (call_fails() || !config || !pack->final || pack->destroyed || ((const descriptor *)plan)->destroyed ||
         (config->workspace && !value<void *>(pack, DNN_PACK_WORKSPACE, DNN_T_POINTER, nullptr)))
         return BAD_PARAM;
+    if (settle(((const dnn_opaque *)handle)->stream))
+        return FAILED;
     for (void *p : values<void *>(under(config, DNN_HEURISTIC_GRAPH, DNN_GRAPH), DNN_GRAPH_OPERATIONS, DNN_T_DESCRIPTOR)) {
         auto *operation = (const descriptor *)p;
         bool forward = operation->kind == DNN_FORWARD;

@@ -440,6 +440,141 @@ static void warpgroup_products()
         CHECK(y.host[i] != y.host[i]);
 }
 
+/* ---- streams, graphs, copies that overlap -------------------------------------------------------------------------- */
+
+__global__ void move_kernel(float *y, const float *x)
+{
+    y[threadIdx.x] = x[threadIdx.x];
+}
+
+/* A graph keeps the addresses that it recorded: memory that is gone, or that is no longer what is looked at. */
+static void stale_graphs()
+{
+    device_array<float> x(32), y(32);
+    float *moved = (float *)emulator::allocate(128);
+    void *stream, *graph;
+    x.upload();
+    CHECK(!emulator::stream_create(&stream));
+    for (int round = 0; round < 2; round++) {
+        CHECK(!emulator::graph_begin(stream));
+        CHECK(!launch(move_kernel, 1, 32, 0, stream, moved, (const float *)x.device));
+        CHECK(!launch(move_kernel, 1, 32, 0, stream, y.device, (const float *)moved));
+        CHECK(!emulator::graph_end(stream, &graph));
+        CHECK(!emulator::graph_launch(graph, stream));
+        emulator::release(moved);
+        if (round == 0) {
+            CHECK(emulator::graph_launch(graph, stream) != 0);
+            CHECK(reported("which is no memory of the device"));
+        }
+        float *other = (float *)emulator::allocate(4096); /* not where the old one was */
+        moved = (float *)emulator::allocate(128);
+        if (round == 1) { /* what the graph makes does not come to where it is looked for */
+            CHECK(launch(move_kernel, 1, 32, 0, stream, y.device, (const float *)other) != 0);
+            CHECK(reported("which nobody has written"));
+        }
+        emulator::release(other);
+        emulator::graph_destroy(graph);
+    }
+    emulator::release(moved);
+    emulator::stream_destroy(stream);
+}
+
+/* What spoils a recording. */
+static void spoilt_graphs()
+{
+    device_array<float> x(32), y(32);
+    void *stream, *mark, *graph;
+    x.upload();
+    CHECK(!emulator::stream_create(&stream) && !emulator::mark_create(&mark));
+    for (int bug = 0; bug < 5; bug++) {
+        CHECK(!emulator::graph_begin(stream));
+        CHECK(!launch(move_kernel, 1, 32, 0, stream, y.device, (const float *)x.device));
+        CHECK(bug != 1 || (emulator::settle(stream) && reported("the host waits while a stream is captured")));
+        CHECK(bug != 2 || (emulator::put_mark(mark, stream) && reported("a mark while")));
+        CHECK(bug != 3 || (emulator::copy_later(y.device, x.host, 4, stream) && reported("a copy from the host")));
+        CHECK(bug != 4 || (emulator::forbidden("an allocation") && reported("an allocation while")));
+        CHECK((emulator::graph_end(stream, &graph) != 0) == (bug != 0) && (graph != nullptr) == (bug == 0));
+        emulator::graph_destroy(graph);
+    }
+    CHECK(!emulator::forbidden("an allocation"));
+    CHECK(emulator::graph_end(stream, &graph) != 0);
+    emulator::mark_destroy(mark);
+    emulator::stream_destroy(stream);
+}
+
+/* Copies on a stream of their own, used by kernels of another. bug 1: the kernel does not wait for the copy; 2: the next copy
+ * does not wait for the kernel. */
+static int overlap(int bug, float *y, float *host, void *copies, void *kernels, void *copied, void *used)
+{
+    float *x = (float *)emulator::allocate(128);
+    int status = 0;
+    for (int round = 1; round <= 2 && !status; round++) {
+        status = emulator::mark_wait(copied);
+        for (int i = 0; i < 32; i++)
+            host[i] = (float)round;
+        if (!status && bug != 2)
+            status = emulator::stream_wait(copies, used);
+        if (!status)
+            status = emulator::copy_later(x, host, 128, copies) || emulator::put_mark(copied, copies);
+        if (!status && bug != 1)
+            status = emulator::stream_wait(kernels, copied);
+        if (!status)
+            status = launch(move_kernel, 1, 32, 0, kernels, y + 32 * (round - 1), (const float *)x) ||
+                     emulator::put_mark(used, kernels);
+    }
+    int first = emulator::settle(copies), second = emulator::settle(kernels);
+    emulator::release(x);
+    return status || first || second;
+}
+
+static void missing_stream_waits()
+{
+    device_array<float> y(64);
+    void *copies, *kernels, *copied, *used;
+    CHECK(!emulator::stream_create(&copies) && !emulator::stream_create(&kernels));
+    CHECK(!emulator::mark_create(&copied) && !emulator::mark_create(&used));
+    float *host = (float *)aligned_alloc(4096, 4096);
+    REQUIRE(host && !emulator::pin(host, 4096));
+    for (int lag = 0; lag < 2; lag++) {
+        emulator::lag_kernels(lag != 0);
+        for (int bug = 0; bug < 3; bug++) {
+            int status = overlap(bug, y.device, host, copies, kernels, copied, used);
+            y.download();
+            bool right = !status && y.host[0] == 1 && y.host[32] == 2;
+            CHECK(right || bug);
+            CHECK(bug != 1 || lag || (status && reported("which nobody has written")));
+            CHECK(bug != 2 || !lag || !right); /* the first kernel sees the second copy */
+        }
+    }
+    emulator::lag_kernels(false);
+    emulator::unpin(host);
+    free(host);
+    emulator::mark_destroy(copied);
+    emulator::mark_destroy(used);
+    emulator::stream_destroy(copies);
+    emulator::stream_destroy(kernels);
+}
+
+/* Filled again while a copy from it has not been done. */
+static void changed_while_copied()
+{
+    device_array<float> x(32);
+    void *stream;
+    float *host = (float *)aligned_alloc(4096, 4096);
+    CHECK(!emulator::stream_create(&stream));
+    REQUIRE(host && !emulator::pin(host, 4096));
+    for (int bug = 0; bug < 2; bug++) {
+        memset(host, 0, 4096);
+        CHECK(!emulator::copy_later(x.device, host, 128, stream));
+        host[bug ? 31 : 32] = 1;
+        CHECK((emulator::settle(stream) != 0) == (bug != 0));
+        CHECK(!bug || reported("the host has changed memory while a copy from it was under way"));
+    }
+    emulator::unpin(host);
+    free(host);
+    emulator::stream_destroy(stream);
+}
+
 int main(int argc, char **argv)
 {
     static const test_case cases[] = {
@@ -447,6 +582,8 @@ int main(int argc, char **argv)
         {"warp races", warp_races}, {"global races", global_races}, {"atomic races", atomic_races},
         {"deadlocks", deadlocks}, {"warps that part", warps_that_part}, {"missing copy waits", missing_copy_waits},
         {"bulk copies", bulk_copies}, {"warpgroup products", warpgroup_products},
+        {"stale graphs", stale_graphs}, {"spoilt graphs", spoilt_graphs}, {"missing stream waits", missing_stream_waits},
+        {"changed while copied", changed_while_copied},
     };
     return test_main("cuda/detectors", cases, sizeof cases / sizeof *cases, argc, argv);
 }

@@ -69,12 +69,47 @@ uint64_t launches();
 void copy_in(void *device, const void *host, size_t size);
 void copy_out(void *host, const void *device, size_t size);
 /* From one allocation to another: what nobody wrote stays unwritten. */
-void copy(void *to, const void *from, size_t size);
-void clear(void *memory, size_t size);
+int copy(void *to, const void *from, size_t size, void *stream);
+int clear(void *memory, size_t size, void *stream);
 
-/* 0, or 1 when something was wrong: then report() is what, with block and thread. */
+/* A kernel, at once: 0, or 1 when something was wrong: then report() is what, with block and thread. */
 int run(dim3 grid, dim3 block, size_t shared_bytes, void (*call)(const void *), const void *arguments, size_t size);
 const char *report();
+
+/* Streams (stream.cpp), by handles as the module gives them out; NULL is the default one. Errors are the driver's numbers. */
+int stream_create(void **stream);
+void stream_destroy(void *stream);
+/* A kernel into a stream, which keeps a copy of its arguments. */
+int put_kernel(void *stream, dim3 grid, dim3 block, size_t shared_bytes, void (*call)(const void *), const void *arguments,
+               size_t size);
+int settle(void *stream); /* the host waits for all that is in it */
+/* At first kernels are done at once and copies from pinned memory at the last legal moment; with this it is the other way. */
+void lag_kernels(bool lag);
+int mark_create(void **mark);
+void mark_destroy(void *mark);
+int put_mark(void *mark, void *stream);
+int mark_wait(void *mark);
+int stream_wait(void *stream, void *mark);
+/* Kernels and copies on the device between the two are recorded instead of done. */
+int graph_begin(void *stream);
+int graph_end(void *stream, void **graph);
+int graph_launch(void *graph, void *stream);
+void graph_destroy(void *graph);
+/* Whether this thread captures, where the call `what` is not allowed and spoils the capture. */
+bool forbidden(const char *what);
+/* The beginning, launch or end of a capture of this number from now on fails, once; 0: none does. */
+void fail_capture(int64_t number);
+/* `call` at the kernel of this number from now on, done or recorded, and how many came after it. 0: none. */
+void at_launch(int64_t number, void (*call)(void *), void *arg);
+uint64_t launches_after();
+uint64_t graphs_made();
+uint64_t graphs_started();
+int pin(void *memory, size_t size);
+void unpin(void *memory);
+void fail_pins(bool fail);
+size_t pins_held();
+int copy_later(void *device, const void *host, size_t size, void *stream);
+
 /* The order in which threads run and copies complete; 0 is by number. */
 void set_seed(uint32_t seed);
 /* The compute capability that kernels are chosen by: 80 or 90. */
@@ -94,11 +129,13 @@ void set_convolver(bool there, int good_calls);
 int convolutions();
 
 template <class... Parameters, class... Arguments>
-int start(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, const Arguments &...arguments)
+int start(void *stream, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+          const Arguments &...arguments)
 {
     auto call = [=]() { kernel(arguments...); };
     using type = decltype(call);
-    return run(grid, block, shared_bytes, [](const void *p) { (*static_cast<const type *>(p))(); }, &call, sizeof call);
+    return put_kernel(stream, grid, block, shared_bytes, [](const void *p) { (*static_cast<const type *>(p))(); }, &call,
+                      sizeof call);
 }
 
 /* ---- from kernels ------------------------------------------------------------------------------------------------ */

@@ -24,4 +24,12 @@ void emulated_libraries(int there)
     emulator::set_convolver(there, 1 << 30);
 }
 int emulated_library_calls(void) { return emulator::library_products() + emulator::convolutions(); }
+void emulated_fail_capture(int64_t number) { emulator::fail_capture(number); }
+uint64_t emulated_graphs_made(void) { return emulator::graphs_made(); }
+uint64_t emulated_graphs_started(void) { return emulator::graphs_started(); }
+void emulated_at_launch(int64_t number, void (*call)(void *), void *arg) { emulator::at_launch(number, call, arg); }
+uint64_t emulated_launches_after(void) { return emulator::launches_after(); }
+void emulated_lag_kernels(int32_t lag) { emulator::lag_kernels(lag != 0); }
+void emulated_fail_pins(int32_t fail) { emulator::fail_pins(fail != 0); }
+uint64_t emulated_pins_held(void) { return emulator::pins_held(); }
 }

@@ -23,6 +23,18 @@ EMULATED void emulated_libraries(int there);
 EMULATED int emulated_library_calls(void);
 /* Of failing_module.c alone. */
 EMULATED uint64_t emulated_memory_available(void);
+/* The same of the calls that record a graph: its beginning, each launch, its end. */
+EMULATED void emulated_fail_capture(int64_t number);
+EMULATED uint64_t emulated_graphs_made(void);
+EMULATED uint64_t emulated_graphs_started(void);
+/* `call` at the launch of this number from now on, done or recorded, and how many came after it. 0: none. */
+EMULATED void emulated_at_launch(int64_t number, void (*call)(void *), void *arg);
+EMULATED uint64_t emulated_launches_after(void);
+/* 0: kernels are done at once, copies from pinned memory at the last legal moment; 1: the other way. */
+EMULATED void emulated_lag_kernels(int32_t lag);
+/* Whether memory can be pinned, and how many pieces are. */
+EMULATED void emulated_fail_pins(int32_t fail);
+EMULATED uint64_t emulated_pins_held(void);
 
 #ifdef __cplusplus
 }

@@ -4,6 +4,7 @@
 
 #include <csetjmp>
 #include <deque>
+#include <functional>
 #include <vector>
 
 #include <ucontext.h>
@@ -158,6 +159,12 @@ inline uint32_t place_of_mbarrier(unsigned number)
 {
     return block.threads + WARPGROUPS + number;
 }
+
+/* ---- stream.cpp -------------------------------------------------------------------------------------------------- */
+
+enum kind_of_work { KERNEL, COPY, WAIT };
+int put(void *stream, kind_of_work kind, std::function<int()> todo);
+void settle_all();
 
 /* ---- async.cpp, matrix.cpp --------------------------------------------------------------------------------------- */
 

@@ -341,14 +341,16 @@ void *allocate(size_t size)
 void release(void *memory)
 {
     open_memory open;
-    auto found = allocations.find((unsigned char *)memory);
     if (!memory)
         return;
+    settle_all(); /* as the driver does */
+    auto found = allocations.find((unsigned char *)memory);
     if (found == allocations.end()) {
         fprintf(stderr, "emulator: %p is released, which is no allocation\n", memory);
         exit(1);
     }
-    unused.insert({found->second.room, found->first - RED});
+    size_t room = found->second.room; /* the next one of this size gets this place again, as the driver has it */
+    unused.emplace_hint(unused.lower_bound(room), room, found->first - RED);
     free(found->second.cells);
     allocations.erase(found);
     last_found = nullptr;
@@ -409,25 +411,31 @@ void copy_out(void *host, const void *device, size_t size)
     memcpy(host, device, size);
 }
 
-void copy(void *to, const void *from, size_t size)
+static void copy_now(void *to, const void *from, size_t size)
 {
     open_memory open;
     size_t at, source;
-    if (!size)
-        return;
-    allocation *a = host_range(to, size, &at), *b = host_range(from, size, &source);
+    const allocation *a = host_range(to, size, &at), *b = host_range(from, size, &source);
     for (size_t i = 0; i < size; i++)
         a->cells[at + i].known = b->cells[source + i].known;
     memcpy(to, from, size);
 }
 
-void clear(void *memory, size_t size)
+int copy(void *to, const void *from, size_t size, void *stream)
 {
-    open_memory open;
+    return size ? put(stream, KERNEL, [=] { return copy_now(to, from, size), 0; }) : 0;
+}
+
+int clear(void *memory, size_t size, void *stream)
+{
     if (!size)
-        return;
-    host_writes(memory, size);
-    memset(memory, 0, size);
+        return 0;
+    return put(stream, KERNEL, [=] {
+        open_memory open;
+        host_writes(memory, size);
+        memset(memory, 0, size);
+        return 0;
+    });
 }
 
 static void check_global(global_cell &c, size_t at, bool write, bool atomic, const char *what)

@@ -21,6 +21,7 @@ BUFFER_READ_ONLY = 1
 KNOWN_MODES = {"auto": 0, "clean": 1, "renoised": 2}
 DEVICES = {"cpu": 1, "cuda": 2}
 PRECISIONS = {"f32": 0, "bf16": 1}
+GRAPHS_OFF = 1
 CPU_LEVELS = {"best": 0, "plain": 1, "avx2": 2, "avx512": 3, "avx512bf16": 4}
 
 
@@ -33,7 +34,8 @@ class ContextOptions(ctypes.Structure):
     _fields_ = [("struct_size", c_uint32), ("device", c_int32), ("threads", c_int32), ("cpu_level", c_int32),
                 ("memory_limit", c_uint64), ("allocate", c_void_p), ("release", c_void_p), ("allocator_data", c_void_p),
                 ("log", c_void_p), ("log_data", c_void_p), ("log_level", c_int32), ("reserved0", c_uint32),
-                ("device_number", c_int32), ("precision", c_int32), ("stream", c_void_p)]
+                ("device_number", c_int32), ("precision", c_int32), ("stream", c_void_p), ("graphs", c_int32),
+                ("reserved1", c_uint32)]
 
 
 class ContextInfo(ctypes.Structure):

@@ -49,18 +49,20 @@ class Handle:
 
 class Context(Handle):
     """Threads and memory that models use, and where they compute: device "cpu" or "cuda", of which device_number is one and
-    precision "f32" or "bf16". Most programs need none of their own: open() makes one."""
+    precision "f32" or "bf16"; graphs False starts every launch by itself. Most programs need none of their own: open()
+    makes one."""
 
     _free = "imagine_context_release"
 
     def __init__(self, threads: int = 0, memory_limit: int = 0, cpu_level: str = "best", device: str = "cpu",
-                 device_number: int = 0, precision: str = "f32") -> None:
+                 device_number: int = 0, precision: str = "f32", graphs: bool = True) -> None:
         options = _api.ContextOptions()
         lib().imagine_context_options_init(ctypes.byref(options), ctypes.sizeof(options))
         options.threads, options.memory_limit = threads, memory_limit
         options.cpu_level = choice("cpu_level", _api.CPU_LEVELS, cpu_level)
         options.device, options.device_number = choice("device", _api.DEVICES, device), device_number
         options.precision = choice("precision", _api.PRECISIONS, precision)
+        options.graphs = 0 if graphs else _api.GRAPHS_OFF
         pointer = ctypes.c_void_p()
         call("imagine_context_create", ctypes.byref(pointer), ctypes.byref(options))
         super().__init__(pointer.value)

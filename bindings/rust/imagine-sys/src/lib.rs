@@ -76,11 +76,14 @@ opaque!(imagine_cancel);
 pub type imagine_device = i32;
 pub type imagine_cpu_level = i32;
 pub type imagine_precision = i32;
+pub type imagine_graphs = i32;
 pub type imagine_log_level = i32;
 pub const IMAGINE_DEVICE_CPU: imagine_device = 1;
 pub const IMAGINE_DEVICE_CUDA: imagine_device = 2;
 pub const IMAGINE_PRECISION_F32: imagine_precision = 0;
 pub const IMAGINE_PRECISION_BF16: imagine_precision = 1;
+pub const IMAGINE_GRAPHS_AUTO: imagine_graphs = 0;
+pub const IMAGINE_GRAPHS_OFF: imagine_graphs = 1;
 pub const IMAGINE_CPU_BEST: imagine_cpu_level = 0;
 pub const IMAGINE_CPU_PLAIN: imagine_cpu_level = 1;
 pub const IMAGINE_CPU_AVX2: imagine_cpu_level = 2;
@@ -115,6 +118,8 @@ pub struct imagine_context_options {
     pub device_number: i32,
     pub precision: imagine_precision,
     pub stream: *mut c_void,
+    pub graphs: imagine_graphs,
+    pub reserved1: u32,
 }
 
 #[repr(C)]

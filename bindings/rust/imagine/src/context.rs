@@ -81,6 +81,7 @@ pub struct ContextOptions {
     cpu_level: CpuLevel,
     device: Device,
     precision: Precision,
+    graphs: bool,
 }
 
 impl Default for ContextOptions {
@@ -98,6 +99,7 @@ impl ContextOptions {
             cpu_level: CpuLevel::Best,
             device: Device::Cpu,
             precision: Precision::F32,
+            graphs: true,
         }
     }
 
@@ -133,6 +135,13 @@ impl ContextOptions {
     #[must_use]
     pub fn precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
+        self
+    }
+
+    /// Whether a GPU's launches that come again are recorded and started together; the results are the same.
+    #[must_use]
+    pub fn graphs(mut self, graphs: bool) -> Self {
+        self.graphs = graphs;
         self
     }
 }
@@ -179,6 +188,9 @@ impl Context {
         }
         if options.precision == Precision::Bf16 {
             raw.precision = sys::IMAGINE_PRECISION_BF16;
+        }
+        if !options.graphs {
+            raw.graphs = sys::IMAGINE_GRAPHS_OFF;
         }
         // SAFETY: both outputs and the options live during the call.
         Handle::make(|context, error| unsafe { sys::imagine_context_create(context, &raw, error) }).map(Context)

@@ -257,7 +257,8 @@ macro_rules! layouts {
 layouts! {
     imagine_error { struct_size, status, native_code, reserved0, message }
     imagine_context_options { struct_size, device, threads, cpu_level, memory_limit, allocate, release, allocator_data,
-                              log, log_data, log_level, reserved0, device_number, precision, stream }
+                              log, log_data, log_level, reserved0, device_number, precision, stream,
+                              graphs, reserved1 }
     imagine_context_info { struct_size, device, threads, cpu_level, memory_used, memory_peak, device_memory_used,
                            device_memory_peak, device_number, reserved0 }
     imagine_buffer_info { struct_size, dtype, ndim, reserved0, shape, data, size, flags, reserved1, device,

@@ -1,0 +1,442 @@
+/* SPDX-License-Identifier: MIT */
+#include <cstdio>
+#include <cstdlib>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <thread>
+
+#include "internal.h"
+
+/* Streams, marks, graphs, and copies from pinned memory. What is put into a stream waits there; either copies or kernels are
+ * done at once, with all that is before them in their stream, and the others at the last legal moment: when the host, or
+ * something that is done at once, waits for them. So a wait that is missing shows in one of the two. */
+
+namespace emulator {
+
+typedef std::function<int()> work;
+
+struct entry {
+    kind_of_work kind;
+    work todo;
+};
+
+struct stream {
+    std::deque<entry> pending;
+    uint64_t put = 0, done = 0; /* entries ever */
+    bool busy = false;
+    int error = 0;
+    bool capturing = false, spoilt = false;
+    std::thread::id owner; /* of the capture */
+    std::vector<work> recorded;
+};
+
+struct mark {
+    std::shared_ptr<stream> in;
+    uint64_t at = 0;
+};
+
+struct pinned {
+    size_t size = 0, under_way = 0;
+};
+
+static constexpr int UNSUPPORTED = 900, INVALIDATED = 901, OUT_OF_MEMORY = 2, INVALID = 1;
+
+static std::map<void *, std::shared_ptr<stream>> streams = {{nullptr, std::make_shared<stream>()}};
+static std::map<void *, mark> marks;
+static std::map<void *, std::shared_ptr<std::vector<work>>> graphs;
+static std::map<const unsigned char *, std::shared_ptr<pinned>> pins;
+static bool kernels_lag, pins_fail;
+static int64_t failing_capture; /* 0: none */
+static uint64_t made, started;
+
+[[noreturn]] static void misuse(const char *what, const void *handle)
+{
+    fprintf(stderr, "emulator: %s: %p\n", what, handle);
+    exit(1);
+}
+
+template <class T> static T &at(std::map<void *, T> &all, void *handle, const char *what)
+{
+    auto found = all.find(handle);
+    if (found == all.end())
+        misuse(what, handle);
+    return found->second;
+}
+
+static std::shared_ptr<stream> stream_at(void *handle)
+{
+    return at(streams, handle, "no such stream");
+}
+
+/* ---- what waits in a stream ---------------------------------------------------------------------------------------- */
+
+/* All up to the entry of this number. After a failure the rest is passed over. */
+static void drain(stream &s, uint64_t end)
+{
+    while (s.done < end) {
+        if (s.busy)
+            misuse("streams wait for each other", &s);
+        entry next = std::move(s.pending.front());
+        s.pending.pop_front();
+        s.busy = true;
+        int code = s.error ? 0 : next.todo();
+        s.busy = false;
+        if (code)
+            s.error = code;
+        s.done++;
+    }
+}
+
+static int take_error(stream &s)
+{
+    int code = s.error;
+    s.error = 0;
+    return code;
+}
+
+static int64_t calling; /* counts down to the call */
+static uint64_t after;
+static void (*call_then)(void *);
+static void *call_with;
+
+void at_launch(int64_t number, void (*call)(void *), void *arg)
+{
+    open_memory open;
+    calling = number;
+    call_then = number ? call : nullptr;
+    call_with = arg;
+    if (number)
+        after = 0;
+}
+
+uint64_t launches_after()
+{
+    open_memory open;
+    return after;
+}
+
+/* A kernel begins, or is recorded. */
+static void count_launch()
+{
+    if (call_then && calling <= 0)
+        after++;
+    if (call_then && calling > 0 && !--calling)
+        call_then(call_with);
+}
+
+static int spoil(stream &s, const char *what)
+{
+    s.spoilt = true;
+    char text[200];
+    snprintf(text, sizeof text, "%s while a stream is captured", what);
+    note(text);
+    return UNSUPPORTED;
+}
+
+static bool capture_fails()
+{
+    return failing_capture > 0 && !--failing_capture;
+}
+
+int put(void *handle, kind_of_work kind, work todo)
+{
+    open_memory open;
+    std::shared_ptr<stream> s = stream_at(handle);
+    if (s->capturing) {
+        if (kind != KERNEL)
+            return spoil(*s, "a copy from the host or a wait");
+        if (capture_fails())
+            return spoil(*s, "a launch that was to fail");
+        count_launch();
+        s->recorded.push_back(std::move(todo));
+        return 0;
+    }
+    s->pending.push_back({kind, std::move(todo)});
+    s->put++;
+    if (kind != (kernels_lag ? COPY : KERNEL))
+        return 0;
+    drain(*s, s->put);
+    return take_error(*s);
+}
+
+int put_kernel(void *handle, dim3 grid, dim3 size, size_t shared_bytes, void (*call)(const void *), const void *arguments,
+               size_t bytes)
+{
+    std::shared_ptr<void> kept(aligned_alloc(64, (bytes + 63) / 64 * 64), free);
+    if (!kept)
+        abort();
+    memcpy(kept.get(), arguments, bytes);
+    return put(handle, KERNEL,
+               [=] { return count_launch(), run(grid, size, shared_bytes, call, kept.get(), bytes); });
+}
+
+int settle(void *handle)
+{
+    open_memory open;
+    std::shared_ptr<stream> s = stream_at(handle);
+    if (s->capturing)
+        return spoil(*s, "the host waits");
+    drain(*s, s->put);
+    return take_error(*s);
+}
+
+void settle_all()
+{
+    open_memory open;
+    for (auto &each : streams)
+        drain(*each.second, each.second->put);
+}
+
+void lag_kernels(bool lag)
+{
+    settle_all();
+    open_memory open;
+    kernels_lag = lag;
+}
+
+/* ---- streams and marks ---------------------------------------------------------------------------------------------- */
+
+int stream_create(void **handle)
+{
+    open_memory open;
+    *handle = allocate(1);
+    if (!*handle)
+        return OUT_OF_MEMORY;
+    streams[*handle] = std::make_shared<stream>();
+    return 0;
+}
+
+void stream_destroy(void *handle)
+{
+    open_memory open;
+    if (!handle)
+        return;
+    std::shared_ptr<stream> s = stream_at(handle);
+    drain(*s, s->put);
+    streams.erase(handle);
+    release(handle);
+}
+
+int mark_create(void **handle)
+{
+    open_memory open;
+    *handle = allocate(1);
+    if (!*handle)
+        return OUT_OF_MEMORY;
+    marks[*handle] = {};
+    return 0;
+}
+
+void mark_destroy(void *handle)
+{
+    open_memory open;
+    if (!handle)
+        return;
+    at(marks, handle, "no such mark");
+    marks.erase(handle);
+    release(handle);
+}
+
+int put_mark(void *handle, void *stream_handle)
+{
+    open_memory open;
+    std::shared_ptr<stream> s = stream_at(stream_handle);
+    if (s->capturing)
+        return spoil(*s, "a mark");
+    at(marks, handle, "no such mark") = {s, s->put};
+    return 0;
+}
+
+int mark_wait(void *handle)
+{
+    open_memory open;
+    mark m = at(marks, handle, "no such mark");
+    if (!m.in)
+        return 0;
+    drain(*m.in, m.at);
+    return take_error(*m.in);
+}
+
+int stream_wait(void *stream_handle, void *handle)
+{
+    open_memory open;
+    mark m = at(marks, handle, "no such mark");
+    return put(stream_handle, WAIT, [m] {
+        if (m.in)
+            drain(*m.in, m.at);
+        return m.in ? m.in->error : 0;
+    });
+}
+
+/* ---- graphs ----------------------------------------------------------------------------------------------------------- */
+
+bool forbidden(const char *what)
+{
+    open_memory open;
+    for (auto &each : streams)
+        if (each.second->capturing && each.second->owner == std::this_thread::get_id())
+            return spoil(*each.second, what);
+    return false;
+}
+
+int graph_begin(void *handle)
+{
+    open_memory open;
+    std::shared_ptr<stream> s = stream_at(handle);
+    if (s->capturing || !handle || capture_fails()) {
+        note("the capture of a stream cannot begin");
+        return UNSUPPORTED;
+    }
+    s->capturing = true;
+    s->spoilt = false;
+    s->owner = std::this_thread::get_id();
+    s->recorded.clear();
+    return 0;
+}
+
+int graph_end(void *handle, void **graph)
+{
+    open_memory open;
+    std::shared_ptr<stream> s = stream_at(handle);
+    *graph = nullptr;
+    if (!s->capturing || s->owner != std::this_thread::get_id()) {
+        note("this thread has begun no capture of the stream");
+        return INVALID;
+    }
+    s->capturing = false;
+    if (s->spoilt || capture_fails()) {
+        note("the capture of a stream was spoilt");
+        return INVALIDATED;
+    }
+    *graph = allocate(1);
+    if (!*graph)
+        return OUT_OF_MEMORY;
+    graphs[*graph] = std::make_shared<std::vector<work>>(std::move(s->recorded));
+    made++;
+    return 0;
+}
+
+int graph_launch(void *graph, void *handle)
+{
+    open_memory open;
+    std::shared_ptr<std::vector<work>> all = at(graphs, graph, "no such graph");
+    if (stream_at(handle)->capturing)
+        return spoil(*stream_at(handle), "the launch of a graph");
+    started++;
+    return put(handle, KERNEL, [all] {
+        int code = 0;
+        for (size_t i = 0; i < all->size() && !code; i++)
+            code = (*all)[i]();
+        return code;
+    });
+}
+
+void graph_destroy(void *graph)
+{
+    open_memory open;
+    if (!graph)
+        return;
+    at(graphs, graph, "no such graph");
+    graphs.erase(graph);
+    release(graph);
+}
+
+void fail_capture(int64_t number)
+{
+    open_memory open;
+    failing_capture = number;
+}
+
+uint64_t graphs_made()
+{
+    open_memory open;
+    return made;
+}
+
+uint64_t graphs_started()
+{
+    open_memory open;
+    return started;
+}
+
+/* ---- copies from pinned memory ------------------------------------------------------------------------------------------ */
+
+int pin(void *memory, size_t size)
+{
+    open_memory open;
+    if (pins_fail) {
+        note("memory of the host cannot be pinned");
+        return OUT_OF_MEMORY;
+    }
+    auto p = std::make_shared<pinned>();
+    p->size = size;
+    if (!pins.emplace((const unsigned char *)memory, p).second)
+        misuse("pinned twice", memory);
+    return 0;
+}
+
+void unpin(void *memory)
+{
+    open_memory open;
+    auto found = pins.find((const unsigned char *)memory);
+    if (found == pins.end())
+        misuse("unpinned, and never was pinned", memory);
+    if (found->second->under_way)
+        misuse("unpinned while a copy from it is under way", memory);
+    pins.erase(found);
+}
+
+void fail_pins(bool fail)
+{
+    open_memory open;
+    pins_fail = fail;
+}
+
+size_t pins_held()
+{
+    open_memory open;
+    return pins.size();
+}
+
+static std::shared_ptr<pinned> pin_around(const void *host, size_t size)
+{
+    const unsigned char *p = (const unsigned char *)host;
+    auto next = pins.upper_bound(p);
+    if (next == pins.begin())
+        return nullptr;
+    --next;
+    return p + size <= next->first + next->second->size ? next->second : nullptr;
+}
+
+static uint64_t sum_of(const void *memory, size_t size)
+{
+    uint64_t sum = 14695981039346656037u;
+    for (size_t i = 0; i < size; i++)
+        sum = (sum ^ ((const unsigned char *)memory)[i]) * 1099511628211u;
+    return sum;
+}
+
+/* From memory that is not pinned it is done at once, with what is before it, as the driver does by a copy of its own. */
+int copy_later(void *device, const void *host, size_t size, void *handle)
+{
+    open_memory open;
+    std::shared_ptr<pinned> p = pin_around(host, size);
+    uint64_t sum = sum_of(host, size);
+    if (p)
+        p->under_way++;
+    int code = put(handle, COPY, [=] {
+        if (p)
+            p->under_way--;
+        if (sum_of(host, size) != sum) {
+            note("the host has changed memory while a copy from it was under way");
+            return INVALID;
+        }
+        copy_in(device, host, size);
+        return 0;
+    });
+    return code || p ? code : settle(handle);
+}
+
+} // namespace emulator
