@@ -168,6 +168,9 @@ static void handles_go_on(void)
     } while (imagine_sampler_denoise(stage, x, t, embeds, &wanted, &err) == IMAGINE_ERROR_NO_MEMORY && failures < 100);
     emulated.fail_allocation(0);
     CHECK(failures > 1 && failures < 100 && wanted);
+    CHECK_OK(imagine_sampler_denoise(stage, x, t, embeds, &sample, &err)); /* records graphs */
+    CHECK(same_bytes(sample, wanted));
+    imagine_buffer_release(&sample);
     uint64_t made = emulated.allocations_made();
     CHECK_OK(imagine_sampler_denoise(stage, x, t, embeds, &sample, &err));
     CHECK(same_bytes(sample, wanted));
