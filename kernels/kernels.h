@@ -105,6 +105,11 @@ typedef struct imagine__attention_args {
     const float *bias; /* [heads, tokens, kv], the same for all of the batch, or NULL */
     float scale;
     int32_t reserved;
+    /* NULL, or keys and values lie in blocks of kv_block tokens: key j of clip b is token j % kv_block of the block whose number
+     * is kv_blocks[b * blocks_batch + j / kv_block], and block n begins at k + n * k_block. k_batch and v_batch do not count.
+     * Numbers behind the last key are not looked at. */
+    const int32_t *kv_blocks;
+    int64_t kv_block, blocks_batch, k_block, v_block;
 } imagine__attention_args;
 
 /* Convolution over time, height and width in channels-last layout, one time position of output per call:

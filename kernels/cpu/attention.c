@@ -389,7 +389,7 @@ void IMAGINE__ISA(attention)(imagine__run *run, const imagine__attention_args *a
 {
     if (a->tokens <= 0 || a->kv <= 0 || a->d <= 0)
         return;
-    if (a->d > LARGEST_D) {
+    if (a->d > LARGEST_D || a->kv_blocks) { /* no stage on a CPU has a list of blocks */
         imagine__ref_attention(run, a);
         return;
     }

@@ -23,6 +23,9 @@ struct tile_args {
     const int64_t *kv_length;
     int tokens, kv;
     float scale_log2;
+    int kv_block; /* keys of a block, whole tiles */
+    const int32_t *kv_blocks; /* or NULL */
+    int64_t blocks_batch, k_block, v_block;
 };
 
 template <int D> struct tiles {
@@ -130,6 +133,13 @@ IMAGINE__INLINE void load_queries(uint32_t (&q)[D / 16][4], uint16_t *shared, co
     sync_block();
 }
 
+/* How far behind the clip's first key, or the first of all blocks, tile `tile` begins. */
+IMAGINE__INLINE int64_t tile_place(const tile_args &a, const int32_t *blocks, int tile, int64_t token, int64_t block)
+{
+    int first = tile * KEYS;
+    return blocks ? blocks[first / a.kv_block] * block + first % a.kv_block * token : first * token;
+}
+
 template <int D> __global__ void __launch_bounds__(THREADS, 1) attention_kernel(tile_args a)
 {
     tiles<D> *t = (tiles<D> *)dynamic_shared();
@@ -137,7 +147,8 @@ template <int D> __global__ void __launch_bounds__(THREADS, 1) attention_kernel(
     int first = (int)blockIdx.x * ROWS, warp = (int)threadIdx.x / 32;
     int64_t batch = blockIdx.z, head = (int64_t)blockIdx.y * D;
     int kv = a.kv_length ? (int)a.kv_length[batch] : a.kv, count = (kv + KEYS - 1) / KEYS;
-    const uint16_t *k = a.k + batch * a.k_batch + head, *v = a.v + batch * a.v_batch + head;
+    const int32_t *blocks = a.kv_blocks ? a.kv_blocks + batch * a.blocks_batch : nullptr;
+    const uint16_t *k = a.k + (blocks ? 0 : batch * a.k_batch) + head, *v = a.v + (blocks ? 0 : batch * a.v_batch) + head;
 
     uint32_t q[D / 16][4];
     load_queries<D>(q, t->k[0], a.q + batch * a.q_batch + head, a.q_token, first, a.tokens);
@@ -145,19 +156,21 @@ template <int D> __global__ void __launch_bounds__(THREADS, 1) attention_kernel(
     running r = {{MINUS_INFINITY, MINUS_INFINITY}, {0, 0}};
 
     /* Groups of copies in their order: K of a tile, V of it, K of the next, ... */
-    copy_rows<D, KEYS>(t->k[0], k, a.k_token, 0, kv);
+    copy_rows<D, KEYS>(t->k[0], k + tile_place(a, blocks, 0, a.k_token, a.k_block), a.k_token, 0, kv);
     copy_async_commit();
-    copy_rows<D, KEYS>(t->v[0], v, a.v_token, 0, kv);
+    copy_rows<D, KEYS>(t->v[0], v + tile_place(a, blocks, 0, a.v_token, a.v_block), a.v_token, 0, kv);
     copy_async_commit();
     for (int tile = 0; tile < count; tile++) {
         int next = tile + 1;
         copy_async_wait<1>(); /* K of this tile */
         sync_block(); /* for all; and the other buffers are read no more */
         if (next < count)
-            copy_rows<D, KEYS>(t->k[next & 1], k, a.k_token, next * KEYS, kv);
+            copy_rows<D, KEYS>(t->k[next & 1], k + tile_place(a, blocks, next, a.k_token, a.k_block), a.k_token, 0,
+                               kv - next * KEYS);
         copy_async_commit();
         if (next < count)
-            copy_rows<D, KEYS>(t->v[next & 1], v, a.v_token, next * KEYS, kv);
+            copy_rows<D, KEYS>(t->v[next & 1], v + tile_place(a, blocks, next, a.v_token, a.v_block), a.v_token, 0,
+                               kv - next * KEYS);
         copy_async_commit();
 
         scores<D>(s, q, t->k[tile & 1]);
@@ -183,6 +196,15 @@ template <int D> __global__ void __launch_bounds__(THREADS, 1) attention_kernel(
 /* ---- everything else --------------------------------------------------------------------------------------------- */
 
 #define SLICE 8 /* output values of a lane at a time */
+
+/* Where token j of a clip's keys or values begins. */
+IMAGINE__INLINE int64_t plain_place(const imagine__cuda_attention_args &a, int64_t clip, int64_t j, int64_t batch, int64_t token,
+                                    int64_t block)
+{
+    if (!a.kv_blocks)
+        return clip * batch + j * token;
+    return a.kv_blocks[clip * a.blocks_batch + j / a.kv_block] * block + j % a.kv_block * token;
+}
 
 /* Score of a query and this lane's key. */
 IMAGINE__INLINE float plain_score(const imagine__cuda_attention_args &a, int64_t q, int64_t k)
@@ -224,7 +246,7 @@ __global__ void __launch_bounds__(128) plain_kernel(imagine__cuda_attention_args
             int64_t key = first + lane;
             float s = MINUS_INFINITY;
             if (key < kv)
-                s = plain_score(a, q, batch * a.k_batch + key * a.k_token + head * a.d) + (bias ? bias[key] : 0);
+                s = plain_score(a, q, plain_place(a, batch, key, a.k_batch, a.k_token, a.k_block) + head * a.d) + (bias ? bias[key] : 0);
             float larger = fmaxf(max, warp_max(s)), base = larger == MINUS_INFINITY ? 0 : larger;
             float shrink = expf(max - base), p = expf(s - base);
             max = larger;
@@ -234,7 +256,7 @@ __global__ void __launch_bounds__(128) plain_kernel(imagine__cuda_attention_args
                 o[i] *= shrink;
             for (int64_t j = 0; j < 32 && first + j < kv; j++) {
                 float weight = shuffle(p, (unsigned)j);
-                int64_t v = batch * a.v_batch + (first + j) * a.v_token + head * a.d + slice + lane;
+                int64_t v = plain_place(a, batch, first + j, a.v_batch, a.v_token, a.v_block) + head * a.d + slice + lane;
 #pragma unroll
                 for (int i = 0; i < SLICE; i++)
                     if (slice + lane + 32 * i < a.d)
@@ -259,7 +281,8 @@ template <int D> static int start(const imagine__cuda_attention_args *a, void *s
 {
     tile_args t = {(const uint16_t *)a->q, (const uint16_t *)a->k, (const uint16_t *)a->v, (uint16_t *)a->y,
                    a->q_batch, a->q_token, a->k_batch, a->k_token, a->v_batch, a->v_token, a->y_batch, a->y_token,
-                   a->kv_length, (int)a->tokens, (int)a->kv, a->scale * 1.44269504088896341f};
+                   a->kv_length, (int)a->tokens, (int)a->kv, a->scale * 1.44269504088896341f, (int)a->kv_block,
+                   a->kv_blocks, a->blocks_batch, a->k_block, a->v_block};
     dim3 grid((unsigned)((a->tokens + ROWS - 1) / ROWS), (unsigned)a->heads, (unsigned)a->batch);
     return launch(attention_kernel<D>, grid, THREADS, sizeof(tiles<D>), stream, t);
 }
@@ -271,6 +294,9 @@ static bool in_eights(const void *p, int64_t batch, int64_t token)
 
 static bool for_tensor_cores(const imagine__cuda_attention_args *a)
 {
+    static_assert(IMAGINE__CUDA_KV_BLOCK == KEYS, "a tile of keys lies in one block");
+    if (a->kv_blocks && (a->kv_block % KEYS || a->kv_block >= 1 << 30 || a->k_block % 8 || a->v_block % 8))
+        return false;
     return a->type == IMAGINE__W_BF16 && !a->bias && a->scale > 0 && a->tokens < 1 << 30 && a->kv < 1 << 30 &&
            in_eights(a->q, a->q_batch, a->q_token) && in_eights(a->k, a->k_batch, a->k_token) &&
            in_eights(a->v, a->v_batch, a->v_token) && in_eights(a->y, a->y_batch, a->y_token);
@@ -280,7 +306,7 @@ static bool for_tensor_cores(const imagine__cuda_attention_args *a)
 static bool for_hopper(const imagine__cuda_attention_args *a)
 {
     bool strides = a->q_token && a->k_token && a->v_token && (a->batch == 1 || (a->q_batch && a->k_batch && a->v_batch));
-    return device_capability() == 90 && (a->d == 64 || a->d == 128) && strides;
+    return device_capability() == 90 && (a->d == 64 || a->d == 128) && strides && !a->kv_blocks;
 }
 
 int imagine__cuda_attention(const imagine__cuda_attention_args *a, void *stream)

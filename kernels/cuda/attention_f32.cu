@@ -53,7 +53,7 @@ static int attend_rounded(const imagine__attention_args *a, const attention_part
     from_k.length = from_v.length = length;
     imagine__cuda_attention_args b = {q, k, v, y, part.batches, part.heads, size, a->tokens, a->kv, a->tokens * row, row,
                                       a->kv * row, row, a->kv * row, row, a->tokens * row, row, length, nullptr, a->scale,
-                                      IMAGINE__W_BF16};
+                                      IMAGINE__W_BF16, nullptr, 0, 0, 0, 0};
     convert_args back = rounded_heads(a, part, a->y, a->y_batch, a->y_token, a->tokens, y, size), to = back;
     to.x = y, to.y = (void *)back.x, to.x_type = IMAGINE__W_BF16, to.y_type = IMAGINE__W_F32;
     to.padded = a->d, to.from = back.to, to.to = back.from;
@@ -189,10 +189,11 @@ int imagine__cuda_attention_f32(const imagine__attention_args *a, const imagine_
     int status = 0;
     if (a->batch <= 0 || a->heads <= 0 || a->tokens <= 0 || a->kv <= 0 || a->d <= 0)
         return 0;
-    if (attend_bf16(a, call, &status) || attend_f32(a, call, &status))
+    if (!a->kv_blocks && (attend_bf16(a, call, &status) || attend_f32(a, call, &status)))
         return status;
     imagine__cuda_attention_args b = {a->q, a->k, a->v, a->y, a->batch, a->heads, a->d, a->tokens, a->kv, a->q_batch,
                                       a->q_token, a->k_batch, a->k_token, a->v_batch, a->v_token, a->y_batch, a->y_token,
-                                      a->kv_length, a->bias, a->scale, IMAGINE__W_F32};
+                                      a->kv_length, a->bias, a->scale, IMAGINE__W_F32, a->kv_blocks, a->kv_block,
+                                      a->blocks_batch, a->k_block, a->v_block};
     return imagine__cuda_attention(&b, call->stream);
 }

@@ -44,7 +44,10 @@ typedef struct imagine__cuda_call {
 
 /* As imagine__attention_args, for f32 or bf16; heads lie d apart. The kernels for bf16 on the tensor cores take d 64, 80,
  * 96 and 128, tensors that begin at multiples of 16 bytes with strides of multiples of 8, scale > 0 and no bias; all else
- * is computed by a plain kernel. Keys and values from kv_length on are not read into the result, whatever they are. */
+ * is computed by a plain kernel. Keys and values from kv_length on are not read into the result, whatever they are.
+ * With kv_blocks, as imagine__attention_args has it, the same holds where kv_block and the blocks' strides are multiples of
+ * IMAGINE__CUDA_KV_BLOCK and 8, but on compute capability 9.0 it is the kernel of 8.0. */
+#define IMAGINE__CUDA_KV_BLOCK 64
 typedef struct imagine__cuda_attention_args {
     const void *q, *k, *v;
     void *y;
@@ -54,6 +57,8 @@ typedef struct imagine__cuda_attention_args {
     const float *bias; /* [heads, tokens, kv] or NULL */
     float scale;
     imagine__cuda_type type; /* of q, k, v and y */
+    const int32_t *kv_blocks; /* in device memory, or NULL */
+    int64_t kv_block, blocks_batch, k_block, v_block;
 } imagine__cuda_attention_args;
 
 /* As imagine__norm_args, with two things around it. Before: x += gate[r / group, :] * delta[r, :] where delta is not NULL
@@ -172,7 +177,7 @@ typedef struct imagine__cuda {
      * IMAGINE__CUDA_FRAMES. */
     int (*linear)(const imagine__linear_args *, const imagine__cuda_call *);
     int (*conv)(const imagine__conv_args *, const imagine__cuda_call *);
-    /* In bf16 for d up to 128 without a bias; all else in f32. */
+    /* In bf16 for d up to 128 without a bias or a list of blocks; all else in f32. */
     int (*attention_f32)(const imagine__attention_args *, const imagine__cuda_call *);
     int (*shortcut_down)(const imagine__shortcut_args *, void *stream);
     int (*shortcut_up)(const imagine__shortcut_args *, void *stream);

@@ -24,9 +24,18 @@ static double dot(const float *x, const float *y, int64_t n)
     return (s[0] + s[1]) + (s[2] + s[3]);
 }
 
+/* Where token j of a clip's keys or values begins. */
+static int64_t place_of(const imagine__attention_args *a, int64_t clip, int64_t j, int64_t batch, int64_t token, int64_t block)
+{
+    if (!a->kv_blocks)
+        return clip * batch + j * token;
+    return a->kv_blocks[clip * a->blocks_batch + j / a->kv_block] * block + j % a->kv_block * token;
+}
+
+/* Of q and key j at `k`. */
 static double score(const imagine__attention_args *a, const float *q, const float *k, const float *bias, int64_t j)
 {
-    double s = a->scale * dot(q, k + j * a->k_token, a->d);
+    double s = a->scale * dot(q, k, a->d);
     return bias ? s + bias[j] : s;
 }
 
@@ -35,13 +44,12 @@ static void attend_row(const job *g, int64_t batch, int64_t head, int64_t row, d
     const imagine__attention_args *a = g->a;
     int64_t kv = a->kv_length ? a->kv_length[batch] : a->kv;
     const float *q = a->q + batch * a->q_batch + row * a->q_token + head * a->d;
-    const float *k = a->k + batch * a->k_batch + head * a->d;
-    const float *v = a->v + batch * a->v_batch + head * a->d;
+    const float *k = a->k + head * a->d, *v = a->v + head * a->d;
     const float *bias = a->bias ? a->bias + (head * a->tokens + row) * a->kv : NULL;
     float *y = a->y + batch * a->y_batch + row * a->y_token + head * a->d;
     double max = -INFINITY;
     for (int64_t j = 0; j < kv; j++) {
-        double s = score(a, q, k, bias, j);
+        double s = score(a, q, k + place_of(a, batch, j, a->k_batch, a->k_token, a->k_block), bias, j);
         max = s > max ? s : max; /* a NaN is passed over here and comes back in its weight */
     }
     for (int64_t first = 0; first < a->d; first += g->slice) {
@@ -50,10 +58,11 @@ static void attend_row(const job *g, int64_t batch, int64_t head, int64_t row, d
         for (int64_t i = 0; i < count; i++)
             acc[i] = 0;
         for (int64_t j = 0; j < kv; j++) {
-            double p = exp(score(a, q, k, bias, j) - max);
+            double p = exp(score(a, q, k + place_of(a, batch, j, a->k_batch, a->k_token, a->k_block), bias, j) - max);
+            const float *value = v + place_of(a, batch, j, a->v_batch, a->v_token, a->v_block) + first;
             sum += p;
             for (int64_t i = 0; i < count; i++)
-                acc[i] += p * v[j * a->v_token + first + i];
+                acc[i] += p * value[i];
         }
         for (int64_t i = 0; i < count; i++)
             y[first + i] = (float)(acc[i] / sum);

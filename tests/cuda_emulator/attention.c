@@ -96,6 +96,8 @@ static int attend(const problem *p, const imagine__cuda_call *call)
         return cuda->attention(&p->args, call->stream);
     a.q = p->args.q, a.k = p->args.k, a.v = p->args.v, a.y = p->args.y;
     a.kv_length = p->args.kv_length, a.bias = p->args.bias;
+    a.kv_blocks = p->args.kv_blocks, a.kv_block = p->args.kv_block, a.blocks_batch = p->args.blocks_batch;
+    a.k_block = p->args.k_block, a.v_block = p->args.v_block;
     return cuda->attention_f32(&a, call);
 }
 
@@ -306,6 +308,102 @@ static void plain_shapes(void)
     cuda_report("attention, plain");
 }
 
+/* ---- a list of blocks of keys ------------------------------------------------------------------------------------ */
+
+/* The rows of k or v that count, in blocks in an order of their own among blocks that nobody uses; all else is NaN. */
+static void *scatter(const problem *p, const float *rows, const int32_t *table, int64_t size, int64_t block, int64_t count)
+{
+    const shape *s = &p->s;
+    int64_t per = (s->kv + size - 1) / size, width = s->heads * s->d;
+    float *pool = check_alloc((size_t)(count * block) * sizeof *pool);
+    for (int64_t i = 0; i < count * block; i++)
+        pool[i] = NAN;
+    for (int64_t b = 0; b < s->batch; b++)
+        for (int64_t j = 0; j < (s->lengths ? p->lengths[b] : s->kv); j++)
+            memcpy(pool + table[b * (per + 1) + j / size] * block + j % size * p->stride,
+                   rows + (b * s->kv + j) * p->stride, (size_t)width * sizeof *pool);
+    void *memory = cuda_typed_input(pool, count * block, s->type);
+    free(pool);
+    return memory;
+}
+
+/* Keys and values of a problem that is uploaded go over to blocks of `size` tokens. Returns the table on the device. */
+static void *use_blocks(problem *p, check_random *r, int64_t size)
+{
+    const shape *s = &p->s;
+    int64_t per = (s->kv + size - 1) / size, count = s->batch * per + 2, block = size * p->stride + 8;
+    int32_t *order = check_alloc((size_t)count * sizeof *order);
+    int32_t *table = check_alloc((size_t)(s->batch * (per + 1)) * sizeof *table);
+    for (int32_t i = 0; i < count; i++) {
+        int32_t j = (int32_t)check_between(r, 0, i);
+        order[i] = order[j];
+        order[j] = i;
+    }
+    for (int64_t i = 0; i < s->batch * (per + 1); i++)
+        table[i] = 1 << 28; /* not to be looked at */
+    for (int64_t b = 0; b < s->batch; b++)
+        for (int64_t i = 0; i * size < (s->lengths ? p->lengths[b] : s->kv); i++)
+            table[b * (per + 1) + i] = order[b * per + i];
+    cuda->release(p->device[1]);
+    cuda->release(p->device[2]);
+    p->args.k = p->device[1] = scatter(p, p->k, table, size, block, count);
+    p->args.v = p->device[2] = scatter(p, p->v, table, size, block + 16, count);
+    p->args.k_batch = p->args.v_batch = -1; /* do not count */
+    p->args.kv_block = size;
+    p->args.blocks_batch = per + 1;
+    p->args.k_block = block;
+    p->args.v_block = block + 16;
+    void *device = cuda_input(table, (size_t)(s->batch * (per + 1)) * sizeof *table);
+    p->args.kv_blocks = device;
+    free(table);
+    free(order);
+    return device;
+}
+
+static void run_blocks(const shape *s, int64_t size, const imagine__cuda_call *call, check_random *r)
+{
+    problem p;
+    make_problem(&p, s, r);
+    upload_problem(&p);
+    void *table = use_blocks(&p, r, size);
+    compare_uploaded(&p, call, s->type == IMAGINE__W_F32 ? LIMIT_F32 : LIMIT_BF16);
+    cuda->release(table);
+    free_problem(&p);
+}
+
+/* On tensor cores: blocks of one tile and more, the last one partly filled, a length for each clip. */
+static void ampere_blocks(void)
+{
+    check_random r = {21};
+    for (int i = 0; i < 16; i++) {
+        cuda_check_prefer(i % 4 == 3 ? 90 : 80, (uint32_t)i);
+        shape s = {check_between(&r, 1, 3), check_between(&r, 1, 2), ampere_sizes[i / 2 % 4], check_between(&r, 1, 200),
+                   check_between(&r, 1, 420), 8 * check_between(&r, 0, 2), 0, i % 3 != 0, 0, IMAGINE__W_BF16, 0.1f};
+        run_blocks(&s, 64 * check_between(&r, 1, 3), &exact, &r);
+    }
+    cuda_report("attention, sm_80, blocks");
+}
+
+/* By the plain kernel: blocks of any size, both types, also where a workspace is there. */
+static void plain_blocks(void)
+{
+    check_random r = {22};
+    imagine__cuda_call call = cuda_call_bf16((size_t)1 << 20);
+    cuda_check_prefer(80, 1);
+    for (int i = 0; i < 24; i++) {
+        shape s = {check_between(&r, 1, 3), check_between(&r, 1, 2), check_between(&r, 1, 70), check_between(&r, 1, 20),
+                   check_between(&r, 1, 90), check_between(&r, 0, 3), 0, i & 1, i >> 1 & 1, i >> 2 & 1, 0.3f};
+        int64_t size = check_between(&r, 1, 40);
+        if (i % 6 == 5) { /* for the tensor cores but for the size of the blocks */
+            s.d = 64, s.gap = 8, s.bias = 0, s.type = IMAGINE__W_BF16;
+            size = 96;
+        }
+        run_blocks(&s, size, i % 3 ? &exact : &call, &r);
+    }
+    cuda_report("attention, plain, blocks");
+    cuda->release(call.workspace);
+}
+
 /* ---- f32 tensors with a workspace -------------------------------------------------------------------------------- */
 
 /* As two products: every key counts, with lengths, bias, many values a head, and room for a few rows at a time. */
@@ -371,7 +469,8 @@ int main(int argc, char **argv)
         {"sm_80 special values", ampere_special_values},
         {"sm_90a shapes", hopper_shapes}, {"sm_90a edges", hopper_edges},
         {"sm_90a long", hopper_long}, {"sm_90a special values", hopper_special_values},
-        {"shared keys", shared_keys}, {"plain shapes", plain_shapes},
+        {"shared keys", shared_keys}, {"plain shapes", plain_shapes}, {"sm_80 blocks", ampere_blocks},
+        {"plain blocks", plain_blocks},
         {"f32 products", f32_products}, {"f32 rounded", f32_rounded}, {"nothing", nothing},
     };
     return cuda_check_main("cuda/attention", cases, sizeof cases / sizeof *cases, argc, argv);
