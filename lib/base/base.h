@@ -187,6 +187,27 @@ int imagine__download_now(imagine_context *context, void *to, const void *from, 
 int imagine__fill_now(imagine_context *context, void *values, size_t size, const void *piece, size_t piece_size);
 const char *imagine__device_text(const imagine_context *context, int code);
 
+/* ---- values that are copied while the device computes (upload.c) ------------------------------ */
+
+/* For a context on a device, one thread at a time. Everything but the first two returns 0, or the device's error number, and
+ * does nothing in a plan. */
+typedef struct imagine__uploader imagine__uploader;
+imagine__uploader *imagine__uploader_create(imagine_context *context, size_t size); /* twice that; NULL: out of memory */
+void imagine__uploader_destroy(imagine__uploader *uploader); /* waits for its copies; NULL does nothing */
+size_t imagine__uploader_size(const imagine__uploader *uploader); /* the most that is taken at once */
+/* Memory on the host, to be filled and sent, in one or more pieces, before the next is taken. Waits for copies where there is
+ * no other. NULL: *code says why. */
+void *imagine__uploader_take(imagine__uploader *uploader, size_t size, int *code);
+int imagine__uploader_send(imagine__uploader *uploader, void *to, const void *from, size_t size);
+/* The host waits until all that was sent is there. */
+int imagine__uploader_wait(imagine__uploader *uploader);
+/* Or the device does: what is started after use() waits for what was sent before mark(). */
+int imagine__uploader_mark(imagine__uploader *uploader);
+int imagine__uploader_use(imagine__uploader *uploader);
+/* And the other way: what is sent after again() waits for what was started before used(). */
+int imagine__uploader_used(imagine__uploader *uploader);
+int imagine__uploader_again(imagine__uploader *uploader);
+
 /* `size` bytes of values as the host can see them: themselves, or a copy from the arena. `how` says whether what is there is
  * wanted and whether it will be changed: then imagine__return takes the changes back. NULL: out of memory. A tile of
  * imagine__parallel may work on them; a loop asks imagine__planning first. */

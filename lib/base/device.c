@@ -73,10 +73,14 @@ imagine_status imagine__device_open(imagine_context *context, int32_t number, vo
     if (status >= 0)
         status = choose(d, number, error);
     int code = status >= 0 && !stream ? d->cuda->stream_create(&d->stream) : 0;
+    d->own_stream = !stream && d->stream;
+    if (status >= 0 && !code)
+        code = d->cuda->stream_create(&d->copies);
     if (code)
         status = imagine__device_fail(d->cuda, code, "a stream", error);
-    d->own_stream = !stream && d->stream;
     if (status < 0) {
+        if (d->own_stream)
+            d->cuda->stream_destroy(d->stream);
         imagine__cuda_close(&d->module);
         imagine__free(context, d);
         return status;
@@ -97,6 +101,8 @@ void imagine__device_close(imagine_context *context)
     context->device = NULL;
     if (!imagine__forked(context)) {
         (void)enter(d)->synchronize(d->stream);
+        (void)d->cuda->synchronize(d->copies);
+        d->cuda->stream_destroy(d->copies);
         if (d->own_stream)
             d->cuda->stream_destroy(d->stream);
         pthread_mutex_destroy(&d->starting);

@@ -18,7 +18,8 @@ typedef struct imagine__device {
     const imagine__cuda *cuda; /* the module's table */
     int32_t number;
     int32_t own_stream; /* 1: made with the context */
-    void *stream; /* of all operations and copies */
+    void *stream; /* of all operations, and of copies that are in order with them */
+    void *copies; /* the stream of copies of weights (upload.c) */
     imagine__cuda_precision precision;
     int32_t graphs; /* 1: work that comes again is recorded */
     void *workspace; /* of all operations: while one of them starts what goes through it, under `starting`, no other does */

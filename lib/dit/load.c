@@ -193,6 +193,8 @@ static imagine_status load(imagine__dit **out, imagine_context *context, const i
         status = load_blocks(dit, streamed, error);
     if (status >= 0)
         status = imagine__load_no_others(&dit->loaded, NULL, error);
+    if (status >= 0)
+        status = imagine__loaded_finish(&dit->loaded, error);
     if (status < 0) {
         imagine__dit_free(dit);
         return status;

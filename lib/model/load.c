@@ -5,6 +5,7 @@
 #include "model/model.h"
 
 #define STAGING      ((size_t)4 << 20) /* bytes of a matrix that are read at once */
+#define UPLOADED     ((size_t)1 << 20) /* the same on their way to a device, of which two pieces are held */
 #define LONGEST_NAME 512
 
 void imagine__loaded_init(imagine__loaded *loaded, imagine_context *context, const imagine__weights *weights)
@@ -16,6 +17,7 @@ void imagine__loaded_free(imagine__loaded *loaded)
 {
     if (!loaded->context)
         return;
+    imagine__uploader_destroy(loaded->uploader);
     for (size_t i = 0; i < loaded->count; i++)
         imagine__free(loaded->context, loaded->blocks[i].at);
     for (int i = 0; i < 3; i++)
@@ -217,42 +219,77 @@ static imagine_status read_elements(imagine__loaded *loaded, const imagine__tens
     return status;
 }
 
-/* `size` bytes to their place among the values. */
-static imagine_status place(imagine__loaded *loaded, const imagine__tensor *t, void *to, const void *from, size_t size,
-                            imagine_error *error)
+static imagine_status fail_copy(const imagine__loaded *loaded, const char *name, int code, imagine_error *error)
 {
-    int code = imagine__upload_now(loaded->context, to, from, size);
-    if (!code)
-        return IMAGINE_OK;
     imagine_status status = imagine__fail(error, IMAGINE_ERROR_DEVICE, "tensor \"%s\" could not be copied to the device: %s",
-                                          t->name, imagine__device_text(loaded->context, code));
+                                          name, imagine__device_text(loaded->context, code));
     if (error)
         error->native_code = code;
     return status;
 }
 
-/* The same as read_elements to values: on a device in pieces, through memory on the host. */
+/* `size` bytes to their place among the values, where they are once it returns. */
+static imagine_status place(imagine__loaded *loaded, const imagine__tensor *t, void *to, const void *from, size_t size,
+                            imagine_error *error)
+{
+    int code = imagine__upload_now(loaded->context, to, from, size);
+    return code ? fail_copy(loaded, t->name, code, error) : IMAGINE_OK;
+}
+
+/* The way to the device: no larger than what there is to read. */
+static imagine_status begin_upload(imagine__loaded *loaded, const imagine__tensor *t, imagine_error *error)
+{
+    uint64_t size = loaded->uploader ? 0 : imagine__weights_bytes(loaded->weights) / 4;
+    size = size < UPLOADED / 16 ? UPLOADED / 16 : size < UPLOADED ? size : UPLOADED;
+    if (!loaded->uploader)
+        loaded->uploader = imagine__uploader_create(loaded->context, (size_t)size);
+    return loaded->uploader ? IMAGINE_OK : fail_memory(t, 2 * (size_t)size, error);
+}
+
+/* One piece of read_values to a device, on its way when this returns. */
+static imagine_status send_elements(imagine__loaded *loaded, const imagine__tensor *t, uint64_t begin, uint64_t count,
+                                    imagine__wtype type, void *out, imagine_error *error)
+{
+    size_t size = (size_t)count * (type == IMAGINE__W_BF16 ? 2 : 4);
+    int code;
+    void *on_host = imagine__uploader_take(loaded->uploader, size, &code);
+    if (!on_host)
+        return fail_copy(loaded, t->name, code, error);
+    imagine_status status = read_elements(loaded, t, begin, count, type, on_host, error);
+    if (status < 0)
+        return status;
+    code = imagine__uploader_send(loaded->uploader, out, on_host, size);
+    if (code)
+        return fail_copy(loaded, t->name, code, error);
+    if (loaded->cancel && imagine_cancel_fired(loaded->cancel))
+        return imagine__fail(error, IMAGINE_ERROR_CANCELLED, "cancelled while the weights were read");
+    return IMAGINE_OK;
+}
+
+/* The same as read_elements to values that nothing uses yet: on a device in pieces, which are there after
+ * imagine__loaded_finish. */
 static imagine_status read_values(imagine__loaded *loaded, const imagine__tensor *t, uint64_t begin, uint64_t count,
                                   imagine__wtype type, void *out, imagine_error *error)
 {
     size_t size = type == IMAGINE__W_BF16 ? 2 : 4;
     if (!imagine__on_device(loaded->context))
         return read_elements(loaded, t, begin, count, type, out, error);
-    uint64_t piece = count < STAGING / size ? count : STAGING / size;
-    void *on_host = stage(loaded, 2, (size_t)piece * size);
-    if (!on_host)
-        return fail_memory(t, (size_t)piece * size, error);
-    imagine_status status = IMAGINE_OK;
-    for (uint64_t at = 0; at < count && status >= 0; at += piece) {
-        uint64_t now = count - at < piece ? count - at : piece;
-        status = read_elements(loaded, t, begin + at, now, type, on_host, error);
-        if (status >= 0)
-            status = place(loaded, t, (char *)out + at * size, on_host, (size_t)now * size, error);
-        if (status >= 0 && loaded->cancel && imagine_cancel_fired(loaded->cancel))
-            status = imagine__fail(error, IMAGINE_ERROR_CANCELLED, "cancelled while the weights were read");
-    }
-    unstage(loaded, on_host);
+    imagine_status status = begin_upload(loaded, t, error);
+    if (status < 0)
+        return status;
+    uint64_t most = imagine__uploader_size(loaded->uploader) / size, piece = count < most ? count : most;
+    for (uint64_t at = 0; at < count && status >= 0; at += piece)
+        status = send_elements(loaded, t, begin + at, count - at < piece ? count - at : piece, type,
+                               (char *)out + at * size, error);
     return status;
+}
+
+imagine_status imagine__loaded_finish(imagine__loaded *loaded, imagine_error *error)
+{
+    int code = loaded->uploader ? imagine__uploader_wait(loaded->uploader) : 0;
+    imagine__uploader_destroy(loaded->uploader);
+    loaded->uploader = NULL;
+    return code ? fail_copy(loaded, "the last ones", code, error) : IMAGINE_OK;
 }
 
 /* How a tensor is kept: bf16 as it is, all else as f32. */
@@ -287,6 +324,22 @@ static imagine_status read_rows(imagine__loaded *loaded, const imagine__tensor *
     return IMAGINE_OK;
 }
 
+/* On a device rows stay as they are. */
+static imagine_status send_parts(imagine__loaded *loaded, imagine__linear_weight *w, const imagine__tensor *const *parts,
+                                 const int64_t *rows, imagine_error *error)
+{
+    size_t row = (size_t)w->k * type_size(w->type), size = (size_t)w->n * row;
+    char *packed = imagine__loaded_keep(loaded, size);
+    imagine_status status = packed ? IMAGINE_OK : fail_memory(parts[0], size, error);
+    int64_t done = 0;
+    for (int32_t i = 0; done < w->n && status >= 0; done += rows[i++])
+        status = read_values(loaded, parts[i], 0, (uint64_t)(rows[i] * w->k), w->type, packed + (size_t)done * row, error);
+    if (packed && status < 0)
+        drop_last(loaded, size);
+    w->packed = status < 0 ? NULL : packed;
+    return status;
+}
+
 /* Packs in blocks of rows, so that a large matrix is not held twice. */
 static imagine_status pack_parts(imagine__loaded *loaded, imagine__linear_weight *w,
                                  const imagine__tensor *const *parts, const int64_t *rows, imagine_error *error)
@@ -303,9 +356,7 @@ static imagine_status pack_parts(imagine__loaded *loaded, imagine__linear_weight
     for (int64_t first = 0; first < w->n && status >= 0; first += step) {
         int64_t count = w->n - first < step ? w->n - first : step;
         status = read_rows(loaded, parts, rows, first, count, w->k, w->type, staging, error);
-        if (status >= 0 && imagine__on_device(loaded->context)) /* rows stay as they are */
-            status = place(loaded, parts[0], (char *)packed + (size_t)first * row, staging, (size_t)count * row, error);
-        else if (status >= 0)
+        if (status >= 0)
             kernels->pack_linear(packed, staging, first, count, w->n, w->k, w->type);
         if (status >= 0 && loaded->cancel && imagine_cancel_fired(loaded->cancel))
             status = imagine__fail(error, IMAGINE_ERROR_CANCELLED, "cancelled while the weights were read");
@@ -376,7 +427,8 @@ imagine_status imagine__load_linear_stack(imagine__loaded *loaded, imagine__line
         made.type = i && made.type != kept_type(parts[i]) ? IMAGINE__W_F32 : kept_type(parts[i]);
     }
     if (!loaded->check)
-        status = pack_parts(loaded, &made, parts, rows, error);
+        status = imagine__on_device(loaded->context) ? send_parts(loaded, &made, parts, rows, error)
+                                                     : pack_parts(loaded, &made, parts, rows, error);
     if (status < 0 || !bias) {
         *w = made;
         return status;
@@ -533,9 +585,22 @@ imagine_status imagine__load_rows(imagine__loaded *loaded, float *out, const int
 {
     const imagine__tensor *t = NULL;
     imagine_status status = find(loaded, name, &t, error);
-    for (int32_t i = 0; i < count && status >= 0; i++)
-        status = read_values(loaded, t, (uint64_t)ids[i] * (uint64_t)dim, (uint64_t)dim, IMAGINE__W_F32, out + i * dim,
-                             error);
+    if (status < 0)
+        return status;
+    size_t size = (size_t)dim * sizeof *out;
+    int on_device = imagine__on_device(loaded->context);
+    float *staging = on_device ? stage(loaded, 2, size) : NULL; /* in order with the operations that have used *out */
+    if (on_device && !staging)
+        return fail_memory(t, size, error);
+    for (int32_t i = 0; i < count && status >= 0; i++) {
+        float *row = out + i * dim;
+        status = read_elements(loaded, t, (uint64_t)ids[i] * (uint64_t)dim, (uint64_t)dim, IMAGINE__W_F32,
+                               on_device ? staging : row, error);
+        if (status >= 0 && on_device)
+            status = place(loaded, t, row, staging, size, error);
+    }
+    if (on_device)
+        unstage(loaded, staging);
     return status;
 }
 

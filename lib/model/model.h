@@ -161,11 +161,14 @@ typedef struct imagine__loaded {
     int random; /* 1: there is no file, weights are random numbers (random.c) */
     int again; /* 1: the same tensors' likes will be loaded again, into the same memory */
     const imagine_cancel *cancel; /* looked at between tensors, or NULL */
+    imagine__uploader *uploader; /* with a device, from the first tensor on */
     uint8_t *asked; /* a byte per tensor of the weights: it was asked for */
 } imagine__loaded;
 
 void imagine__loaded_init(imagine__loaded *loaded, imagine_context *context, const imagine__weights *weights);
 void imagine__loaded_free(imagine__loaded *loaded);
+/* On a device: waits until all is there. Before the weights are used, unless the device is told to wait. */
+imagine_status imagine__loaded_finish(imagine__loaded *loaded, imagine_error *error);
 /* What is loaded next goes into the memory of what was loaded first; with `again`. */
 void imagine__loaded_rewind(imagine__loaded *loaded);
 uint64_t imagine__loaded_held(const imagine__loaded *loaded); /* bytes, with what keeps them */

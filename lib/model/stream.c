@@ -33,13 +33,25 @@ struct imagine__stream {
     pthread_cond_t changed;
 };
 
-/* Reads block `index` into its slot, which nobody uses. */
+static imagine_status check_copies(const imagine__stream *s, int code, imagine_error *error)
+{
+    if (!code)
+        return IMAGINE_OK;
+    return imagine__fail(error, IMAGINE_ERROR_DEVICE, "the weights of a block could not be copied to the device: %s",
+                         imagine__device_text(s->context, code));
+}
+
+/* Reads block `index` into its slot, which nobody uses but operations that a device has still to do: copies wait for them. */
 static void fill(imagine__stream *s, int32_t index)
 {
     slot *to = &s->slots[index % SLOTS];
     imagine__loaded_rewind(&to->loaded);
     memset(to->block, 0, s->size);
-    to->status = s->load(s->user, &to->loaded, index, to->block, &to->error);
+    to->status = check_copies(s, to->loaded.uploader ? imagine__uploader_again(to->loaded.uploader) : 0, &to->error);
+    if (to->status >= 0)
+        to->status = s->load(s->user, &to->loaded, index, to->block, &to->error);
+    if (to->status >= 0 && to->loaded.uploader)
+        to->status = check_copies(s, imagine__uploader_mark(to->loaded.uploader), &to->error);
 }
 
 static void *reader(void *arg)
@@ -140,13 +152,19 @@ imagine_status imagine__stream_next(imagine__stream *stream, const void **block,
     if (index >= stream->count)
         return imagine__fail(error, IMAGINE_ERROR_INTERNAL, "block %d of %d was asked for", (int)index,
                              (int)stream->count);
+    imagine__uploader *before = stream->begun ? stream->slots[stream->wanted % SLOTS].loaded.uploader : NULL;
+    imagine_status status = check_copies(stream, before ? imagine__uploader_used(before) : 0, error);
+    if (status < 0)
+        return status;
     wait_for(stream, index);
     stream->begun = 1;
     const slot *from = &stream->slots[index % SLOTS];
     *block = from->block;
     if (from->status < 0 && error)
         *error = from->error;
-    return from->status;
+    if (from->status < 0 || !from->loaded.uploader)
+        return from->status;
+    return check_copies(stream, imagine__uploader_use(from->loaded.uploader), error);
 }
 
 void imagine__stream_close(imagine__stream *stream)

@@ -184,7 +184,9 @@ static imagine_status load_all(imagine__umt5 *u, int streamed, imagine_error *er
     u->loaded.check = 0;
     if (status == IMAGINE_OK)
         status = imagine__load_floats(&u->loaded, &u->final_norm, c->dim, error, "encoder.final_layer_norm.weight");
-    return status == IMAGINE_OK ? imagine__load_no_others(&u->loaded, others, error) : status;
+    if (status == IMAGINE_OK)
+        status = imagine__load_no_others(&u->loaded, others, error);
+    return status == IMAGINE_OK ? imagine__loaded_finish(&u->loaded, error) : status;
 }
 
 imagine_status imagine__umt5_load(imagine__umt5 **umt5, imagine_context *context, const char *folder,

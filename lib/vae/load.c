@@ -177,6 +177,8 @@ static imagine_status load(imagine__vae_model **vae, imagine_context *context, c
     load_decoder(&l);
     if (l.status >= 0)
         l.status = imagine__load_no_others(&made->loaded, NULL, error);
+    if (l.status >= 0)
+        l.status = imagine__loaded_finish(&made->loaded, error);
     if (l.status < 0) {
         imagine__vae_free(made);
         return l.status;
