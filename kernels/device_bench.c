@@ -10,8 +10,8 @@ enum { PEAK, MEMORY, LAUNCH, ATTENTION, LINEAR, CONV, NORM, NORM_ROPE, PIXEL_NOR
 static const char *const kinds[] = {"peak", "memory", "launch", "attention", "linear", "conv", "norm", "norm", "norm", "norm",
                                     "sampler"};
 
-/* How products are computed. */
-enum { F32, BF16, ROUNDED, LIBRARY };
+/* How products are computed; launches one by one, or as a graph. */
+enum { F32, BF16, ROUNDED, LIBRARY, GRAPH };
 #define OWN BF16
 
 /* What is measured: attention heads, head size, tokens; linear m, k, n; conv height, width, channels in, out and 3x3x3; norms
@@ -30,6 +30,7 @@ static const entry entries[] = {
     {PEAK, F32, {0}, 0, 0},
     {MEMORY, 0, {0}, 0, 0},
     {LAUNCH, 0, {0}, 0, 0},
+    {LAUNCH, GRAPH, {0}, 0, 0},
     {ATTENTION, BF16, {24, 64, 1024}, 0, 0},
     {ATTENTION, BF16, {24, 64, 2048}, 0, 0},
     {ATTENTION, BF16, {24, 64, 4096}, 0, 0},
@@ -87,6 +88,7 @@ typedef struct operands {
     const entry *e;
     int32_t size[4];
     void *memory[MOST];
+    void *graph; /* what is run, or NULL */
     int count;
     int failed; /* 1: no memory */
     double operations, bytes; /* of one run; the bytes that it must read and write at least */
@@ -283,6 +285,22 @@ static int run_launches(const imagine__device_bench *b, const operands *o)
     return code;
 }
 
+/* The launches as a graph, recorded in a stream of its own. */
+static void record_launches(imagine__device_bench *b, operands *o)
+{
+    imagine__device_bench recorded = *b;
+    recorded.call.stream = NULL;
+    b->code = b->cuda->stream_create(&recorded.call.stream);
+    if (!b->code)
+        b->code = b->cuda->graph_begin(recorded.call.stream);
+    if (!b->code) {
+        int code = run_launches(&recorded, o);
+        b->code = b->cuda->graph_end(recorded.call.stream, &o->graph);
+        b->code = code ? code : b->code;
+    }
+    b->cuda->stream_destroy(recorded.call.stream);
+}
+
 static int run_entry(const imagine__device_bench *b, operands *o)
 {
     switch (o->e->kind) {
@@ -292,7 +310,7 @@ static int run_entry(const imagine__device_bench *b, operands *o)
     case MEMORY:
         return b->cuda->copy(o->memory[0], o->memory[1], b->tiny ? TINY_COPIED : COPIED, b->call.stream);
     case LAUNCH:
-        return run_launches(b, o);
+        return o->graph ? b->cuda->graph_launch(o->graph, b->call.stream) : run_launches(b, o);
     case ATTENTION:
         return run_attention(b, o);
     case LINEAR:
@@ -395,7 +413,7 @@ static double fastest(imagine__device_bench *b, operands *o)
 
 static void name_of(const entry *e, const int32_t s[4], char *name, size_t size)
 {
-    static const char *const ways[] = {"f32", "bf16", "f32 rounded to bf16", "bf16 by cuBLASLt"};
+    static const char *const ways[] = {"f32", "bf16", "f32 rounded to bf16", "bf16 by cuBLASLt", "as a graph"};
     const char *way = e->kind == CONV && e->way == LIBRARY ? "bf16 by cuDNN" : ways[e->way];
     switch (e->kind) {
     case PEAK:
@@ -405,7 +423,7 @@ static void name_of(const entry *e, const int32_t s[4], char *name, size_t size)
         snprintf(name, size, "memory, reading and writing");
         break;
     case LAUNCH:
-        snprintf(name, size, "launch of a kernel in a row of them");
+        snprintf(name, size, "launch of a kernel in a %s of them", e->way == GRAPH ? "graph" : "row");
         break;
     case ATTENTION:
         snprintf(name, size, "attention %dx%d %d tokens %s", s[0], s[1], s[2], way);
@@ -488,11 +506,14 @@ int32_t imagine__device_bench_entry(imagine__device_bench *b, int32_t index, ima
     b->code = 0;
     prepare(b, &o);
     count_work(b, &o);
+    if (o.e->kind == LAUNCH && o.e->way == GRAPH && !o.failed && !b->code)
+        record_launches(b, &o);
     if (!o.failed && !b->code) {
         row->seconds = fastest(b, &o);
         rate(b, &o, row);
     }
     (void)b->cuda->synchronize(b->call.stream);
+    b->cuda->graph_destroy(o.graph);
     while (o.count)
         b->release(b->user_data, o.memory[--o.count]);
     if (b->code)
