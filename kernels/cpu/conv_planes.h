@@ -13,7 +13,7 @@
 
 #include "kernels/cpu/gemm.h"
 
-#define PLANES_OUTS 4 /* outputs in registers at once */
+#define PLANES_OUTS 4 /* outputs in registers at once, at most */
 #define PLANES_STRIP 64 /* pixels of a strip */
 #define PLANES_FEW 2 /* pixels that are better turned one by one */
 #define PLANES_RING (24 << 10) /* bytes of the planes of all frames that leave room for others in the first-level cache */
@@ -25,6 +25,7 @@ typedef struct planes {
     int64_t strips, lines; /* strips of a line, lines of a tile */
     int64_t pitch; /* from plane to plane */
     int64_t frames; /* of a pass */
+    int64_t outs; /* in registers at once */
     int near; /* what is read and written fits the cache, and need not be asked for */
 } planes;
 
@@ -42,7 +43,7 @@ typedef struct planes_tile {
     const planes *p;
     float *lines; /* [frames of a pass][kh][cin][pitch] */
     float *sums; /* [cout][PLANES_STRIP] of the line, in several passes of each line; cout as a multiple of 8 at the end */
-    float *weights; /* [groups of PLANES_OUTS][k][PLANES_OUTS], f32 */
+    float *weights; /* [groups of outs][k][PLANES_OUTS], f32 */
     int32_t *offsets; /* [kw][cin] */
     planes_row *rows; /* those that are not all zeros, in the order of K */
     int64_t count;
@@ -84,8 +85,8 @@ static int64_t planes_sums(const planes *p)
 static size_t planes_scratch(const planes *p)
 {
     const imagine__conv_weight *w = p->args->w;
-    int64_t row = w->kw * w->cin, rows = w->kt * w->kh;
-    return (size_t)(planes_ring(p) + planes_sums(p) + (planes_round(w->cout, PLANES_OUTS) * rows + 1) * row + 80) * 4 +
+    int64_t row = w->kw * w->cin, weights = gemm_ceil(w->cout, p->outs) * PLANES_OUTS * w->kt * w->kh;
+    return (size_t)(planes_ring(p) + planes_sums(p) + (weights + 1) * row + 80) * 4 +
            (size_t)planes_most_rows(p->g, w) * sizeof(planes_row);
 }
 
@@ -360,11 +361,11 @@ static void planes_run_block(const planes_tile *t, int64_t oy, const planes_row 
     const gemm *g = t->p->g;
     int64_t vectors = gemm_ceil(t->width, VEC_LANES), k = g->parts * g->part_k;
     planes_mode mode = row == t->rows ? PLANES_SET : row == t->rows + row->block ? PLANES_ADD : PLANES_GO_ON;
-    for (int64_t o = 0; o < g->n; o += PLANES_OUTS) {
-        int64_t outs = gemm_min(PLANES_OUTS, g->n - o), most = VEC_LANES == 8 && outs == PLANES_OUTS ? 3 : 4;
-        const float *w = t->weights + o * k;
+    for (int64_t o = 0, at = 0; o < g->n; o += t->p->outs, at++) {
+        int64_t outs = gemm_min(t->p->outs, g->n - o), most = VEC_LANES == 8 && outs == PLANES_OUTS ? 3 : 4;
+        const float *w = t->weights + at * PLANES_OUTS * k;
         if (row == t->rows + t->begin)
-            planes_ask_ahead(t, oy, o / PLANES_OUTS, gemm_ceil(g->n, PLANES_OUTS));
+            planes_ask_ahead(t, oy, at, gemm_ceil(g->n, t->p->outs));
         for (int64_t v = 0; v < vectors; v += most)
             multiply[outs - 1][gemm_min(most, vectors - v) - 1](row, end, v * VEC_LANES, w,
                                                                 t->sums + o * PLANES_STRIP + v * VEC_LANES, mode);
@@ -502,17 +503,30 @@ static void planes_run_pass(planes_tile *t, int64_t oy)
     t->sums = sums;
 }
 
+/* Output o's weights, PLANES_OUTS apart. */
+static void planes_copy_output(const gemm *g, float *to, int64_t o)
+{
+    int64_t column = o % GEMM_COLUMNS, k = g->parts * g->part_k, from = (o - column) * k + column;
+    for (int64_t i = 0; i < k; i++, from += GEMM_COLUMNS, to += PLANES_OUTS)
+        *to = g->type == IMAGINE__W_F32 ? ((const float *)g->packed)[from] : vec_bf16(((const uint16_t *)g->packed)[from]);
+}
+
 /* The weights of few outputs side by side take less of the first-level cache than a panel's, of which most is padding. */
-static void planes_copy_weights(planes_tile *t)
+static void planes_copy_weights(const planes_tile *t)
 {
     const gemm *g = t->p->g;
     int64_t k = g->parts * g->part_k;
     float *to = t->weights;
-    for (int64_t o = 0; o < g->n; o += PLANES_OUTS) {
-        int64_t from = o / GEMM_COLUMNS * GEMM_COLUMNS * k + o % GEMM_COLUMNS;
-        for (int64_t i = 0; i < k; i++, from += GEMM_COLUMNS, to += PLANES_OUTS)
-            _mm_storeu_ps(to, g->type == IMAGINE__W_F32 ? _mm_loadu_ps((const float *)g->packed + from)
-                                                        : vec_load_four_bf16((const uint16_t *)g->packed + from));
+    for (int64_t o = 0; o < g->n; o += t->p->outs, to += PLANES_OUTS * k) {
+        int64_t column = o % GEMM_COLUMNS, from = (o - column) * k + column;
+        if (column + PLANES_OUTS > GEMM_COLUMNS) {
+            for (int64_t i = 0; i < gemm_min(t->p->outs, g->n - o); i++)
+                planes_copy_output(g, to + i, o + i);
+            continue;
+        }
+        for (int64_t i = 0; i < k; i++, from += GEMM_COLUMNS)
+            _mm_storeu_ps(to + i * PLANES_OUTS, g->type == IMAGINE__W_F32 ? _mm_loadu_ps((const float *)g->packed + from)
+                                                                         : vec_load_four_bf16((const uint16_t *)g->packed + from));
     }
 }
 
@@ -552,7 +566,9 @@ static int planes_suit(planes *p, const gemm *g, const imagine__conv_args *a, in
         return 0;
     if (w->cin > 4 && !(w->cin <= many && w->cout < wide) && !(w->cin <= 96 && w->cout <= 12))
         return 0;
-    *p = (planes){.g = g, .args = a, .pitch = planes_round(PLANES_STRIP + w->kw - 1, 16), .frames = w->kt};
+    *p = (planes){.g = g, .args = a, .pitch = planes_round(PLANES_STRIP + w->kw - 1, 16), .frames = w->kt, .outs = PLANES_OUTS};
+    if (VEC_LANES == 8 && w->cout % 3 == 0)
+        p->outs = 3; /* by four vectors leaves no rest of a strip, as four by three does */
     p->strips = gemm_ceil(a->out_w, PLANES_STRIP);
     p->lines = gemm_plan_lines(a->out_h, p->strips,
                                2.0 * (double)(gemm_min(PLANES_STRIP, a->out_w) * g->n * g->parts * g->part_k), threads);

@@ -175,6 +175,11 @@ VEC __m128 vec_load_four_bf16(const uint16_t *p)
     return _mm_castsi128_ps(_mm_slli_epi32(_mm_cvtepu16_epi32(_mm_loadl_epi64((const __m128i *)p)), 16));
 }
 
+VEC float vec_bf16(uint16_t x)
+{
+    return _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128((int)((uint32_t)x << 16))));
+}
+
 /* The first `count` of four floats; zeros for the others. */
 VEC __m128 vec_load_few(const float *p, int64_t count)
 {
