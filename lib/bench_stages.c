@@ -43,14 +43,17 @@ typedef struct step_size {
     int32_t frames, height, width, text; /* latents; tokens of text */
 } step_size;
 
-static step_size size_of_step(int32_t tiny)
+/* Of a clip of 81 frames of 832x480; `small`: of a picture of 416x240, where starting the work is much of it. */
+static step_size size_of_step(int32_t small, int32_t tiny)
 {
     const imagine__dit_config wan = { .in_channels = 16, .out_channels = 16, .layers = 30, .heads = 12, .head_dim = 128,
                                       .ffn_dim = 8960, .text_dim = 4096, .freq_dim = 256, .patch_t = 1, .patch_h = 2,
                                       .patch_w = 2, .cross_attn_norm = 1, .eps = 1e-6f, .rope_max_seq_len = 1024 };
-    step_size s = { wan, 21, 60, 104, 512 }; /* 81 frames of 832x480 */
+    step_size s = { wan, 21, 60, 104, 512 };
+    if (small)
+        s.frames = 1, s.height = 30, s.width = 52;
     if (tiny) {
-        s = (step_size){ wan, 2, 4, 6, 7 };
+        s = (step_size){ wan, small ? 1 : 2, 4, 6, 7 };
         s.config.layers = 2;
         s.config.heads = 2;
         s.config.head_dim = 16;
@@ -92,10 +95,12 @@ static void step_close(imagine_context *context, step *t)
     imagine__work_fini(&t->work);
 }
 
-static imagine_status step_open(imagine_context *context, step *t, const step_size *s, imagine_error *error)
+static imagine_status step_open(imagine_context *context, step *t, const step_size *s, int graphs, imagine_error *error)
 {
     int64_t values = (int64_t)s->config.in_channels * s->frames * s->height * s->width;
     imagine_status status = imagine__work_init(&t->work, context, NULL, error);
+    if (status >= 0 && !graphs)
+        imagine__device_without_graphs(&t->work);
     if (status >= 0)
         status = imagine__dit_random(&t->dit, context, &s->config, NULL, error);
     if (status >= 0)
@@ -107,14 +112,14 @@ static imagine_status step_open(imagine_context *context, step *t, const step_si
     return status < 0 ? status : imagine__dit_text_create(&t->text, t->dit, &t->work, t->embeds, 1, s->text, error);
 }
 
-/* Seconds of one forward: the fastest of `runs` after a first one. */
-static imagine_status time_step(imagine_context *context, const step_size *s, int runs, double *seconds,
+/* Seconds of one forward: the fastest of `runs` after a first one. The second records the graphs, where there are any. */
+static imagine_status time_step(imagine_context *context, const step_size *s, int graphs, int runs, double *seconds,
                                 imagine_error *error)
 {
     step t;
     const float timestep = 500;
     memset(&t, 0, sizeof t);
-    imagine_status status = step_open(context, &t, s, error);
+    imagine_status status = step_open(context, &t, s, graphs, error);
     imagine__dit_input input = { .x = t.x, .y = t.y, .timesteps = &timestep, .text = t.text, .batch = 1,
                                  .frames = s->frames, .height = s->height, .width = s->width };
     *seconds = 1e30;
@@ -130,13 +135,14 @@ static imagine_status time_step(imagine_context *context, const step_size *s, in
     return status;
 }
 
-static imagine_status bench_step(imagine_context *context, int32_t tiny, imagine_bench_row *row, imagine_error *error)
+static imagine_status bench_step(imagine_context *context, int32_t small, int32_t graphs, int32_t tiny,
+                                 imagine_bench_row *row, imagine_error *error)
 {
-    step_size s = size_of_step(tiny), one = s;
+    step_size s = size_of_step(small, tiny), one = s;
     double seconds;
     snprintf(row->unit, sizeof row->unit, "s");
     one.config.layers = 1; /* to see how long all of them would take */
-    imagine_status status = time_step(context, &one, 1, &seconds, error);
+    imagine_status status = time_step(context, &one, 0, 1, &seconds, error);
     if (status < 0)
         return status;
     if (seconds * s.config.layers * (TIMED + 1) > LONGEST && !tiny) {
@@ -144,7 +150,7 @@ static imagine_status bench_step(imagine_context *context, int32_t tiny, imagine
                  s.config.layers);
         return IMAGINE_OK;
     }
-    status = time_step(context, &s, tiny ? 1 : TIMED, &seconds, error);
+    status = time_step(context, &s, graphs, tiny ? 2 : TIMED, &seconds, error);
     if (status < 0)
         return status;
     row->seconds = row->value = seconds;
@@ -228,21 +234,24 @@ static imagine_status bench_frames(imagine_context *context, int32_t height, int
 
 static const struct {
     int32_t height, width; /* of frames; 0: the transformer */
-} stages[] = { { 0, 0 }, { 480, 832 }, { 720, 1280 } };
+    int32_t small, graphs; /* the transformer */
+} stages[] = { { 0, 0, 0, 1 }, { 0, 0, 1, 1 }, { 0, 0, 1, 0 }, { 480, 832, 0, 0 }, { 720, 1280, 0, 0 } };
 #define STAGES ((int32_t)(sizeof stages / sizeof *stages))
+#define STEPS 3 /* of these, the first */
 
 int32_t imagine__bench_stage_name(int32_t number, int32_t tiny, imagine_bench_row *row)
 {
     if (number < 0 || number >= STAGES)
         return 0;
-    step_size s = size_of_step(tiny);
-    if (stages[number].height)
+    step_size s = size_of_step(stages[number].small, tiny);
+    if (number >= STEPS)
         snprintf(row->name, sizeof row->name, "VAE decode %dx%d", tiny ? 16 : stages[number].width,
-                 tiny ? 8 * number : stages[number].height);
+                 tiny ? 8 * (number - STEPS + 1) : stages[number].height);
     else
-        snprintf(row->name, sizeof row->name, "a step of a transformer, %d layers of %d, %lld tokens", s.config.layers,
-                 s.config.heads * s.config.head_dim, (long long)tokens_of(&s));
-    snprintf(row->kind, sizeof row->kind, "%s", stages[number].height ? "vae" : "transformer");
+        snprintf(row->name, sizeof row->name, "step of %d layers of %d, %lld tokens%s", s.config.layers,
+                 s.config.heads * s.config.head_dim, (long long)tokens_of(&s),
+                 stages[number].graphs ? "" : " without graphs");
+    snprintf(row->kind, sizeof row->kind, "%s", number >= STEPS ? "vae" : "transformer");
     return 1;
 }
 
@@ -251,10 +260,9 @@ imagine_status imagine__bench_stage(imagine_context *context, int32_t number, in
 {
     int32_t factor = config_of_vae(tiny).spatial_factor;
     imagine_status status =
-        stages[number].height == 0
-            ? bench_step(context, tiny, row, error)
-            : bench_frames(context, tiny ? number : stages[number].height / factor, tiny ? 2 : stages[number].width / factor,
-                           tiny, row, error);
+        number < STEPS ? bench_step(context, stages[number].small, stages[number].graphs, tiny, row, error)
+                       : bench_frames(context, tiny ? number - STEPS + 1 : stages[number].height / factor,
+                                      tiny ? 2 : stages[number].width / factor, tiny, row, error);
     if (status != IMAGINE_ERROR_NO_MEMORY)
         return status;
     snprintf(row->left_out, sizeof row->left_out, "there is not enough memory for it");

@@ -32,7 +32,7 @@ static void row_text(const imagine_bench_row *row)
         printf("%-44s %8.1f GFLOP/s  %5.1f%%  %9.3f ms\n", row->name, row->gflops, row->share * 100, row->seconds * 1e3);
         return;
     }
-    printf("%-56s ", row->name);
+    printf("%-58s ", row->name);
     if (row->left_out[0])
         printf("left out: %s", row->left_out);
     else if (row->share > 0)

@@ -14,6 +14,7 @@ imagine_status imagine__device_bench_begin(imagine__device_bench *bench, imagine
 void imagine__device_bench_end(imagine__device_bench *bench);
 int imagine__device_is_bf16(const imagine_context *context); /* the precision of products */
 int imagine__device_is_emulated(const imagine_context *context);
+void imagine__device_without_graphs(imagine__work *work); /* every launch by itself */
 void imagine__device_name(const imagine_context *context, char *name, size_t size);
 
 /* Stages with random weights (bench_stages.c), numbered from 0. 0: no such stage. */

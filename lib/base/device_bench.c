@@ -64,3 +64,8 @@ void imagine__device_name(const imagine_context *context, char *name, size_t siz
     if (context->device->cuda->device_name(context->device->number, name, size))
         name[0] = 0;
 }
+
+void imagine__device_without_graphs(imagine__work *work)
+{
+    work->queue->no_graphs = 1;
+}

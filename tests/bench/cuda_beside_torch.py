@@ -125,9 +125,9 @@ def norm(name, device):
 
 def transformer(name, device, dtype):
     from diffusers import WanTransformer3DModel
-    layers, dim = map(int, re.search(r"(\d+) layers of (\d+)", name).groups())
+    layers, dim, tokens = map(int, re.search(r"(\d+) layers of (\d+), (\d+) tokens", name).groups())
     large = dim == 1536
-    size = (21, 60, 104, 512) if large else (2, 4, 6, 7)
+    size = {32760: (21, 60, 104, 512), 390: (1, 30, 52, 512), 12: (2, 4, 6, 7), 6: (1, 4, 6, 7)}[tokens]
     model = WanTransformer3DModel(num_attention_heads=12 if large else 2, attention_head_dim=128 if large else 16,
                                   ffn_dim=8960 if large else 48, num_layers=layers, text_dim=4096 if large else 24)
     model = model.to(device, dtype).eval()
