@@ -120,14 +120,17 @@ class Trainer:
         self.held = scenes.Stream(481, self.scenes.catalogue, self.scenes.store, held=True, mixture=mixture)
 
     def batch(self):
-        """Two batches of three are what the transformer will see, the third has anything."""
+        """Two batches of three are what the transformer will see, the third has anything. The decoder's stage has as many
+        batches of pictures as of clips."""
+        count, frames = self.s["batch"], self.s["frames"]
+        if self.stage == "decoder" and self.step % 2:
+            count, frames = count * 6, 1
         if self.step % 3:
-            x = scene_clips(self.scenes, self.step * self.s["batch"], self.s["batch"], self.s["frames"],
-                            self.source.held_files)
+            x = scene_clips(self.scenes, self.step * count, count, frames, self.source.held_files)
         else:
             rng = np.random.default_rng([self.step, list(STAGES).index(self.stage)])
-            x = self.source.clips(rng, self.s["batch"], self.s["frames"])
-        if self.s["frames"] == 1:
+            x = self.source.clips(rng, count, frames)
+        if frames == 1:
             return x[:, :, 0].contiguous(memory_format=torch.channels_last)
         return x.contiguous(memory_format=torch.channels_last_3d)
 
