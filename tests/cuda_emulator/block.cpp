@@ -255,13 +255,13 @@ static int64_t failing; /* 0: none does */
 
 void fail_launch(int64_t number)
 {
-    open_memory open;
+    locked lock;
     failing = number;
 }
 
 uint64_t launches()
 {
-    open_memory open;
+    locked lock;
     return launched;
 }
 

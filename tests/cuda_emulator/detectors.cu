@@ -3,6 +3,10 @@
  * first; with another number it has the fault of that number. Some also run with threads and copies in random orders, for
  * what is found must not depend on them. */
 
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include "device.h"
 #include "kernels/cuda/tensor_map.cuh"
 
@@ -575,6 +579,42 @@ static void changed_while_copied()
     emulator::stream_destroy(stream);
 }
 
+/* ---- hosts that follow device pointers ----------------------------------------------------------------------------- */
+
+/* A child's, whose memory is hidden. Nothing of the device is under way when the host looks; bug 1 reads, 2 writes, behind an
+ * allocation of many pages, a copy and a kernel, each of which opens the memory for itself. */
+[[noreturn]] static void look(int bug)
+{
+    signal(SIGSEGV, SIG_DFL);
+    emulator::hide_memory(true);
+    float *x = (float *)emulator::allocate((size_t)3 << 20), *y = (float *)emulator::allocate(128), host[32] = {};
+    emulator::copy_in(x, host, sizeof host);
+    if (launch(move_kernel, 1, 32, 0, nullptr, y, (const float *)x))
+        _exit(1);
+    volatile float *followed = bug == 2 ? y : x + (2 << 18);
+    if (bug == 1)
+        host[1] = *followed;
+    if (bug == 2)
+        *followed = 1;
+    emulator::copy_out(host, y, sizeof host);
+    emulator::release(x);
+    if (bug == 3) /* what is free again */
+        host[1] = *followed;
+    _exit(host[0] != 0);
+}
+
+static void hidden_memory()
+{
+    for (int bug = 0; bug < 4; bug++) {
+        pid_t child = fork();
+        if (!child)
+            look(bug);
+        int status = 0;
+        REQUIRE(child > 0 && waitpid(child, &status, 0) == child);
+        CHECK(bug ? WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV : WIFEXITED(status) && !WEXITSTATUS(status));
+    }
+}
+
 int main(int argc, char **argv)
 {
     static const test_case cases[] = {
@@ -583,7 +623,7 @@ int main(int argc, char **argv)
         {"deadlocks", deadlocks}, {"warps that part", warps_that_part}, {"missing copy waits", missing_copy_waits},
         {"bulk copies", bulk_copies}, {"warpgroup products", warpgroup_products},
         {"stale graphs", stale_graphs}, {"spoilt graphs", spoilt_graphs}, {"missing stream waits", missing_stream_waits},
-        {"changed while copied", changed_while_copied},
+        {"changed while copied", changed_while_copied}, {"hidden memory", hidden_memory},
     };
     return test_main("cuda/detectors", cases, sizeof cases / sizeof *cases, argc, argv);
 }

@@ -42,11 +42,20 @@ struct cell {
 };
 
 extern bool watching; /* accesses are recorded */
-/* While one of these lives, the host may look into device memory, and no other thread can make one. */
+/* One thread at a time is in the emulator's functions. */
+struct locked {
+    locked();
+    ~locked();
+    locked(const locked &) = delete;
+};
+/* While one of these lives, which implies the lock, the host may look into device memory. */
 struct open_memory {
     open_memory();
     ~open_memory();
     open_memory(const open_memory &) = delete;
+
+private:
+    locked lock;
 };
 /* What report() is to say. */
 void note(const char *text);

@@ -232,9 +232,10 @@ static uint32_t first_serial; /* of this launch's blocks */
 static const unsigned char *argument_range;
 static size_t argument_size;
 
-/* Device memory is a range of addresses of its own. While no function of the emulator runs, nobody may look into it, where
- * that was asked for: then a host that follows a device pointer ends the program. */
-static constexpr size_t RANGE = (size_t)16 << 30, PAGE = 4096;
+/* Device memory is a range of addresses of its own. While nothing of the device runs, nobody may look into it, where that was
+ * asked for: then a host that follows a device pointer ends the program. It is opened and shut thousands of times a second, and
+ * what that takes grows with the number of pages: hence huge ones, where the system has them. */
+static constexpr size_t RANGE = (size_t)16 << 30, PAGE = 4096, HUGE_PAGE = 2 << 20;
 static std::recursive_mutex mutex;
 static unsigned char *range;
 static size_t range_used;
@@ -245,17 +246,32 @@ bool watching = true;
 static uint64_t allocated;
 static int64_t failing; /* 0: none does */
 
+/* The part of the range that is opened and shut, in whole huge pages. */
+static size_t range_open()
+{
+    return (range_used + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+}
+
 static void protect(int how)
 {
-    if (hidden && range_used && mprotect(range, range_used, how)) {
+    if (hidden && range_used && mprotect(range, range_open(), how)) {
         fprintf(stderr, "emulator: mprotect fails\n");
         exit(1);
     }
 }
 
-open_memory::open_memory()
+locked::locked()
 {
     mutex.lock();
+}
+
+locked::~locked()
+{
+    mutex.unlock();
+}
+
+open_memory::open_memory()
+{
     if (!opened++)
         protect(PROT_READ | PROT_WRITE);
 }
@@ -264,7 +280,6 @@ open_memory::~open_memory()
 {
     if (!--opened)
         protect(PROT_NONE);
-    mutex.unlock();
 }
 
 void hide_memory(bool hide)
@@ -280,19 +295,19 @@ void watch_memory(bool watch)
 
 void fail_allocation(int64_t number)
 {
-    open_memory open;
+    locked lock;
     failing = number;
 }
 
 size_t allocations_held()
 {
-    open_memory open;
+    locked lock;
     return allocations.size();
 }
 
 uint64_t allocations_made()
 {
-    open_memory open;
+    locked lock;
     return allocated;
 }
 
@@ -308,14 +323,20 @@ static unsigned char *take(size_t room)
         return p;
     }
     if (!range) {
-        void *made = mmap(nullptr, RANGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        void *made = mmap(nullptr, RANGE + HUGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (made == MAP_FAILED)
             return nullptr;
-        range = (unsigned char *)made;
+        range = (unsigned char *)made + (HUGE_PAGE - (uintptr_t)made % HUGE_PAGE);
+        (void)madvise(range, RANGE, MADV_HUGEPAGE);
     }
-    if (room > RANGE - range_used || mprotect(range + range_used, room, PROT_READ | PROT_WRITE))
+    size_t before = range_open();
+    if (room > RANGE - range_used)
         return nullptr;
     range_used += room;
+    if (range_open() > before && mprotect(range + before, range_open() - before, PROT_READ | PROT_WRITE)) {
+        range_used -= room;
+        return nullptr;
+    }
     return range + range_used - room;
 }
 

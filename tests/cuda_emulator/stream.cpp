@@ -76,6 +76,9 @@ static std::shared_ptr<stream> stream_at(void *handle)
 /* All up to the entry of this number. After a failure the rest is passed over. */
 static void drain(stream &s, uint64_t end)
 {
+    if (s.done >= end)
+        return;
+    open_memory open; /* once for all of it */
     while (s.done < end) {
         if (s.busy)
             misuse("streams wait for each other", &s);
@@ -104,7 +107,7 @@ static void *call_with;
 
 void at_launch(int64_t number, void (*call)(void *), void *arg)
 {
-    open_memory open;
+    locked lock;
     calling = number;
     call_then = number ? call : nullptr;
     call_with = arg;
@@ -114,7 +117,7 @@ void at_launch(int64_t number, void (*call)(void *), void *arg)
 
 uint64_t launches_after()
 {
-    open_memory open;
+    locked lock;
     return after;
 }
 
@@ -143,7 +146,7 @@ static bool capture_fails()
 
 int put(void *handle, kind_of_work kind, work todo)
 {
-    open_memory open;
+    locked lock;
     std::shared_ptr<stream> s = stream_at(handle);
     if (s->capturing) {
         if (kind != KERNEL)
@@ -175,7 +178,7 @@ int put_kernel(void *handle, dim3 grid, dim3 size, size_t shared_bytes, void (*c
 
 int settle(void *handle)
 {
-    open_memory open;
+    locked lock;
     std::shared_ptr<stream> s = stream_at(handle);
     if (s->capturing)
         return spoil(*s, "the host waits");
@@ -185,7 +188,7 @@ int settle(void *handle)
 
 void settle_all()
 {
-    open_memory open;
+    locked lock;
     for (auto &each : streams)
         drain(*each.second, each.second->put);
 }
@@ -193,7 +196,7 @@ void settle_all()
 void lag_kernels(bool lag)
 {
     settle_all();
-    open_memory open;
+    locked lock;
     kernels_lag = lag;
 }
 
@@ -201,7 +204,7 @@ void lag_kernels(bool lag)
 
 int stream_create(void **handle)
 {
-    open_memory open;
+    locked lock;
     *handle = allocate(1);
     if (!*handle)
         return OUT_OF_MEMORY;
@@ -211,7 +214,7 @@ int stream_create(void **handle)
 
 void stream_destroy(void *handle)
 {
-    open_memory open;
+    locked lock;
     if (!handle)
         return;
     std::shared_ptr<stream> s = stream_at(handle);
@@ -222,7 +225,7 @@ void stream_destroy(void *handle)
 
 int mark_create(void **handle)
 {
-    open_memory open;
+    locked lock;
     *handle = allocate(1);
     if (!*handle)
         return OUT_OF_MEMORY;
@@ -232,7 +235,7 @@ int mark_create(void **handle)
 
 void mark_destroy(void *handle)
 {
-    open_memory open;
+    locked lock;
     if (!handle)
         return;
     at(marks, handle, "no such mark");
@@ -242,7 +245,7 @@ void mark_destroy(void *handle)
 
 int put_mark(void *handle, void *stream_handle)
 {
-    open_memory open;
+    locked lock;
     std::shared_ptr<stream> s = stream_at(stream_handle);
     if (s->capturing)
         return spoil(*s, "a mark");
@@ -252,7 +255,7 @@ int put_mark(void *handle, void *stream_handle)
 
 int mark_wait(void *handle)
 {
-    open_memory open;
+    locked lock;
     mark m = at(marks, handle, "no such mark");
     if (!m.in)
         return 0;
@@ -262,7 +265,7 @@ int mark_wait(void *handle)
 
 int stream_wait(void *stream_handle, void *handle)
 {
-    open_memory open;
+    locked lock;
     mark m = at(marks, handle, "no such mark");
     return put(stream_handle, WAIT, [m] {
         if (m.in)
@@ -275,7 +278,7 @@ int stream_wait(void *stream_handle, void *handle)
 
 bool forbidden(const char *what)
 {
-    open_memory open;
+    locked lock;
     for (auto &each : streams)
         if (each.second->capturing && each.second->owner == std::this_thread::get_id())
             return spoil(*each.second, what);
@@ -284,7 +287,7 @@ bool forbidden(const char *what)
 
 int graph_begin(void *handle)
 {
-    open_memory open;
+    locked lock;
     std::shared_ptr<stream> s = stream_at(handle);
     if (s->capturing || !handle || capture_fails()) {
         note("the capture of a stream cannot begin");
@@ -299,7 +302,7 @@ int graph_begin(void *handle)
 
 int graph_end(void *handle, void **graph)
 {
-    open_memory open;
+    locked lock;
     std::shared_ptr<stream> s = stream_at(handle);
     *graph = nullptr;
     if (!s->capturing || s->owner != std::this_thread::get_id()) {
@@ -321,7 +324,7 @@ int graph_end(void *handle, void **graph)
 
 int graph_launch(void *graph, void *handle)
 {
-    open_memory open;
+    locked lock;
     std::shared_ptr<std::vector<work>> all = at(graphs, graph, "no such graph");
     if (stream_at(handle)->capturing)
         return spoil(*stream_at(handle), "the launch of a graph");
@@ -336,7 +339,7 @@ int graph_launch(void *graph, void *handle)
 
 void graph_destroy(void *graph)
 {
-    open_memory open;
+    locked lock;
     if (!graph)
         return;
     at(graphs, graph, "no such graph");
@@ -346,19 +349,19 @@ void graph_destroy(void *graph)
 
 void fail_capture(int64_t number)
 {
-    open_memory open;
+    locked lock;
     failing_capture = number;
 }
 
 uint64_t graphs_made()
 {
-    open_memory open;
+    locked lock;
     return made;
 }
 
 uint64_t graphs_started()
 {
-    open_memory open;
+    locked lock;
     return started;
 }
 
@@ -366,7 +369,7 @@ uint64_t graphs_started()
 
 int pin(void *memory, size_t size)
 {
-    open_memory open;
+    locked lock;
     if (pins_fail) {
         note("memory of the host cannot be pinned");
         return OUT_OF_MEMORY;
@@ -380,7 +383,7 @@ int pin(void *memory, size_t size)
 
 void unpin(void *memory)
 {
-    open_memory open;
+    locked lock;
     auto found = pins.find((const unsigned char *)memory);
     if (found == pins.end())
         misuse("unpinned, and never was pinned", memory);
@@ -391,13 +394,13 @@ void unpin(void *memory)
 
 void fail_pins(bool fail)
 {
-    open_memory open;
+    locked lock;
     pins_fail = fail;
 }
 
 size_t pins_held()
 {
-    open_memory open;
+    locked lock;
     return pins.size();
 }
 
@@ -422,7 +425,7 @@ static uint64_t sum_of(const void *memory, size_t size)
 /* From memory that is not pinned it is done at once, with what is before it, as the driver does by a copy of its own. */
 int copy_later(void *device, const void *host, size_t size, void *handle)
 {
-    open_memory open;
+    locked lock;
     std::shared_ptr<pinned> p = pin_around(host, size);
     uint64_t sum = sum_of(host, size);
     int code = put(handle, COPY, [=] {
