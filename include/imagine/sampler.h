@@ -124,8 +124,8 @@ IMAGINE_API imagine_status imagine_sampler_set_init(imagine_sampler *sampler, im
 /* Latents that are known and kept: the clip's first frames, any frames, or any part of the picture. `latents` F32
  * [channels, frames, height, width], for every clip, or with a batch in front. `mask`, for all clips, F32 [frames] or
  * [frames, height, width] in latents: 1 where they are known, 0 where they are to be made. NULL: `latents` are fewer frames
- * than the clip's, and its first ones. Both are retained and looked at from imagine_sampler_begin on, which must follow;
- * `latents` NULL: nothing is known again. */
+ * than the clip's, and its first ones. What is known must be finite. Both are retained and looked at from
+ * imagine_sampler_begin on, which must follow; `latents` NULL: nothing is known again. */
 IMAGINE_API imagine_status imagine_sampler_set_known(imagine_sampler *sampler, imagine_buffer *latents,
                                                      imagine_buffer *mask, imagine_error *error);
 

@@ -2,6 +2,8 @@
 
 /* Latents that the caller gives: initial ones to begin with, and known ones to keep. */
 
+#include <math.h>
+
 #include "sampler/inside.h"
 
 imagine_status imagine__sampler_check(imagine_sampler *s, const imagine_buffer *buffer, const char *name,
@@ -128,6 +130,39 @@ static imagine_status check_mask(const imagine_sampler *s, const imagine_buffer 
     return IMAGINE_OK;
 }
 
+/* The mask's answer for a pixel of the latents. */
+static int marked(const imagine_sampler *s, const imagine_buffer *mask, int64_t frame, int64_t pixel)
+{
+    int32_t ndim;
+    imagine__buffer_shape(mask, &ndim);
+    const float *values = imagine_buffer_data(mask);
+    return (ndim == 1 ? values[frame] : values[frame * s->shape[2] * s->shape[3] + pixel]) == 1;
+}
+
+/* Latents that a mask calls known must be finite; what it leaves out may be anything. */
+static imagine_status check_marked(const imagine_sampler *s, const imagine_buffer *latents, const imagine_buffer *mask,
+                                   imagine_error *error)
+{
+    int32_t ndim;
+    const int64_t *shape = imagine__buffer_shape(latents, &ndim);
+    const float *values = imagine_buffer_data(latents);
+    int64_t frames = s->shape[1], area = s->shape[2] * s->shape[3];
+    int64_t count = (int64_t)(imagine_buffer_size(latents) / sizeof *values);
+    for (int64_t i = 0; i < count && !imagine__planning(s->context); i++) {
+        if (isfinite(values[i]) || !marked(s, mask, i / area % frames, i % area))
+            continue;
+        double value = values[i];
+        int64_t index[IMAGINE_MAX_DIMS];
+        for (int32_t d = ndim; d-- > 0; i /= shape[d])
+            index[d] = i % shape[d];
+        char place[160];
+        imagine__shape_text(place, sizeof place, ndim, index);
+        return imagine__fail(error, IMAGINE_ERROR_NOT_FINITE,
+                             "known latents: the value at %s is %g, where the mask says it is known", place, value);
+    }
+    return IMAGINE_OK;
+}
+
 /* Frames of the known latents. */
 static int64_t known_frames(const imagine_sampler *s)
 {
@@ -146,7 +181,8 @@ static imagine_status check_known(imagine_sampler *sampler, const imagine_buffer
     int allowed = IMAGINE__SHARED | (mask ? IMAGINE__MASKED : IMAGINE__FEWER);
     if (latents && (status = imagine__sampler_check(sampler, latents, "known latents", 0, allowed, error)) < 0)
         return status;
-    if (mask && (status = check_mask(sampler, mask, error)) < 0)
+    if (mask && ((status = check_mask(sampler, mask, error)) < 0 ||
+                 (status = check_marked(sampler, latents, mask, error)) < 0))
         return status;
     if (latents && !mask) {
         int32_t ndim;
@@ -184,12 +220,7 @@ imagine_status imagine_sampler_set_known(imagine_sampler *sampler, imagine_buffe
 /* The mask's value at a pixel of the latents; without a mask the frames that there are. */
 static int is_known(const imagine_sampler *s, int64_t frame, int64_t pixel)
 {
-    int32_t ndim;
-    if (!s->mask)
-        return frame < known_frames(s);
-    imagine__buffer_shape(s->mask, &ndim);
-    const float *values = imagine_buffer_data(s->mask);
-    return (ndim == 1 ? values[frame] : values[frame * s->shape[2] * s->shape[3] + pixel]) == 1;
+    return s->mask ? marked(s, s->mask, frame, pixel) : frame < known_frames(s);
 }
 
 typedef struct keep_job {

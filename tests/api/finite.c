@@ -318,14 +318,18 @@ static void given_to_a_job(void)
     imagine_buffer *text = tensor_with(context, 2, (int64_t[]){ 3, 16 }, 16 + 5, NAN);
     imagine_buffer *fine = tensor_with(context, 2, (int64_t[]){ 3, 16 }, 0, 0);
     imagine_buffer *latents = tensor_with(context, 4, (int64_t[]){ 16, 2, 4, 4 }, 2 * 16 + 6, -INFINITY);
+    imagine_buffer *mask = tensor_with(context, 3, (int64_t[]){ 2, 4, 4 }, 6, 1);
+    imagine_buffer *other = tensor_with(context, 1, (int64_t[]){ 2 }, 1, 1); /* it leaves the infinity out */
     const struct {
-        imagine_buffer *prompt, *negative, *noise, *latents;
-        const char *first, *second;
+        imagine_buffer *prompt, *negative, *noise, *latents, *known, *mask;
+        const char *first, *second; /* of the message; NULL: nothing is wrong */
     } given[] = {
-        { text, fine, NULL, NULL, "positive", "[1, 5]" },
-        { fine, text, NULL, NULL, "negative", "[1, 5]" },
-        { fine, fine, latents, NULL, "noise", "[1, 0, 1, 2]" },
-        { NULL, NULL, NULL, latents, "latents", "[1, 0, 1, 2]" },
+        { text, fine, .first = "positive", .second = "[1, 5]" },
+        { fine, text, .first = "negative", .second = "[1, 5]" },
+        { fine, fine, .noise = latents, .first = "noise", .second = "[1, 0, 1, 2]" },
+        { .latents = latents, .first = "latents", .second = "[1, 0, 1, 2]" },
+        { fine, fine, .known = latents, .mask = mask, .first = "known latents", .second = "[1, 0, 1, 2]" },
+        { fine, fine, .known = latents, .mask = other },
     };
     for (size_t i = 0; i < sizeof given / sizeof *given; i++) {
         imagine_job_options options;
@@ -335,7 +339,14 @@ static void given_to_a_job(void)
         options.negative_embeds = given[i].negative;
         options.noise = given[i].noise;
         options.latents = given[i].latents;
+        options.known_latents = given[i].known;
+        options.known_mask = given[i].mask;
         REQUIRE_OK(imagine_job_create(&job, model, &options, &err));
+        if (!given[i].first) {
+            CHECK_OK(run_job(job, &err));
+            imagine_job_destroy(&job);
+            continue;
+        }
         memset(err.message, 0, sizeof err.message);
         CHECK_STATUS(run_job(job, &err), IMAGINE_ERROR_NOT_FINITE);
         if (!strstr(err.message, given[i].first) || !strstr(err.message, given[i].second))
@@ -346,6 +357,8 @@ static void given_to_a_job(void)
     imagine_buffer_release(&text);
     imagine_buffer_release(&fine);
     imagine_buffer_release(&latents);
+    imagine_buffer_release(&mask);
+    imagine_buffer_release(&other);
     imagine_model_release(&model);
     imagine_context_release(&context);
 }
