@@ -5,7 +5,7 @@ import numpy as np
 import look
 import tracks
 
-SMALL, LARGE = 40, 73  # pixels of the larger side, between small, usual and large
+SMALL, LARGE = 41, 79  # pixels of the larger side, between small, usual and large
 LIKE = 0.25  # a piece this near to a picture of the core is an object, whatever else
 
 

@@ -16,15 +16,18 @@ import split
 from motions import MARGIN, SIDE, Motion
 
 LENGTHS = (9, 13, 17, 25, 33)
-SIZES = {"small": (27, 34), "": (46, 62), "large": (84, 100)}  # of one object alone, in pixels
-OF_TWO, OF_THREE = (38, 52), (31, 39)
-STYLE_WEIGHTS = {"3D emoji": 0.42, "noto emoji": 0.24, "flat emoji": 0.17, "color emoji": 0.13, "game art": 0.04}
+SIZES = {"small": (28, 36), "": (56, 74), "large": (90, 108)}  # of one object alone, in pixels
+ROAMING = ("slide", "bounce", "hop", "fall", "orbit", "zoom", "pan")  # motions that need room, so that things are a little smaller
+SMALLER = {"small": 0.95, "": 0.82, "large": 0.94}
+OF_TWO, OF_THREE = (44, 56), (34, 40)  # of several at rest or in place
+OF_TWO_ROAMING, OF_THREE_ROAMING = (38, 52), (31, 39)
+STYLE_WEIGHTS = {"3D emoji": 0.70, "noto emoji": 0.11, "flat emoji": 0.09, "color emoji": 0.08, "game art": 0.02}
 PLACES = {"left": (0, None), "right": (1, None), "top": (None, 0), "bottom": (None, 1), "centre": (None, None),
           "top left": (0, 0), "top right": (1, 0), "bottom left": (0, 1), "bottom right": (1, 1)}
 RELATIONS = ("left of", "right of", "above", "below", "next to")
 # What a scene shows. "any" is any cut-out of the shared folder, whatever its caption is worth: for the VAE.
-MIXTURE = {"core": 0.77, "other": 0.14, "animation": 0.09}
-LAYOUTS = {"one": 0.56, "same": 0.17, "pair": 0.22, "three": 0.05}
+MIXTURE = {"core": 0.86, "other": 0.06, "animation": 0.08}
+LAYOUTS = {"one": 0.66, "same": 0.13, "pair": 0.17, "three": 0.04}
 HIDDEN = 0.3  # at most this share of an object may have about its ground's colour
 
 
@@ -161,6 +164,8 @@ def one(rng, scene):
     item.size = rng.uniform(*SIZES[item.size_word])
     scene.motion = single_motion(rng, scene, item)
     kind = scene.motion.kind
+    if kind in ROAMING:
+        item.size *= SMALLER[item.size_word]
     if kind in ("still", *motions.IN_PLACE) and item.size_word != "large" and rng.random() < 0.65:
         scene.place = tuple(PLACES)[rng.integers(len(PLACES))]
     x, y = placed(rng, scene.place or "centre")
@@ -184,7 +189,8 @@ def single_motion(rng, scene, item):
         motion = motions.choose(rng, scene.frames)
         turns = motion.kind == "spin" and item.concept.name in motions.ROUND
         blind = motion.kind in motions.CAMERA and scene.ground.kind != "drawn"
-        tall = motion.kind in ("slide", "hop", "fall", "bounce") and item.size + motion.amount > SIDE - 2 * MARGIN
+        size = item.size * SMALLER[item.size_word]
+        tall = motion.kind in ("slide", "hop", "fall", "bounce") and size + motion.amount > SIDE - 2 * MARGIN
         if not (turns or blind or tall or (motion.kind == "orbit" and item.size_word == "large")):
             return motion
     return Motion()
@@ -244,11 +250,18 @@ def row(rng, scene, sizes, gap):
 
 
 def several(rng, scene):
-    count = len(scene.items)
-    size = rng.uniform(*(OF_TWO if count == 2 else OF_THREE))
-    sizes = [size * rng.uniform(0.94, 1.06) for _ in range(count)]
     scene.motion = group_motion(rng, scene)
+    count = len(scene.items)
+    size = rng.uniform(*size_of_several(scene))
+    sizes = [size * rng.uniform(0.94, 1.06) for _ in range(count)]
     return arranged(rng, scene, sizes, row(rng, scene, sizes, rng.uniform(2, 8)))
+
+
+def size_of_several(scene):
+    roams = scene.motion.kind in ROAMING
+    if len(scene.items) == 2:
+        return OF_TWO_ROAMING if roams else OF_TWO
+    return OF_THREE_ROAMING if roams else OF_THREE
 
 
 def group_motion(rng, scene):
@@ -294,14 +307,14 @@ def apart(scene):
 
 def pair(rng, scene):
     scene.relation = RELATIONS[rng.integers(len(RELATIONS))] if rng.random() < 0.8 else ""
-    sizes = [rng.uniform(*OF_TWO) for _ in range(2)]
+    if scene.frames > 1 and scene.relation in ("", "next to") and rng.random() < 0.25:
+        return circling(rng, scene)
+    scene.motion = group_motion(rng, scene)
+    sizes = [rng.uniform(*size_of_several(scene)) for _ in range(2)]
     if rng.random() < 0.2:
         small = int(rng.integers(2))
         sizes[small], sizes[1 - small] = rng.uniform(26, 31), rng.uniform(56, 64)
         scene.items[small].size_word, scene.items[1 - small].size_word = "small", "large"
-    if scene.frames > 1 and scene.relation in ("", "next to") and rng.random() < 0.25:
-        return circling(rng, scene)
-    scene.motion = group_motion(rng, scene)
     gap = rng.uniform(3, 10)
     if scene.relation in ("above", "below"):
         upper = [0, 1] if scene.relation == "above" else [1, 0]
