@@ -3,6 +3,8 @@
 
 import argparse
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -141,6 +143,46 @@ def load(path):
     return torch.load(path, weights_only=True) if path.exists() else None
 
 
+class Team:
+    """Processes that train one model, each with batches of its own: all make the same step with the mean of their gradients.
+
+    The first starts the others, which are this program again with a rank in the environment.
+    """
+
+    def __init__(self, size, state):
+        self.size, self.rank = size, int(os.environ.get("IMAGINE_TRAIN_RANK", 0))
+        self.last = time.process_time()
+        if size == 1:
+            return
+        meeting = state / "team"
+        if self.rank == 0:
+            meeting.unlink(missing_ok=True)
+            for rank in range(1, size):
+                subprocess.Popen([sys.executable, *sys.argv], env=dict(os.environ, IMAGINE_TRAIN_RANK=str(rank)))
+        torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=self.rank, world_size=size)
+
+    def share(self, module, samples):
+        """Gives every parameter the mean gradient; returns the others' processor time since the last call, in seconds, and
+        the samples of all."""
+        if self.size == 1:
+            return 0.0, samples
+        own, self.last = time.process_time() - self.last, time.process_time()
+        gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in gradients] + [torch.tensor([own, float(samples)])])
+        torch.distributed.all_reduce(flat)
+        for g, mean in zip(gradients, flat[:-2].div_(self.size).split([g.numel() for g in gradients])):
+            g.copy_(mean.view_as(g))
+        return flat[-2].item() - own, round(flat[-1].item())
+
+    def any(self, flag):
+        """True for all where it is for one."""
+        if self.size == 1:
+            return flag
+        count = torch.tensor([float(flag)])
+        torch.distributed.all_reduce(count)
+        return count.item() > 0
+
+
 class Meter:
     """Steps, samples and processor time of a stage, kept across resumed runs."""
 
@@ -151,6 +193,11 @@ class Meter:
 
     def cpu(self):
         return self.cpu_before + time.process_time() - self.start
+
+    def add(self, seconds, samples):
+        """Processor time of other processes, and samples."""
+        self.cpu_before += seconds
+        self.samples += samples
 
     def state(self):
         return {"samples": self.samples, "cpu": self.cpu()}

@@ -40,8 +40,8 @@ def tables(name):
 
 
 def attention_for(x):
-    """Plain products beat the flash kernel at 48 tokens."""
-    return sdpa_kernel(SDPBackend.MATH if x[0, 0].numel() <= 192 else SDPBackend.FLASH_ATTENTION)
+    """Plain products beat the flash kernel at 48 tokens; the text encoder's biases have no other way at any length."""
+    return sdpa_kernel([SDPBackend.MATH] + [SDPBackend.FLASH_ATTENTION] * (x[0, 0].numel() > 192))
 
 
 class Trainer:
@@ -49,6 +49,7 @@ class Trainer:
 
     def __init__(self, args, settings):
         self.args, self.s = args, settings
+        self.team = common.Team(getattr(args, "workers", 1), args.state)
         self.path = args.state / f"{self.name}.pt"
         self.tok = self.tokenizer()
         self.model, self.shown = self.new_model(), self.new_model().eval()
@@ -120,14 +121,15 @@ class Trainer:
         return F.mse_loss(v, noise - x)
 
     def one_step(self):
-        rng = np.random.default_rng([self.step, 99])
+        rng = np.random.default_rng([self.step, 99] + [self.team.rank] * (self.team.rank > 0))
         x, ids, mask = self.batch(rng)
         loss = self.loss(rng, x, ids, mask)
         loss.backward()
+        seconds, samples = self.team.share(self.model, len(x))
+        self.meter.add(seconds, samples)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimisers.apply(self.step)
         self.average.update(self.model, self.step)
-        self.meter.samples += len(x)
         self.step += 1
         return loss.item(), x.shape[2]
 
@@ -146,10 +148,12 @@ class Trainer:
     def run(self):
         recent = {}
         while self.step < self.optimisers.total:
-            if common.wants_to_finish(self.args.state, self.name):
+            if self.team.any(common.wants_to_finish(self.args.state, self.name)):
                 self.optimisers.finish(self.step)
             loss, depth = self.one_step()
             recent.setdefault(depth, []).append(loss)
+            if self.team.rank:
+                continue
             if self.step % 50 == 0:
                 means = ", ".join(f"{k}: {np.mean(v[-50:]):.4f}" for k, v in sorted(recent.items()))
                 self.meter.say(f"step {self.step}, loss by latent frames {means}")
