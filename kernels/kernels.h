@@ -222,6 +222,17 @@ typedef struct imagine__pixels_args {
     int32_t patch, join; /* join 0: part */
 } imagine__pixels_args;
 
+/* x[p, i] = known[p, i], or (1 - sigma) known[p, i] + sigma noise[p, i] with noise, each step one rounding, for i < count of
+ * every plane where mask is NULL or mask[i / mask_step] is 1; elsewhere x stays. Planes of x and of noise lie x_plane apart, those
+ * of known known_plane. */
+typedef struct imagine__keep_args {
+    float *x;
+    const float *known, *noise, *mask;
+    int64_t planes, count, x_plane, known_plane, mask_step;
+    float sigma;
+    int32_t reserved;
+} imagine__keep_args;
+
 struct imagine__kernels {
     const char *name; /* "plain", "avx2", "avx512", "avx512bf16", "cuda" */
 
@@ -258,6 +269,11 @@ struct imagine__kernels {
     /* y[i] = sum_t coefficient[t] * x[t][i] over `terms` (1 to 8) terms, in their order, each step one rounding (no fused multiply-add);
      * y may be one of the x. */
     void (*combine)(imagine__run *, int32_t terms, const float *coefficient, const float *const *x, float *y, int64_t n);
+    void (*keep)(imagine__run *, const imagine__keep_args *);
+    /* y[r] = sqrt(sum_i (x[r, i] - mean of row r)^2) for x [rows, n], from the sums of values and of squares in f64; 0 where what
+     * is below the root is not above 0. And x[r, :] *= (f32)(share * to[r] / from[r] + 1 - share), 1 where from[r] is not above 0. */
+    void (*spread)(imagine__run *, const float *x, int64_t rows, int64_t n, double *y);
+    void (*rescale)(imagine__run *, float *x, int64_t rows, int64_t n, const double *from, const double *to, double share);
     /* y[c, r] = x[r, c] for x [rows, columns]. */
     void (*transpose)(imagine__run *, const float *x, float *y, int64_t rows, int64_t columns);
     /* 1 if every one of n values is finite. */

@@ -20,7 +20,7 @@
 extern "C" {
 #endif
 
-#define IMAGINE__CUDA_VERSION 5
+#define IMAGINE__CUDA_VERSION 6
 
 typedef int32_t imagine__cuda_type; /* of activations and tables: IMAGINE__W_F32 or IMAGINE__W_BF16 */
 
@@ -207,6 +207,11 @@ typedef struct imagine__cuda {
     void (*unpin)(void *host); /* the copies from it are done */
     /* What is started in the stream from now on begins once all before the mark is done. The host does not wait. */
     int (*stream_wait)(void *stream, void *mark);
+
+    /* Of the sampler, as in kernels.h: f32, and f64 where it says double. */
+    int (*keep)(const imagine__keep_args *, void *stream);
+    int (*spread)(const float *x, int64_t rows, int64_t n, double *y, void *stream);
+    int (*rescale)(float *x, int64_t rows, int64_t n, const double *from, const double *to, double share, void *stream);
 } imagine__cuda;
 
 /* The module's only exported symbol: its table, or NULL when it has another version. */

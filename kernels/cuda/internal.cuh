@@ -38,6 +38,9 @@ int imagine__cuda_relative_bias(const imagine__relative_bias_args *args, void *s
 int imagine__cuda_pixels(const imagine__pixels_args *args, void *stream);
 int imagine__cuda_snake(const float *x, const float *alpha, const float *beta, float *y, int64_t rows, int64_t channels,
                         void *stream);
+int imagine__cuda_keep(const imagine__keep_args *args, void *stream);
+int imagine__cuda_spread(const float *x, int64_t rows, int64_t n, double *y, void *stream);
+int imagine__cuda_rescale(float *x, int64_t rows, int64_t n, const double *from, const double *to, double share, void *stream);
 int imagine__cuda_peak(imagine__cuda_precision precision, int64_t steps, float *out, double *operations, void *stream);
 
 #define IMAGINE__CUDA_INVALID 1 /* cudaErrorInvalidValue: larger than a grid can be */

@@ -80,6 +80,21 @@ static void combine(imagine__run *run, int32_t terms, const float *coefficient, 
     (void)run, (void)terms, (void)coefficient, (void)x, (void)y, (void)n;
 }
 
+static void keep(imagine__run *run, const imagine__keep_args *args)
+{
+    (void)run, (void)args;
+}
+
+static void spread(imagine__run *run, const float *x, int64_t rows, int64_t n, double *y)
+{
+    (void)run, (void)x, (void)rows, (void)n, (void)y;
+}
+
+static void rescale(imagine__run *run, float *x, int64_t rows, int64_t n, const double *from, const double *to, double share)
+{
+    (void)run, (void)x, (void)rows, (void)n, (void)from, (void)to, (void)share;
+}
+
 static void transpose(imagine__run *run, const float *x, float *y, int64_t rows, int64_t columns)
 {
     (void)run, (void)x, (void)y, (void)rows, (void)columns;
@@ -125,6 +140,9 @@ void imagine__kernels_plan(imagine__kernels *plan, const imagine__kernels *real)
         .activate = activate,
         .embed = embed,
         .combine = combine,
+        .keep = keep,
+        .spread = spread,
+        .rescale = rescale,
         .transpose = transpose,
         .finite = finite,
         .to_u8 = to_u8,

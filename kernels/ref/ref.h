@@ -33,6 +33,10 @@ void imagine__ref_embed(imagine__run *run, const void *table, imagine__wtype typ
                         int64_t dim, float *y);
 void imagine__ref_combine(imagine__run *run, int32_t terms, const float *coefficient, const float *const *x, float *y,
                           int64_t n);
+void imagine__ref_keep(imagine__run *run, const imagine__keep_args *args);
+void imagine__ref_spread(imagine__run *run, const float *x, int64_t rows, int64_t n, double *y);
+void imagine__ref_rescale(imagine__run *run, float *x, int64_t rows, int64_t n, const double *from, const double *to,
+                          double share);
 void imagine__ref_transpose(imagine__run *run, const float *x, float *y, int64_t rows, int64_t columns);
 int imagine__ref_finite(imagine__run *run, const float *x, int64_t n);
 void imagine__ref_to_u8(imagine__run *run, const float *x, uint8_t *y, int64_t n);

@@ -143,6 +143,27 @@ static void combine(imagine__run *run, int32_t terms, const float *coefficient, 
         note(run, cuda->combine(terms, coefficient, x, y, n, stream_of(run)), "a sum of tensors");
 }
 
+static void keep(imagine__run *run, const imagine__keep_args *args)
+{
+    const imagine__cuda *cuda = begin(run);
+    if (cuda)
+        note(run, cuda->keep(args, stream_of(run)), "known latents");
+}
+
+static void spread(imagine__run *run, const float *x, int64_t rows, int64_t n, double *y)
+{
+    const imagine__cuda *cuda = begin(run);
+    if (cuda)
+        note(run, cuda->spread(x, rows, n, y, stream_of(run)), "the spread of predictions");
+}
+
+static void rescale(imagine__run *run, float *x, int64_t rows, int64_t n, const double *from, const double *to, double share)
+{
+    const imagine__cuda *cuda = begin(run);
+    if (cuda)
+        note(run, cuda->rescale(x, rows, n, from, to, share, stream_of(run)), "rescaling of guidance");
+}
+
 static void transpose(imagine__run *run, const float *x, float *y, int64_t rows, int64_t columns)
 {
     const imagine__cuda *cuda = begin(run);
@@ -266,6 +287,9 @@ const imagine__kernels imagine__kernels_device = {
     .activate = activate,
     .embed = embed,
     .combine = combine,
+    .keep = keep,
+    .spread = spread,
+    .rescale = rescale,
     .transpose = transpose,
     .finite = finite,
     .to_u8 = to_u8,

@@ -35,7 +35,9 @@ struct imagine_sampler {
     imagine_buffer *renoise; /* on the host, as the next three: the caller's instead of the seed's, or NULL */
     imagine_buffer *init; /* the caller's initial latents, or NULL */
     imagine_buffer *known, *mask; /* the caller's known latents and where they are, or NULL */
-    float *start; /* [batch][clip], on the host: the noise that a run with known latents began with, which RENOISED keeps */
+    float *start; /* [batch][clip]: the noise that a run with known latents began with, which RENOISED keeps */
+    const float *known_values, *mask_values; /* the known latents and the mask as operations see them, once a run has begun */
+    float *known_copy, *mask_copy; /* where those are on a device, or NULL */
     float *v; /* [2 if guided][batch][clip]: predictions */
     float *estimate; /* [batch][clip]: of the clean latents */
     int32_t step; /* steps done */
@@ -58,7 +60,9 @@ imagine_status imagine__sampler_check(imagine_sampler *sampler, const imagine_bu
 /* From noise in x to what a run begins with: the schedule's scale, or the initial latents noised, and the known ones. */
 imagine_status imagine__sampler_start(imagine_sampler *sampler, imagine_error *error);
 /* Puts the known latents into x [batch][clip] where they belong, as the model is to see them at `sigma`. */
-imagine_status imagine__sampler_keep(imagine_sampler *sampler, float *x, double sigma, imagine_error *error);
+void imagine__sampler_keep(imagine_sampler *sampler, float *x, double sigma);
+/* Lets go of what operations see of them. */
+void imagine__sampler_drop_known(imagine_sampler *sampler);
 /* The timesteps, on the host, of every token of a clip: 0 where all of it is known and kept clean. 0: all tokens have the same. */
 int imagine__sampler_tokens(imagine_sampler *sampler, double timestep, int32_t clips, float **timesteps,
                             imagine_error *error);

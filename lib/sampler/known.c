@@ -82,6 +82,35 @@ static imagine_status noise_init(imagine_sampler *s, imagine_error *error)
     return IMAGINE_OK;
 }
 
+/* A buffer's values where operations see them: its own on a CPU, else a copy in *held. */
+static imagine_status show(imagine_sampler *s, const imagine_buffer *buffer, const float **seen, float **held, imagine_error *error)
+{
+    const float *values = imagine_buffer_data(buffer);
+    size_t size = (size_t)imagine_buffer_size(buffer);
+    *seen = values;
+    if (!imagine__on_device(s->context))
+        return IMAGINE_OK;
+    if (!*held && !(*held = imagine__alloc_values(s->context, size)))
+        return imagine__fail_memory(error, size, "the known latents");
+    imagine__upload(&s->work, *held, 0, values, 0, size, 1);
+    *seen = *held;
+    return IMAGINE_OK;
+}
+
+static imagine_status show_known(imagine_sampler *s, imagine_error *error)
+{
+    imagine_status status = s->known ? show(s, s->known, &s->known_values, &s->known_copy, error) : IMAGINE_OK;
+    return status >= 0 && s->mask ? show(s, s->mask, &s->mask_values, &s->mask_copy, error) : status;
+}
+
+void imagine__sampler_drop_known(imagine_sampler *s)
+{
+    imagine__free(s->context, s->known_copy);
+    imagine__free(s->context, s->mask_copy);
+    s->known_copy = s->mask_copy = NULL;
+    s->known_values = s->mask_values = NULL;
+}
+
 imagine_status imagine__sampler_start(imagine_sampler *s, imagine_error *error)
 {
     float scale = (float)imagine__schedule_begins(&s->schedule);
@@ -91,17 +120,17 @@ imagine_status imagine__sampler_start(imagine_sampler *s, imagine_error *error)
                              s->o.strength);
     int keep = s->known && s->o.known_mode == IMAGINE_KNOWN_RENOISED;
     size_t size = (size_t)s->count * sizeof *s->start;
-    if (keep && !s->start && !(s->start = imagine__alloc_host_values(s->context, size)))
+    if (keep && !s->start && !(s->start = imagine__alloc_values(s->context, size)))
         return imagine__fail_memory(error, size, "the noise of the known latents");
     if (keep)
-        imagine__download(&s->work, s->start, 0, s->x, 0, size, 1);
-    imagine_status status = IMAGINE_OK;
-    if (s->init)
+        imagine__copy(&s->work, s->start, 0, s->x, 0, size, 1);
+    imagine_status status = show_known(s, error);
+    if (status >= 0 && s->init)
         status = noise_init(s, error);
-    else if (scale != 1)
+    else if (status >= 0 && scale != 1)
         s->work.run.kernels->combine(&s->work.run, 1, &scale, (const float *const[]){ s->x }, s->x, s->count);
     if (status >= 0)
-        status = imagine__sampler_keep(s, s->x, s->schedule.sigmas[0], error);
+        imagine__sampler_keep(s, s->x, s->schedule.sigmas[0]);
     return status < 0 ? status : imagine__work_check(&s->work, error);
 }
 
@@ -211,6 +240,7 @@ imagine_status imagine_sampler_set_known(imagine_sampler *sampler, imagine_buffe
         imagine_buffer_release(&taken_mask);
         return status;
     }
+    imagine__sampler_drop_known(sampler);
     hold(&sampler->known, taken);
     hold(&sampler->mask, taken_mask);
     sampler->begun = 0; /* what it began with is not what is known now */
@@ -223,48 +253,31 @@ static int is_known(const imagine_sampler *s, int64_t frame, int64_t pixel)
     return s->mask ? marked(s, s->mask, frame, pixel) : frame < known_frames(s);
 }
 
-typedef struct keep_job {
-    const imagine_sampler *s;
-    float *x; /* on the host */
-    float sigma; /* 0: clean */
-} keep_job;
-
-/* One latent frame of one clip. */
-static void keep_frame(void *arg, int64_t tile, void *scratch)
+void imagine__sampler_keep(imagine_sampler *s, float *x, double sigma)
 {
-    const keep_job *job = arg;
-    const imagine_sampler *s = job->s;
-    int64_t frames = s->shape[1], area = s->shape[2] * s->shape[3], given = known_frames(s);
-    int64_t clip = tile / frames, frame = tile % frames, channels = s->shape[0];
-    if (frame >= given)
-        return;
-    const float *known = clip_of(s->known, clip);
-    (void)scratch;
-    for (int64_t i = 0; i < area; i++) {
-        if (!is_known(s, frame, i))
-            continue;
-        for (int64_t c = 0; c < channels; c++) {
-            int64_t at = clip * s->clip + (c * frames + frame) * area + i;
-            float value = known[(c * given + frame) * area + i];
-            job->x[at] = job->sigma > 0 ? (1 - job->sigma) * value + job->sigma * s->start[at] : value;
-        }
-    }
-}
-
-imagine_status imagine__sampler_keep(imagine_sampler *s, float *x, double sigma, imagine_error *error)
-{
+    int32_t ndim, mask_ndim = 0;
     if (!s->known)
-        return IMAGINE_OK;
-    size_t size = (size_t)s->count * sizeof *x;
-    imagine__arena_mark mark = imagine__arena_save(s->work.arena);
-    keep_job job = { s, imagine__borrow(&s->work, x, size, IMAGINE__READ | IMAGINE__WRITE),
-                     s->o.known_mode == IMAGINE_KNOWN_CLEAN ? 0 : (float)sigma };
-    if (!job.x)
-        return imagine__fail_memory(error, size, "the known latents");
-    imagine__parallel(&s->work.run, s->o.batch * s->shape[1], keep_frame, &job);
-    imagine__return(&s->work, x, job.x, size);
-    imagine__arena_restore(s->work.arena, mark);
-    return IMAGINE_OK;
+        return;
+    const int64_t *shape = imagine__buffer_shape(s->known, &ndim);
+    int64_t area = s->shape[2] * s->shape[3], given = shape[ndim - 3] * area;
+    if (s->mask)
+        imagine__buffer_shape(s->mask, &mask_ndim);
+    int renoised = s->o.known_mode == IMAGINE_KNOWN_RENOISED && (float)sigma > 0;
+    for (int64_t b = 0; b < s->o.batch; b++) {
+        imagine__keep_args args = {
+            .x = x + b * s->clip,
+            .known = s->known_values + (ndim == 5 ? b * s->shape[0] * given : 0),
+            .noise = renoised ? s->start + b * s->clip : NULL,
+            .mask = s->mask ? s->mask_values : NULL,
+            .planes = s->shape[0],
+            .count = given,
+            .x_plane = s->shape[1] * area,
+            .known_plane = given,
+            .mask_step = mask_ndim == 1 ? area : 1,
+            .sigma = (float)sigma,
+        };
+        s->work.run.kernels->keep(&s->work.run, &args);
+    }
 }
 
 typedef struct token_job {

@@ -4,8 +4,6 @@
 
 #include "sampler/inside.h"
 
-#include <math.h>
-
 static imagine_status forward(imagine_sampler *s, const imagine__dit_text *text, int32_t batch, const float *x,
                               double timestep, float *v, imagine_error *error)
 {
@@ -40,60 +38,27 @@ static int in_interval(const imagine_sampler *s)
     return s->step >= start && s->step < stop;
 }
 
-typedef struct spread_job {
-    const float *v; /* on the host */
-    int64_t clip;
-    double *out;
-} spread_job;
-
-/* The standard deviation of one clip's values. One thread adds them up, so that no number of threads shows. */
-static void spread_clip(void *arg, int64_t tile, void *scratch)
-{
-    const spread_job *job = arg;
-    const float *v = job->v + tile * job->clip;
-    double sum = 0, squares = 0;
-    (void)scratch;
-    for (int64_t i = 0; i < job->clip; i++) {
-        sum += (double)v[i];
-        squares += (double)v[i] * (double)v[i];
-    }
-    double rest = squares - sum * sum / (double)job->clip;
-    job->out[tile] = rest > 0 ? sqrt(rest) : 0;
-}
-
-/* The standard deviation of every clip's prediction in s->v. */
-static imagine_status measure_spread(imagine_sampler *s, double *out, imagine_error *error)
-{
-    size_t size = (size_t)s->count * sizeof *s->v;
-    imagine__arena_mark mark = imagine__arena_save(s->work.arena);
-    spread_job job = { imagine__borrow(&s->work, s->v, size, IMAGINE__READ), s->clip, out };
-    if (!job.v)
-        return imagine__fail_memory(error, size, "the predictions");
-    imagine_status status = imagine__work_check(&s->work, error);
-    if (status >= 0)
-        imagine__parallel(&s->work.run, s->o.batch, spread_clip, &job);
-    imagine__arena_restore(s->work.arena, mark);
-    return status;
-}
-
-/* v = the prompt's prediction in s->v and the negative one, combined. */
+/* v = the prompt's prediction in s->v and the negative one, combined; rescaled, it has the spread of the prompt's, or a share of it. */
 static imagine_status guide(imagine_sampler *s, const float *negative, double scale, imagine_error *error)
 {
-    const imagine__kernels *kernels = s->work.run.kernels;
+    imagine__run *run = &s->work.run;
     const float weights[] = { (float)scale, (float)(1 - scale) };
     const float *const terms[] = { s->v, negative };
-    double alone[64] = { 0 }, guided[64] = { 0 }, share = s->o.guidance_rescale;
-    imagine_status status = share > 0 ? measure_spread(s, alone, error) : IMAGINE_OK;
-    if (status < 0)
-        return status;
-    kernels->combine(&s->work.run, 2, weights, terms, s->v, s->count);
-    if (!(share > 0) || (status = measure_spread(s, guided, error)) < 0)
-        return status;
-    for (int32_t b = 0; b < s->o.batch; b++) {
-        float *v = s->v + b * s->clip;
-        float back = guided[b] > 0 ? (float)(share * (alone[b] / guided[b]) + (1 - share)) : 1;
-        kernels->combine(&s->work.run, 1, &back, (const float *const[]){ v }, v, s->clip);
+    double share = s->o.guidance_rescale;
+    size_t size = 2 * (size_t)s->o.batch * sizeof(double);
+    imagine__arena_mark mark = imagine__arena_save(s->work.arena);
+    double *alone = share > 0 ? imagine__arena_alloc(s->work.arena, size) : NULL;
+    if (share > 0 && !alone)
+        return imagine__fail_memory(error, size, "the spread of the predictions");
+    if (alone)
+        run->kernels->spread(run, s->v, s->o.batch, s->clip, alone);
+    run->kernels->combine(run, 2, weights, terms, s->v, s->count);
+    if (alone) {
+        double *guided = alone + s->o.batch;
+        run->kernels->spread(run, s->v, s->o.batch, s->clip, guided);
+        run->kernels->rescale(run, s->v, s->o.batch, s->clip, guided, alone, share);
     }
+    imagine__arena_restore(s->work.arena, mark);
     return IMAGINE_OK;
 }
 

@@ -150,6 +150,7 @@ void imagine_sampler_destroy(imagine_sampler **sampler)
     imagine__schedule_free(&old->schedule, old->context);
     imagine__free(old->context, old->rows);
     imagine__free(old->context, old->start);
+    imagine__sampler_drop_known(old);
     imagine_buffer_release(&old->mask);
     imagine_buffer_release(&old->known);
     imagine_buffer_release(&old->init);
@@ -297,9 +298,8 @@ static imagine_status prepare_step(imagine_sampler *s, imagine_error *error)
     float *trial = imagine__stepper_trial(s->stepper, s->step, s->x, s->v);
     if (!trial)
         return IMAGINE_OK;
-    status = imagine__sampler_keep(s, trial, s->schedule.sigmas[s->step + 1], error);
-    if (status >= 0)
-        status = imagine__work_check(&s->work, error);
+    imagine__sampler_keep(s, trial, s->schedule.sigmas[s->step + 1]);
+    status = imagine__work_check(&s->work, error);
     return status < 0 ? status : imagine__sampler_predict(s, trial, s->step + 1, error);
 }
 
@@ -309,10 +309,10 @@ static imagine_status update(imagine_sampler *s, imagine_error *error)
     const imagine_cancel *cancel = s->work.cancel;
     s->work.cancel = NULL;
     imagine_status status = imagine__stepper_step(s->stepper, s->step, s->x, s->v, s->noise, s->estimate, error);
-    if (status >= 0)
-        status = imagine__sampler_keep(s, s->x, s->schedule.sigmas[s->step + 1], error);
-    if (status >= 0)
-        status = imagine__sampler_keep(s, s->estimate, 0, error);
+    if (status >= 0) {
+        imagine__sampler_keep(s, s->x, s->schedule.sigmas[s->step + 1]);
+        imagine__sampler_keep(s, s->estimate, 0);
+    }
     int finite = s->work.run.kernels->finite(&s->work.run, s->x, s->count);
     if (status >= 0)
         status = imagine__work_check(&s->work, error); /* on a device something may have failed */

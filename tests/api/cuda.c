@@ -167,8 +167,10 @@ static void libraries(void)
     imagine_context_release(&context);
 }
 
-/* What the sampler does on the host in between: known and initial latents, guidance's rescaling, new noise. */
-static imagine_buffer *sample(imagine_model *model, const imagine_sampler_options *options, int known, imagine_error *err)
+/* What the sampler does in between: known and initial latents, guidance's rescaling, new noise. *transfers receives the copies
+ * between the device and the host that the steps after the first made, where the module counts them. */
+static imagine_buffer *sample(imagine_model *model, const imagine_sampler_options *options, int known, uint64_t *transfers,
+                              imagine_error *err)
 {
     imagine_sampler *sampler = NULL;
     imagine_buffer *latents = NULL, *init = NULL, *mask = NULL, *text[2] = { NULL, NULL };
@@ -187,8 +189,13 @@ static imagine_buffer *sample(imagine_model *model, const imagine_sampler_option
                imagine_sampler_set_init(sampler, options->strength < 1 ? init : NULL, err) >= 0 &&
                imagine_sampler_set_known(sampler, known ? init : NULL, known ? mask : NULL, err) >= 0 &&
                imagine_sampler_begin(sampler, NULL, err) >= 0;
-    for (int i = 0; i < options->steps && good; i++)
+    for (int i = 0; i < options->steps && good; i++) {
+        if (i == 1 && emulated.transfers)
+            *transfers = emulated.transfers();
         good = imagine_sampler_step(sampler, NULL, err) >= 0 || err->status == IMAGINE_ERROR_STATE;
+    }
+    if (emulated.transfers)
+        *transfers = emulated.transfers() - *transfers;
     if (good)
         imagine_sampler_get_latents(sampler, 0, &latents, err);
     imagine_sampler_destroy(&sampler);
@@ -215,6 +222,7 @@ static void sampling(void)
                  { "rescaled, ancestral", IMAGINE_STEP_ANCESTRAL, 1, 0.7, 0, IMAGINE_KNOWN_AUTO, IMAGINE_CFG_BATCHED } };
     imagine_error err = IMAGINE_ERROR_INIT;
     pair p = open_pair(PACK, &err);
+    uint64_t transfers = 0, fewest = 0;
     REQUIRE(p.cpu && p.gpu);
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
         imagine_sampler_options o;
@@ -228,7 +236,12 @@ static void sampling(void)
         o.guidance_rescale = ways[i].rescale;
         o.known_mode = ways[i].mode;
         o.cfg_mode = ways[i].cfg;
-        imagine_buffer *cpu = sample(p.cpu, &o, ways[i].known, &err), *gpu = sample(p.gpu, &o, ways[i].known, &err);
+        imagine_buffer *cpu = sample(p.cpu, &o, ways[i].known, &transfers, &err);
+        imagine_buffer *gpu = sample(p.gpu, &o, ways[i].known, &transfers, &err);
+        o.guidance_rescale = 0; /* neither this nor known latents goes through the host in a step */
+        imagine_buffer *plain = sample(p.gpu, &o, 0, &fewest, &err);
+        CHECK(plain && transfers == fewest);
+        imagine_buffer_release(&plain);
         if (!cpu || !gpu)
             fprintf(stderr, "    %s\n", err.message);
         CHECK(close_to(gpu, cpu, ways[i].name));

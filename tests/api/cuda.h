@@ -19,6 +19,7 @@ static struct {
     uint64_t (*allocations_held)(void);
     uint64_t (*allocations_made)(void);
     uint64_t (*launches)(void);
+    uint64_t (*transfers)(void);
     void (*libraries)(int there);
     int (*library_calls)(void);
     uint64_t (*memory_available)(void); /* bytes of the device; not on the emulator */
@@ -44,6 +45,7 @@ static inline int find_hooks(void)
                 { &emulated.allocations_held, "emulated_allocations_held" },
                 { &emulated.allocations_made, "emulated_allocations_made" },
                 { &emulated.launches, "emulated_launches" },
+                { &emulated.transfers, "emulated_transfers" },
                 { &emulated.libraries, "emulated_libraries" },
                 { &emulated.library_calls, "emulated_library_calls" },
                 { &emulated.memory_available, "emulated_memory_available" },

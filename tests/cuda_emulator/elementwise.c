@@ -101,6 +101,79 @@ static void combines(void)
         }
 }
 
+/* Known latents: with a mask of frames, of pixels or none, with noise or not; the bytes of plain C. */
+static void keeps(void)
+{
+    check_random r = {12};
+    for (int i = 0; i < 60; i++) {
+        int64_t planes = check_between(&r, 1, 5), area = check_between(&r, 1, i < 40 ? 30 : 300), frames = check_between(&r, 1, 4);
+        int64_t given = i % 3 ? frames : check_between(&r, 1, frames), masks = i % 3 == 1 ? frames : frames * area;
+        int64_t n = planes * frames * area;
+        float *x = check_input(&r, n), *noise = check_input(&r, n), *known = check_input(&r, planes * given * area);
+        float *mask = check_alloc((size_t)masks * 4), *y, *expected = check_alloc((size_t)n * 4);
+        for (int64_t j = 0; j < masks; j++)
+            mask[j] = (float)check_between(&r, 0, 1);
+        memcpy(expected, x, (size_t)n * 4);
+        imagine__keep_args a = { .x = expected, .known = known, .noise = i % 2 ? noise : NULL, .mask = i % 3 ? mask : NULL,
+                                 .planes = planes, .count = given * area, .x_plane = frames * area, .known_plane = given * area,
+                                 .mask_step = i % 3 == 1 ? area : 1, .sigma = check_value(&r) };
+        check_run c = check_start(&imagine__kernels_plain, CHECK_FORWARD);
+        imagine__kernels_plain.keep(&c.run, &a);
+        void *in[3] = {cuda_input(known, (size_t)(planes * given * area) * 4), cuda_input(noise, (size_t)n * 4),
+                       cuda_input(mask, (size_t)masks * 4)};
+        a.known = in[0];
+        a.noise = a.noise ? in[1] : NULL;
+        a.mask = a.mask ? in[2] : NULL;
+        a.x = cuda_output((size_t)n * 4);
+        cuda_check_prefer(80, (uint32_t)i);
+        CUDA_OK(cuda->upload(a.x, x, (size_t)n * 4, NULL));
+        CUDA_OK(cuda->keep(&a, NULL));
+        y = cuda_fetch(a.x, (size_t)n * 4);
+        CHECK(!memcmp(y, expected, (size_t)n * 4) && (i < 40 || memcmp(y, x, (size_t)n * 4)));
+        for (int j = 0; j < 3; j++)
+            cuda->release(in[j]);
+        free(x), free(noise), free(known), free(mask), free(y), free(expected);
+    }
+    CUDA_OK(cuda->keep(&(imagine__keep_args){.planes = 3}, NULL));
+}
+
+/* The spread of rows, and rows that get another's: in f64, summed in another order than plain C's. */
+static void rescales(void)
+{
+    check_random r = {13};
+    for (int i = 0; i < 24; i++) {
+        int64_t rows = check_between(&r, 1, 4), n = i < 12 ? check_between(&r, 1, 40) : check_between(&r, 500, 3000);
+        double share = i % 2 ? 0.7 : 1, expected[4], to[4], *got;
+        float *x = check_input(&r, rows * n), *scaled, *y;
+        for (int64_t j = 0; i % 4 == 0 && j < n; j++) /* a row without any */
+            x[j] = 3;
+        if (i == 13)
+            x[5] = NAN;
+        for (int j = 0; j < 4; j++)
+            to[j] = fabs((double)check_value(&r));
+        check_run c = check_start(&imagine__kernels_plain, CHECK_FORWARD);
+        imagine__kernels_plain.spread(&c.run, x, rows, n, expected);
+        void *in = cuda_input(x, (size_t)(rows * n) * 4), *out = cuda_output((size_t)rows * 8), *wanted = cuda_input(to, sizeof to);
+        cuda_check_prefer(80, (uint32_t)i);
+        CUDA_OK(cuda->spread(in, rows, n, out, NULL));
+        CUDA_OK(cuda->upload(in, x, (size_t)(rows * n) * 4, NULL));
+        scaled = cuda_output((size_t)(rows * n) * 4);
+        CUDA_OK(cuda->copy(scaled, in, (size_t)(rows * n) * 4, NULL));
+        CUDA_OK(cuda->rescale(scaled, rows, n, out, wanted, share, NULL));
+        got = cuda_fetch(out, (size_t)rows * 8);
+        y = cuda_fetch(scaled, (size_t)(rows * n) * 4);
+        for (int64_t row = 0; row < rows; row++)
+            CHECK(fabs(got[row] - expected[row]) <= 1e-12 * expected[row] && (expected[row] > 0 || got[row] == 0));
+        imagine__kernels_plain.rescale(&c.run, x, rows, n, expected, to, share);
+        CHECK(cuda_same(y, x, rows, n, n, IMAGINE__W_F32, LIMIT_F32));
+        cuda->release(in);
+        cuda->release(wanted);
+        free(x), free(y), free(got);
+    }
+    CUDA_OK(cuda->spread(NULL, 0, 5, NULL, NULL));
+    CUDA_OK(cuda->rescale(NULL, 5, 0, NULL, NULL, 1, NULL));
+}
+
 static void transposes(void)
 {
     check_random r = {4};
@@ -391,7 +464,7 @@ static void copies(void)
 int main(int argc, char **argv)
 {
     static const test_case cases[] = {
-        {"activations", activations}, {"embeds", embeds}, {"combines", combines}, {"transposes", transposes},
+        {"activations", activations}, {"embeds", embeds}, {"combines", combines}, {"keeps", keeps}, {"rescales", rescales}, {"transposes", transposes},
         {"finites", finites}, {"bytes", bytes}, {"upsamples", upsamples}, {"patches", patches},
         {"modulates", modulates}, {"snakes", snakes}, {"copies", copies},
         {"pixels", pixels}, {"relative_biases", relative_biases}, {"marks", marks},

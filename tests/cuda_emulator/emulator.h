@@ -62,6 +62,7 @@ void watch_memory(bool watch);
 void fail_allocation(int64_t number);
 size_t allocations_held();
 uint64_t allocations_made();
+uint64_t transfers_made(); /* copies from the host and to it */
 /* The same for launches. */
 void fail_launch(int64_t number);
 uint64_t launches();

@@ -18,6 +18,7 @@ void emulated_fail_launch(int64_t number) { emulator::fail_launch(number); }
 uint64_t emulated_allocations_held(void) { return emulator::allocations_held(); }
 uint64_t emulated_allocations_made(void) { return emulator::allocations_made(); }
 uint64_t emulated_launches(void) { return emulator::launches(); }
+uint64_t emulated_transfers(void) { return emulator::transfers_made(); }
 void emulated_libraries(int there)
 {
     emulator::set_library(there, 1 << 30);

@@ -18,6 +18,7 @@ EMULATED void emulated_fail_launch(int64_t number);
 EMULATED uint64_t emulated_allocations_held(void);
 EMULATED uint64_t emulated_allocations_made(void);
 EMULATED uint64_t emulated_launches(void);
+EMULATED uint64_t emulated_transfers(void); /* copies from the host and to it */
 /* Whether cuBLASLt and cuDNN are there, and what they have computed since. */
 EMULATED void emulated_libraries(int there);
 EMULATED int emulated_library_calls(void);

@@ -243,7 +243,7 @@ static std::multimap<size_t, unsigned char *> unused; /* by size */
 static int opened;
 static bool hidden;
 bool watching = true;
-static uint64_t allocated;
+static uint64_t allocated, transfers;
 static int64_t failing; /* 0: none does */
 
 /* The part of the range that is opened and shut, in whole huge pages. */
@@ -309,6 +309,12 @@ uint64_t allocations_made()
 {
     locked lock;
     return allocated;
+}
+
+uint64_t transfers_made()
+{
+    locked lock;
+    return transfers;
 }
 
 /* `room` bytes of the range; NULL: there is no more. */
@@ -418,6 +424,7 @@ void copy_in(void *device, const void *host, size_t size)
     open_memory open;
     if (!size)
         return;
+    transfers++;
     host_writes(device, size);
     memcpy(device, host, size);
 }
@@ -428,6 +435,7 @@ void copy_out(void *host, const void *device, size_t size)
     size_t at;
     if (!size)
         return;
+    transfers++;
     host_range(device, size, &at);
     memcpy(host, device, size);
 }
