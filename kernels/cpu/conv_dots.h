@@ -4,7 +4,8 @@
 
 /* Convolution with the values of a kernel row, (dx, channel), in the lanes of a vector, for few outputs: a panel of columns
  * would be mostly padding. Inside a dense frame a kernel row lies in one piece, so nothing is copied: up to four outputs by
- * up to four pixels are dot products in registers. Elsewhere a few pixels are copied together with the zeros around them.
+ * some pixels are dot products in registers. Beside the frame, taps that are whole vectors of zeros are left out; elsewhere a few
+ * pixels are copied together with the zeros around them.
  *
  * W lies packed as [group of outputs][kernel row][vector][output of the group][VEC_LANES], the last vector of a row filled up
  * with zeros. The kernel rows are taken in blocks; an output is the sum of its blocks' vectors, whose lanes are then added:
@@ -14,11 +15,13 @@
 #include "kernels/ref/ref.h"
 
 #define DOTS_OUTS 4 /* most outputs of a group */
-#define DOTS_PIXELS 4 /* most pixels in registers */
+#define DOTS_PIXELS (VEC_LANES / 2) /* most pixels in registers */
+#define DOTS_SUMS (3 * DOTS_PIXELS) /* in registers, most: their operands fill the others */
+#define DOTS_ASK 8 /* pixels of the next line that some pixels ask for */
 #define DOTS_STRIP 128 /* most pixels of a strip */
 #define DOTS_NEAR (512 << 10) /* bytes of the lines that a strip reads, if it is to be so wide */
-#define DOTS_ROWS 64 /* most kernel rows of a block */
-#define DOTS_BLOCK (1024 / VEC_LANES) /* vectors of a block, if a row is not longer */
+#define DOTS_SMALL (4 << 10) /* bytes that a pixel reads, few enough for many pixels at once */
+#define DOTS_BLOCK(outs) ((outs) == DOTS_OUTS && VEC_LANES == 16 ? 256 : 1024 / VEC_LANES) /* vectors, if a row is not longer */
 
 /* How a weight is laid out. */
 typedef struct dots_layout {
@@ -33,17 +36,27 @@ static dots_layout dots_layout_of(int64_t cout, int64_t cin, int32_t kt, int32_t
 {
     dots_layout l = {.row = kw * cin, .rows = (int64_t)kt * kh, .cout = cout};
     l.vectors = gemm_ceil(l.row, VEC_LANES);
-    l.block = l.vectors > DOTS_BLOCK || l.vectors == 0 ? 1 : gemm_min(DOTS_BLOCK / l.vectors, DOTS_ROWS);
-    l.block = gemm_min(l.block, l.rows);
+    if (cout <= 0 || l.row <= 0)
+        return l;
     l.groups = gemm_ceil(cout, DOTS_OUTS);
+    l.block = DOTS_BLOCK(gemm_ceil(cout, l.groups)) / l.vectors;
+    l.block = gemm_min(l.block > 0 ? l.block : 1, l.rows);
     return l;
 }
 
-/* A vector of a row: what a pixel reads, and where its weights are, in a group of one output. */
+/* A vector of a row: what a pixel reads, where its weights are, in a group of one output, and memory that is wanted soon. */
 typedef struct dots_step {
     const float *x;
     int64_t w;
+    const float *ask;
 } dots_step;
+
+/* A kernel row that is not all zeros. */
+typedef struct dots_row {
+    const float *line; /* the frame's line */
+    const float *next; /* the line of its frame that the next output line reads first, or NULL */
+    int64_t index, dy; /* of the kernel's rows, and within its frame */
+} dots_row;
 
 /* Groups are as equal as can be. */
 static int64_t dots_group_begin(const dots_layout *l, int64_t group)
@@ -56,21 +69,34 @@ static int64_t dots_group_size(const dots_layout *l, int64_t group)
     return l->cout / l->groups + (group < l->cout % l->groups);
 }
 
-/* Pixels in registers beside so many outputs: 12 sums, and their operands, fill 16 registers. */
-static int64_t dots_most_pixels(int64_t outs)
+/* Pixels in registers beside so many outputs. Eight by three crowd the first-level cache, unless what they read is little. */
+static int64_t dots_most_pixels(const dots_layout *l, int64_t outs)
 {
-    return outs == DOTS_OUTS ? 3 : DOTS_PIXELS;
+    if (outs == DOTS_OUTS)
+        return DOTS_SUMS / DOTS_OUTS;
+    return l->rows * l->row * 4 <= DOTS_SMALL ? DOTS_PIXELS : 4;
 }
 
-/* 1: a convolution of these sizes goes this way, as it is faster (measured, docs/speed-log.md). */
+/* Outputs for which this way is faster (measured, docs/speed-log.md), at most. */
+static int64_t dots_most_outputs(const dots_layout *l)
+{
+    if (l->row < 96) /* the lanes are added for little; planes suit more outputs, and what is no whole vectors */
+        return VEC_LANES == 16 && l->row >= 48 && l->row % VEC_LANES == 0 && l->rows * l->row >= 432 ? 5 : 0;
+    if (l->rows * l->row < 576)
+        return 0;
+    return l->row < 192 ? 8 : 12;
+}
+
+/* 1: a convolution of these sizes goes this way. */
 static int dots_suit(int64_t cout, int64_t cin, int32_t kt, int32_t kh, int32_t kw)
 {
     dots_layout l = dots_layout_of(cout, cin, kt, kh, kw);
-    if (cout <= 0 || l.row < 96 || l.rows * l.row < 576 || cout > (l.row < 192 ? 8 : 12))
+    if (cout <= 0 || cout > dots_most_outputs(&l))
         return 0;
-    int64_t floats = l.rows * l.vectors * VEC_LANES * cout + DOTS_STRIP * (cout + 3) * (VEC_LANES + 1) +
-                     DOTS_PIXELS * l.block * l.row + 2 * l.block * l.vectors * (int64_t)sizeof(dots_step) / 4;
-    return floats * 4 <= (int64_t)IMAGINE__SCRATCH;
+    int64_t floats = l.rows * l.vectors * VEC_LANES * cout + DOTS_STRIP * cout * (VEC_LANES + 1) + l.groups * DOTS_SUMS +
+                     DOTS_PIXELS * l.block * l.row + 32;
+    int64_t rest = l.rows * (int64_t)sizeof(dots_row) + 2 * l.block * l.vectors * (int64_t)sizeof(dots_step);
+    return floats * 4 + rest <= (int64_t)IMAGINE__SCRATCH;
 }
 
 static size_t dots_packed_size(const dots_layout *l, imagine__wtype type)
@@ -102,124 +128,191 @@ typedef struct dots {
     const imagine__conv_args *args;
     dots_layout layout;
     int64_t strip, strips, lines; /* pixels of a strip, strips of a line, lines of a tile */
+    int64_t ask; /* floats that a step asks for */
 } dots;
 
 /* The parts of the scratch, and where the tile stands. */
 typedef struct dots_tile {
     const dots *d;
     const float *weights; /* packed, f32 */
-    float *sums; /* [DOTS_STRIP][cout][VEC_LANES] */
-    float *out; /* [DOTS_STRIP][cout up to a multiple of 4] */
+    float *sums; /* [cout][DOTS_STRIP][VEC_LANES], of each group [pixel][output] */
+    float *out; /* [cout][DOTS_STRIP], of each group [pixel][output] */
+    float *bias; /* [groups][DOTS_SUMS]: the group's, again and again */
     float *copied; /* [rows of a block][pixels][row] */
     dots_step *in_place, *elsewhere; /* [rows of a block][vectors] */
+    dots_row *rows; /* of the line */
+    int64_t count;
     int64_t x, width; /* the strip's first pixel, and how many */
+    int64_t first, last; /* of these, the first one that reads the frame in place, and the first after it that does not */
     int64_t end; /* the tile's last line + 1 */
 } dots_tile;
 
-/* A kernel row of a block that is not all zeros. */
-typedef struct dots_row {
-    const float *line; /* the frame's line */
-    int64_t index; /* of the kernel's rows */
-} dots_row;
-
 typedef struct dots_block {
-    dots_row rows[DOTS_ROWS];
+    const dots_row *rows;
     int64_t count;
-    int first;
-    const dots_step *steps; /* of its rows, as some pixel reads them */
+    int first, last; /* of the line's blocks */
+    const dots_step *steps, *end; /* of its rows, as some pixel reads them */
     int64_t shift, stride; /* from that pixel to the first one, and from pixel to pixel */
-    const char *ask; /* memory that is wanted next, `step` bytes for every vector */
-    int64_t step;
+    const float *w, *bias; /* of the group of outputs */
+    float *sums, *out; /* of the pixels */
+    int64_t turns; /* so many times as many pixels as the function is for */
 } dots_block;
 
-/* sums[pixels][cout][VEC_LANES] (+)= the block's products. `outs`, `pixels` and `partly`, whether a row's last vector is
- * partly zeros, are constants. */
-VEC void dots_multiply(const dots_layout *l, const dots_block *b, const float *w, float *sums, const int outs,
-                       const int pixels, const int partly)
+/* Neighbouring lanes of a and b added until each has a half, a quarter or an eighth of the lanes; in the same order in all widths. */
+VEC __m256 dots_add_4(__m256 a, __m256 b)
 {
-#define EACH_PIXEL(X, o) X(o, 0) X(o, 1) X(o, 2) X(o, 3)
-#define EACH_OUT(X, p) X(0, p) X(1, p) X(2, p) X(3, p)
-#define EACH(X) EACH_PIXEL(X, 0) EACH_PIXEL(X, 1) EACH_PIXEL(X, 2) EACH_PIXEL(X, 3)
-#define DECLARE(o, p) vec s##o##p = vec_zero();
-#define WEIGHT(o, p) vec w##o = o < outs ? vec_in_register(vec_load(from + o * VEC_LANES)) : vec_zero();
-#define LOAD(x) vec_in_register(partly ? vec_load_n(x, mask) : vec_load(x))
-#define PIXEL(o, p) vec x##p = p < pixels ? LOAD(x + p * stride) : vec_zero();
-#define MULTIPLY(o, p) \
-    if (o < outs && p < pixels) \
-        s##o##p = vec_fma(x##p, w##o, s##o##p);
-#define MULTIPLY_OUT(o) { WEIGHT(o, 0) EACH_PIXEL(MULTIPLY, o) }
-#define MULTIPLY_PIXEL(p) { PIXEL(0, p) EACH_OUT(MULTIPLY, p) }
-#define ADD(o, p) \
-    if (o < outs && p < pixels) \
-        s##o##p = vec_add(s##o##p, vec_load(sums + (p * l->cout + o) * VEC_LANES));
-#define STORE(o, p) \
-    if (o < outs && p < pixels) \
-        vec_store(sums + (p * l->cout + o) * VEC_LANES, s##o##p);
-    EACH(DECLARE)
-    const vec_mask masks[2] = {vec_first(VEC_LANES), vec_first(l->row - (l->vectors - 1) * VEC_LANES)};
-    const int64_t stride = b->stride, step = b->step, shift = b->shift, vectors = l->vectors;
-    const dots_step *at = b->steps, *end = at + b->count * vectors;
-    const char *ask = b->ask;
+    return _mm256_add_ps(_mm256_blend_ps(a, b, 0xf0), _mm256_permute2f128_ps(a, b, 0x21));
+}
 
-    for (int64_t left = vectors; at < end; at++, ask += step) {
+VEC __m256 dots_add_2(__m256 a, __m256 b)
+{
+    return _mm256_add_ps(_mm256_blend_ps(a, b, 0xcc), _mm256_shuffle_ps(a, b, 0x4e));
+}
+
+VEC __m256 dots_add_1(__m256 a, __m256 b)
+{
+    return _mm256_add_ps(_mm256_blend_ps(a, b, 0xaa), _mm256_permute_ps(_mm256_blend_ps(a, b, 0x55), 0xb1));
+}
+
+VEC __m256 dots_add_8(vec x)
+{
+#if VEC_LANES == 16
+    return _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+#else
+    return x;
+#endif
+}
+
+/* The lanes of each of eight vectors added. */
+VEC __m256 dots_add_lanes(const vec *s)
+{
+    __m256 a = dots_add_4(dots_add_8(s[0]), dots_add_8(s[4])), b = dots_add_4(dots_add_8(s[1]), dots_add_8(s[5]));
+    __m256 c = dots_add_4(dots_add_8(s[2]), dots_add_8(s[6])), d = dots_add_4(dots_add_8(s[3]), dots_add_8(s[7]));
+    return dots_add_1(dots_add_2(a, c), dots_add_2(b, d));
+}
+
+/* Eight sums become out. */
+VEC void dots_put_lanes(const vec *s, float *out, const float *bias)
+{
+    _mm256_storeu_ps(out, _mm256_add_ps(dots_add_lanes(s), _mm256_loadu_ps(bias)));
+}
+
+/* The block's products of some pixels, beginning with `shift` floats after the steps', for a group of outputs: added to the sums
+ * [pixel][output][VEC_LANES] or, if it is the last block, turned into out[pixel][output], of which more may be written, up to a
+ * multiple of eight. `outs`, `pixels` and `partly`, whether a row's last vector is partly zeros, are constants. */
+VEC void dots_multiply(const dots_layout *l, const dots_block *b, const int outs, const int pixels, const int partly)
+{
+#define EACH(i, n) _Pragma("GCC unroll 32") for (int i = 0; i < (n); i++)
+#define PIXEL(p) vec_in_register(partly ? vec_load_n(x + (p) * stride, mask) : vec_load(x + (p) * stride))
+#define WEIGHT(o) vec_in_register(vec_load(from + (o) * VEC_LANES))
+    const vec_mask masks[2] = {vec_first(VEC_LANES), vec_first(l->row - (l->vectors - 1) * VEC_LANES)};
+    const int64_t stride = b->stride, shift = b->shift, vectors = l->vectors;
+    const int count = outs * pixels;
+    const dots_step *at = b->steps, *end = b->end - (b->first & b->last);
+    const float *w = b->w;
+    int64_t left = vectors;
+    vec s[DOTS_SUMS + 7], fixed[DOTS_OUTS];
+    EACH(i, (count + 7) / 8 * 8)
+        s[i] = vec_zero();
+    for (; at < end; at++) {
         const float *x = at->x + shift, *from = w + at->w * outs;
         vec_mask mask = masks[0];
         if (partly && --left == 0) {
             mask = masks[1];
             left = vectors;
         }
-        vec_prefetch(ask);
-        if (outs >= pixels) { /* the order that keeps fewer operands in registers */
-            EACH_PIXEL(PIXEL, 0)
-            MULTIPLY_OUT(0) MULTIPLY_OUT(1) MULTIPLY_OUT(2) MULTIPLY_OUT(3)
+        vec_prefetch(at->ask + shift);
+        if (outs > pixels) { /* the order that keeps fewer operands in registers */
+            EACH(p, pixels)
+                fixed[p] = PIXEL(p);
+            EACH(o, outs) {
+                vec weight = WEIGHT(o);
+                EACH(p, pixels)
+                    s[p * outs + o] = vec_fma(fixed[p], weight, s[p * outs + o]);
+            }
         } else {
-            EACH_OUT(WEIGHT, 0)
-            MULTIPLY_PIXEL(0) MULTIPLY_PIXEL(1) MULTIPLY_PIXEL(2) MULTIPLY_PIXEL(3)
+            EACH(o, outs)
+                fixed[o] = WEIGHT(o);
+            EACH(p, pixels) {
+                vec pixel = PIXEL(p);
+                EACH(o, outs)
+                    s[p * outs + o] = vec_fma(pixel, fixed[o], s[p * outs + o]);
+            }
         }
     }
-    if (!b->first) {
-        EACH(ADD)
+    const float *bias = b->bias;
+    float *sums = b->sums, *out = b->out;
+    if (b->first & b->last) { /* lanes are added while the last step's products of further pixels are computed */
+        const float *x = at->x + shift, *from = w + at->w * outs;
+        vec_mask mask = masks[1];
+        EACH(o, outs)
+            fixed[o] = WEIGHT(o);
+        EACH(p, pixels) {
+            vec pixel = PIXEL(p);
+            EACH(o, outs)
+                s[p * outs + o] = vec_fma(pixel, fixed[o], s[p * outs + o]);
+            int done = p * outs / 8 * 8;
+            if (done + 8 <= (p + 1) * outs || p + 1 == pixels)
+                dots_put_lanes(s + done, out + done, bias + done);
+        }
+        if (count % 8 && count % 8 < outs)
+            dots_put_lanes(s + count / 8 * 8, out + count / 8 * 8, bias + count / 8 * 8);
+        return;
     }
-    EACH(STORE)
-#undef EACH_PIXEL
-#undef EACH_OUT
+    if (!b->first)
+        EACH(i, count)
+            s[i] = vec_add(s[i], vec_load(sums + i * VEC_LANES));
+    if (!b->last)
+        EACH(i, count)
+            vec_store(sums + i * VEC_LANES, s[i]);
+    else
+        EACH(i, (count + 7) / 8)
+            dots_put_lanes(s + 8 * i, out + 8 * i, bias + 8 * i);
 #undef EACH
-#undef DECLARE
-#undef WEIGHT
-#undef LOAD
 #undef PIXEL
-#undef MULTIPLY
-#undef MULTIPLY_OUT
-#undef MULTIPLY_PIXEL
-#undef ADD
-#undef STORE
+#undef WEIGHT
 }
 
-typedef void dots_multiply_fn(const dots_layout *l, const dots_block *b, const float *w, float *sums);
+typedef void dots_multiply_fn(const dots_layout *l, dots_block *b);
 
-#define DOTS_MULTIPLY(name, outs, pixels, partly)                                                     \
-    static void dots_##name##_##outs##_##pixels(const dots_layout *l, const dots_block *b, const float *w, float *sums) \
-    {                                                                                                               \
-        dots_multiply(l, b, w, sums, outs, pixels, partly);                                                         \
+#define DOTS_3_PIXELS(X, outs) X(outs, 1) X(outs, 2) X(outs, 3)
+#if VEC_LANES == 16
+#define DOTS_6_PIXELS(X, outs) DOTS_3_PIXELS(X, outs) X(outs, 4) X(outs, 5) X(outs, 6)
+#define DOTS_ALL_PIXELS(X, outs) DOTS_6_PIXELS(X, outs) X(outs, 7) X(outs, 8)
+#define DOTS_EACH(X) DOTS_ALL_PIXELS(X, 1) DOTS_ALL_PIXELS(X, 2) DOTS_ALL_PIXELS(X, 3) DOTS_6_PIXELS(X, 4)
+#else
+#define DOTS_4_PIXELS(X, outs) DOTS_3_PIXELS(X, outs) X(outs, 4)
+#define DOTS_EACH(X) DOTS_4_PIXELS(X, 1) DOTS_4_PIXELS(X, 2) DOTS_4_PIXELS(X, 3) DOTS_3_PIXELS(X, 4)
+#endif
+#define DOTS_FUNCTION(name, outs, pixels, partly)                                          \
+    static void dots_##name##_##outs##_##pixels(const dots_layout *l, dots_block *b)       \
+    {                                                                                      \
+        for (; b->turns > 0; b->turns--) {                                                 \
+            dots_multiply(l, b, outs, pixels, partly);                                     \
+            b->shift += pixels * b->stride;                                                \
+            b->sums += pixels * outs * VEC_LANES;                                          \
+            b->out += pixels * outs;                                                       \
+        }                                                                                  \
     }
-#define DOTS_MULTIPLY_BOTH(outs, pixels) DOTS_MULTIPLY(whole, outs, pixels, 0) DOTS_MULTIPLY(partly, outs, pixels, 1)
-#define DOTS_MULTIPLY_4(outs) \
-    DOTS_MULTIPLY_BOTH(outs, 1) DOTS_MULTIPLY_BOTH(outs, 2) DOTS_MULTIPLY_BOTH(outs, 3) DOTS_MULTIPLY_BOTH(outs, 4)
-DOTS_MULTIPLY_4(1)
-DOTS_MULTIPLY_4(2)
-DOTS_MULTIPLY_4(3)
-DOTS_MULTIPLY_4(4)
+#define DOTS_FUNCTIONS(outs, pixels) DOTS_FUNCTION(whole, outs, pixels, 0) DOTS_FUNCTION(partly, outs, pixels, 1)
+#define DOTS_ENTRIES(outs, pixels)                           \
+    [0][outs - 1][pixels - 1] = dots_whole_##outs##_##pixels, \
+    [1][outs - 1][pixels - 1] = dots_partly_##outs##_##pixels,
+DOTS_EACH(DOTS_FUNCTIONS)
 
-/* The block's rows that are not all zeros, for output line `oy`. */
-static void dots_find_rows(const dots_tile *t, dots_block *b, int64_t oy, int64_t row)
+/* The kernel's rows that are not all zeros, for output line `oy`. */
+static void dots_find_rows(dots_tile *t, int64_t oy)
 {
     const imagine__conv_args *a = t->d->args;
-    int64_t end = gemm_min(row + t->d->layout.block, t->d->layout.rows);
-    b->count = 0;
-    for (; row < end; row++) {
-        int64_t part = row / a->w->kh, y = oy * a->stride_h + row % a->w->kh - a->pad_top;
-        if (a->x[part] && y >= 0 && y < a->height * a->upsample)
-            b->rows[b->count++] = (dots_row){a->x[part] + (y >> (a->upsample - 1)) * a->width * a->ldx, row};
+    int64_t kh = a->w->kh, size = a->width * a->ldx, top = oy * a->stride_h - a->pad_top, next = top + a->stride_h + kh - 1;
+    int ask = a->upsample == 1 && oy + 1 < t->end && next >= 0 && next < a->height;
+    t->count = 0;
+    for (int64_t dt = 0; dt < a->w->kt; dt++) {
+        for (int64_t dy = 0, y = top; a->x[dt] && dy < kh; dy++, y++) {
+            if (y >= 0 && y < a->height * a->upsample)
+                t->rows[t->count++] = (dots_row){a->x[dt] + (y >> (a->upsample - 1)) * size, ask ? a->x[dt] + next * size : NULL,
+                                                 dt * kh + dy, dy};
+        }
     }
 }
 
@@ -241,18 +334,14 @@ static void dots_copy(const imagine__conv_args *a, const float *line, float *to,
     vec_clear(to, gemm_min(zeros, taps - before) * cin);
 }
 
-/* 1: `taps` taps of a line from x on lie in the frame as the kernel's rows want them. */
-static int dots_in_place(const imagine__conv_args *a, int64_t x, int64_t taps)
-{
-    return a->upsample == 1 && a->ldx == a->w->cin && x >= 0 && x + taps <= a->width;
-}
-
-/* The steps of row i of the block, which reads from x on. */
+/* Steps of row i of the block, which reads from x on. */
 static void dots_point(const dots_tile *t, const dots_block *b, dots_step *steps, int64_t i, const float *x)
 {
-    int64_t vectors = t->d->layout.vectors;
+    const dots_row *row = &b->rows[i];
+    int64_t vectors = t->d->layout.vectors, step = row->next ? t->d->ask : VEC_LANES;
+    const float *ask = row->next ? row->next + (x - row->line) + row->dy * vectors * step : x;
     for (int64_t v = 0; v < vectors; v++)
-        steps[i * vectors + v] = (dots_step){x + v * VEC_LANES, (b->rows[i].index * vectors + v) * VEC_LANES};
+        steps[i * vectors + v] = (dots_step){x + v * VEC_LANES, (row->index * vectors + v) * VEC_LANES, ask + v * step};
 }
 
 /* Copies what `count` pixels whose taps begin at x read. */
@@ -262,9 +351,12 @@ static void dots_copy_pixels(const dots_tile *t, dots_block *b, int64_t x, int64
     const dots_layout *l = &t->d->layout;
     int64_t kw = a->w->kw, cin = a->w->cin, taps = (count - 1) * a->stride_w + kw;
     float *to = t->copied;
+    b->end = t->elsewhere + b->count * l->vectors;
+    b->shift = 0;
     b->stride = a->stride_w <= kw ? a->stride_w * cin : l->row;
     for (int64_t i = 0; i < b->count; i++) {
-        dots_point(t, b, t->elsewhere, i, to);
+        dots_row row = {.line = to, .index = b->rows[i].index};
+        dots_point(t, &(dots_block){.rows = &row}, t->elsewhere + i * l->vectors, 0, to);
         if (a->stride_w <= kw) {
             dots_copy(a, b->rows[i].line, to, x, taps);
             to += taps * cin;
@@ -275,132 +367,156 @@ static void dots_copy_pixels(const dots_tile *t, dots_block *b, int64_t x, int64
     }
 }
 
-/* Points the block at what `count` pixels from pixel `i` of the strip on read. */
-static void dots_find_pixels(const dots_tile *t, dots_block *b, int64_t i, int64_t count)
+/* 1: the taps of a pixel beside the frame are whole vectors of zeros, which can be left out. */
+static int dots_skip_zeros(const imagine__conv_args *a)
+{
+    return a->upsample == 1 && a->ldx == a->w->cin && a->w->cin % VEC_LANES == 0;
+}
+
+/* Those steps of the strip's pixel `i`, whose taps begin at x, that are not beside the frame. */
+static void dots_skip_taps(const dots_tile *t, dots_block *b, int64_t i, int64_t x)
 {
     const imagine__conv_args *a = t->d->args;
-    int64_t x = (t->x + i) * a->stride_w - a->pad_left;
-    if (dots_in_place(a, x, (count - 1) * a->stride_w + a->w->kw)) {
+    int64_t vectors = t->d->layout.vectors, tap = a->w->cin / VEC_LANES;
+    int64_t from = gemm_min(x < 0 ? -x * tap : 0, vectors), end = gemm_min((a->width - x) * tap, vectors);
+    dots_step *to = t->elsewhere;
+    for (const dots_step *row = t->in_place; row < t->in_place + b->count * vectors; row += vectors)
+        for (int64_t v = from; v < end; v++)
+            *to++ = row[v];
+    b->end = to;
+    b->stride = 0;
+    b->shift = i * a->stride_w * a->w->cin;
+}
+
+/* A group of outputs. */
+typedef struct dots_group {
+    dots_multiply_fn *const *functions; /* for 1, 2, ... pixels */
+    int64_t begin, outs, most; /* the first output, how many, and for how many pixels at once */
+} dots_group;
+
+/* `turns` times `count` pixels of the strip from x on; beside the frame, one turn. */
+static void dots_run_pixels(const dots_tile *t, const dots_group *g, dots_block *b, int64_t x, int64_t count, int64_t turns)
+{
+    const imagine__conv_args *a = t->d->args;
+    int64_t at = g->begin * DOTS_STRIP + x * g->outs, tap = (t->x + x) * a->stride_w - a->pad_left;
+    if (turns == 0)
+        return;
+    b->sums = t->sums + at * VEC_LANES;
+    b->out = t->out + at;
+    b->turns = turns;
+    b->steps = t->elsewhere;
+    if (x >= t->first && x < t->last) {
         b->steps = t->in_place;
+        b->end = b->steps + b->count * t->d->layout.vectors;
         b->stride = a->stride_w * a->w->cin;
-        b->shift = i * b->stride;
+        b->shift = x * b->stride;
+    } else if (count == 1 && dots_skip_zeros(a) && tap + a->w->kw > 0 && tap < a->width) {
+        dots_skip_taps(t, b, x, tap);
     } else {
-        b->steps = t->elsewhere;
-        b->shift = 0;
-        dots_copy_pixels(t, b, x, count);
+        dots_copy_pixels(t, b, tap, count);
     }
+    g->functions[count - 1](&t->d->layout, b);
+}
+
+/* Pixels x..end-1 of the strip, beside the frame. */
+static void dots_run_beside(const dots_tile *t, const dots_group *g, dots_block *b, int64_t x, int64_t end)
+{
+    int64_t most = dots_skip_zeros(t->d->args) ? 1 : g->most;
+    for (; x < end; x += most)
+        dots_run_pixels(t, g, b, x, gemm_min(most, end - x), 1);
+}
+
+/* Those inside the frame: as many pixels at once as can be, all about as many. */
+static void dots_run_inside(const dots_tile *t, const dots_group *g, dots_block *b)
+{
+    int64_t count = t->last - t->first, turns = gemm_ceil(count, g->most);
+    if (turns == 0)
+        return;
+    int64_t size = count / turns, more = count - size * turns;
+    dots_run_pixels(t, g, b, t->first, size + 1, more);
+    dots_run_pixels(t, g, b, t->first + more * (size + 1), size, turns - more);
 }
 
 /* The block's products for all outputs and pixels of the strip's line. */
 static void dots_run_block(const dots_tile *t, dots_block *b)
 {
-#define OF(name, outs) {dots_##name##_##outs##_1, dots_##name##_##outs##_2, dots_##name##_##outs##_3, dots_##name##_##outs##_4}
-    static dots_multiply_fn *const multiply[2][DOTS_OUTS][DOTS_PIXELS] = {
-        {OF(whole, 1), OF(whole, 2), OF(whole, 3), OF(whole, 4)}, {OF(partly, 1), OF(partly, 2), OF(partly, 3), OF(partly, 4)}};
-#undef OF
-    const dots_layout *l = &t->d->layout;
-    int partly = l->row % VEC_LANES != 0;
+    static dots_multiply_fn *const functions[2][DOTS_OUTS][DOTS_PIXELS] = {DOTS_EACH(DOTS_ENTRIES)};
     const imagine__conv_args *a = t->d->args;
+    const dots_layout *l = &t->d->layout;
     for (int64_t i = 0; i < b->count; i++)
         dots_point(t, b, t->in_place, i, b->rows[i].line + (t->x * a->stride_w - a->pad_left) * a->ldx);
     for (int64_t group = 0; group < l->groups; group++) {
         int64_t begin = dots_group_begin(l, group), outs = dots_group_size(l, group);
-        int64_t blocks = gemm_ceil(t->width, dots_most_pixels(outs));
-        const float *w = t->weights + begin * l->rows * l->vectors * VEC_LANES;
-        for (int64_t i = 0; i < blocks; i++) {
-            int64_t x = i * t->width / blocks, count = (i + 1) * t->width / blocks - x;
-            dots_find_pixels(t, b, x, count);
-            multiply[partly][outs - 1][count - 1](l, b, w, t->sums + (x * l->cout + begin) * VEC_LANES);
-            b->ask += b->count * l->vectors * b->step;
-        }
+        dots_group g = {functions[l->row % VEC_LANES != 0][outs - 1], begin, outs, dots_most_pixels(l, outs)};
+        b->w = t->weights + begin * l->rows * l->vectors * VEC_LANES;
+        b->bias = t->bias + group * DOTS_SUMS;
+        dots_run_beside(t, &g, b, 0, t->first);
+        dots_run_inside(t, &g, b);
+        dots_run_beside(t, &g, b, t->last, t->width);
     }
-}
-
-/* Where a block's steps ask for a share of the line of its frame that the next output line wants. */
-static void dots_ask(const dots_tile *t, dots_block *b, int64_t oy, int64_t row)
-{
-    const imagine__conv_args *a = t->d->args;
-    const dots_layout *l = &t->d->layout;
-    int64_t kh = a->w->kh, part = row / kh, y = (oy + 1) * a->stride_h + kh - 1 - a->pad_top;
-    int64_t x = t->x * a->stride_w - a->pad_left, end = x + t->width * a->stride_w + a->w->kw;
-    b->ask = (const char *)t->sums;
-    b->step = 0;
-    if (a->upsample > 1 || oy + 1 >= t->end || y < 0 || y >= a->height || !a->x[part])
-        return;
-    x = x > 0 ? x : 0;
-    end = gemm_min(end, a->width);
-    if (end <= x)
-        return;
-    int64_t blocks = gemm_ceil(kh, l->block), share = (end - x) * a->ldx * 4 / blocks; /* bytes */
-    int64_t steps = l->block * l->vectors * gemm_ceil(t->width, dots_most_pixels(dots_group_size(l, 0))) * l->groups;
-    b->ask = (const char *)(a->x[part] + (y * a->width + x) * a->ldx) + row % kh / l->block * share;
-    b->step = gemm_ceil(share, steps);
-}
-
-/* The lanes of a sum, added down to four; zeros unless it is `there`. */
-VEC __m128 dots_add_quarters(const float *sum, int there)
-{
-    if (!there)
-        return _mm_setzero_ps();
-#if VEC_LANES == 16
-    __m256 half = _mm256_add_ps(_mm256_loadu_ps(sum), _mm256_loadu_ps(sum + 8));
-#else
-    __m256 half = _mm256_loadu_ps(sum);
-#endif
-    return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
-}
-
-/* The lanes of four (or fewer) sums added. */
-VEC __m128 dots_add_lanes(const float *sums, int64_t count)
-{
-    __m128 r0 = dots_add_quarters(sums, 1), r1 = dots_add_quarters(sums + VEC_LANES, count > 1);
-    __m128 r2 = dots_add_quarters(sums + 2 * VEC_LANES, count > 2);
-    __m128 r3 = dots_add_quarters(sums + 3 * VEC_LANES, count > 3);
-    __m128 low01 = _mm_unpacklo_ps(r0, r1), high01 = _mm_unpackhi_ps(r0, r1);
-    __m128 low23 = _mm_unpacklo_ps(r2, r3), high23 = _mm_unpackhi_ps(r2, r3);
-    __m128 a = _mm_add_ps(_mm_movelh_ps(low01, low23), _mm_movelh_ps(high01, high23));
-    return _mm_add_ps(a, _mm_add_ps(_mm_movehl_ps(low23, low01), _mm_movehl_ps(high23, high01)));
 }
 
 /* A line's sums become y. */
 static void dots_finish_line(const dots_tile *t, int64_t oy)
 {
     const imagine__conv_args *a = t->d->args;
-    int64_t cout = a->w->cout, pitch = gemm_ceil(cout, 4) * 4, pixel = oy * a->out_w + t->x;
-    for (int64_t o = 0; o < cout; o += 4) {
-        __m128 bias = a->w->bias ? vec_load_few(a->w->bias + o, cout - o) : _mm_setzero_ps();
-        for (int64_t x = 0; x < t->width; x++) {
-            __m128 sum = dots_add_lanes(t->sums + (x * cout + o) * VEC_LANES, cout - o);
-            _mm_storeu_ps(t->out + x * pitch + o, a->w->bias ? _mm_add_ps(sum, bias) : sum);
+    const dots_layout *l = &t->d->layout;
+    int64_t pixel = oy * a->out_w + t->x;
+    for (int64_t group = 0; group < l->groups; group++) {
+        int64_t begin = dots_group_begin(l, group), outs = dots_group_size(l, group), n = t->width * outs;
+        float *out = t->out + begin * DOTS_STRIP, *y = a->y + pixel * a->ldy + begin;
+        const float *add = a->add ? a->add + pixel * a->ld_add + begin : NULL;
+        for (int64_t i = 0; a->act != IMAGINE__ACT_NONE && i < n; i += VEC_LANES)
+            vec_store(out + i, vec_act(vec_load(out + i), a->act));
+        if (!add && a->ldy == outs) {
+            vec_copy(y, out, n);
+            continue;
         }
-    }
-    for (int64_t i = 0; a->act != IMAGINE__ACT_NONE && i < t->width * pitch; i += VEC_LANES)
-        vec_store(t->out + i, vec_act(vec_load(t->out + i), a->act));
-    for (int64_t x = 0; x < t->width; x++) {
-        for (int64_t o = 0; o < cout; o += 4) {
-            __m128 y = _mm_loadu_ps(t->out + x * pitch + o);
-            if (a->add)
-                y = _mm_add_ps(y, vec_load_few(a->add + (pixel + x) * a->ld_add + o, cout - o));
-            vec_store_few(a->y + (pixel + x) * a->ldy + o, y, cout - o);
+        for (int64_t x = 0; x < t->width; x++, out += outs, y += a->ldy) {
+            __m128 sum = _mm_loadu_ps(out);
+            if (add)
+                sum = _mm_add_ps(sum, vec_load_few(add + x * a->ld_add, outs));
+            vec_store_few(y, sum, outs);
         }
     }
 }
 
-static void dots_run_line(const dots_tile *t, int64_t oy)
+static void dots_no_sums(const dots_tile *t)
 {
     const dots_layout *l = &t->d->layout;
-    dots_block b = {.first = 1};
-    for (int64_t row = 0; row < l->rows; row += l->block) {
-        dots_find_rows(t, &b, oy, row);
-        if (!b.count)
-            continue;
-        dots_ask(t, &b, oy, row);
-        dots_run_block(t, &b);
-        b.first = 0;
+    for (int64_t group = 0; group < l->groups; group++) {
+        int64_t outs = dots_group_size(l, group);
+        float *out = t->out + dots_group_begin(l, group) * DOTS_STRIP;
+        for (int64_t x = 0; x < t->width; x++, out += outs)
+            _mm_storeu_ps(out, _mm_loadu_ps(t->bias + group * DOTS_SUMS));
     }
-    if (b.first)
-        memset(t->sums, 0, (size_t)(t->width * l->cout * VEC_LANES) * sizeof *t->sums);
+}
+
+static void dots_run_line(dots_tile *t, int64_t oy)
+{
+    const dots_layout *l = &t->d->layout;
+    dots_find_rows(t, oy);
+    for (int64_t i = 0, end; i < t->count; i = end) {
+        for (end = i + 1; end < t->count && t->rows[end].index / l->block == t->rows[i].index / l->block;)
+            end++;
+        dots_block b = {.rows = t->rows + i, .count = end - i, .first = i == 0, .last = end == t->count};
+        dots_run_block(t, &b);
+    }
+    if (t->count == 0)
+        dots_no_sums(t);
     dots_finish_line(t, oy);
+}
+
+/* Pixels of the strip that read the frame in place. */
+static void dots_find_inside(dots_tile *t)
+{
+    const imagine__conv_args *a = t->d->args;
+    int64_t stride = a->stride_w, first = gemm_ceil(a->pad_left, stride) - t->x, room = a->width - a->w->kw + a->pad_left;
+    int64_t last = room < 0 ? 0 : room / stride + 1 - t->x;
+    if (a->upsample > 1 || a->ldx != a->w->cin)
+        last = 0;
+    t->first = gemm_min(first > 0 ? first : 0, t->width);
+    t->last = gemm_min(last > t->first ? last : t->first, t->width);
 }
 
 static void dots_run_tile(void *arg, int64_t tile, void *scratch)
@@ -413,10 +529,16 @@ static void dots_run_tile(void *arg, int64_t tile, void *scratch)
     t.width = gemm_min(d->strip, a->out_w - t.x);
     t.sums = scratch;
     t.out = t.sums + DOTS_STRIP * l->cout * VEC_LANES;
+    t.bias = t.out + DOTS_STRIP * l->cout + 16;
     t.weights = a->w->packed;
-    t.in_place = (dots_step *)(t.out + DOTS_STRIP * gemm_ceil(l->cout, 4) * 4);
+    t.rows = (dots_row *)(t.bias + l->groups * DOTS_SUMS);
+    t.in_place = (dots_step *)(t.rows + l->rows);
     t.elsewhere = t.in_place + l->block * l->vectors;
-    t.copied = (float *)(t.elsewhere + l->block * l->vectors);
+    t.copied = (float *)(((uintptr_t)(t.elsewhere + l->block * l->vectors) + 63) & ~(uintptr_t)63);
+    dots_find_inside(&t);
+    for (int64_t group = 0; group < l->groups; group++)
+        for (int64_t i = 0; i < DOTS_SUMS; i++)
+            t.bias[group * DOTS_SUMS + i] = a->w->bias ? a->w->bias[dots_group_begin(l, group) + i % dots_group_size(l, group)] : 0;
     if (a->w->type == IMAGINE__W_BF16) {
         float *wide = t.copied;
         t.weights = wide;
@@ -435,6 +557,7 @@ static void dots_start(imagine__run *run, const imagine__conv_args *a)
     if (a->out_h <= 0 || a->out_w <= 0)
         return;
     d.strip = d.layout.rows * DOTS_STRIP * w->cin * 4 <= DOTS_NEAR ? DOTS_STRIP : DOTS_STRIP / 2;
+    d.ask = gemm_ceil(DOTS_ASK * a->stride_w * a->ldx, d.layout.vectors * w->kh);
     double line = 2.0 * (double)(gemm_min(d.strip, a->out_w) * w->cout * d.layout.rows * d.layout.row);
     d.strips = gemm_ceil(a->out_w, d.strip);
     d.lines = gemm_plan_lines(a->out_h, d.strips, line, run->threads);

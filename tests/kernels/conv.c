@@ -226,13 +226,17 @@ static void test_all_absent(void)
 }
 
 /* The shapes that each of the ways goes: a matrix product, pixels in the lanes, dot products. */
-static int shapes_of_all_ways(shape shapes[4])
+#define WAYS 7
+static int shapes_of_all_ways(shape shapes[WAYS])
 {
     shapes[0] = square(29, 40, 50, 3, 3);
     shapes[1] = square(72, 3, 12, 3, 3);
-    shapes[2] = square(62, 16, 3, 3, 3); /* several passes of the planes */
+    shapes[2] = square(62, 24, 3, 3, 3); /* several passes of the planes */
     shapes[3] = square(70, 35, 5, 3, 3);
-    return 4;
+    shapes[4] = square(61, 16, 3, 3, 3); /* dot products of many pixels at once, with AVX-512 */
+    shapes[5] = square(45, 48, 3, 3, 3); /* several blocks */
+    shapes[6] = square(39, 64, 12, 3, 3); /* three groups of outputs */
+    return WAYS;
 }
 
 /* A value that is not finite reaches the same pixels. */
@@ -240,7 +244,7 @@ static void test_not_finite(void)
 {
     const imagine__kernels *tables[2];
     check_random r = {15};
-    shape shapes[4];
+    shape shapes[WAYS];
     int count = shapes_of_all_ways(shapes);
     for (int t = check_tables(tables) - 1; t >= 0; t--) {
         for (int i = 0; i < count; i++) {
@@ -265,7 +269,7 @@ static void test_orders(void)
 {
     const imagine__kernels *tables[2];
     check_random r = {16};
-    shape shapes[4];
+    shape shapes[WAYS];
     int count = shapes_of_all_ways(shapes);
     for (int t = check_tables(tables) - 1; t >= 0; t--) {
         for (int i = 0; i < count; i++) {
@@ -297,7 +301,7 @@ static void test_pieces(void)
 {
     const imagine__kernels *tables[2];
     check_random r = {18};
-    shape shapes[4];
+    shape shapes[WAYS];
     int count = shapes_of_all_ways(shapes);
     for (int t = check_tables(tables) - 1; t >= 0; t--) {
         for (int i = 0; i < count * 4; i++) {
