@@ -208,7 +208,7 @@ VEC void dots_multiply(const dots_layout *l, const dots_block *b, const int outs
     const vec_mask masks[2] = {vec_first(VEC_LANES), vec_first(l->row - (l->vectors - 1) * VEC_LANES)};
     const int64_t stride = b->stride, shift = b->shift, vectors = l->vectors;
     const int count = outs * pixels;
-    const dots_step *at = b->steps, *end = b->end - (b->first & b->last);
+    const dots_step *at = b->steps, *end = b->end;
     const float *w = b->w;
     int64_t left = vectors;
     vec s[DOTS_SUMS + 7], fixed[DOTS_OUTS];
@@ -242,23 +242,6 @@ VEC void dots_multiply(const dots_layout *l, const dots_block *b, const int outs
     }
     const float *bias = b->bias;
     float *sums = b->sums, *out = b->out;
-    if (b->first & b->last) { /* lanes are added while the last step's products of further pixels are computed */
-        const float *x = at->x + shift, *from = w + at->w * outs;
-        vec_mask mask = masks[1];
-        EACH(o, outs)
-            fixed[o] = WEIGHT(o);
-        EACH(p, pixels) {
-            vec pixel = PIXEL(p);
-            EACH(o, outs)
-                s[p * outs + o] = vec_fma(pixel, fixed[o], s[p * outs + o]);
-            int done = p * outs / 8 * 8;
-            if (done + 8 <= (p + 1) * outs || p + 1 == pixels)
-                dots_put_lanes(s + done, out + done, bias + done);
-        }
-        if (count % 8 && count % 8 < outs)
-            dots_put_lanes(s + count / 8 * 8, out + count / 8 * 8, bias + count / 8 * 8);
-        return;
-    }
     if (!b->first)
         EACH(i, count)
             s[i] = vec_add(s[i], vec_load(sums + i * VEC_LANES));

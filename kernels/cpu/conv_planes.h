@@ -15,6 +15,7 @@
 
 #define PLANES_OUTS 4 /* outputs in registers at once, at most */
 #define PLANES_STRIP 64 /* pixels of a strip */
+#define PLANES_UNIT (VEC_LANES == 16 ? 16 : PLANES_STRIP) /* a strip has a multiple of it; with AVX2 whole strips are better */
 #define PLANES_FEW 2 /* pixels that are better turned one by one */
 #define PLANES_RING (24 << 10) /* bytes of the planes of all frames that leave room for others in the first-level cache */
 #define PLANES_NEAR (1 << 20) /* bytes read and written that need not be asked for: they fit the second-level cache */
@@ -115,6 +116,17 @@ VEC void planes_transpose(const float *from, int64_t from_stride, float *to, int
         _mm256_storeu_ps(to + 3 * to_stride, _mm256_shuffle_ps(high01, high23, 0xee));
 }
 
+/* Eight pixels of three channels, side by side: to[j][i] = from[i][j]. */
+VEC void planes_turn_threes(const float *from, float *to, int64_t to_stride)
+{
+    __m256 first = planes_two_rows(from, from + 12), second = planes_two_rows(from + 4, from + 16);
+    __m256 third = planes_two_rows(from + 8, from + 20); /* of each half: a0 b0 c0 a1, b1 c1 a2 b2, c2 a3 b3 c3 */
+    __m256 bc = _mm256_shuffle_ps(first, second, 0x49), ab = _mm256_shuffle_ps(second, third, 0x9e);
+    _mm256_storeu_ps(to, _mm256_shuffle_ps(first, ab, 0x8c));
+    _mm256_storeu_ps(to + to_stride, _mm256_shuffle_ps(bc, ab, 0xd8));
+    _mm256_storeu_ps(to + 2 * to_stride, _mm256_shuffle_ps(bc, third, 0xcd));
+}
+
 /* Channels c..cin-1 of `count` pixels, at most eight, one by one. */
 static void planes_turn_slowly(const planes *p, const float *from, float *to, int64_t c, int64_t count)
 {
@@ -153,6 +165,9 @@ __attribute__((noinline)) static void planes_turn(const planes *p, const float *
     if (cin % 4 == 0) {
         planes_turn_fours(p, from, to, count / 8);
         i = count / 8 * 8;
+    } else if (cin == 3 && ldx == 3) {
+        for (; i + 8 <= count; i += 8)
+            planes_turn_threes(from + i * 3, to + i, pitch);
     } else if (cin < 4) {
         for (; i + 8 <= count && (i + 7) * ldx + 4 <= left; i += 8)
             planes_transpose(from + i * ldx, ldx, to + i, pitch, cin);
@@ -449,11 +464,15 @@ static void planes_store_eights(const planes_tile *t, float *y, int64_t eights)
 {
     int64_t n = t->p->g->n, ldy = t->p->g->out.ldy, left = n;
     const float *s = t->sums;
-    for (int64_t blocks = eights * (n / 4); blocks > 0; blocks--) {
-        planes_store_fours(s, y, ldy);
-        left -= 4;
-        s += left ? 4 * PLANES_STRIP : 8 - (n - 4) * PLANES_STRIP;
-        y += left ? 4 : 8 * ldy - n + 4;
+    for (int64_t blocks = eights * gemm_ceil(n, 8); blocks > 0; blocks--) {
+        int64_t outs = left >= 8 ? 8 : 4;
+        if (outs == 8)
+            vec_transpose_8x8(s, PLANES_STRIP, y, ldy);
+        else
+            planes_store_fours(s, y, ldy);
+        left -= outs;
+        s += left ? outs * PLANES_STRIP : 8 - (n - outs) * PLANES_STRIP;
+        y += left ? outs : 8 * ldy - n + outs;
         left = left ? left : n;
     }
 }
@@ -537,8 +556,9 @@ static void planes_run_tile(void *arg, int64_t tile, void *scratch)
     const imagine__conv_args *a = p->args;
     const imagine__conv_weight *w = a->w;
     int64_t oy = tile / p->strips * p->lines;
-    planes_tile t = {.p = p, .x = tile % p->strips * PLANES_STRIP, .end = gemm_min(oy + p->lines, a->out_h)};
-    t.width = gemm_min(PLANES_STRIP, a->out_w - t.x);
+    int64_t units = gemm_ceil(a->out_w, PLANES_UNIT), strip = tile % p->strips; /* strips are as equal as can be */
+    planes_tile t = {.p = p, .x = strip * units / p->strips * PLANES_UNIT, .end = gemm_min(oy + p->lines, a->out_h)};
+    t.width = gemm_min((strip + 1) * units / p->strips * PLANES_UNIT, a->out_w) - t.x;
     t.rows = scratch;
     t.lines = (float *)((char *)scratch + planes_round(planes_most_rows(g, w) * (int64_t)sizeof *t.rows, 64));
     t.sums = t.lines + planes_round(planes_ring(p), 16) + 16;

@@ -209,16 +209,16 @@ VEC void vec_store_few(float *p, __m128 x, int64_t count)
 VEC void vec_transpose_8x8(const float *from, int64_t from_stride, float *to, int64_t to_stride)
 {
     __m256 x[8], y[8];
-    for (int i = 0; i < 4; i++) {
+    _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) {
         const float *a = from + i * from_stride, *b = from + (i + 4) * from_stride;
         x[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(a)), _mm_loadu_ps(b), 1);
         x[i + 4] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(a + 4)), _mm_loadu_ps(b + 4), 1);
     }
-    for (int i = 0; i < 8; i += 2) {
+    _Pragma("GCC unroll 4") for (int i = 0; i < 8; i += 2) {
         y[i] = _mm256_unpacklo_ps(x[i], x[i + 1]);
         y[i + 1] = _mm256_unpackhi_ps(x[i], x[i + 1]);
     }
-    for (int i = 0; i < 8; i += 4, to += 4 * to_stride) {
+    _Pragma("GCC unroll 2") for (int i = 0; i < 8; i += 4, to += 4 * to_stride) {
         _mm256_storeu_ps(to, _mm256_shuffle_ps(y[i], y[i + 2], 0x44));
         _mm256_storeu_ps(to + to_stride, _mm256_shuffle_ps(y[i], y[i + 2], 0xee));
         _mm256_storeu_ps(to + 2 * to_stride, _mm256_shuffle_ps(y[i + 1], y[i + 3], 0x44));
