@@ -129,7 +129,7 @@ static imagine_status text_fill(imagine__dit_text *text, imagine__work *work, co
     imagine__dit_walk walk = { 0 };
     const imagine__dit_block *block;
     if (status >= 0)
-        status = imagine__dit_begin(&walk, dit, work, 1, error);
+        status = imagine__dit_begin(&walk, dit, work, 1, NULL, error);
     for (int32_t i = 0; status >= 0 && i < dit->config.layers; i++) {
         status = imagine__dit_next(&walk, &block, error);
         if (status >= 0) {

@@ -49,6 +49,9 @@ typedef struct imagine__dit_input {
     const imagine__dit_text *text;
     int32_t batch, frames, height, width;
     int32_t per_token, reserved;
+    /* Where memory for blocks that are streamed stays for the run's next forward of this transformer, NULL at first; to be closed
+     * before the transformer is freed. NULL: it does not stay. */
+    struct imagine__stream **stream;
 } imagine__dit_input;
 imagine_status imagine__dit_forward(const imagine__dit *dit, imagine__work *work, const imagine__dit_input *input,
                                     imagine_error *error);

@@ -317,7 +317,7 @@ static imagine_status run_blocks(forward *f, imagine_error *error)
     if (status < 0)
         return status;
     imagine__sequence *sequence = begin_sequence(f);
-    status = imagine__dit_begin(&walk, f->dit, f->work, 0, error);
+    status = imagine__dit_begin(&walk, f->dit, f->work, 0, f->input->stream, error);
     for (f->layer = 0; status >= 0 && f->layer < f->dit->config.layers; f->layer++) {
         status = imagine__dit_next(&walk, &f->block, error);
         if (status >= 0)

@@ -40,11 +40,11 @@ struct imagine__dit_text {
 /* All blocks in turn, wherever they come from. `for_text`: only what the text's keys and values need; else all but that. */
 typedef struct imagine__dit_walk {
     const imagine__dit *dit;
-    imagine__stream *stream;
+    imagine__stream *stream, **kept; /* kept: NULL, or where it stays for the next walk */
     int32_t layer, reserved;
 } imagine__dit_walk;
 imagine_status imagine__dit_begin(imagine__dit_walk *walk, const imagine__dit *dit, const imagine__work *work,
-                                  int for_text, imagine_error *error);
+                                  int for_text, imagine__stream **kept, imagine_error *error);
 imagine_status imagine__dit_next(imagine__dit_walk *walk, const imagine__dit_block **block, imagine_error *error);
 void imagine__dit_end(imagine__dit_walk *walk);
 

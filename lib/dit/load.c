@@ -100,9 +100,13 @@ static imagine_status stream_text(const void *dit, imagine__loaded *l, int32_t i
 }
 
 imagine_status imagine__dit_begin(imagine__dit_walk *walk, const imagine__dit *dit, const imagine__work *work,
-                                  int for_text, imagine_error *error)
+                                  int for_text, imagine__stream **kept, imagine_error *error)
 {
-    *walk = (imagine__dit_walk){ .dit = dit };
+    *walk = (imagine__dit_walk){ .dit = dit, .stream = kept ? *kept : NULL, .kept = kept };
+    if (walk->stream) {
+        imagine__stream_again(walk->stream, work);
+        return IMAGINE_OK;
+    }
     return dit->blocks ? IMAGINE_OK
                        : imagine__stream_open(&walk->stream, work, dit->loaded.weights, dit->config.layers,
                                               sizeof(imagine__dit_block), for_text ? stream_text : stream_block, dit,
@@ -123,7 +127,10 @@ imagine_status imagine__dit_next(imagine__dit_walk *walk, const imagine__dit_blo
 
 void imagine__dit_end(imagine__dit_walk *walk)
 {
-    imagine__stream_close(walk->stream);
+    if (walk->kept && walk->stream)
+        imagine__stream_pause(*walk->kept = walk->stream);
+    else
+        imagine__stream_close(walk->stream);
     walk->stream = NULL;
 }
 

@@ -20,7 +20,7 @@ void imagine__loaded_free(imagine__loaded *loaded)
     imagine__uploader_destroy(loaded->uploader);
     for (size_t i = 0; i < loaded->count; i++)
         imagine__free(loaded->context, loaded->blocks[i].at);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 2; i++)
         imagine__free(loaded->context, loaded->staging[i]);
     imagine__free(loaded->context, loaded->blocks);
     imagine__free(loaded->context, loaded->asked);
@@ -37,7 +37,7 @@ uint64_t imagine__loaded_held(const imagine__loaded *loaded)
     return loaded->bytes + 64 * (loaded->count + 2) + loaded->capacity * sizeof *loaded->blocks;
 }
 
-/* Memory to read through: number 0 for rows, 1 for what must be converted, 2 for what goes to a device. */
+/* Memory to read through: number 0 for rows, 1 for what must be converted. */
 static void *stage(imagine__loaded *loaded, int number, size_t size)
 {
     if (!loaded->again)
@@ -228,22 +228,31 @@ static imagine_status fail_copy(const imagine__loaded *loaded, const char *name,
     return status;
 }
 
-/* `size` bytes to their place among the values, where they are once it returns. */
-static imagine_status place(imagine__loaded *loaded, const imagine__tensor *t, void *to, const void *from, size_t size,
-                            imagine_error *error)
-{
-    int code = imagine__upload_now(loaded->context, to, from, size);
-    return code ? fail_copy(loaded, t->name, code, error) : IMAGINE_OK;
-}
-
-/* The way to the device: no larger than what there is to read. */
-static imagine_status begin_upload(imagine__loaded *loaded, const imagine__tensor *t, imagine_error *error)
+/* The way to the device: no larger than what there is to read, and than UPLOADED where pieces of `least` bytes allow it. */
+static imagine_status begin_upload(imagine__loaded *loaded, const imagine__tensor *t, size_t least, imagine_error *error)
 {
     uint64_t size = loaded->uploader ? 0 : imagine__weights_bytes(loaded->weights) / 4;
     size = size < UPLOADED / 16 ? UPLOADED / 16 : size < UPLOADED ? size : UPLOADED;
+    size = size < least ? least : size;
+    if (loaded->uploader && imagine__uploader_size(loaded->uploader) < least) {
+        imagine__uploader_destroy(loaded->uploader);
+        loaded->uploader = NULL;
+    }
     if (!loaded->uploader)
         loaded->uploader = imagine__uploader_create(loaded->context, (size_t)size);
     return loaded->uploader ? IMAGINE_OK : fail_memory(t, 2 * (size_t)size, error);
+}
+
+/* From memory that the uploader gave to the device. */
+static imagine_status send(imagine__loaded *loaded, const imagine__tensor *t, void *to, const void *from, size_t size,
+                           imagine_error *error)
+{
+    int code = imagine__uploader_send(loaded->uploader, to, from, size);
+    if (code)
+        return fail_copy(loaded, t->name, code, error);
+    if (loaded->cancel && imagine_cancel_fired(loaded->cancel))
+        return imagine__fail(error, IMAGINE_ERROR_CANCELLED, "cancelled while the weights were read");
+    return IMAGINE_OK;
 }
 
 /* One piece of read_values to a device, on its way when this returns. */
@@ -256,14 +265,7 @@ static imagine_status send_elements(imagine__loaded *loaded, const imagine__tens
     if (!on_host)
         return fail_copy(loaded, t->name, code, error);
     imagine_status status = read_elements(loaded, t, begin, count, type, on_host, error);
-    if (status < 0)
-        return status;
-    code = imagine__uploader_send(loaded->uploader, out, on_host, size);
-    if (code)
-        return fail_copy(loaded, t->name, code, error);
-    if (loaded->cancel && imagine_cancel_fired(loaded->cancel))
-        return imagine__fail(error, IMAGINE_ERROR_CANCELLED, "cancelled while the weights were read");
-    return IMAGINE_OK;
+    return status < 0 ? status : send(loaded, t, out, on_host, size, error);
 }
 
 /* The same as read_elements to values that nothing uses yet: on a device in pieces, which are there after
@@ -274,7 +276,7 @@ static imagine_status read_values(imagine__loaded *loaded, const imagine__tensor
     size_t size = type == IMAGINE__W_BF16 ? 2 : 4;
     if (!imagine__on_device(loaded->context))
         return read_elements(loaded, t, begin, count, type, out, error);
-    imagine_status status = begin_upload(loaded, t, error);
+    imagine_status status = begin_upload(loaded, t, 1, error);
     if (status < 0)
         return status;
     uint64_t most = imagine__uploader_size(loaded->uploader) / size, piece = count < most ? count : most;
@@ -461,29 +463,66 @@ imagine_status imagine__load_linear(imagine__loaded *loaded, imagine__linear_wei
     return status < 0 ? status : imagine__load_linear_stack(loaded, w, 1, &names, &n, k, bias, error);
 }
 
-static imagine_status pack_conv(imagine__loaded *loaded, imagine__conv_weight *w, const imagine__tensor *t,
+/* On a device the packed weights of an output channel lie together, so that as many of them are packed at a time as fit into a
+ * buffer on its way. */
+static imagine_status send_conv(imagine__loaded *loaded, const imagine__conv_weight *w, const imagine__tensor *t, void *packed,
                                 imagine_error *error)
 {
     const imagine__kernels *kernels = imagine__context_kernels(loaded->context);
-    size_t raw_size = (size_t)elements(t) * type_size(w->type);
-    size_t size = kernels->conv_packed_size(w->cout, w->cin, w->kt, w->kh, w->kw, w->type);
-    int on_device = imagine__on_device(loaded->context);
-    void *packed = imagine__loaded_keep(loaded, size), *raw = stage(loaded, 0, raw_size);
-    void *to = on_device ? stage(loaded, 2, size) : packed; /* where it is packed */
-    imagine_status status = packed && raw && to
-                                ? read_elements(loaded, t, 0, (uint64_t)elements(t), w->type, raw, error)
-                                : fail_memory(t, size + raw_size, error);
-    if (status >= 0)
-        kernels->pack_conv(to, raw, w->cout, w->cin, w->kt, w->kh, w->kw, w->type);
-    if (status >= 0 && on_device)
-        status = place(loaded, t, packed, to, size, error);
-    if (status >= 0)
-        w->packed = packed;
-    else if (packed)
-        drop_last(loaded, size);
-    if (on_device)
-        unstage(loaded, to);
+    size_t size = kernels->conv_packed_size(1, w->cin, w->kt, w->kh, w->kw, w->type);
+    int64_t values = w->cin * w->kt * w->kh * w->kw, most;
+    imagine_status status = begin_upload(loaded, t, size, error);
+    if (status < 0)
+        return status;
+    most = (int64_t)(imagine__uploader_size(loaded->uploader) / size);
+    most = most < w->cout ? most : w->cout;
+    void *raw = stage(loaded, 0, (size_t)(most * values) * type_size(w->type));
+    if (!raw)
+        return fail_memory(t, (size_t)(most * values) * type_size(w->type), error);
+    for (int64_t first = 0; first < w->cout && status >= 0; first += most) {
+        int64_t count = w->cout - first < most ? w->cout - first : most;
+        int code;
+        void *on_host = imagine__uploader_take(loaded->uploader, (size_t)count * size, &code);
+        if (!on_host)
+            status = fail_copy(loaded, t->name, code, error);
+        else
+            status = read_elements(loaded, t, (uint64_t)(first * values), (uint64_t)(count * values), w->type, raw, error);
+        if (status < 0)
+            break;
+        kernels->pack_conv(on_host, raw, count, w->cin, w->kt, w->kh, w->kw, w->type);
+        status = send(loaded, t, (char *)packed + (size_t)first * size, on_host, (size_t)count * size, error);
+    }
     unstage(loaded, raw);
+    return status;
+}
+
+static imagine_status pack_conv(imagine__loaded *loaded, const imagine__conv_weight *w, const imagine__tensor *t, void *packed,
+                                imagine_error *error)
+{
+    size_t size = (size_t)elements(t) * type_size(w->type);
+    void *raw = stage(loaded, 0, size);
+    if (!raw)
+        return fail_memory(t, size, error);
+    imagine_status status = read_elements(loaded, t, 0, (uint64_t)elements(t), w->type, raw, error);
+    if (status >= 0)
+        imagine__context_kernels(loaded->context)->pack_conv(packed, raw, w->cout, w->cin, w->kt, w->kh, w->kw, w->type);
+    unstage(loaded, raw);
+    return status;
+}
+
+static imagine_status keep_conv(imagine__loaded *loaded, imagine__conv_weight *w, const imagine__tensor *t,
+                                imagine_error *error)
+{
+    size_t size = imagine__context_kernels(loaded->context)->conv_packed_size(w->cout, w->cin, w->kt, w->kh, w->kw, w->type);
+    void *packed = imagine__loaded_keep(loaded, size);
+    if (!packed)
+        return fail_memory(t, size, error);
+    imagine_status status = imagine__on_device(loaded->context) ? send_conv(loaded, w, t, packed, error)
+                                                                : pack_conv(loaded, w, t, packed, error);
+    if (status < 0)
+        drop_last(loaded, size);
+    else
+        w->packed = packed;
     return status;
 }
 
@@ -513,7 +552,7 @@ imagine_status imagine__load_conv(imagine__loaded *loaded, imagine__conv_weight 
         return fail_shape(loaded, t, 5, shape, error);
     made.type = kept_type(t);
     if (!loaded->check)
-        status = pack_conv(loaded, &made, t, error);
+        status = keep_conv(loaded, &made, t, error);
     if (status >= 0)
         status = imagine__load_floats(loaded, &made.bias, cout, error, "%s.bias", prefix);
     if (status >= 0)
@@ -588,20 +627,21 @@ imagine_status imagine__load_rows(imagine__loaded *loaded, float *out, const int
     if (status < 0)
         return status;
     size_t size = (size_t)dim * sizeof *out;
-    int on_device = imagine__on_device(loaded->context);
-    float *staging = on_device ? stage(loaded, 2, size) : NULL; /* in order with the operations that have used *out */
-    if (on_device && !staging)
-        return fail_memory(t, size, error);
-    for (int32_t i = 0; i < count && status >= 0; i++) {
-        float *row = out + i * dim;
-        status = read_elements(loaded, t, (uint64_t)ids[i] * (uint64_t)dim, (uint64_t)dim, IMAGINE__W_F32,
-                               on_device ? staging : row, error);
-        if (status >= 0 && on_device)
-            status = place(loaded, t, row, staging, size, error);
+    int on_device = imagine__on_device(loaded->context), code = 0;
+    if (on_device && (status = begin_upload(loaded, t, size, error)) < 0)
+        return status;
+    if (on_device) { /* after the operations that have used *out */
+        code = imagine__uploader_used(loaded->uploader);
+        code = code ? code : imagine__uploader_again(loaded->uploader);
     }
-    if (on_device)
-        unstage(loaded, staging);
-    return status;
+    for (int32_t i = 0; i < count && status >= 0 && !code; i++) {
+        uint64_t first = (uint64_t)ids[i] * (uint64_t)dim;
+        status = on_device ? send_elements(loaded, t, first, (uint64_t)dim, IMAGINE__W_F32, out + i * dim, error)
+                           : read_elements(loaded, t, first, (uint64_t)dim, IMAGINE__W_F32, out + i * dim, error);
+    }
+    if (status >= 0 && on_device && !code)
+        code = imagine__uploader_wait(loaded->uploader);
+    return code ? fail_copy(loaded, t->name, code, error) : status;
 }
 
 imagine_status imagine__load_no_others(const imagine__loaded *loaded, const char *const *ignored, imagine_error *error)

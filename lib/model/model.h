@@ -155,8 +155,8 @@ typedef struct imagine__loaded {
     size_t count, capacity;
     size_t given; /* of these, to those who asked since the last imagine__loaded_rewind */
     uint64_t bytes;
-    void *staging[3]; /* memory on the host to read through, kept when `again` is set */
-    size_t staging_size[3];
+    void *staging[2]; /* memory on the host to read through, kept when `again` is set */
+    size_t staging_size[2];
     int check; /* 1: tensors are looked for and checked, and nothing is read: weights stay NULL */
     int random; /* 1: there is no file, weights are random numbers (random.c) */
     int again; /* 1: the same tensors' likes will be loaded again, into the same memory */
@@ -230,6 +230,9 @@ imagine_status imagine__stream_open(imagine__stream **stream, const imagine__wor
                                     imagine__load_block_fn *load, const void *user, imagine_error *error);
 /* The next block; valid until the next call. */
 imagine_status imagine__stream_next(imagine__stream *stream, const void **block, imagine_error *error);
+/* Reading ends, and the memory stays for the same blocks to be read again, from the first one on; the run is the same one. */
+void imagine__stream_pause(imagine__stream *stream);
+void imagine__stream_again(imagine__stream *stream, const imagine__work *work);
 void imagine__stream_close(imagine__stream *stream); /* NULL is fine */
 
 /* ---- the pack (pack.c) ----------------------------------------------------------------------- */

@@ -87,6 +87,18 @@ static void start_reader(imagine__stream *s)
         pthread_setname_np(s->thread, "imagine weights");
 }
 
+/* From the first block on. The memory of the last time is used again: copies into it wait for what used it. */
+static void begin(imagine__stream *s)
+{
+    s->wanted = s->begun = s->ending = 0;
+    for (int i = 0; i < SLOTS; i++) {
+        s->slots[i].index = -1;
+        s->slots[i].status = IMAGINE_OK;
+    }
+    if (!imagine__planning(s->context))
+        start_reader(s);
+}
+
 imagine_status imagine__stream_open(imagine__stream **stream, const imagine__work *work,
                                     const imagine__weights *weights, int32_t count, size_t size,
                                     imagine__load_block_fn *load, const void *user, imagine_error *error)
@@ -108,7 +120,6 @@ imagine_status imagine__stream_open(imagine__stream **stream, const imagine__wor
         imagine__loaded_init(&to->loaded, work->context, weights);
         to->loaded.cancel = work->cancel;
         to->loaded.again = 1;
-        to->index = -1;
         to->block = imagine__calloc(work->context, 1, size);
         to->error = (imagine_error)IMAGINE_ERROR_INIT;
         all &= to->block != NULL;
@@ -117,10 +128,16 @@ imagine_status imagine__stream_open(imagine__stream **stream, const imagine__wor
         imagine__stream_close(s);
         return imagine__fail_memory(error, size, "reading weights");
     }
-    if (!imagine__planning(work->context))
-        start_reader(s);
+    begin(s);
     *stream = s;
     return IMAGINE_OK;
+}
+
+void imagine__stream_again(imagine__stream *stream, const imagine__work *work)
+{
+    for (int i = 0; i < SLOTS; i++)
+        stream->slots[i].loaded.cancel = work->cancel;
+    begin(stream);
 }
 
 /* Block `index` is to be there; those before it may be overwritten. */
@@ -167,17 +184,26 @@ imagine_status imagine__stream_next(imagine__stream *stream, const void **block,
     return check_copies(stream, imagine__uploader_use(from->loaded.uploader), error);
 }
 
-void imagine__stream_close(imagine__stream *stream)
+void imagine__stream_pause(imagine__stream *stream)
 {
-    if (!stream)
-        return;
+    imagine__uploader *last = stream->begun ? stream->slots[stream->wanted % SLOTS].loaded.uploader : NULL;
+    if (last) /* a failure shows in the operations themselves */
+        (void)imagine__uploader_used(last);
     if (stream->threaded) {
         pthread_mutex_lock(&stream->mutex);
         stream->ending = 1;
         pthread_cond_broadcast(&stream->changed);
         pthread_mutex_unlock(&stream->mutex);
         pthread_join(stream->thread, NULL);
+        stream->threaded = 0;
     }
+}
+
+void imagine__stream_close(imagine__stream *stream)
+{
+    if (!stream)
+        return;
+    imagine__stream_pause(stream);
     for (int i = 0; i < SLOTS; i++) {
         imagine__loaded_free(&stream->slots[i].loaded);
         imagine__free(stream->context, stream->slots[i].block);

@@ -78,6 +78,7 @@ static imagine_status denoise(imagine_sampler *s, const imagine_buffer *hidden, 
     imagine__dit_input input = {
         .x = imagine__buffer_values(&s->work, hidden),
         .y = imagine__buffer_begin(&s->work, sample),
+        .stream = &s->stream,
         .batch = (int32_t)x[0],
         .frames = (int32_t)x[2],
         .height = (int32_t)x[3],

@@ -15,6 +15,7 @@ struct imagine_sampler {
     imagine_context *context; /* the model's */
     imagine_cancel *cancel;
     const imagine__dit *dit; /* the model's, of the expert at work; NULL when changing it was cancelled */
+    imagine__stream *stream; /* memory of its blocks, where those are streamed and a forward has been */
     int32_t expert; /* which of the pack's transformers it is */
     imagine__reading reading; /* how their weights are to be read */
     int give_back; /* 1: there is no room for the weights of both experts */

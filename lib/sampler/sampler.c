@@ -145,6 +145,7 @@ void imagine_sampler_destroy(imagine_sampler **sampler)
     imagine__dit_text_free(old->negative);
     imagine__dit_text_free(old->text);
     imagine__stepper_free(old->stepper);
+    imagine__stream_close(old->stream);
     imagine__work_fini(&old->work);
     imagine__model_put(model, old->dit);
     imagine__schedule_free(&old->schedule, old->context);

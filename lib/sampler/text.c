@@ -139,6 +139,8 @@ imagine_status imagine__sampler_change(imagine_sampler *s, int32_t expert, imagi
     imagine_status status = IMAGINE_OK;
     if (s->dit && s->expert != expert) {
         drop_text(s);
+        imagine__stream_close(s->stream);
+        s->stream = NULL;
         imagine__model_put(s->model, s->dit);
         s->dit = NULL;
         if (s->give_back)

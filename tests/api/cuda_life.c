@@ -189,14 +189,19 @@ static void handles_go_on(void)
 }
 
 /* A step that is warm allocates nothing. */
-static void steps_allocate_nothing(void)
+static void steps_with(imagine_weights weights)
 {
     imagine_error err = IMAGINE_ERROR_INIT;
     imagine_sampler *stage = NULL;
     imagine_sampler_options o;
-    imagine_model *model = open_on(IMAGINE_DEVICE_CUDA, PACK, &err);
-    imagine_context *context = open_context(1, &err);
-    REQUIRE(model && context);
+    imagine_model *model = NULL;
+    imagine_model_options how;
+    imagine_context *device = open_device(IMAGINE_DEVICE_CUDA, &err), *context = open_context(1, &err);
+    imagine_model_options_init(&how, sizeof how);
+    how.weights = weights;
+    REQUIRE(device && context);
+    REQUIRE_OK(imagine_model_open(&model, device, PACK, &how, &err));
+    imagine_context_release(&device);
     imagine_buffer *text = floats(context, 2, (int64_t[]){ 4, 16 }, &err);
     imagine_sampler_options_init(&o, sizeof o);
     o.width = o.height = 16;
@@ -211,10 +216,19 @@ static void steps_allocate_nothing(void)
     for (int i = 2; i < 4; i++)
         CHECK_OK(imagine_sampler_step(stage, NULL, &err));
     CHECK(!emulated.allocations_made || emulated.allocations_made() == made);
+    CHECK(!emulated.pins_held || (emulated.pins_held() != 0) == (weights == IMAGINE_WEIGHTS_STREAMED));
     imagine_sampler_destroy(&stage);
     imagine_buffer_release(&text);
     imagine_context_release(&context);
     imagine_model_release(&model);
+    CHECK(!emulated.pins_held || !emulated.pins_held());
+}
+
+/* Also where blocks are streamed: their memory, and what is pinned on the way, stays for the next step. */
+static void steps_allocate_nothing(void)
+{
+    steps_with(IMAGINE_WEIGHTS_RESIDENT);
+    steps_with(IMAGINE_WEIGHTS_STREAMED);
 }
 
 static void cancelled(void)
