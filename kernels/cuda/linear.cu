@@ -182,12 +182,20 @@ struct conv_pieces {
     size_t dnn_size;
 };
 
-/* cuDNN has a part in large ones whose frames are all there. */
+/* Values of a row of W for one frame. */
+static int64_t frame_of(const taps_source &s)
+{
+    return (int64_t)s.kh * s.kw * s.cin;
+}
+
+/* cuDNN has a part in large ones. Frames that are absent are those before a clip's first: what there is lies side by side in W. */
 static lt_part part_of(const conv_pieces &p)
 {
     const imagine__conv_weight *w = p.a->w;
-    if (!imagine__cuda_convolver_of(p.call->products) || !p.e.aligned || w->cout % 4 || p.source.frames != w->kt ||
-        p.a->out_h * p.a->out_w * w->cout * p.w.row < LARGE)
+    const taps_source &s = p.source;
+    int64_t row = s.frames * frame_of(s);
+    if (!imagine__cuda_convolver_of(p.call->products) || !p.e.aligned || w->cout % 4 || !row ||
+        s.weight[s.frames - 1] != s.weight[0] + row - frame_of(s) || p.a->out_h * p.a->out_w * w->cout * row < LARGE)
         return LT_NONE;
     if (p.a->act == IMAGINE__ACT_NONE && p.a->add != p.a->y)
         return LT_ALL;
@@ -296,6 +304,43 @@ static int conv_lines(const conv_pieces &p, workspace room, int64_t first, int64
     return imagine__cuda_multiply_bf16(source, p.w, e, p.call->stream);
 }
 
+/* W of the frames that are there alone, which cuDNN takes dense. Whether there was room. */
+static bool gather_weights(conv_pieces *p, workspace *room, int *status)
+{
+    taps_source &s = p->source;
+    int64_t row = s.frames * frame_of(s), first = s.weight[0];
+    if (row == p->w.row)
+        return true;
+    uint16_t *w = take(room, p->w.n * row);
+    if (!w)
+        return false;
+    *status = imagine__cuda_convert(rounded_rows((const uint16_t *)p->w.w + first, IMAGINE__W_BF16, p->w.n, row, p->w.row, w, row),
+                                    p->call->stream);
+    p->w.w = w, p->w.row = row;
+    for (int32_t t = 0; t < s.frames; t++)
+        s.weight[t] -= first;
+    return true;
+}
+
+/* How many lines at a time there is room for with a part for cuDNN, or without where there is none so; 0: not for one. */
+static int64_t share_room(conv_pieces *p, workspace *room, int *status)
+{
+    const conv_pieces own = *p;
+    const workspace all = *room;
+    if (!p->w.w)
+        return 0;
+    p->part = part_of(*p);
+    if (p->part != LT_NONE && gather_weights(p, room, status)) {
+        p->dnn_room = library_room(room, &p->dnn_size);
+        int64_t lines = lines_at_once(*p, *room);
+        if (lines)
+            return lines;
+    }
+    *p = own;
+    *room = all;
+    return lines_at_once(*p, *room);
+}
+
 /* Whether there was room; *status is then the result. */
 static bool conv_bf16(const imagine__conv_args *a, const imagine__cuda_call *call, const product_epilogue &e, int *status)
 {
@@ -305,20 +350,11 @@ static bool conv_bf16(const imagine__conv_args *a, const imagine__cuda_call *cal
     product_weight weight = {weight_bf16(w->packed, w->type, w->cout * taps, w->cin, &room, call->stream, status), w->bias,
                              w->cout, cin * taps, IMAGINE__W_BF16, true};
     conv_pieces p = {a, call, taps_of(a, cin), weight, e, LT_NONE, nullptr, 0};
-    p.part = part_of(p);
-    workspace rest = room;
-    if (p.part != LT_NONE)
-        p.dnn_room = library_room(&rest, &p.dnn_size);
-    int64_t lines = weight.w ? lines_at_once(p, rest) : 0;
-    if (!lines && p.part != LT_NONE) {
-        p.part = LT_NONE;
-        rest = room;
-        lines = weight.w ? lines_at_once(p, rest) : 0;
-    }
+    int64_t lines = share_room(&p, &room, status);
     if (!lines)
         return false;
     for (int64_t first = 0; first < a->out_h && !*status; first += lines)
-        *status = conv_lines(p, rest, first, first + lines < a->out_h ? first + lines : a->out_h);
+        *status = conv_lines(p, room, first, first + lines < a->out_h ? first + lines : a->out_h);
     return true;
 }
 
