@@ -81,7 +81,7 @@ typedef struct imagine_context_info {
     imagine_cpu_level cpu_level; /* the level in use, never IMAGINE_CPU_BEST */
     uint64_t memory_used; /* bytes held now, on host and device together */
     uint64_t memory_peak; /* most bytes held since creation or the last imagine_context_reset_peak */
-    uint64_t device_memory_used; /* of memory_used, those on the GPU; since 0.2 */
+    uint64_t device_memory_used; /* of memory_used, those on the GPU, without what its driver and cuDNN need themselves; since 0.2 */
     uint64_t device_memory_peak; /* most of these, likewise */
     int32_t device_number; /* with IMAGINE_DEVICE_CUDA */
     uint32_t reserved0;

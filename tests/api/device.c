@@ -2,9 +2,7 @@
 /* A context for a GPU where something is missing: a clear refusal, nothing left behind, and the CPU works after it. The
  * argument says what is to be found (meson.build). */
 
-#include "../test.h"
-
-#include <imagine/imagine.h>
+#include "api.h"
 
 static const struct expected {
     const char *name;
@@ -44,12 +42,26 @@ static void refusal(void)
     CHECK_STATUS(imagine_context_create(&context, &options, NULL), wanted->status);
 }
 
+/* The same program makes latents and frames on the CPU. */
 static void afterwards(void)
 {
     imagine_error err = IMAGINE_ERROR_INIT;
-    imagine_context *context;
-    REQUIRE_OK(imagine_context_create(&context, NULL, &err));
-    imagine_context_release(&context);
+    imagine_job_options options;
+    imagine_sampler_options sampler;
+    imagine_job *job = NULL;
+    imagine_model *model = open_model(1, &err);
+    REQUIRE(model);
+    imagine_sampler_options_init(&sampler, sizeof sampler);
+    sampler.steps = 1;
+    sampler.width = sampler.height = 16;
+    sampler.frames = 1;
+    imagine_job_options_init(&options, sizeof options);
+    options.prompt = "a red apple";
+    options.sampler = &sampler;
+    CHECK_OK(imagine_job_create(&job, model, &options, &err));
+    CHECK_OK(job ? run_job(job, &err) : -1);
+    imagine_job_destroy(&job);
+    imagine_model_release(&model);
 }
 
 int main(int argc, char **argv)
