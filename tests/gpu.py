@@ -149,8 +149,8 @@ def missing_for_library():
 
 
 def library():
-    """The library's stages, jobs and the shipped model beside the CPU's, its memory running out, a thousand lives: its tests of
-    the emulated module, with the real one."""
+    """The library's stages beside the reference's goldens, jobs and the shipped model beside the CPU's, its memory running out, a
+    thousand lives: its tests of the emulated module, with the real one."""
     missing, folder = missing_for_library(), BUILD / "library"
     if missing:
         return (0, 0, 1), f"the library cannot be built here without {', '.join(missing)}"
@@ -161,14 +161,17 @@ def library():
     tests = [test for test in json.loads(run(["meson", "introspect", "--tests", folder])[1])
              if test["name"].startswith("api/cuda") and "watched" not in test["name"]]
     programs = sorted({os.path.relpath(test["cmd"][0], folder) for test in tests})
+    # Of goldens, what the emulator's suite runs, and all of the shipped model's.
+    golden = {os.path.relpath(test["cmd"][0], folder): [] if test["name"].endswith("tiny") else test["cmd"][1:]
+              for test in tests if "goldens" in test["name"]}
     failing = pathlib.Path("tests/api/failing/libimagine_cuda.so")
     code, text = run(["ninja", "-C", folder, failing, *programs], 1500) if programs else (1, "no test of the name api/cuda")
     totals = [0, 0, 0]
     # The built module inside of one whose allocations can be made to fail.
     env = {"LD_LIBRARY_PATH": f"{(folder / failing).parent}:{os.environ.get('LD_LIBRARY_PATH', '')}",
-           "IMAGINE_TEST_MODULE": str(BUILD / "libimagine_cuda.so")}
+           "IMAGINE_TEST_MODULE": str(BUILD / "libimagine_cuda.so"), "IMAGINE_TEST_DEVICE": "cuda"}
     for program in programs if not code else []:
-        code, output = run([folder / program], 1800, env)
+        code, output = run([folder / program, *golden.get(program, [])], 1800, env)
         totals = [a + b for a, b in zip(totals, counted(code, output))]
         text += output
     return (tuple(totals) if any(totals) else (0, 1, 0)), text

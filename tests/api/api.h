@@ -10,6 +10,13 @@
 
 #define PACK test_path("packs/two-layer")
 
+/* Where goldens are computed: on a GPU if IMAGINE_TEST_DEVICE is "cuda". */
+static inline imagine_device test_device(void)
+{
+    const char *wanted = getenv("IMAGINE_TEST_DEVICE");
+    return wanted && !strcmp(wanted, "cuda") ? IMAGINE_DEVICE_CUDA : IMAGINE_DEVICE_CPU;
+}
+
 static inline imagine_context *open_context(int32_t threads, imagine_error *error)
 {
     imagine_context_options options;

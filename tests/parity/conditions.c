@@ -11,6 +11,7 @@ static int open_inputs(inputs *in, int32_t threads)
 {
     imagine_context_options options;
     imagine_context_options_init(&options, sizeof options);
+    options.device = test_device();
     options.threads = threads;
     return inputs_open(in, "parity/pipeline/conditions.safetensors", PACK, &options, NULL);
 }

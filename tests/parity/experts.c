@@ -59,6 +59,7 @@ static int open_inputs(inputs *in, int32_t threads, uint64_t limit, imagine_weig
     imagine_context_options options;
     imagine_model_options how;
     imagine_context_options_init(&options, sizeof options);
+    options.device = test_device();
     options.threads = threads;
     options.memory_limit = limit;
     imagine_model_options_init(&how, sizeof how);

@@ -14,6 +14,7 @@ static int open_inputs(inputs *in, int32_t threads)
 {
     imagine_context_options options;
     imagine_context_options_init(&options, sizeof options);
+    options.device = test_device();
     options.threads = threads;
     return inputs_open(in, "parity/pipeline/guidance.safetensors", PACK, &options, NULL);
 }

@@ -107,6 +107,7 @@ static void check_pack(const char *pack, const char *golden_path, int32_t level)
     imagine_context_options options;
     run r = { .golden = golden_path };
     imagine_context_options_init(&options, sizeof options);
+    options.device = test_device();
     options.cpu_level = level;
     REQUIRE_OK(imagine_context_create(&r.context, &options, &err));
     REQUIRE_OK(imagine_model_open(&r.model, r.context, pack, NULL, &err));
@@ -119,7 +120,8 @@ static void check_pack(const char *pack, const char *golden_path, int32_t level)
 
 static void two_layer(void)
 {
-    for (int32_t level = IMAGINE_CPU_BEST; level <= IMAGINE_CPU_AVX2; level++)
+    int32_t last = test_device() == IMAGINE_DEVICE_CPU ? IMAGINE_CPU_AVX2 : IMAGINE_CPU_BEST;
+    for (int32_t level = IMAGINE_CPU_BEST; level <= last; level++)
         check_pack(PACK, test_path("parity/pipeline/two-layer.safetensors"), level);
 }
 

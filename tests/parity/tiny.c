@@ -6,9 +6,7 @@
 #include <math.h>
 #include <unistd.h>
 
-#include <imagine/imagine.h>
-
-#include "test.h"
+#include "api/api.h"
 
 #define LIMIT 1e-10
 
@@ -141,12 +139,15 @@ int main(int argc, char **argv)
     static const test_case cases[] = { { "text", test_text }, { "picture", test_picture }, { "clip", test_clip } };
     static const test_case none[] = { { "tiny", test_absent } };
     imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context_options options;
     const char *path = getenv("IMAGINE_TINY") ? getenv("IMAGINE_TINY") : test_path("../models/tiny");
     char index[1200];
     snprintf(index, sizeof index, "%s/model_index.json", path);
     if (access(index, R_OK))
         return test_main("tiny", none, 1, argc, argv);
-    if (imagine_context_create(&context, NULL, &err) < 0 || imagine_model_open(&model, context, path, NULL, &err) < 0) {
+    imagine_context_options_init(&options, sizeof options);
+    options.device = test_device();
+    if (imagine_context_create(&context, &options, &err) < 0 || imagine_model_open(&model, context, path, NULL, &err) < 0) {
         fprintf(stderr, "%s\n", err.message);
         return 1;
     }
