@@ -23,7 +23,7 @@ static void row_json(const imagine_bench_row *row)
     }
     if (row->device == IMAGINE_DEVICE_CUDA)
         printf("\"value\": %.6g, ", row->value);
-    printf("\"gflops\": %.2f, \"share\": %.4f, \"seconds\": %.6g}", row->gflops, row->share, row->seconds);
+    printf("\"gflops\": %.6g, \"share\": %.4f, \"seconds\": %.6g}", row->gflops, row->share, row->seconds);
 }
 
 static void row_text(const imagine_bench_row *row)

@@ -8,7 +8,7 @@
  * convolution and up to two sums. What it is asked for is planned once a shape and kept. Everything of it may fail; then the
  * caller's own kernel computes. */
 
-#define PLANS 64
+#define PLANS 128 /* in a video VAE a clip's first and second frames, and last pieces, have shapes of their own */
 #define CONFIGS 8 /* that are tried for a shape */
 #define IDS 5
 

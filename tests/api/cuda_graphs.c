@@ -342,7 +342,8 @@ static void allocations_fail(void)
         imagine_buffer_release(&latents);
     }
     printf("    %llu allocations, %d of graphs\n", (unsigned long long)count, without);
-    CHECK(without == 1 + BLOCKS); /* the stream that is recorded, and the graphs */
+    /* The stream that is recorded, and the graphs; a GPU's driver has memory of its own for them. */
+    CHECK(without == (emulated.graphs_made ? 1 + BLOCKS : 0));
     imagine_buffer_release(&again);
     imagine_buffer_release(&wanted);
     imagine_model_release(&model);

@@ -22,6 +22,40 @@ __global__ void convert_kernel(const float *x, uint32_t *pair, float *power)
     power[i] = exp2_fast(x[2 * i]) + add(multiply(x[2 * i], 0.0f), 0.0f);
 }
 
+/* The bits of a value; it as bf16 alone; both halves of its pair; a value from its bits. */
+__global__ void bits_kernel(const float *x, uint32_t *bits, float *value)
+{
+    unsigned i = threadIdx.x;
+    uint32_t pair = pack_bf16(x[2 * i], x[2 * i + 1]);
+    bits[2 * i] = float_bits(x[2 * i]);
+    bits[2 * i + 1] = to_bf16(x[2 * i + 1]);
+    value[3 * i] = bf16_low(pair);
+    value[3 * i + 1] = bf16_high(pair);
+    value[3 * i + 2] = bits_float(float_bits(x[2 * i]) ^ 0x80000000u);
+}
+
+static void bits()
+{
+    static const float x[] = {0, -0.0f, 1, -2.5f, 1.00390625f, 1.01171875f, 3e38f, INFINITY, -INFINITY, 0.3f, -0.7f, NAN};
+    device_array<float> in(12), value(18);
+    device_array<uint32_t> out(12);
+    memcpy(in.host, x, sizeof x);
+    in.upload();
+    REQUIRE(!device_finish(launch(bits_kernel, 1, 6, 0, nullptr, in.device, out.device, value.device)));
+    out.download();
+    value.download();
+    for (int i = 0; i < 6; i++) {
+        float low = x[2 * i], high = x[2 * i + 1], minus = -low;
+        CHECK(!memcmp(&out.host[2 * i], &low, 4) && !memcmp(&value.host[3 * i + 2], &minus, 4));
+        CHECK(value.host[3 * i] == value_of(bf16_of(low)));
+        if (high != high) { /* stays one */
+            CHECK(value.host[3 * i + 1] != value.host[3 * i + 1] && (out.host[2 * i + 1] & 0x7fff) > 0x7f80);
+            continue;
+        }
+        CHECK(out.host[2 * i + 1] == bf16_of(high) && value.host[3 * i + 1] == value_of(bf16_of(high)));
+    }
+}
+
 static void numbers()
 {
     static const float x[] = {0, -0.0f, 1, -2.5f, 1.00390625f, 1.01171875f, 3e38f, 1e-20f, -40, 20, 0.3f, -0.7f};
@@ -472,7 +506,7 @@ static void register_counts()
 int main(int argc, char **argv)
 {
     static const test_case cases[] = {
-        {"numbers", numbers}, {"block barrier", block_barrier}, {"named barriers", named_barriers}, {"warps", warps},
+        {"numbers", numbers}, {"bits", bits}, {"block barrier", block_barrier}, {"named barriers", named_barriers}, {"warps", warps},
         {"atomics", atomics}, {"async copies", async_copies}, {"matrix loads", matrix_loads}, {"products", products},
         {"boxes", boxes}, {"warpgroup products", warpgroup_products}, {"register counts", register_counts},
     };
