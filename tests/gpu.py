@@ -18,6 +18,9 @@ BUILD = TOP / "build-gpu"
 KERNELS, TESTS = TOP / "kernels/cuda", TOP / "tests/cuda_emulator"
 PROGRAMS = ("attention", "conv", "elementwise", "linear", "norm", "streams")
 ALL = (*PROGRAMS, "bench")
+LIBRARY = BUILD / "library"
+FAILING = pathlib.Path("tests/api/failing/libimagine_cuda.so")
+CARRIED, LISTED = LIBRARY / "carried", LIBRARY / "programs.json"
 TOOLS = ("memcheck", "racecheck", "initcheck")
 CLOSING = re.compile(r"(\d+) passed, (\d+) failed(?:, (\d+) skipped)?")
 CC = ["-std=c11", "-O2", "-g", "-D_GNU_SOURCE", "-ffp-contract=off", "-I", TOP, "-I", TOP / "include",
@@ -148,33 +151,52 @@ def missing_for_library():
     return [name for name, found in needs.items() if not found]
 
 
+def build_library():
+    """(exit status, output). Leaves what its programs are, and the libraries of the system that they need beside toolkit and C
+    library, so that build-gpu can be carried to a machine where nothing of it can be built."""
+    if not (LIBRARY / "build.ninja").exists():
+        code, text = run(["meson", "setup", LIBRARY, TOP, "-Dcuda=disabled"])
+        if code:
+            return code, text
+    tests = [test for test in json.loads(run(["meson", "introspect", "--tests", LIBRARY])[1])
+             if test["name"].startswith("api/cuda") and "watched" not in test["name"]]
+    programs = {os.path.relpath(test["cmd"][0], LIBRARY): [] for test in tests}
+    for test in tests: # of goldens, what the emulator's suite runs, and all of the shipped model's
+        if "goldens" in test["name"] and not test["name"].endswith("tiny"):
+            programs[os.path.relpath(test["cmd"][0], LIBRARY)] = test["cmd"][1:]
+    if not programs:
+        return 1, "no test of the name api/cuda"
+    code, text = run(["ninja", "-C", LIBRARY, FAILING, *programs], 1500)
+    if code:
+        return code, text
+    CARRIED.mkdir(exist_ok=True)
+    for path in re.findall(r"=> (/\S*/lib(?:png|z)\S*)", run(["ldd", LIBRARY / "libimagine.so"])[1]):
+        shutil.copy(path, CARRIED)
+    LISTED.write_text(json.dumps(programs, indent=1))
+    return 0, text
+
+
 def library():
     """The library's stages beside the reference's goldens, jobs and the shipped model beside the CPU's, its memory running out, a
     thousand lives: its tests of the emulated module, with the real one."""
-    missing, folder = missing_for_library(), BUILD / "library"
-    if missing:
-        return (0, 0, 1), f"the library cannot be built here without {', '.join(missing)}"
-    if not (folder / "build.ninja").exists():
-        code, text = run(["meson", "setup", folder, TOP, "-Dcuda=disabled"])
+    missing, text = missing_for_library(), ""
+    if not missing:
+        code, text = build_library()
         if code:
             return (0, 1, 0), text
-    tests = [test for test in json.loads(run(["meson", "introspect", "--tests", folder])[1])
-             if test["name"].startswith("api/cuda") and "watched" not in test["name"]]
-    programs = sorted({os.path.relpath(test["cmd"][0], folder) for test in tests})
-    # Of goldens, what the emulator's suite runs, and all of the shipped model's.
-    golden = {os.path.relpath(test["cmd"][0], folder): [] if test["name"].endswith("tiny") else test["cmd"][1:]
-              for test in tests if "goldens" in test["name"]}
-    failing = pathlib.Path("tests/api/failing/libimagine_cuda.so")
-    code, text = run(["ninja", "-C", folder, failing, *programs], 1500) if programs else (1, "no test of the name api/cuda")
+    elif not LISTED.exists():
+        return (0, 0, 1), (f"the library cannot be built here without {', '.join(missing)}; tests/run --gpu --build where they are "
+                           "makes build-gpu with all of it, to be carried along")
     totals = [0, 0, 0]
     # The built module inside of one whose allocations can be made to fail.
-    env = {"LD_LIBRARY_PATH": f"{(folder / failing).parent}:{os.environ.get('LD_LIBRARY_PATH', '')}",
-           "IMAGINE_TEST_MODULE": str(BUILD / "libimagine_cuda.so"), "IMAGINE_TEST_DEVICE": "cuda"}
-    for program in programs if not code else []:
-        code, output = run([folder / program, *golden.get(program, [])], 1800, env)
+    paths = [LIBRARY / FAILING.parent, *([CARRIED] if missing else []), os.environ.get("LD_LIBRARY_PATH", "")]
+    env = {"LD_LIBRARY_PATH": ":".join(map(str, paths)), "IMAGINE_TEST_MODULE": str(BUILD / "libimagine_cuda.so"),
+           "IMAGINE_TEST_DEVICE": "cuda", "IMAGINE_TEST_DIR": str(TOP / "tests")}
+    for program, words in sorted(json.loads(LISTED.read_text()).items()):
+        code, output = run([LIBRARY / program, *words], 1800, env)
         totals = [a + b for a, b in zip(totals, counted(code, output))]
         text += output
-    return (tuple(totals) if any(totals) else (0, 1, 0)), text
+    return tuple(totals), text
 
 
 def main():
@@ -191,7 +213,12 @@ def main():
         return
     if options.build:
         build(find_nvcc(), options.capability)
-        print(f"built for compute capability {options.capability / 10} in {BUILD.name}")
+        missing = missing_for_library()
+        code, text = (0, "") if missing else build_library()
+        if code:
+            give_up(f"the library's build fails:\n{text[-4000:]}")
+        print(f"built for compute capability {options.capability / 10} in {BUILD.name}"
+              + (f", without the library (no {', '.join(missing)} here)" if missing else ""))
         return
     name, capability = find_gpu()
     nvcc = find_nvcc()
