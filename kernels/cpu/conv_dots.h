@@ -143,6 +143,8 @@ typedef struct dots_tile {
     dots_row *rows; /* of the line */
     int64_t count;
     int64_t x, width; /* the strip's first pixel, and how many */
+    int64_t down; /* floats from the line that the rows and the steps in place are for to the one at hand */
+    int inside; /* the next line's rows are the same, further down, unless some are beside the frame */
     int64_t first, last; /* of these, the first one that reads the frame in place, and the first after it that does not */
     int64_t end; /* the tile's last line + 1 */
 } dots_tile;
@@ -191,10 +193,26 @@ VEC __m256 dots_add_lanes(const vec *s)
     return dots_add_1(dots_add_2(a, c), dots_add_2(b, d));
 }
 
-/* Eight sums become out. */
-VEC void dots_put_lanes(const vec *s, float *out, const float *bias)
+/* The same for four. */
+VEC __m128 dots_add_few_lanes(const vec *s)
 {
-    _mm256_storeu_ps(out, _mm256_add_ps(dots_add_lanes(s), _mm256_loadu_ps(bias)));
+    __m128 r[4];
+    _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) {
+        __m256 half = dots_add_8(s[i]);
+        r[i] = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+    }
+    __m128 a = _mm_add_ps(_mm_blend_ps(r[0], r[2], 0xc), _mm_shuffle_ps(r[0], r[2], 0x4e));
+    __m128 b = _mm_add_ps(_mm_blend_ps(r[1], r[3], 0xc), _mm_shuffle_ps(r[1], r[3], 0x4e));
+    return _mm_add_ps(_mm_blend_ps(a, b, 0xa), _mm_permute_ps(_mm_blend_ps(a, b, 0x5), 0xb1));
+}
+
+/* Eight sums become out, or the first four of them alone. */
+VEC void dots_put_lanes(const vec *s, float *out, const float *bias, const int few)
+{
+    if (few)
+        _mm_storeu_ps(out, _mm_add_ps(dots_add_few_lanes(s), _mm_loadu_ps(bias)));
+    else
+        _mm256_storeu_ps(out, _mm256_add_ps(dots_add_lanes(s), _mm256_loadu_ps(bias)));
 }
 
 /* The block's products of some pixels, beginning with `shift` floats after the steps', for a group of outputs: added to the sums
@@ -250,7 +268,7 @@ VEC void dots_multiply(const dots_layout *l, const dots_block *b, const int outs
             vec_store(sums + i * VEC_LANES, s[i]);
     else
         EACH(i, (count + 7) / 8)
-            dots_put_lanes(s + 8 * i, out + 8 * i, bias + 8 * i);
+            dots_put_lanes(s + 8 * i, out + 8 * i, bias + 8 * i, count - 8 * i <= 4);
 #undef EACH
 #undef PIXEL
 #undef WEIGHT
@@ -341,12 +359,12 @@ static void dots_copy_pixels(const dots_tile *t, dots_block *b, int64_t x, int64
         dots_row row = {.line = to, .index = b->rows[i].index};
         dots_point(t, &(dots_block){.rows = &row}, t->elsewhere + i * l->vectors, 0, to);
         if (a->stride_w <= kw) {
-            dots_copy(a, b->rows[i].line, to, x, taps);
+            dots_copy(a, b->rows[i].line + t->down, to, x, taps);
             to += taps * cin;
             continue;
         }
         for (int64_t p = 0; p < count; p++, to += l->row) /* there are taps that no pixel reads */
-            dots_copy(a, b->rows[i].line, to, x + p * a->stride_w, kw);
+            dots_copy(a, b->rows[i].line + t->down, to, x + p * a->stride_w, kw);
     }
 }
 
@@ -368,7 +386,7 @@ static void dots_skip_taps(const dots_tile *t, dots_block *b, int64_t i, int64_t
             *to++ = row[v];
     b->end = to;
     b->stride = 0;
-    b->shift = i * a->stride_w * a->w->cin;
+    b->shift = i * a->stride_w * a->w->cin + t->down;
 }
 
 /* A group of outputs. */
@@ -392,7 +410,7 @@ static void dots_run_pixels(const dots_tile *t, const dots_group *g, dots_block 
         b->steps = t->in_place;
         b->end = b->steps + b->count * t->d->layout.vectors;
         b->stride = a->stride_w * a->w->cin;
-        b->shift = x * b->stride;
+        b->shift = x * b->stride + t->down;
     } else if (count == 1 && dots_skip_zeros(a) && tap + a->w->kw > 0 && tap < a->width) {
         dots_skip_taps(t, b, x, tap);
     } else {
@@ -426,7 +444,7 @@ static void dots_run_block(const dots_tile *t, dots_block *b)
     static dots_multiply_fn *const functions[2][DOTS_OUTS][DOTS_PIXELS] = {DOTS_EACH(DOTS_ENTRIES)};
     const imagine__conv_args *a = t->d->args;
     const dots_layout *l = &t->d->layout;
-    for (int64_t i = 0; i < b->count; i++)
+    for (int64_t i = 0; i < b->count && t->down == 0; i++)
         dots_point(t, b, t->in_place, i, b->rows[i].line + (t->x * a->stride_w - a->pad_left) * a->ldx);
     for (int64_t group = 0; group < l->groups; group++) {
         int64_t begin = dots_group_begin(l, group), outs = dots_group_size(l, group);
@@ -475,10 +493,25 @@ static void dots_no_sums(const dots_tile *t)
     }
 }
 
+/* The rows for output line `oy`; where all are in the frame and go in one block, as the line before had them. */
+static void dots_next_rows(dots_tile *t, int64_t oy)
+{
+    const imagine__conv_args *a = t->d->args;
+    int64_t top = oy * a->stride_h - a->pad_top;
+    int inside = a->upsample == 1 && top >= 0 && top + a->w->kh <= a->height && t->d->layout.block == t->d->layout.rows;
+    if (inside && t->inside) {
+        t->down += a->stride_h * a->width * a->ldx;
+    } else {
+        dots_find_rows(t, oy);
+        t->down = 0;
+    }
+    t->inside = inside;
+}
+
 static void dots_run_line(dots_tile *t, int64_t oy)
 {
     const dots_layout *l = &t->d->layout;
-    dots_find_rows(t, oy);
+    dots_next_rows(t, oy);
     for (int64_t i = 0, end; i < t->count; i = end) {
         for (end = i + 1; end < t->count && t->rows[end].index / l->block == t->rows[i].index / l->block;)
             end++;
