@@ -27,8 +27,8 @@ KINDS = {
     "orbit": (0.05, ("clockwise", "counterclockwise"), ("slow", "", "fast")),
     "appear": (0.03, ("",), ("",)),
     "disappear": (0.02, ("",), ("",)),
-    "zoom": (0.03, ("in", "out"), ("",)),
-    "pan": (0.04, ("left", "right"), ("slow", "", "fast")),
+    "zoom": (0.08, ("in", "out"), ("",)),
+    "pan": (0.09, ("left", "right"), ("slow", "", "fast")),
 }
 CAMERA = ("zoom", "pan")
 IN_PLACE = ("spin", "rock", "bounce", "shake", "grow", "shrink")  # what one of several objects can do alone
