@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+GENTLE, GENTLE_DECAY = 0.25, 0.1  # share of the learning rate, and decay of weights
 THREADS = int(os.environ.get("IMAGINE_TRAIN_THREADS", 2))
 
 
@@ -77,11 +78,13 @@ def orthogonal(g):
 
 
 class Optimisers:
-    """Muon for the matrices, AdamW for the rest, both following one schedule of step numbers."""
+    """Muon for the matrices, AdamW for the rest, and a slow AdamW for `gentle`, all following one schedule of step numbers."""
 
-    def __init__(self, matrices, others, lr, total, warmup, decay, weight_decay=0.0):
-        self.all = [Muon(matrices, lr, weight_decay=weight_decay),
-                    torch.optim.AdamW(others, lr, betas=(0.9, 0.98), weight_decay=0.0)]
+    def __init__(self, matrices, others, lr, total, warmup, decay, weight_decay=0.0, gentle=()):
+        groups = [dict(params=others, weight_decay=0.0)]
+        if gentle:
+            groups.append(dict(params=gentle, weight_decay=GENTLE_DECAY, share=GENTLE))
+        self.all = [Muon(matrices, lr, weight_decay=weight_decay), torch.optim.AdamW(groups, lr, betas=(0.9, 0.98))]
         self.lr, self.total, self.warmup, self.decay = lr, total, warmup, decay
 
     def rate(self, step):
@@ -94,7 +97,7 @@ class Optimisers:
     def apply(self, step):
         for o in self.all:
             for group in o.param_groups:
-                group["lr"] = self.lr * self.rate(step)
+                group["lr"] = self.lr * self.rate(step) * group.get("share", 1.0)
             o.step()
             o.zero_grad(set_to_none=True)
 

@@ -126,13 +126,18 @@ def tokenizer(state, size=SMALL, name="tokenizer.json", lines=corpus):
 
 
 def new_encoder(tok, size=SMALL):
+    """Starts as the words alone: what its layers add is 0 at first."""
     rows = (len(tok) + 15) // 16 * 16
     config = UMT5Config(vocab_size=rows, d_model=size.width, d_kv=32, num_heads=size.heads, d_ff=size.inner,
                         num_layers=size.layers, num_decoder_layers=size.layers, relative_attention_num_buckets=16,
                         relative_attention_max_distance=32, dropout_rate=0.0, feed_forward_proj="gated-gelu",
                         pad_token_id=0, eos_token_id=1, decoder_start_token_id=0, tie_word_embeddings=True,
                         is_encoder_decoder=False, use_cache=False)
-    return UMT5EncoderModel(config)
+    encoder = UMT5EncoderModel(config)
+    for name, weight in encoder.named_parameters():
+        if name.endswith((".o.weight", ".wo.weight")):
+            torch.nn.init.zeros_(weight)
+    return encoder
 
 
 def clean(prompt):

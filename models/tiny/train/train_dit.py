@@ -39,6 +39,12 @@ def tables(name):
     return any(k in name for k in ("shared", "embed_tokens", "relative_attention_bias", "scale_shift_table"))
 
 
+def inside_encoder(name):
+    """The text encoder's matrices. Muon's steps are as large where there is little to learn: the layers grew until they drowned
+    the words, and every context made another vector of a noun."""
+    return name.startswith("encoder.") and not tables(name) and "norm" not in name
+
+
 def attention_for(x):
     """Plain products beat the flash kernel at 48 tokens; the text encoder's biases have no other way at any length."""
     return sdpa_kernel([SDPBackend.MATH] + [SDPBackend.FLASH_ATTENTION] * (x[0, 0].numel() > 192))
@@ -58,10 +64,11 @@ class Trainer:
         if saved:
             self.model.load_state_dict(saved["model"])
         named = list(self.model.named_parameters())
-        matrices, others = common.split([(n, p) for n, p in named if not tables(n)])
+        gentle = [p for n, p in named if inside_encoder(n) and p.requires_grad]
+        matrices, others = common.split([(n, p) for n, p in named if not tables(n) and not inside_encoder(n)])
         others += [p for n, p in named if tables(n)]
-        self.optimisers = common.Optimisers(matrices, others, settings["lr"], settings["steps"],
-                                            settings["warmup"], settings["decay"], settings["weight_decay"])
+        self.optimisers = common.Optimisers(matrices, others, settings["lr"], settings["steps"], settings["warmup"],
+                                            settings["decay"], settings["weight_decay"], gentle)
         self.average = common.Average(self.model, settings["average"])
         self.step = 0
         if saved:
