@@ -134,8 +134,8 @@ struct imagine__work {
 imagine_status imagine__work_init(imagine__work *work, imagine_context *context, const imagine_cancel *cancel,
                                   imagine_error *error);
 void imagine__work_fini(imagine__work *work); /* of a zeroed struct: nothing */
-/* IMAGINE_OK, or IMAGINE_ERROR_CANCELLED with its message. Call it after the operations of a block. On a device it also
- * reports what failed there since the last call, once, and waits until no more than the last two blocks are left to do. */
+/* IMAGINE_OK, or IMAGINE_ERROR_CANCELLED with its message. Call it after the operations of half a block. On a device it
+ * also reports what failed there since the last call, once, and waits until all before that call's operations is done. */
 imagine_status imagine__work_check(imagine__work *work, imagine_error *error);
 /* The device's part of it alone, which needs no waiting. */
 imagine_status imagine__work_failed(imagine__work *work, imagine_error *error);
@@ -147,7 +147,7 @@ imagine_status imagine__work_zeros(imagine__work *work, float **values, size_t c
 /* ---- work that comes again (graphs.c) ---------------------------------------------------------- */
 
 /* On a device, launches that come again with the same arguments are recorded as graphs and then started by one call each. A
- * sequence is `count` parts that come one after the other, as a transformer's blocks do. What its launches depend on, all
+ * sequence is `count` parts that come one after the other, as the halves of a transformer's blocks do. What its launches depend on, all
  * addresses and sizes, is told by the key, and for each part by `more` of
  * more_size bytes; so a graph is only used where they would be the same.
  * What values lie there does not matter. */

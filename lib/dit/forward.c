@@ -227,14 +227,25 @@ static imagine_status project(forward *f, imagine_error *error)
     return imagine__work_check(f->work, error);
 }
 
-static imagine_status run_block(void *arg, imagine_error *error)
+/* A block in two parts. A device has the next part at hand while it does one, so what is left to do when a cancel comes, the rest
+ * of one part and another, is no more than a block. */
+static imagine_status run_first(void *arg, imagine_error *error)
 {
     forward *f = arg;
+    (void)error;
     imagine__dit_modulate(f->work, f->block->modulation, f->time, f->mod, f->mod_rows, 6, 6, f->dit->dim);
     self_attention(f);
-    cross_attention(f);
-    return ffn(f, error);
+    return IMAGINE_OK;
 }
+
+static imagine_status run_second(void *arg, imagine_error *error)
+{
+    cross_attention(arg);
+    return ffn(arg, error);
+}
+
+#define PARTS 2
+static imagine__part_fn *const parts[PARTS] = { run_first, run_second };
 
 static imagine_status prepare(forward *f, imagine_error *error)
 {
@@ -298,7 +309,7 @@ static imagine_status hold_inner(forward *f, imagine_error *error)
                     : imagine__fail_memory(error, (size_t)count * sizeof(float), "a transformer block's activations");
 }
 
-/* What a block's launches depend on beside its weights. Blocks that are streamed lie elsewhere each time. */
+/* What the launches of a block's parts depend on beside its weights. Blocks that are streamed lie elsewhere each time. */
 static imagine__sequence *begin_sequence(const forward *f)
 {
     const imagine__dit_text *text = f->input->text;
@@ -306,7 +317,7 @@ static imagine__sequence *begin_sequence(const forward *f)
         .at = { f->dit, f->x, f->n, f->mod, f->time, f->cosines, f->sines, text->kv, f->inner },
         .size = { f->tokens, f->rows, f->group, text->batch, text->length },
     };
-    return f->dit->blocks ? imagine__sequence_begin(f->work, &key, f->dit->config.layers, sizeof *f->dit->blocks) : NULL;
+    return f->dit->blocks ? imagine__sequence_begin(f->work, &key, PARTS * f->dit->config.layers, sizeof *f->dit->blocks) : NULL;
 }
 
 static imagine_status run_blocks(forward *f, imagine_error *error)
@@ -320,10 +331,11 @@ static imagine_status run_blocks(forward *f, imagine_error *error)
     status = imagine__dit_begin(&walk, f->dit, f->work, 0, f->input->stream, error);
     for (f->layer = 0; status >= 0 && f->layer < f->dit->config.layers; f->layer++) {
         status = imagine__dit_next(&walk, &f->block, error);
-        if (status >= 0)
-            status = imagine__sequence_part(f->work, sequence, f->layer, f->block, run_block, f, error);
-        if (status >= 0)
-            status = imagine__work_check(f->work, error);
+        for (int32_t i = 0; i < PARTS && status >= 0; i++) {
+            status = imagine__sequence_part(f->work, sequence, PARTS * f->layer + i, f->block, parts[i], f, error);
+            if (status >= 0)
+                status = imagine__work_check(f->work, error);
+        }
     }
     imagine__dit_end(&walk);
     imagine__arena_restore(f->work->arena, mark);

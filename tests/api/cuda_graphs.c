@@ -4,8 +4,9 @@
  * which recording and starting them can fail. The pack has two blocks. */
 
 #include "cuda.h"
+#include "sized.h"
 
-#define BLOCKS 2
+#define GRAPHS 4 /* two of a block */
 
 static int warnings;
 
@@ -15,8 +16,8 @@ static void count_warnings(void *user, imagine_log_level level, const char *text
     warnings += level == IMAGINE_LOG_WARNING && strstr(text, "cannot be recorded") != NULL;
 }
 
-static imagine_model *open_graphs(imagine_graphs graphs, imagine_precision precision, imagine_weights weights,
-                                  imagine_error *err)
+static imagine_model *open_pack(const char *pack, imagine_graphs graphs, imagine_precision precision, imagine_weights weights,
+                                imagine_error *err)
 {
     imagine_context_options o;
     imagine_model_options how;
@@ -31,9 +32,15 @@ static imagine_model *open_graphs(imagine_graphs graphs, imagine_precision preci
     imagine_model_options_init(&how, sizeof how);
     how.weights = weights;
     if (imagine_context_create(&context, &o, err) >= 0)
-        imagine_model_open(&model, context, PACK, &how, err);
+        imagine_model_open(&model, context, pack, &how, err);
     imagine_context_release(&context);
     return model;
+}
+
+static imagine_model *open_graphs(imagine_graphs graphs, imagine_precision precision, imagine_weights weights,
+                                  imagine_error *err)
+{
+    return open_pack(PACK, graphs, precision, weights, err);
 }
 
 static imagine_model *open_plainly(imagine_graphs graphs, imagine_error *err)
@@ -59,9 +66,9 @@ static int counts(uint64_t has, uint64_t wanted)
     return !emulated.graphs_made || has == wanted;
 }
 
-/* A sampler that is ready for its first step. */
-static imagine_sampler *begin(imagine_model *model, imagine_cfg_mode cfg, int32_t steps, imagine_cancel *cancel,
-                              imagine_error *err)
+/* A sampler that is ready for its first step, with texts of so wide embeddings. */
+static imagine_sampler *begin_with(imagine_model *model, int64_t width, imagine_cfg_mode cfg, int32_t steps,
+                                   imagine_cancel *cancel, imagine_error *err)
 {
     imagine_sampler *sampler = NULL;
     imagine_buffer *text[2] = { NULL, NULL };
@@ -76,7 +83,7 @@ static imagine_sampler *begin(imagine_model *model, imagine_cfg_mode cfg, int32_
     o.cancel = cancel;
     random_state = 7;
     for (int i = 0; i < 2 && cpu; i++)
-        text[i] = floats(cpu, 2, (int64_t[]){ 4, 16 }, err);
+        text[i] = floats(cpu, 2, (int64_t[]){ 4, width }, err);
     if (!cpu || imagine_sampler_create(&sampler, model, &o, err) < 0 ||
         imagine_sampler_set_text(sampler, text[0], text[1], err) < 0 || imagine_sampler_begin(sampler, NULL, err) < 0)
         imagine_sampler_destroy(&sampler);
@@ -84,6 +91,12 @@ static imagine_sampler *begin(imagine_model *model, imagine_cfg_mode cfg, int32_
     imagine_buffer_release(&text[1]);
     imagine_context_release(&cpu);
     return sampler;
+}
+
+static imagine_sampler *begin(imagine_model *model, imagine_cfg_mode cfg, int32_t steps, imagine_cancel *cancel,
+                              imagine_error *err)
+{
+    return begin_with(model, 16, cfg, steps, cancel, err);
 }
 
 static imagine_buffer *latents_of(imagine_sampler *sampler, imagine_error *err)
@@ -121,7 +134,7 @@ static void same(void)
             uint64_t m = made(), s = started(), forwards = cfg == IMAGINE_CFG_IN_TURN ? 2 : 1;
             REQUIRE(model);
             results[i] = run(model, cfg, 4, &err);
-            CHECK(counts(made() - m, i ? 0 : forwards * BLOCKS) && counts(started() - s, i ? 0 : 3 * forwards * BLOCKS));
+            CHECK(counts(made() - m, i ? 0 : forwards * GRAPHS) && counts(started() - s, i ? 0 : 3 * forwards * GRAPHS));
             imagine_model_release(&model);
         }
         CHECK(same_bytes(results[0], results[1]));
@@ -144,7 +157,7 @@ static void streamed(void)
         uint64_t m = made();
         REQUIRE(model);
         results[i] = run(model, IMAGINE_CFG_BATCHED, 3, &err);
-        CHECK(counts(made() - m, i ? 0 : BLOCKS));
+        CHECK(counts(made() - m, i ? 0 : GRAPHS));
         imagine_model_release(&model);
     }
     CHECK(same_bytes(results[1], results[0]));
@@ -195,7 +208,7 @@ static void sizes(void)
         imagine_model_release(&model);
     }
     printf("    %llu graphs started\n", (unsigned long long)(started() - begun));
-    CHECK(!emulated.graphs_made || started() - begun >= 3 * (ROUNDS - 1) * BLOCKS);
+    CHECK(!emulated.graphs_made || started() - begun >= 3 * (ROUNDS - 1) * GRAPHS);
     for (int i = 0; i < SIZES; i++)
         imagine_buffer_release(&wanted[i]);
     imagine_context_release(&cpu);
@@ -255,6 +268,66 @@ static void cancelled(void)
     imagine_cancel_release(&cancel);
     imagine_context_release(&cpu);
     imagine_model_release(&model);
+    CHECK(emulated.allocations_held() == 0);
+}
+
+/* The third step of a transformer of so many blocks, cancelled at launch after launch: *most receives the most launches that came after
+ * one in the midst of its blocks, of `block` launches each (0: unknown). Returns those of the whole step. */
+static uint64_t cancelled_step(int layers, imagine_graphs graphs, uint64_t outside, uint64_t block, uint64_t *most)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    const sized_pack pack = { .heads = 1, .head_dim = 32, .ffn = 64, .layers = layers, .text_dim = 64, .text_ffn = 64,
+                              .text_heads = 1, .text_layers = 1, .vocabulary = 2048, .vae_dim = 8, .vae_blocks = 1,
+                              .text_length = 8, .width = 16, .height = 16, .frames = 1, .steps = 3 };
+    char path[512];
+    imagine_cancel *cancel = NULL;
+    imagine_context *cpu = open_context(1, &err);
+    if (!cpu || imagine_cancel_create(&cancel, cpu, &err) < 0 || !sized_make(&pack, path))
+        return 0;
+    imagine_model *model = open_pack(path, graphs, IMAGINE_PRECISION_F32, IMAGINE_WEIGHTS_RESIDENT, &err);
+    imagine_sampler *stage = model ? begin_with(model, 64, IMAGINE_CFG_BATCHED, 3, cancel, &err) : NULL;
+    imagine_status status = stage ? IMAGINE_ERROR_CANCELLED : err.status;
+    uint64_t before = 0, whole = outside + (uint64_t)layers * block;
+    for (int i = 0; i < 2 && stage; i++)
+        CHECK_OK(imagine_sampler_step(stage, NULL, &err));
+    for (uint64_t n = block ? outside + block : 100000; status == IMAGINE_ERROR_CANCELLED; n++) {
+        if (block && n > whole - outside - block)
+            n = 100000; /* nowhere: it goes through */
+        before = emulated.launches();
+        emulated.at_launch((int64_t)n, fire, cancel);
+        status = imagine_sampler_step(stage, NULL, &err);
+        emulated.lag_kernels(1); /* what has been started is done */
+        uint64_t after = status < 0 ? emulated.launches_after() : 0;
+        emulated.at_launch(0, NULL, NULL);
+        *most = after > *most ? after : *most;
+        imagine_cancel_reset(cancel);
+    }
+    CHECK_OK(status);
+    whole = emulated.launches() - before;
+    imagine_sampler_destroy(&stage);
+    imagine_model_release(&model);
+    imagine_cancel_release(&cancel);
+    imagine_context_release(&cpu);
+    sized_remove(path);
+    return whole;
+}
+
+/* As on a GPU, where kernels run while the host starts more of them: here as late as may be. A cancel in the midst of a step leaves
+ * less than a block to do. */
+static void within_a_block(void)
+{
+    if (!emulated.at_launch || !emulated.lag_kernels)
+        SKIP("this module does not tell of its launches");
+    emulated.lag_kernels(1);
+    for (imagine_graphs graphs = IMAGINE_GRAPHS_AUTO; graphs <= IMAGINE_GRAPHS_OFF; graphs++) {
+        uint64_t most = 0, five = cancelled_step(5, graphs, 0, 0, &most), six = cancelled_step(6, graphs, 0, 0, &most);
+        uint64_t block = six - five, outside = five - 5 * block;
+        CHECK(six > five && five > 5 * block && !most);
+        CHECK(cancelled_step(6, graphs, outside, block, &most) == six);
+        printf("    %llu launches a block, at most %llu after a cancel\n", (unsigned long long)block, (unsigned long long)most);
+        CHECK(most > block / 2 && most < block);
+    }
+    emulated.lag_kernels(0);
     CHECK(emulated.allocations_held() == 0);
 }
 
@@ -343,7 +416,7 @@ static void allocations_fail(void)
     }
     printf("    %llu allocations, %d of graphs\n", (unsigned long long)count, without);
     /* The stream that is recorded, and the graphs; a GPU's driver has memory of its own for them. */
-    CHECK(without == (emulated.graphs_made ? 1 + BLOCKS : 0));
+    CHECK(without == (emulated.graphs_made ? 1 + GRAPHS : 0));
     imagine_buffer_release(&again);
     imagine_buffer_release(&wanted);
     imagine_model_release(&model);
@@ -370,6 +443,7 @@ int main(int argc, char **argv)
 {
     static const test_case cases[] = {
         { "same", same }, { "streamed", streamed }, { "sizes", sizes }, { "cancelled", cancelled },
+        { "within a block", within_a_block },
         { "recording fails", recording_fails }, { "graphs fail", graphs_fail },
         { "allocations fail", allocations_fail }, { "options", options },
     };
