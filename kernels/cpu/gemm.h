@@ -134,7 +134,7 @@ static void gemm_cut_rows(gemm *g, int64_t rows)
 {
     g->row_tiles = gemm_ceil(g->m, rows);
     g->tile_rows = gemm_ceil(g->m, g->row_tiles);
-    if (g->row_tiles >= 16 || g->tile_rows % GEMM_ROWS < 4) /* a group of four or five rows is nearly as fast as a whole one */
+    if (g->row_tiles >= 16 || (g->tile_rows % GEMM_ROWS && g->tile_rows < 4 * GEMM_ROWS))
         g->tile_rows = gemm_ceil(g->tile_rows, GEMM_ROWS) * GEMM_ROWS;
     g->row_tiles = gemm_ceil(g->m, g->tile_rows);
 }
@@ -160,7 +160,8 @@ static void gemm_plan(gemm *g, int64_t threads)
     }
     for (int i = 0; i < ROWS; i++) {
         gemm_cut_rows(g, some_rows[i]);
-        float rows = (float)(gemm_ceil(g->tile_rows, GEMM_ROWS) * GEMM_ROWS), panel = gemm_panel_cost(g, rows);
+        float groups = (float)gemm_ceil(g->tile_rows, GEMM_ROWS), rows = (float)g->tile_rows, panel = gemm_panel_cost(g, rows);
+        rows += 0.25f * (groups * GEMM_ROWS - rows); /* fewer rows than a group may have take a little longer each */
         for (int j = 0; j < COLUMNS; j++) {
             int64_t tiles = g->row_tiles * column_tiles[j];
             float size = rows * (float)columns[j];
@@ -371,12 +372,13 @@ static void gemm_block(const gemm *g, const gemm_tile *t, int64_t k, int64_t dep
         {gemm_multiply_half_1, gemm_multiply_half_2, gemm_multiply_half_3, gemm_multiply_half_4, gemm_multiply_half_5,
          gemm_multiply_half_6}};
     int64_t groups = gemm_ceil(t->rows, GEMM_ROWS), group_size = first && last ? 0 : GEMM_GROUP;
+    int64_t fewest = t->rows / groups, more = t->rows - fewest * groups; /* groups of rows are as equal as can be */
     float *sums = t->sums;
     for (int64_t column = 0; column < t->columns; column += GEMM_COLUMNS) {
         const float *b = gemm_panel(g, t, t->column + column, k, depth);
         int half = t->columns - column <= VEC_LANES;
-        for (int64_t i = 0; i < groups; i++, sums += group_size) {
-            int64_t row = i * GEMM_ROWS, rows = gemm_min(GEMM_ROWS, t->rows - row);
+        for (int64_t i = 0, row = 0, rows; i < groups; i++, row += rows, sums += group_size) {
+            rows = fewest + (i < more);
             if (groups > 1)
                 gemm_prefetch(g, t, column, k, depth, i, groups);
             if (g->ask_rows)
