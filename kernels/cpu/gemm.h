@@ -129,7 +129,7 @@ static float gemm_panel_cost(const gemm *g, float rows)
     return (g->type == IMAGINE__W_BF16 ? 3.0f : 1.05f) / rows;
 }
 
-/* Tiles of about `rows` rows, as even as can be. */
+/* Tiles of about `rows` rows, as even as can be. Where there are many, or a few rows would make groups of few, whole groups. */
 static void gemm_cut_rows(gemm *g, int64_t rows)
 {
     g->row_tiles = gemm_ceil(g->m, rows);
