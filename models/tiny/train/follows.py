@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: MIT
+"""How much the captions matter to the 128x128 model's transformer, by noise level: its loss on pictures with their captions,
+with empty ones, with those of other pictures, and with the noun alone swapped for another core object's.
+
+Where a swapped noun costs nothing, objects are not being learnt, whatever the loss does.
+"""
+
+import json
+import re
+
+import numpy as np
+import torch
+
+import common
+import latents48
+import objects
+import text
+import train_dit
+import train_dit48
+
+LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
+LONGEST = 60  # characters of a caption, so that the noun is much of it
+
+
+def swapped(rng, names, caption):
+    """The caption with another noun; None unless it names just one core object."""
+    found = [n for n in names if re.search(rf"\b{n}\b", caption)]
+    if len(found) != 1 or len(caption) > LONGEST:
+        return None
+    other = names[rng.integers(len(names))]
+    return re.sub(rf"\b{found[0]}\b", other, caption) if other != found[0] else None
+
+
+def examples(state, shard, count):
+    """Latents, their captions, and the same with other nouns."""
+    path = state / "latents48" / f"picture-{shard:04d}"
+    words = json.loads(path.with_suffix(".json").read_text())
+    names = sorted((o.name for o in objects.Catalogue().core), key=len, reverse=True)
+    rng, rows, right, wrong = np.random.default_rng(0), [], [], []
+    for row, some in enumerate(words):
+        pairs = [(c, swapped(rng, names, c)) for c in some]
+        pair = next((p for p in pairs if p[1]), None)
+        if pair and len(rows) < count:
+            rows.append(row)
+            right.append(pair[0])
+            wrong.append(pair[1])
+    x = latents48.load_file(path.with_suffix(".safetensors"))["latents"][rows].float()
+    mean, std = latents48.statistics(state)
+    return (x - mean.view(1, -1, 1, 1, 1)) / std.view(1, -1, 1, 1, 1), right, wrong
+
+
+@torch.inference_mode()
+def losses(model, tok, x, captions, level):
+    """The mean squared error of each picture's velocity; the noise is always the same."""
+    ids, mask = text.tokens(tok, captions)
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    found = []
+    for k in range(0, len(x), 32):
+        clean, n = x[k:k + 32], noise[k:k + 32]
+        t = torch.full((len(clean),), level * 1000)
+        with common.autocast():
+            v = model((1 - level) * clean + level * n, t, ids[k:k + 32], mask[k:k + 32])
+        found.append((v - (n - clean)).square().flatten(1).mean(1))
+    return torch.cat(found)
+
+
+def main():
+    parser = common.arguments(__doc__)
+    parser.add_argument("--weights", choices=("average", "model"), default="average", help="of the checkpoint")
+    parser.add_argument("--shard", type=int, default=1, help="of the pictures' latents (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=128, help="pictures (default: %(default)s)")
+    args = parser.parse_args()
+    common.prepare(args)
+    saved = common.load(args.state / "dit48.pt")
+    tok = text.tokenizer(args.state, train_dit48.TEXT, "tokenizer48.json", train_dit48.corpus)
+    model = train_dit.Model(tok, train_dit48.TEXT, train_dit48.CONFIG).eval()
+    model.load_state_dict(saved[args.weights], strict=False)
+    x, right, wrong = examples(args.state, args.shard, args.count)
+    kinds = {"right": right, "none": [""] * len(x), "another's": right[1:] + right[:1], "noun swapped": wrong}
+    print(f"step {saved['step']}, {len(x)} pictures\n\n| noise level | {' | '.join(kinds)} | swapped costs in |\n|---|---|---|---|---|---|")
+    for level in LEVELS:
+        found = {kind: losses(model, tok, x, captions, level) for kind, captions in kinds.items()}
+        worse = (found["noun swapped"] > found["right"]).float().mean()
+        print(f"| {level:.2f} | {' | '.join(f'{v.mean():.4f}' for v in found.values())} | {worse:.0%} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
