@@ -85,7 +85,13 @@ static int golden_read(golden *g, const pack *p, int index)
         return 0;
     }
     g->per_token = imagine__weights_find(p->cases, name[1])->ndim == 2;
-    return 1;
+    const imagine__dit_config *c = imagine__dit_get_config(p->dit);
+    int fits = g->shape[1] == c->in_channels && g->text_shape[2] == c->text_dim;
+    if (!fits) {
+        test_fail(__FILE__, __LINE__, "the goldens are another model's: run make_dit.py");
+        golden_free(g);
+    }
+    return fits;
 }
 
 /* Rows first..first+batch-1 of a case into y. */

@@ -1,25 +1,29 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Writes tests/parity/tiny.safetensors: what diffusers' WanPipeline makes of the shipped model, in f32, from given noise.
-Run it again whenever models/tiny has new weights."""
+"""Writes tests/parity/tiny.safetensors: what diffusers' WanPipeline makes of the shipped model, in f32, from given noise: a
+picture of the model's own size and a smaller clip. `make_shipped` runs it, whenever models/tiny has new weights."""
 import argparse
+import json
 import pathlib
 
 import torch
-from diffusers import WanPipeline
+from diffusers import UniPCMultistepScheduler, WanPipeline
 from safetensors.torch import save_file
 
 HERE = pathlib.Path(__file__).parent
 PROMPT, NEGATIVE = "a red apple bouncing", "a dog on a blue background"
-STEPS, GUIDANCE = 8, 3.0
+STEPS, GUIDANCE, SHIFT = 8, 3.0, 3.0
+ROWS = 4  # every fourth row of the frames is kept
+CLIP = (9, 32, 64)  # frames, height, width
 
 
-def sample(pipe, frames, length):
+def sample(pipe, frames, height, width, length):
     """Latents and decoded frames of one run from seeded noise."""
     generator = torch.Generator().manual_seed(frames)
-    shape = (1, pipe.transformer.config.in_channels, (frames - 1) // 4 + 1, 8, 8)
+    factor = pipe.vae.config.scale_factor_spatial
+    shape = (1, pipe.transformer.config.in_channels, (frames - 1) // 4 + 1, height // factor, width // factor)
     noise = torch.randn(shape, generator=generator)
-    latents = pipe(PROMPT, negative_prompt=NEGATIVE, height=64, width=64, num_frames=frames, num_inference_steps=STEPS,
+    latents = pipe(PROMPT, negative_prompt=NEGATIVE, height=height, width=width, num_frames=frames, num_inference_steps=STEPS,
                    guidance_scale=GUIDANCE, latents=noise, max_sequence_length=length, output_type="latent").frames
     mean = torch.tensor(pipe.vae.config.latents_mean).view(1, -1, 1, 1, 1)
     std = torch.tensor(pipe.vae.config.latents_std).view(1, -1, 1, 1, 1)
@@ -36,15 +40,17 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
     pipe = WanPipeline.from_pretrained(args.model, dtype=torch.float32)
+    pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config, flow_shift=SHIFT)
     pipe.set_progress_bar_config(disable=True)
+    own = json.loads((args.model / "imagine.json").read_text())
     length = pipe.tokenizer.model_max_length
     ids = pipe.tokenizer(PROMPT, return_tensors="pt").input_ids
     embeds = pipe.text_encoder(ids, torch.ones_like(ids)).last_hidden_state[0]
     tensors = {"ids": ids[0].int(), "embeds": embeds}
-    for name, frames in (("picture", 1), ("clip", 9)):
-        noise, latents, decoded, encoded = sample(pipe, frames, length)
+    for name, size in (("picture", (1, own["height"], own["width"])), ("clip", CLIP)):
+        noise, latents, decoded, encoded = sample(pipe, *size, length)
         tensors |= {f"{name}.noise": noise, f"{name}.latents": latents, f"{name}.encoded": encoded}
-        tensors[f"{name}.frames"] = decoded[:, ::4].contiguous()  # every fourth: frames 0, 4 and 8
+        tensors[f"{name}.frames"] = decoded[:, ::4, ::ROWS].contiguous()  # every fourth: frames 0, 4 and 8
     save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, args.out)
 
 

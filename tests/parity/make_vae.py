@@ -127,7 +127,7 @@ def main():
     torch.set_num_threads(1)
     if len(sys.argv) == 3:
         vae = AutoencoderKLWan.from_pretrained(sys.argv[1], torch_dtype=torch.float32).eval()
-        save_file(make_cases(vae, [(1, 8, 8), (5, 3, 5)], 7), sys.argv[2])
+        save_file(make_cases(vae, [(1, 3, 4), (5, 2, 2)], 7), sys.argv[2])
         return
     for seed, (name, (dtype, config)) in enumerate(PACKS.items()):
         print(name)
