@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: MIT
 """What tests/run --gpu runs: the kernels' tests on this machine's GPU, then again under compute-sanitizer where that is installed.
-Builds all of it itself, in build-gpu, with nvcc and a C compiler, for this machine's GPU alone."""
+Builds all of it itself, in build-gpu, with nvcc and a C compiler, for this machine's GPU alone; or takes what was built
+elsewhere and carried along."""
 
 import argparse
+import collections
 import concurrent.futures
+import contextlib
+import importlib.util
 import json
 import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 TOP = pathlib.Path(__file__).resolve().parent.parent
@@ -21,22 +27,42 @@ ALL = (*PROGRAMS, "bench")
 LIBRARY = BUILD / "library"
 FAILING = pathlib.Path("tests/api/failing/libimagine_cuda.so")
 CARRIED, LISTED = LIBRARY / "carried", LIBRARY / "programs.json"
+LIVES = ("handles go on", "lives", "shipped model") # of api_cuda_device, each by itself
 TOOLS = ("memcheck", "racecheck", "initcheck")
 CLOSING = re.compile(r"(\d+) passed, (\d+) failed(?:, (\d+) skipped)?")
 CC = ["-std=c11", "-O2", "-g", "-D_GNU_SOURCE", "-ffp-contract=off", "-I", TOP, "-I", TOP / "include",
       "-I", TOP / "lib"]
 
 
+RUNNING = set() # process groups
+
+
+def end_all(*_):
+    """Asked to end: with all that was started, which would go on in sessions of its own."""
+    for group in list(RUNNING):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+    os._exit(1)
+
+
 def run(command, timeout=600, env=None):
-    """(exit status, output); a timeout reads as 124."""
-    try:
-        done = subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                              errors="replace", timeout=timeout, cwd=TOP, env=dict(os.environ, **(env or {})))
-        return done.returncode, done.stdout
-    except subprocess.TimeoutExpired as late:
-        text = late.stdout or b""
-        text = text.decode(errors="replace") if isinstance(text, bytes) else text
-        return 124, f"{text}\nno end after {timeout} s\n"
+    """(exit status, output); a timeout reads as 124, and ends the command with all that it has started."""
+    with tempfile.TemporaryFile("w+", errors="replace") as output:
+        process = subprocess.Popen([str(c) for c in command], stdout=output, stderr=subprocess.STDOUT, cwd=TOP,
+                                   env=dict(os.environ, **(env or {})), start_new_session=True)
+        RUNNING.add(process.pid)
+        try:
+            code, late = process.wait(timeout), ""
+        except subprocess.TimeoutExpired:
+            code, late = 124, f"\nno end after {timeout} s\n"
+            os.killpg(process.pid, signal.SIGKILL)
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                late += "and it cannot be ended: it waits in the driver\n"
+        RUNNING.discard(process.pid)
+        output.seek(0)
+        return code, output.read() + late
 
 
 def give_up(why):
@@ -50,6 +76,15 @@ def find_nvcc():
     if not nvcc:
         give_up("no nvcc on the path or in /usr/local/cuda/bin; install the CUDA toolkit, 12.5 or newer")
     return pathlib.Path(nvcc)
+
+
+def find_libraries(nvcc):
+    """Folders of cuBLASLt, cuDNN and what these open: of Python's packages, whose PyTorch uses them, and of the toolkit."""
+    spec = importlib.util.find_spec("nvidia")
+    packages = [pathlib.Path(p) for p in spec.submodule_search_locations or []] if spec else []
+    folders = [str(lib) for package in packages for lib in sorted(package.glob("*/lib")) if any(lib.glob("*.so*"))]
+    toolkit = nvcc.resolve().parent.parent / "lib64" if nvcc else pathlib.Path("/usr/local/cuda/lib64")
+    return [*folders, *([str(toolkit)] if toolkit.is_dir() else [])]
 
 
 def find_gpu():
@@ -91,9 +126,9 @@ def commands(nvcc, capability):
                      *([] if capability == 90 else target(capability, False)), "-I", TOP, TESTS / "primitives.cu", "-lineinfo", "-o",
                      BUILD / "primitives"])
     module = BUILD / "libimagine_cuda.so"
-    linked.append([nvcc, "-shared", "-cudart", "static", *objects, "-o", module])
+    linked.append([nvcc, "-shared", "-cudart", "static", "-Xlinker", f"-soname={module.name}", *objects, "-o", module])
     for name, main in zip(ALL, plain[-len(ALL):]):
-        linked.append([compiler, "-Wl,--gc-sections", main, *common, module, f"-Wl,-rpath,{BUILD}", "-lm", "-lpthread", "-o",
+        linked.append([compiler, "-Wl,--gc-sections", main, *common, module, "-Wl,-rpath,$ORIGIN", "-lm", "-lpthread", "-o",
                        BUILD / name])
     return compiled, linked
 
@@ -120,28 +155,36 @@ def counted(code, text):
     return passed, failed, skipped
 
 
-def watched(sanitizer, tool, program):
+def watched(sanitizer, tool, program, limit):
     """The program under one of compute-sanitizer's tools; what the tests found themselves is not counted again."""
-    code, text = run([sanitizer, "--tool", tool, "--error-exitcode", "99", program])
+    code, text = run([sanitizer, "--tool", tool, "--error-exitcode", "99", program], limit)
     if "Device not supported" in text or "ERROR SUMMARY" not in text and "No attachable process" in text:
         return (0, 0, 1), f"compute-sanitizer cannot watch this GPU: {text.strip()[-300:]}"
+    if code == 124 and "========= " not in re.sub("========= (COMPUTE-SANITIZER|RACECHECK).*", "", text):
+        return (0, 0, 1), f"{text}no error was found until then\n"
     return (int(not code), int(bool(code)), 0), text
 
 
-def suites():
+Suite = collections.namedtuple("Suite", "name call alone", defaults=[False])
+
+
+def suites(limits=(600, 1800, 600)):
+    """Each with a call that gives counts and output. `alone`: it looks at all of the GPU's memory. Limits: seconds for a test
+    program, for one of the library's, for one that compute-sanitizer watches."""
     for name in ("primitives", *PROGRAMS):
         def plain(name=name):
-            code, text = run([BUILD / name])
+            code, text = run([BUILD / name], limits[0])
             return counted(code, text), text
-        yield f"gpu {name}", plain
-    yield "gpu library", library
+        yield Suite(f"gpu {name}", plain)
+    yield from library_suites(limits[1])
     sanitizer = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
     for tool in TOOLS:
         for name in ("primitives", *PROGRAMS):
             if sanitizer:
-                yield f"gpu {name} under {tool}", lambda tool=tool, name=name: watched(sanitizer, tool, BUILD / name)
+                yield Suite(f"gpu {name} under {tool}",
+                            lambda tool=tool, name=name: watched(sanitizer, tool, BUILD / name, limits[2]))
             else:
-                yield f"gpu {name} under {tool}", lambda: ((0, 0, 1), "compute-sanitizer is not installed")
+                yield Suite(f"gpu {name} under {tool}", lambda: ((0, 0, 1), "compute-sanitizer is not installed"))
 
 
 def missing_for_library():
@@ -166,7 +209,7 @@ def build_library():
             programs[os.path.relpath(test["cmd"][0], LIBRARY)] = test["cmd"][1:]
     if not programs:
         return 1, "no test of the name api/cuda"
-    code, text = run(["ninja", "-C", LIBRARY, FAILING, *programs], 1500)
+    code, text = run(["ninja", "-C", LIBRARY, FAILING, "examples/imagine", *programs], 1500)
     if code:
         return code, text
     CARRIED.mkdir(exist_ok=True)
@@ -176,74 +219,121 @@ def build_library():
     return 0, text
 
 
-def library():
-    """The library's stages beside the reference's goldens, jobs and the shipped model beside the CPU's, its memory running out, a
-    thousand lives: its tests of the emulated module, with the real one."""
-    missing, text = missing_for_library(), ""
+def prepare_library():
+    """(counts, output) where the library's tests cannot run; (None, None) where they can."""
+    missing = missing_for_library()
     if not missing:
         code, text = build_library()
-        if code:
-            return (0, 1, 0), text
-    elif not LISTED.exists():
-        return (0, 0, 1), (f"the library cannot be built here without {', '.join(missing)}; tests/run --gpu --build where they are "
-                           "makes build-gpu with all of it, to be carried along")
-    totals = [0, 0, 0]
+        return ((0, 1, 0), text) if code else (None, None)
+    if LISTED.exists():
+        return None, None
+    return (0, 0, 1), (f"the library cannot be built here without {', '.join(missing)}; tests/run --gpu --build where they are "
+                       "makes build-gpu with all of it, to be carried along")
+
+
+def library_suites(limit):
+    """The library's stages beside the reference's goldens, jobs and the shipped model beside the CPU's, its memory running out, a
+    thousand lives: its tests of the emulated module, with the real one."""
     # The built module inside of one whose allocations can be made to fail.
-    paths = [LIBRARY / FAILING.parent, *([CARRIED] if missing else []), os.environ.get("LD_LIBRARY_PATH", "")]
-    env = {"LD_LIBRARY_PATH": ":".join(map(str, paths)), "IMAGINE_TEST_MODULE": str(BUILD / "libimagine_cuda.so"),
-           "IMAGINE_TEST_DEVICE": "cuda", "IMAGINE_TEST_DIR": str(TOP / "tests")}
-    for program, words in sorted(json.loads(LISTED.read_text()).items()):
-        code, output = run([LIBRARY / program, *words], 1800, env)
-        totals = [a + b for a, b in zip(totals, counted(code, output))]
-        text += output
-    return tuple(totals), text
+    env = {"LD_LIBRARY_PATH": ":".join(map(str, [LIBRARY / FAILING.parent, CARRIED, os.environ.get("LD_LIBRARY_PATH", "")])),
+           "IMAGINE_TEST_MODULE": str(BUILD / "libimagine_cuda.so"), "IMAGINE_TEST_DEVICE": "cuda",
+           "IMAGINE_TEST_DIR": str(TOP / "tests")}
+    programs = json.loads(LISTED.read_text()) if LISTED.exists() else {}
+    for program, words in sorted(programs.items()):
+        parts = [[word] for word in LIVES] if program.endswith("api_cuda_device") else [words]
+        for part in parts:
+            def call(program=program, part=part):
+                code, text = run([LIBRARY / program, *part], limit, env)
+                return counted(code, text), text
+            name = pathlib.Path(program).name.replace("_", " ")
+            yield Suite(f"gpu library, {name}{' '.join(['', *part]) if len(parts) > 1 else ''}", call, part == ["lives"])
 
 
-def main():
+def build_all(capability):
+    build(find_nvcc(), capability)
+    missing = missing_for_library()
+    code, text = (0, "") if missing else build_library()
+    if code:
+        give_up(f"the library's build fails:\n{text[-4000:]}")
+    print(f"built for compute capability {capability / 10} in {BUILD.name}"
+          + (f", without the library (no {', '.join(missing)} here)" if missing else ""))
+
+
+def show(suite, counts, output, seconds, logs):
+    if logs:
+        (logs / (re.sub(r"\W+", "-", suite.name) + ".log")).write_text(output)
+    if counts[1]:
+        print(output.rstrip()[-3000 if logs else -6000:])
+    elif counts[2] and not counts[0]:
+        print(f"    {output.rstrip()[-1000:]}")
+    print(f"{'FAILED' if counts[1] else 'ok    '} {suite.name}: {counts[0]} passed, {counts[1]} failed, {counts[2]} skipped "
+          f"({seconds:.1f} s)", flush=True)
+
+
+def run_suites(chosen, jobs, logs):
+    """Those that compute-sanitizer watches come last, those that look at the GPU's memory in between and one at a time."""
+    def timed(suite):
+        begin = time.monotonic()
+        return suite, *suite.call(), time.monotonic() - begin
+
+    totals = [0, 0, 0]
+    watched_ones = [suite for suite in chosen if " under " in suite.name]
+    for group, workers in (([s for s in chosen if s not in watched_ones and not s.alone], jobs),
+                           ([s for s in chosen if s.alone], 1), (watched_ones, jobs)):
+        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+            for done in concurrent.futures.as_completed([pool.submit(timed, suite) for suite in group]):
+                suite, counts, output, seconds = done.result()
+                show(suite, counts, output, seconds, logs)
+                totals = [a + b for a, b in zip(totals, counts)]
+    return totals
+
+
+def parse():
     parser = argparse.ArgumentParser(prog="tests/run --gpu")
     parser.add_argument("--build", action="store_true", help="only build, for --capability; needs no GPU")
     parser.add_argument("--capability", type=int, default=90, metavar="N", help="with --build: 80, 90, ...")
+    parser.add_argument("--built", action="store_true", help="test what lies in build-gpu, built here or elsewhere")
     parser.add_argument("--bench", action="store_true", help="instead of testing, print how fast the operations are, those "
                         "whose names contain a NAME (peak, memory, launch, attention, linear, conv, norm)")
     parser.add_argument("--list", action="store_true", help="print the suites' names")
+    parser.add_argument("--without", action="append", default=[], metavar="TEXT", help="no suites whose names contain this")
+    parser.add_argument("-j", "--jobs", type=int, default=1, metavar="N", help="so many suites at a time")
+    parser.add_argument("--limits", default="600,1800,600", metavar="A,B,C", help="seconds for a test program, for one of the "
+                        "library's, and for one under compute-sanitizer, where what is cut off without an error counts as skipped")
+    parser.add_argument("--logs", type=pathlib.Path, metavar="FOLDER", help="all that each suite prints, a file each")
     parser.add_argument("names", nargs="*", metavar="NAME", help="only suites whose names contain one of these")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main():
+    options = parse()
+    signal.signal(signal.SIGTERM, end_all)
     if options.list:
-        print("\n".join(name for name, _ in suites()))
+        print("\n".join(suite.name for suite in suites()))
         return
     if options.build:
-        build(find_nvcc(), options.capability)
-        missing = missing_for_library()
-        code, text = (0, "") if missing else build_library()
-        if code:
-            give_up(f"the library's build fails:\n{text[-4000:]}")
-        print(f"built for compute capability {options.capability / 10} in {BUILD.name}"
-              + (f", without the library (no {', '.join(missing)} here)" if missing else ""))
-        return
+        return build_all(options.capability)
     name, capability = find_gpu()
-    nvcc = find_nvcc()
+    nvcc = None if options.built else find_nvcc()
     if capability < 80:
         give_up(f"{name} is of compute capability {capability / 10}; the kernels need 8.0")
-    print(f"{name}, compute capability {capability / 10}; building", flush=True)
-    # cuBLASLt lies beside the toolkit, on the system's path or not.
-    library = nvcc.resolve().parent.parent / "lib64"
-    os.environ["LD_LIBRARY_PATH"] = ":".join(filter(None, [os.environ.get("LD_LIBRARY_PATH"), str(library)]))
-    build(nvcc, capability)
+    print(f"{name}, compute capability {capability / 10}{'' if options.built else '; building'}", flush=True)
+    os.environ["LD_LIBRARY_PATH"] = ":".join(filter(None, [os.environ.get("LD_LIBRARY_PATH"), *find_libraries(nvcc)]))
+    if not options.built:
+        build(nvcc, capability)
     if options.bench:
         sys.exit(subprocess.run([BUILD / "bench", *options.names], check=False).returncode)
     totals = [0, 0, 0]
-    for name, suite in suites():
-        if options.names and not any(n in name for n in options.names):
-            continue
-        begin = time.monotonic()
-        counts, output = suite()
-        if counts[1]:
-            print(output.rstrip()[-6000:])
-        elif counts[2] and not counts[0]:
-            print(f"    {output}")
-        print(f"{'FAILED' if counts[1] else 'ok    '} {name}: {counts[0]} passed, {counts[1]} failed, {counts[2]} skipped "
-              f"({time.monotonic() - begin:.1f} s)", flush=True)
-        totals = [a + b for a, b in zip(totals, counts)]
+    counts, text = (None, None) if options.built else prepare_library()
+    if counts:
+        show(Suite("gpu library", None), counts, text, 0, None)
+        totals = list(counts)
+    if options.logs:
+        options.logs.mkdir(parents=True, exist_ok=True)
+    chosen = [suite for suite in suites(tuple(map(float, options.limits.split(","))))
+              if (not options.names or any(n in suite.name for n in options.names))
+              and not any(text in suite.name for text in options.without)]
+    totals = [a + b for a, b in zip(totals, run_suites(chosen, options.jobs, options.logs))]
     if not any(totals):
         give_up("no suite of that name")
     print(f"{totals[0]} passed, {totals[1]} failed" + (f", {totals[2]} skipped" if totals[2] else ""))

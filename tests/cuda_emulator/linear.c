@@ -229,6 +229,37 @@ static void library(void)
     cuda_check_library(0, 0);
 }
 
+/* Which GELU cuBLASLt's epilogue computes: the one of tanh, which it is asked for, is to be nearer than the one of erf. */
+static void library_gelu(void)
+{
+    check_random r = {10};
+    int emulated = cuda_check_library(1, 1 << 30);
+    int64_t n = emulated ? 64 : 1024;
+    double error[2];
+    imagine__cuda_call call = cuda_call_bf16((size_t)(emulated ? 4 : 64) << 20);
+    shape s = {.m = n, .n = n, .k = 128, .ldx = 128, .ldy = n, .bias = 1, .gate_rows = 1, .type = IMAGINE__W_BF16,
+               .act = IMAGINE__ACT_GELU_TANH}, other = s;
+    other.act = IMAGINE__ACT_GELU_ERF;
+    call.products = check_alloc(cuda->products_size());
+    int there = cuda->products_open(call.products) & IMAGINE__CUDA_PRODUCTS;
+    inputs in = make_inputs(&s, &r);
+    cuda_round(in.host[X], n * 128);
+    float *y = device_linear(&s, &in, &call), *expected[2] = {expected_linear(&s, &in), expected_linear(&other, &in)};
+    for (int i = 0; i < 2; i++) {
+        error[i] = test_nmse(y, expected[i], (size_t)(n * n));
+        free(expected[i]);
+    }
+    printf("    GELU %s cuBLASLt: NMSE %.2g to the one of tanh, %.2g to the one of erf\n", there ? "of" : "without", error[0],
+           error[1]);
+    CHECK(error[0] < error[1]);
+    free(y);
+    free_inputs(&in);
+    cuda->products_close(call.products);
+    cuda->release(call.workspace);
+    free(call.products);
+    cuda_check_library(0, 0);
+}
+
 /* cuBLASLt is not there, or fails at any call: the same bytes as without it. */
 static void library_fails(void)
 {
@@ -319,7 +350,7 @@ int main(int argc, char **argv)
     static const test_case cases[] = {
         {"shapes", shapes}, {"deep", deep}, {"nothing", nothing}, {"not_finite", not_finite}, {"neighbours", neighbours},
         {"tensor_cores", tensor_cores}, {"pieces", pieces}, {"library", library},
-        {"library_fails", library_fails},
+        {"library_gelu", library_gelu}, {"library_fails", library_fails},
     };
     return cuda_check_main("cuda/linear", cases, sizeof cases / sizeof *cases, argc, argv);
 }
