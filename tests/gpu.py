@@ -29,6 +29,14 @@ FAILING = pathlib.Path("tests/api/failing/libimagine_cuda.so")
 CARRIED, LISTED = LIBRARY / "carried", LIBRARY / "programs.json"
 LIVES = ("handles go on", "lives", "shipped model") # of api_cuda_device, each by itself
 TOOLS = ("memcheck", "racecheck", "initcheck")
+# (tool, program): how compute-sanitizer runs it where that is not once and with nothing left out: its options, the tests' names.
+ALLOWED = {
+    # `spoilt` does on purpose what a stream cannot record: these errors are what it asks for.
+    ("memcheck", "streams"): [(["--report-api-errors", "no"], []), ([], ["graph", "uploads"])],
+    # racecheck does not see that a warp which only arrives at a named barrier has read what it read before: it reports the
+    # next write of the one that waits there. The reader has stored the value by then, so that it cannot still be on its way.
+    ("racecheck", "primitives"): [(["--kernel-name-exclude", "kns=relay_kernel"], [])],
+}
 CLOSING = re.compile(r"(\d+) passed, (\d+) failed(?:, (\d+) skipped)?")
 CC = ["-std=c11", "-O2", "-g", "-D_GNU_SOURCE", "-ffp-contract=off", "-I", TOP, "-I", TOP / "include",
       "-I", TOP / "lib"]
@@ -157,7 +165,10 @@ def counted(code, text):
 
 def watched(sanitizer, tool, program, limit):
     """The program under one of compute-sanitizer's tools; what the tests found themselves is not counted again."""
-    code, text = run([sanitizer, "--tool", tool, "--error-exitcode", "99", program], limit)
+    code, text = 0, ""
+    for options, names in ALLOWED.get((tool, program.name), [([], [])]):
+        status, output = run([sanitizer, "--tool", tool, "--error-exitcode", "99", *options, program, *names], limit)
+        code, text = code or status, text + output
     if "Device not supported" in text or "ERROR SUMMARY" not in text and "No attachable process" in text:
         return (0, 0, 1), f"compute-sanitizer cannot watch this GPU: {text.strip()[-300:]}"
     if code == 124 and "========= " not in re.sub("========= (COMPUTE-SANITIZER|RACECHECK).*", "", text):

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include "kernels/cuda/internal.cuh"
 
-/* Norms over rows. These are bound by memory: a row is read from it once and comes from the cache when its second and third
- * pass need it; every thread goes back to its own values alone, so that x may be changed on the way. Short rows take a warp
- * each, long ones a block. */
+/* Norms over rows. These are bound by memory: a row is read from it once, all loads on their way before the first is waited for,
+ * and stays in registers; rows for which there are too few, or that do not lie in fours, come from the cache when a later pass
+ * needs them. Every thread goes back to its own values alone, so that x may be changed on the way. Short rows take a warp each,
+ * long ones a block. There are fewer than 2^31 rows: indices of rows are divided in 32 bits, for 64 take as long as the rest. */
 
 #define THREADS 128
 #define WARPS (THREADS / 32)
@@ -43,6 +44,12 @@ IMAGINE__INLINE part_of_row my_part(bool block, bool aligned)
     return {4 * (int64_t)i, block ? 4 * THREADS : 4 * 32, block, aligned};
 }
 
+/* Of a row's index. */
+IMAGINE__INLINE int64_t quotient(int64_t row, int64_t by)
+{
+    return by > row ? 0 : (uint32_t)row / (uint32_t)by;
+}
+
 IMAGINE__INLINE unsigned count_at(int64_t i, int64_t dim)
 {
     return dim - i < 4 ? (unsigned)(dim - i) : 4;
@@ -50,10 +57,21 @@ IMAGINE__INLINE unsigned count_at(int64_t i, int64_t dim)
 
 /* ---- norm -------------------------------------------------------------------------------------------------------- */
 
+/* The vectors that a row's values meet. */
+struct row_vectors {
+    const float *gate, *scale, *shift;
+};
+
+IMAGINE__INLINE row_vectors vectors_of(const imagine__cuda_norm_args &a, int64_t row)
+{
+    int64_t at = a.gate || a.scale ? quotient(row, a.group) * a.ld_mod : 0;
+    return {a.gate ? a.gate + at : nullptr, a.scale ? a.scale + at : nullptr, a.shift ? a.shift + at : nullptr};
+}
+
 /* x += gate * delta on this thread's part; the sum of x. */
 IMAGINE__INLINE float add_delta(const imagine__cuda_norm_args &a, const part_of_row &p, int64_t row)
 {
-    const float *gate = a.gate ? a.gate + row / a.group * a.ld_mod : nullptr;
+    const float *gate = vectors_of(a, row).gate;
     float sum = 0;
     for (int64_t i = p.first; i < a.dim; i += p.step) {
         unsigned count = count_at(i, a.dim);
@@ -98,26 +116,33 @@ IMAGINE__INLINE float norm_factor(const imagine__cuda_norm_args &a, float square
     return 1.0f / sqrtf(squares / (float)a.dim + a.eps);
 }
 
+/* Four of x become four of y. */
+IMAGINE__INLINE void write4(const imagine__cuda_norm_args &a, const row_vectors &m, bool aligned, int64_t i, unsigned count,
+                            int64_t to, float mean, float factor, float (&x)[4])
+{
+    float weight[4] = {1, 1, 1, 1}, bias[4] = {}, s[4] = {}, b[4] = {};
+    if (a.weight)
+        load4(a.weight, IMAGINE__W_F32, i, count, aligned, weight);
+    if (a.bias)
+        load4(a.bias, IMAGINE__W_F32, i, count, aligned, bias);
+    if (m.scale) {
+        load4(m.scale, IMAGINE__W_F32, i, count, aligned, s);
+        load4(m.shift, IMAGINE__W_F32, i, count, aligned, b);
+    }
+    for (unsigned j = 0; j < 4; j++)
+        x[j] = activation(((x[j] - mean) * factor * weight[j] + bias[j]) * (1.0f + s[j]) + b[j], a.act);
+    store4(a.y, a.y_type, to * a.ldy + i, count, aligned, x);
+}
+
 IMAGINE__INLINE void write_row(const imagine__cuda_norm_args &a, const part_of_row &p, int64_t row, int64_t to, float mean,
                                float factor)
 {
-    const float *scale = a.scale ? a.scale + row / a.group * a.ld_mod : nullptr;
-    const float *shift = a.shift ? a.shift + row / a.group * a.ld_mod : nullptr;
+    row_vectors m = vectors_of(a, row);
     for (int64_t i = p.first; i < a.dim; i += p.step) {
         unsigned count = count_at(i, a.dim);
-        float x[4], weight[4] = {1, 1, 1, 1}, bias[4] = {}, s[4] = {}, b[4] = {};
+        float x[4];
         load4(a.x, a.x_type, row * a.ldx + i, count, p.aligned, x);
-        if (a.weight)
-            load4(a.weight, IMAGINE__W_F32, i, count, p.aligned, weight);
-        if (a.bias)
-            load4(a.bias, IMAGINE__W_F32, i, count, p.aligned, bias);
-        if (scale) {
-            load4(scale, IMAGINE__W_F32, i, count, p.aligned, s);
-            load4(shift, IMAGINE__W_F32, i, count, p.aligned, b);
-        }
-        for (unsigned j = 0; j < 4; j++)
-            x[j] = activation(((x[j] - mean) * factor * weight[j] + bias[j]) * (1.0f + s[j]) + b[j], a.act);
-        store4(a.y, a.y_type, to * a.ldy + i, count, p.aligned, x);
+        write4(a, m, p.aligned, i, count, to, mean, factor, x);
     }
 }
 
@@ -132,10 +157,11 @@ IMAGINE__INLINE void write_zeros(const imagine__cuda_norm_args &a, const part_of
 IMAGINE__INLINE int64_t source_row(const imagine__cuda_norm_args &a, int64_t to)
 {
     int64_t wide = a.width + a.pad_left + a.pad_right, high = a.height + a.pad_top + a.pad_bottom;
-    int64_t column = to % wide - a.pad_left, line = to / wide % high - a.pad_top;
+    int64_t above = quotient(to, wide), frame = quotient(above, high);
+    int64_t column = to - above * wide - a.pad_left, line = above - frame * high - a.pad_top;
     if (column < 0 || column >= a.width || line < 0 || line >= a.height)
         return -1;
-    return (to / wide / high * a.height + line) * a.width + column;
+    return (frame * a.height + line) * a.width + column;
 }
 
 __global__ void __launch_bounds__(THREADS) norm_kernel(imagine__cuda_norm_args a, int64_t rows, bool padded, bool block,
@@ -156,12 +182,99 @@ __global__ void __launch_bounds__(THREADS) norm_kernel(imagine__cuda_norm_args a
     write_row(a, p, row, to, mean, norm_factor(a, row_sum(squares_from(a, p, row, mean), block)));
 }
 
-static int start_rows(int64_t rows, bool block, unsigned *blocks)
+/* Rows that stay in registers: in fours, as many a thread as GROUPS. x, or x + gate * delta, comes into them. */
+template <int GROUPS>
+IMAGINE__INLINE void hold_row(const imagine__cuda_norm_args &a, const part_of_row &p, int64_t row, float (&x)[GROUPS][4])
 {
-    int64_t n = block ? rows : (rows + WARPS - 1) / WARPS;
-    *blocks = (unsigned)n;
-    return n <= 0x7fffffff;
+    float delta[GROUPS][4];
+    const float *gate = vectors_of(a, row).gate;
+#pragma unroll
+    for (int g = 0; g < GROUPS; g++)
+        if (p.first + g * p.step < a.dim)
+            load4(a.x, a.x_type, row * a.ldx + p.first + g * p.step, 4, true, x[g]);
+    if (!a.delta)
+        return;
+#pragma unroll
+    for (int g = 0; g < GROUPS; g++)
+        if (p.first + g * p.step < a.dim)
+            load4(a.delta, a.delta_type, row * a.ld_delta + p.first + g * p.step, 4, true, delta[g]);
+#pragma unroll
+    for (int g = 0; g < GROUPS; g++) {
+        int64_t i = p.first + g * p.step;
+        float of_gate[4] = {1, 1, 1, 1};
+        if (i >= a.dim)
+            continue;
+        if (gate)
+            load4(gate, IMAGINE__W_F32, i, 4, true, of_gate);
+        for (unsigned j = 0; j < 4; j++)
+            x[g][j] += of_gate[j] * delta[g][j];
+        store4(a.x, a.x_type, row * a.ldx + i, 4, true, x[g]);
+        if (a.x_type != IMAGINE__W_F32) /* the norm is of what was stored */
+            load4(a.x, a.x_type, row * a.ldx + i, 4, true, x[g]);
+    }
 }
+
+/* The sums in the same order as where the values come from the cache. */
+template <int GROUPS>
+__global__ void __launch_bounds__(THREADS) held_norm_kernel(imagine__cuda_norm_args a, int64_t rows, bool padded, bool block)
+{
+    int64_t to = block ? (int64_t)blockIdx.x : (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
+    if (to >= rows)
+        return;
+    part_of_row p = my_part(block, true);
+    int64_t row = padded ? source_row(a, to) : to;
+    if (row < 0) {
+        write_zeros(a, p, to);
+        return;
+    }
+    float x[GROUPS][4], sum = 0, squares = 0, mean = 0;
+    hold_row(a, p, row, x);
+    if (a.kind == IMAGINE__NORM_LAYER) {
+#pragma unroll
+        for (int g = 0; g < GROUPS; g++)
+            if (p.first + g * p.step < a.dim)
+                for (unsigned j = 0; j < 4; j++)
+                    sum += x[g][j];
+        mean = row_sum(sum, block) / (float)a.dim;
+    }
+#pragma unroll
+    for (int g = 0; g < GROUPS; g++)
+        if (p.first + g * p.step < a.dim)
+            for (unsigned j = 0; j < 4; j++)
+                squares += (x[g][j] - mean) * (x[g][j] - mean);
+    float factor = norm_factor(a, row_sum(squares, block));
+    row_vectors m = vectors_of(a, row);
+#pragma unroll
+    for (int g = 0; g < GROUPS; g++)
+        if (p.first + g * p.step < a.dim)
+            write4(a, m, true, p.first + g * p.step, 4, to, mean, factor, x[g]);
+}
+
+static bool start_rows(int64_t rows, bool block, unsigned *blocks)
+{
+    *blocks = (unsigned)(block ? rows : (rows + WARPS - 1) / WARPS);
+    return rows <= 0x7fffffff;
+}
+
+/* How many groups of four a thread has of a row, for which there is a kernel; 0: too many, or not in fours. */
+static int held_groups(int64_t dim, bool block, bool aligned)
+{
+    static const int sizes[] = {1, 2, 3, 4, 8, 10};
+    int64_t step = block ? 4 * THREADS : 4 * 32;
+    for (int size : sizes)
+        if (aligned && dim % 4 == 0 && dim <= size * step)
+            return size;
+    return 0;
+}
+
+/* CALL(GROUPS) of as many as that. */
+#define FOR_GROUPS(groups, CALL)                                                                                          \
+    ((groups) == 1   ? CALL(1)                                                                                           \
+     : (groups) == 2 ? CALL(2)                                                                                           \
+     : (groups) == 3 ? CALL(3)                                                                                           \
+     : (groups) == 4 ? CALL(4)                                                                                           \
+     : (groups) == 8 ? CALL(8)                                                                                           \
+                     : CALL(10))
 
 int imagine__cuda_norm(const imagine__cuda_norm_args *a, void *stream)
 {
@@ -178,15 +291,27 @@ int imagine__cuda_norm(const imagine__cuda_norm_args *a, void *stream)
     unsigned blocks;
     if (!start_rows(rows, block, &blocks))
         return IMAGINE__CUDA_INVALID;
-    return launch(norm_kernel, blocks, THREADS, sizeof(norm_shared), stream, *a, rows, padded, block, aligned);
+    int groups = held_groups(a->dim, block, aligned);
+    if (!groups)
+        return launch(norm_kernel, blocks, THREADS, sizeof(norm_shared), stream, *a, rows, padded, block, aligned);
+#define HELD(n) launch(held_norm_kernel<n>, blocks, THREADS, sizeof(norm_shared), stream, *a, rows, padded, block)
+    return FOR_GROUPS(groups, HELD);
+#undef HELD
 }
 
 /* ---- norm_rope --------------------------------------------------------------------------------------------------- */
 
-/* Where a row of a part begins, in and out. */
+/* Where a row of a part begins, in and out, and its angles. */
 struct rope_row {
-    int64_t from, to;
+    int64_t from, to, angles;
 };
+
+IMAGINE__INLINE rope_row rope_row_of(const imagine__cuda_norm_rope_args &a, const imagine__cuda_rope_part &part, int64_t r)
+{
+    int64_t batch = quotient(r, a.tokens), token = r - batch * a.tokens;
+    int64_t position = token - quotient(token, a.positions) * a.positions;
+    return {r * part.ldx, batch * part.y_batch + token * part.y_token, position * (a.d / 2)};
+}
 
 IMAGINE__INLINE float rope_factor(const imagine__cuda_norm_rope_args &a, const imagine__cuda_rope_part &part,
                                   const part_of_row &p, const rope_row &row, int64_t dim)
@@ -206,53 +331,96 @@ IMAGINE__INLINE float rope_factor(const imagine__cuda_norm_rope_args &a, const i
 
 /* d is even and groups of four begin at multiples of four, so a pair is never parted; the pairs of a group may belong to two
  * heads. */
-IMAGINE__INLINE void rotate_pairs(const imagine__cuda_norm_rope_args &a, int64_t position, int64_t i, unsigned count,
+IMAGINE__INLINE void rotate_pairs(const imagine__cuda_norm_rope_args &a, int64_t angles, int64_t i, unsigned count,
                                   float (&x)[4])
 {
-    int64_t pairs = a.d / 2;
     for (unsigned j = 0; j + 1 < count; j += 2) {
-        int64_t at = position * pairs + (i + j) % a.d / 2;
+        int64_t at = angles + (uint32_t)(i + j) % (uint32_t)a.d / 2;
         float c = a.cos_table[at], s = a.sin_table[at], first = x[j], second = x[j + 1];
         x[j] = first * c - second * s;
         x[j + 1] = first * s + second * c;
     }
 }
 
+/* Four of x become four of y. */
+IMAGINE__INLINE void turn4(const imagine__cuda_norm_rope_args &a, const imagine__cuda_rope_part &part, bool aligned,
+                           const rope_row &row, int64_t i, unsigned count, float factor, float (&x)[4])
+{
+    float weight[4] = {1, 1, 1, 1};
+    if (part.weight)
+        load4(part.weight, IMAGINE__W_F32, i, count, aligned, weight);
+    for (unsigned j = 0; j < 4; j++)
+        x[j] = x[j] * factor * weight[j];
+    if (part.rotate)
+        rotate_pairs(a, row.angles, i, count, x);
+    store4(part.y, a.y_type, row.to + i, count, aligned, x);
+}
+
 __global__ void __launch_bounds__(THREADS) norm_rope_kernel(imagine__cuda_norm_rope_args a, bool block, bool aligned)
 {
     int64_t r = block ? (int64_t)blockIdx.x : (int64_t)blockIdx.x * WARPS + threadIdx.x / 32, dim = a.heads * a.d;
     const imagine__cuda_rope_part part = blockIdx.y == 0 ? a.part[0] : blockIdx.y == 1 ? a.part[1] : a.part[2];
-    if (r >= a.batch * a.tokens || !part.x)
+    if (r >= a.batch * a.tokens)
         return;
     part_of_row p = my_part(block, aligned);
-    int64_t token = r % a.tokens;
-    rope_row row = {r * part.ldx, r / a.tokens * part.y_batch + token * part.y_token};
+    rope_row row = rope_row_of(a, part, r);
     float factor = rope_factor(a, part, p, row, dim);
     for (int64_t i = p.first; i < dim; i += p.step) {
         unsigned count = count_at(i, dim);
-        float x[4], weight[4] = {1, 1, 1, 1};
+        float x[4];
         load4(part.x, a.x_type, row.from + i, count, aligned, x);
-        if (part.weight)
-            load4(part.weight, IMAGINE__W_F32, i, count, aligned, weight);
-        for (unsigned j = 0; j < 4; j++)
-            x[j] = x[j] * factor * weight[j];
-        if (part.rotate)
-            rotate_pairs(a, token % a.positions, i, count, x);
-        store4(part.y, a.y_type, row.to + i, count, aligned, x);
+        turn4(a, part, aligned, row, i, count, factor, x);
     }
 }
 
-int imagine__cuda_norm_rope(const imagine__cuda_norm_rope_args *a, void *stream)
+template <int GROUPS>
+__global__ void __launch_bounds__(THREADS) held_norm_rope_kernel(imagine__cuda_norm_rope_args a, bool block)
 {
-    int64_t rows = a->batch * a->tokens, dim = a->heads * a->d;
-    if (rows <= 0 || dim <= 0)
-        return 0;
+    int64_t r = block ? (int64_t)blockIdx.x : (int64_t)blockIdx.x * WARPS + threadIdx.x / 32, dim = a.heads * a.d;
+    const imagine__cuda_rope_part part = blockIdx.y == 0 ? a.part[0] : blockIdx.y == 1 ? a.part[1] : a.part[2];
+    if (r >= a.batch * a.tokens)
+        return;
+    part_of_row p = my_part(block, true);
+    rope_row row = rope_row_of(a, part, r);
+    float x[GROUPS][4], squares = 0, factor = 1;
+#pragma unroll
+    for (int g = 0; g < GROUPS; g++)
+        if (p.first + g * p.step < dim)
+            load4(part.x, a.x_type, row.from + p.first + g * p.step, 4, true, x[g]);
+    if (part.weight) {
+#pragma unroll
+        for (int g = 0; g < GROUPS; g++)
+            if (p.first + g * p.step < dim)
+                for (unsigned j = 0; j < 4; j++)
+                    squares += x[g][j] * x[g][j];
+        factor = 1.0f / sqrtf(row_sum(squares, block) / (float)dim + a.eps);
+    }
+#pragma unroll
+    for (int g = 0; g < GROUPS; g++)
+        if (p.first + g * p.step < dim)
+            turn4(a, part, true, row, p.first + g * p.step, 4, factor, x[g]);
+}
+
+int imagine__cuda_norm_rope(const imagine__cuda_norm_rope_args *args, void *stream)
+{
+    imagine__cuda_norm_rope_args a = *args;
+    int64_t rows = a.batch * a.tokens, dim = a.heads * a.d;
+    unsigned blocks, parts = 0;
     bool aligned = true, block = dim > SHORT;
-    for (const imagine__cuda_rope_part &part : a->part)
-        aligned &= in_fours(part.x, a->x_type, part.ldx) && in_fours(part.y, a->y_type, part.y_token) &&
-                   part.y_batch % 4 == 0 && in_fours(part.weight, IMAGINE__W_F32, 0);
-    unsigned blocks;
-    if (!start_rows(rows, block, &blocks))
+    for (const imagine__cuda_rope_part &part : args->part)
+        if (part.x)
+            a.part[parts++] = part; /* those that are there come first */
+    if (rows <= 0 || dim <= 0 || !parts)
+        return 0;
+    for (unsigned i = 0; i < parts; i++)
+        aligned &= in_fours(a.part[i].x, a.x_type, a.part[i].ldx) && in_fours(a.part[i].y, a.y_type, a.part[i].y_token) &&
+                   a.part[i].y_batch % 4 == 0 && in_fours(a.part[i].weight, IMAGINE__W_F32, 0);
+    if (dim > 0x7fffffff || !start_rows(rows, block, &blocks))
         return IMAGINE__CUDA_INVALID;
-    return launch(norm_rope_kernel, dim3(blocks, 3), THREADS, sizeof(norm_shared), stream, *a, block, aligned);
+    int groups = held_groups(dim, block, aligned);
+    if (!groups)
+        return launch(norm_rope_kernel, dim3(blocks, parts), THREADS, sizeof(norm_shared), stream, a, block, aligned);
+#define HELD(n) launch(held_norm_rope_kernel<n>, dim3(blocks, parts), THREADS, sizeof(norm_shared), stream, a, block)
+    return FOR_GROUPS(groups, HELD);
+#undef HELD
 }

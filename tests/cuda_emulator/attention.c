@@ -410,8 +410,7 @@ static void plain_blocks(void)
 static void f32_products(void)
 {
     check_random r = {12};
-    imagine__cuda_call call = {.workspace_size = (size_t)1 << 20};
-    CUDA_OK(cuda->allocate(&call.workspace, call.workspace_size));
+    imagine__cuda_call call = cuda_call(IMAGINE__CUDA_F32, (size_t)1 << 20);
     cuda_check_prefer(80, 3);
     for (int i = 0; i < 16; i++) {
         shape s = {check_between(&r, 1, 2), check_between(&r, 1, 2), check_between(&r, 1, i % 4 ? 40 : 300),

@@ -135,12 +135,20 @@ static inline void cuda_round(float *x, int64_t n)
     }
 }
 
-/* How operations on the tensor cores are called: with a workspace, to be released. */
+/* How operations are called: with a workspace, to be released. It is full of NaNs, which show in the result where something of
+ * it is read that was not written: compute-sanitizer's initcheck does not see what TMA writes, our kernel's or cuBLASLt's. */
+static inline imagine__cuda_call cuda_call(imagine__cuda_precision precision, size_t size)
+{
+    void *filled = check_alloc(size);
+    memset(filled, 0xff, size);
+    imagine__cuda_call call = {.precision = precision, .workspace = cuda_input(filled, size), .workspace_size = size};
+    free(filled);
+    return call;
+}
+
 static inline imagine__cuda_call cuda_call_bf16(size_t size)
 {
-    imagine__cuda_call call = {.precision = IMAGINE__CUDA_BF16, .workspace_size = size};
-    CUDA_OK(cuda->allocate(&call.workspace, size));
-    return call;
+    return cuda_call(IMAGINE__CUDA_BF16, size);
 }
 
 /* check_same, with the largest errors of each type kept apart for cuda_report. */
