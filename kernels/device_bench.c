@@ -11,7 +11,7 @@ static const char *const kinds[] = {"peak", "memory", "launch", "attention", "li
                                     "sampler"};
 
 /* How products are computed; launches one by one, or as a graph. */
-enum { F32, BF16, ROUNDED, LIBRARY, GRAPH };
+enum { F32, BF16, ROUNDED, LIBRARY, GRAPH, F32_LIBRARY };
 #define OWN BF16
 
 /* What is measured: attention heads, head size, tokens; linear m, k, n; conv height, width, channels in, out and 3x3x3; norms
@@ -48,14 +48,17 @@ static const entry entries[] = {
     {ATTENTION, F32, {12, 128, 4096}, 0, 0},
     {ATTENTION, F32, {1, 384, 6240}, 0, 0}, /* a frame of the VAE's */
     {LINEAR, F32, {TOKENS, 1536, 1536}, 0, 0},
+    {LINEAR, F32_LIBRARY, {TOKENS, 1536, 1536}, 0, 0},
     {LINEAR, OWN, {TOKENS, 1536, 1536}, 0, 0},
     {LINEAR, LIBRARY, {TOKENS, 1536, 1536}, 0, 0},
     {LINEAR, OWN, {TOKENS, 1536, 1536}, 0, 1},
     {LINEAR, LIBRARY, {TOKENS, 1536, 1536}, 0, 1},
     {LINEAR, F32, {TOKENS, 1536, 8960}, IMAGINE__ACT_GELU_TANH, 0},
+    {LINEAR, F32_LIBRARY, {TOKENS, 1536, 8960}, IMAGINE__ACT_GELU_TANH, 0},
     {LINEAR, OWN, {TOKENS, 1536, 8960}, IMAGINE__ACT_GELU_TANH, 0},
     {LINEAR, LIBRARY, {TOKENS, 1536, 8960}, IMAGINE__ACT_GELU_TANH, 0},
     {LINEAR, F32, {TOKENS, 8960, 1536}, 0, 1},
+    {LINEAR, F32_LIBRARY, {TOKENS, 8960, 1536}, 0, 1},
     {LINEAR, OWN, {TOKENS, 8960, 1536}, 0, 1},
     {LINEAR, LIBRARY, {TOKENS, 8960, 1536}, 0, 1},
     {LINEAR, F32, {1, 1536, 9216}, 0, 0},
@@ -192,6 +195,16 @@ static void prepare(imagine__device_bench *b, operands *o)
 
 /* ---- runs -------------------------------------------------------------------------------------------------------- */
 
+static int in_f32(const entry *e)
+{
+    return e->way == F32 || e->way == F32_LIBRARY;
+}
+
+static int by_library(const entry *e)
+{
+    return e->way == LIBRARY || e->way == F32_LIBRARY;
+}
+
 static int run_attention(const imagine__device_bench *b, const operands *o)
 {
     int64_t row = (int64_t)o->size[0] * o->size[1], tokens = o->size[2], all = row * tokens;
@@ -221,8 +234,8 @@ static int run_linear(const imagine__device_bench *b, const operands *o)
     imagine__cuda_call call = b->call;
     if (o->e->residual)
         a.gate = w.bias, a.gate_rows = m, a.ld_gate = n, a.add = a.y, a.ld_add = n;
-    call.precision = o->e->way == F32 ? IMAGINE__CUDA_F32 : IMAGINE__CUDA_BF16;
-    call.products = o->e->way == LIBRARY ? call.products : NULL;
+    call.precision = in_f32(o->e) ? IMAGINE__CUDA_F32 : IMAGINE__CUDA_BF16;
+    call.products = by_library(o->e) ? call.products : NULL;
     return b->cuda->linear(&a, &call);
 }
 
@@ -413,7 +426,8 @@ static double fastest(imagine__device_bench *b, operands *o)
 
 static void name_of(const entry *e, const int32_t s[4], char *name, size_t size)
 {
-    static const char *const ways[] = {"f32", "bf16", "f32 rounded to bf16", "bf16 by cuBLASLt", "as a graph"};
+    static const char *const ways[] = {"f32", "bf16", "f32 rounded to bf16", "bf16 by cuBLASLt", "as a graph",
+                                       "f32 by cuBLASLt"};
     const char *way = e->kind == CONV && e->way == LIBRARY ? "bf16 by cuDNN" : ways[e->way];
     switch (e->kind) {
     case PEAK:
@@ -472,7 +486,7 @@ static void raise(double *highest, double value)
 /* Fills in what a time of one run means. */
 static void rate(imagine__device_bench *b, const operands *o, imagine__device_bench_row *row)
 {
-    int bf16 = o->e->way != F32;
+    int bf16 = !in_f32(o->e);
     double rate = (o->operations > 0 ? o->operations : o->bytes) / row->seconds * 1e-9;
     row->gflops = o->operations / row->seconds * 1e-9;
     row->value = o->operations > 0 ? rate * 1e-3 : rate;
@@ -498,7 +512,7 @@ int32_t imagine__device_bench_entry(imagine__device_bench *b, int32_t index, ima
     memset(&o, 0, sizeof o);
     o.e = &entries[index];
     sizes_of(o.e, b->tiny, o.size);
-    if (o.e->way == LIBRARY && !(b->libraries & (o.e->kind == CONV ? IMAGINE__CUDA_CONVOLUTIONS : IMAGINE__CUDA_PRODUCTS))) {
+    if (by_library(o.e) && !(b->libraries & (o.e->kind == CONV ? IMAGINE__CUDA_CONVOLUTIONS : IMAGINE__CUDA_PRODUCTS))) {
         row->missing = o.e->kind == CONV ? "libcudnn.so.9" : "libcublasLt.so.13 or .12";
         row->unit = "TFLOP/s";
         return 1;

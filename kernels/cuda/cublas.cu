@@ -12,8 +12,8 @@
 
 /* What a plan is for, compared by its bytes. */
 struct lt_shape {
-    int64_t m, n, k, ldy, ld_add;
-    int32_t epilogue, adds;
+    int64_t m, n, k, ldx, ldy, ld_add;
+    int32_t type, epilogue, adds;
     uint64_t workspace;
 };
 
@@ -112,8 +112,8 @@ static bool describe(const lt_functions &lt, const lt_shape &s, lt_plan *plan)
     return lt.MatmulDescCreate(&plan->descriptor, LT_COMPUTE_F32, LT_F32) == 0 &&
            lt.MatmulDescSetAttribute(plan->descriptor, LT_TRANSPOSE_A, &transposed, sizeof transposed) == 0 &&
            lt.MatmulDescSetAttribute(plan->descriptor, LT_EPILOGUE, &s.epilogue, sizeof s.epilogue) == 0 &&
-           lt.MatrixLayoutCreate(&plan->w, LT_BF16, (uint64_t)s.k, (uint64_t)s.n, s.k) == 0 &&
-           lt.MatrixLayoutCreate(&plan->x, LT_BF16, (uint64_t)s.k, (uint64_t)s.m, s.k) == 0 &&
+           lt.MatrixLayoutCreate(&plan->w, s.type, (uint64_t)s.k, (uint64_t)s.n, s.k) == 0 &&
+           lt.MatrixLayoutCreate(&plan->x, s.type, (uint64_t)s.k, (uint64_t)s.m, s.ldx) == 0 &&
            lt.MatrixLayoutCreate(&plan->add, LT_F32, (uint64_t)s.n, (uint64_t)s.m, s.adds ? s.ld_add : s.ldy) == 0 &&
            lt.MatrixLayoutCreate(&plan->y, LT_F32, (uint64_t)s.n, (uint64_t)s.m, s.ldy) == 0;
 }
@@ -143,8 +143,8 @@ static bool choose(products *p, lt_plan *plan)
 
 static bool same_shape(const lt_shape &a, const lt_shape &b)
 {
-    return a.m == b.m && a.n == b.n && a.k == b.k && a.ldy == b.ldy && a.ld_add == b.ld_add && a.epilogue == b.epilogue &&
-           a.adds == b.adds && a.workspace == b.workspace;
+    return a.m == b.m && a.n == b.n && a.k == b.k && a.ldx == b.ldx && a.ldy == b.ldy && a.ld_add == b.ld_add &&
+           a.type == b.type && a.epilogue == b.epilogue && a.adds == b.adds && a.workspace == b.workspace;
 }
 
 /* The plan for a shape, perhaps one that says that there is none. */
@@ -170,7 +170,8 @@ bool imagine__cuda_products_there(void *memory)
 bool imagine__cuda_products_multiply(void *memory, const lt_product &a, void *stream)
 {
     products *p = (products *)memory;
-    lt_shape shape = {a.m, a.n, a.k, a.ldy, a.add ? a.ld_add : 0, LT_PLAIN_EPILOGUE, a.add != nullptr, a.workspace_size};
+    lt_shape shape = {a.m, a.n, a.k, a.ldx, a.ldy, a.add ? a.ld_add : 0, a.type == IMAGINE__W_F32 ? LT_F32 : LT_BF16,
+                      LT_PLAIN_EPILOGUE, a.add != nullptr, a.workspace_size};
     if (a.gelu || a.bias)
         shape.epilogue = (a.gelu ? LT_GELU_EPILOGUE : 0) | (a.bias ? LT_BIAS_EPILOGUE : 0);
     const float one = 1, beta = a.add ? 1.0f : 0.0f;

@@ -3,7 +3,8 @@
 #include "kernels/cuda/product.cuh"
 
 /* Linear layers and convolutions as products (product.cuh). For the tensor cores x is rounded to bf16 into the workspace, as
- * many rows at a time as there is room for, and so is W where it is not stored as they take it. */
+ * many rows at a time as there is room for, and so is W where it is not stored as they take it. cuBLASLt has its part where it
+ * is there, in f32 too. */
 
 #define ROWS 128 /* pieces are of whole tiles */
 
@@ -71,7 +72,7 @@ struct piece {
 static bool by_library(const piece &p, const imagine__cuda_call *call, int *status)
 {
     float *y = p.e.y + p.e.first * p.e.ldy;
-    lt_product a = {(const uint16_t *)p.x.x, p.w.w, y, p.x.m, p.w.n, p.x.k, p.e.ldy, nullptr, nullptr, 0, false, p.lt_room,
+    lt_product a = {p.x.x, p.w.w, y, p.x.m, p.w.n, p.x.k, p.x.ldx, p.e.ldy, p.w.type, nullptr, nullptr, 0, false, p.lt_room,
                     p.lt_size};
     if (p.part == LT_NONE)
         return false;
@@ -119,6 +120,43 @@ static bool linear_bf16(const imagine__linear_args *a, const imagine__cuda_call 
     return true;
 }
 
+/* W in f32, as it is or widened into the workspace, which changes no value; NULL without room. */
+static const void *weight_f32(const imagine__linear_weight *w, workspace *room, void *stream, int *status)
+{
+    if (w->type == IMAGINE__W_F32)
+        return w->packed;
+    float *wide = (float *)take(room, 2 * w->n * w->k);
+    if (wide)
+        *status = imagine__cuda_convert({w->packed, wide, w->type, IMAGINE__W_F32, 1, w->n, 1, w->k, w->k, {0, w->k, 0},
+                                         {0, w->k, 0}, nullptr}, stream);
+    return wide;
+}
+
+/* In f32 by cuBLASLt. Whether it is there, the layer is for it and there was room; *status is then the result. */
+static bool linear_f32(const imagine__linear_args *a, const imagine__cuda_call *call, const product_epilogue &e, int *status)
+{
+    const imagine__linear_weight *w = a->w;
+    workspace room = workspace_of(call);
+    piece p = {{}, {nullptr, w->bias, w->n, w->k, IMAGINE__W_F32, true}, e, part_of(a, e, call), nullptr, nullptr, 0};
+    if (p.part == LT_NONE || w->k % 4 || !floats_in_fours(a->x, a->ldx) || (uintptr_t)w->packed % 16)
+        return false;
+    p.w.w = weight_f32(w, &room, call->stream, status);
+    p.lt_room = library_room(&room, &p.lt_size);
+    int64_t rows = p.part != LT_SUMS ? a->m : room.left < 256 ? 0 : (int64_t)(room.left - 256) / (4 * w->n);
+    rows = rows < a->m ? rows / ROWS * ROWS : a->m;
+    p.sums = p.part == LT_SUMS && rows ? (float *)take(&room, 2 * rows * w->n) : nullptr;
+    if (!p.w.w || !rows || (p.part == LT_SUMS && !p.sums))
+        return false;
+    for (int64_t first = 0; first < a->m && !*status; first += rows) {
+        p.e.first = first;
+        p.e.m = first + rows < a->m ? first + rows : a->m;
+        p.x = {a->x + first * a->ldx, p.e.m - first, a->ldx, w->k, true};
+        if (!by_library(p, call, status))
+            *status = imagine__cuda_multiply(p.x, p.w, p.e, call->stream);
+    }
+    return true;
+}
+
 int imagine__cuda_linear(const imagine__linear_args *a, const imagine__cuda_call *call)
 {
     const imagine__linear_weight *w = a->w;
@@ -129,7 +167,7 @@ int imagine__cuda_linear(const imagine__linear_args *a, const imagine__cuda_call
                           a->ld_add};
     e.aligned = floats_in_fours(a->y, a->ldy) && floats_in_fours(w->bias, 0) && floats_in_fours(a->mul, a->ld_mul) &&
                 floats_in_fours(a->gate, a->ld_gate) && floats_in_fours(a->add, a->ld_add);
-    if (on_tensor_cores(call) && linear_bf16(a, call, e, &status))
+    if (on_tensor_cores(call) ? linear_bf16(a, call, e, &status) : linear_f32(a, call, e, &status))
         return status;
     rows_source source = {a->x, a->m, a->ldx, w->k, floats_in_fours(a->x, a->ldx)};
     product_weight weight = {w->packed, w->bias, w->n, w->k, w->type, in_fours(w->packed, w->type, w->k)};

@@ -161,12 +161,13 @@ IMAGINE__INLINE int64_t offset_of(const taps_source &s, const taps_place &p, int
 
 /* ---- cuBLASLt, if it is there ------------------------------------------------------------------------------------ */
 
-/* y [m, n] = gelu(x [m, k] W [n, k]^T + bias) + add, x and W dense bf16, y and add f32 by rows; no gelu with a term. */
+/* y [m, n] = gelu(x [m, k] W [n, k]^T + bias) + add, x and W bf16 or both f32, W dense, y and add f32, by rows; no gelu with a
+ * term. f32 is multiplied as f32. */
 struct lt_product {
-    const uint16_t *x;
-    const void *w;
+    const void *x, *w;
     float *y;
-    int64_t m, n, k, ldy;
+    int64_t m, n, k, ldx, ldy;
+    imagine__wtype type; /* of x and W */
     const float *bias, *add; /* or NULL */
     int64_t ld_add;
     bool gelu; /* of tanh */

@@ -88,7 +88,7 @@ imagine_status imagine__device_open(imagine_context *context, int32_t number, vo
     pthread_mutex_init(&d->mutex, NULL);
     pthread_mutex_init(&d->starting, NULL);
     context->device = d;
-    context->products_size = precision == IMAGINE__CUDA_F32 ? 0 : d->cuda->products_size();
+    context->products_size = d->cuda->products_size();
     return make_workspace(context, error); /* after a failure the context is released, and the device with it */
 }
 

@@ -79,7 +79,7 @@ def attention(words, device):
 
 
 def dtype_of(words):
-    return torch.float32 if words[-1] == "f32" else torch.bfloat16
+    return torch.float32 if "f32" in words else torch.bfloat16
 
 
 def linear(words, device):

@@ -7,7 +7,7 @@
 #include "internal.h"
 #include "kernels/cuda/cublas.cuh"
 
-/* cuBLASLt as its manual has it, as far as kernels/cuda/cublas.cu uses it: matrices by columns, of bf16 with sums in f32.
+/* cuBLASLt as its manual has it, as far as kernels/cuda/cublas.cu uses it: matrices by columns, of bf16 or f32 with sums in f32.
  * Descriptors that are still there when the handle goes are a fault, as is whatever the manual forbids. */
 
 struct lt_opaque {
@@ -103,7 +103,7 @@ static int preference_set(lt_preference p, int attribute, const void *value, siz
 static bool fit(lt_descriptor o, lt_layout a, lt_layout b, lt_layout c, lt_layout d)
 {
     bool gelu_and_term = o->epilogue & LT_GELU_EPILOGUE && c != d && c->stride != d->stride;
-    return o->kind == DESCRIPTOR && o->transpose_a == LT_TRANSPOSED && a->type == LT_BF16 && b->type == LT_BF16 &&
+    return o->kind == DESCRIPTOR && o->transpose_a == LT_TRANSPOSED && (a->type == LT_BF16 || a->type == LT_F32) && b->type == a->type &&
            c->type == LT_F32 && d->type == LT_F32 && a->rows == b->rows && a->columns == d->rows && b->columns == d->columns &&
            c->rows == d->rows && c->columns == d->columns && !gelu_and_term;
 }
@@ -120,9 +120,14 @@ static int heuristic(lt_handle, lt_descriptor o, lt_layout a, lt_layout b, lt_la
     return 0;
 }
 
-static float half(const uint16_t *p)
+static float value(uint16_t bits)
 {
-    return __builtin_bit_cast(float, (uint32_t)*p << 16);
+    return __builtin_bit_cast(float, (uint32_t)bits << 16);
+}
+
+static float value(float x)
+{
+    return x;
 }
 
 /* `count` values from device memory. */
@@ -136,26 +141,27 @@ template <class T> static std::vector<T> fetch(const T *from, int64_t count)
 /* A product as it was asked for. */
 struct product {
     lt_opaque how, la, lb, lc, ld;
-    const uint16_t *a, *b;
+    const void *a, *b;
     const float *c;
     float *d, alpha, beta;
 };
 
-static int compute(const product &p)
+/* T: what the operands are. */
+template <class T> static int compute(const product &p)
 {
     int64_t k = (int64_t)p.la.rows, n = (int64_t)p.ld.rows;
     for (int64_t column = 0; column < (int64_t)p.ld.columns; column++) {
-        std::vector<uint16_t> x = fetch(p.b + column * p.lb.stride, k);
+        std::vector<T> x = fetch((const T *)p.b + column * p.lb.stride, k);
         std::vector<float> y((size_t)n), term, bias;
         if (p.beta != 0)
             term = fetch(p.c + column * p.lc.stride, n);
         if (p.how.epilogue & LT_BIAS_EPILOGUE)
             bias = fetch(p.how.bias, n);
         for (int64_t row = 0; row < n; row++) {
-            std::vector<uint16_t> w = fetch(p.a + row * p.la.stride, k);
+            std::vector<T> w = fetch((const T *)p.a + row * p.la.stride, k);
             double sum = 0;
             for (size_t i = 0; i < (size_t)k; i++)
-                sum += (double)half(&w[i]) * half(&x[i]);
+                sum += (double)value(w[i]) * value(x[i]);
             sum = sum * p.alpha + (term.empty() ? 0 : p.beta * term[(size_t)row]) + (bias.empty() ? 0 : bias[(size_t)row]);
             if (p.how.epilogue & LT_GELU_EPILOGUE)
                 sum = 0.5 * sum * (1 + tanh(0.79788456080286536 * (sum + 0.044715 * sum * sum * sum)));
@@ -174,9 +180,8 @@ static int multiply(lt_handle, lt_descriptor o, const void *alpha, const void *a
     if (call_fails() || !fit(o, la, lb, lc, ld) || algorithm->data[0] != la->rows || (size && !workspace) ||
         ((uintptr_t)workspace | (uintptr_t)a | (uintptr_t)b | (uintptr_t)c | (uintptr_t)d) % 16)
         return 7;
-    product p = {*o, *la, *lb, *lc, *ld, (const uint16_t *)a, (const uint16_t *)b, (const float *)c, (float *)d,
-                 *(const float *)alpha, *(const float *)beta};
-    return put(stream, KERNEL, [p] { return compute(p); });
+    product p = {*o, *la, *lb, *lc, *ld, a, b, (const float *)c, (float *)d, *(const float *)alpha, *(const float *)beta};
+    return put(stream, KERNEL, [p] { return p.la.type == LT_F32 ? compute<float>(p) : compute<uint16_t>(p); });
 }
 
 void set_library(bool there, int good_calls)

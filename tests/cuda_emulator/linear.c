@@ -220,6 +220,11 @@ static void library(void)
             less.workspace_size = (size_t)(s.n * s.k * 2 + (128 * (2 * s.k + 4 * s.n) + 2048) * 4 / 3 + 1024);
         compare(&s, &r, &less, LIMIT_BF16);
         expected++;
+        s.ldx = s.k + 4 * (i % 3);
+        less.precision = IMAGINE__CUDA_F32;
+        less.workspace_size = i % 5 ? call.workspace_size : (size_t)(s.n * s.k * 4 + (512 * s.n + 2048) * 4 / 3 + 1024);
+        compare(&s, &r, &less, emulated ? limit_for(s.m * s.n) : LIMIT_BF16); /* sums of f32 that are never folded */
+        expected++;
     }
     CHECK(!emulated || cuda_check_products() >= expected);
     cuda_report("linear, cuBLASLt");
