@@ -10,6 +10,10 @@
 
 #define PLANS 64
 
+/* In f32 the algorithm is chosen for so many rows, whatever there are: each sum is in one order then, and a row has the same bytes
+ * whatever else is in the batch. */
+#define PLANNED_ROWS 4096
+
 /* What a plan is for, compared by its bytes. */
 struct lt_shape {
     int64_t m, n, k, ldx, ldy, ld_add;
@@ -17,10 +21,16 @@ struct lt_shape {
     uint64_t workspace;
 };
 
+/* Of what has m rows. */
+struct lt_layouts {
+    lt_layout x, add, y;
+};
+
 struct lt_plan {
     lt_shape shape;
     lt_descriptor descriptor;
-    lt_layout w, x, add, y;
+    lt_layout w;
+    lt_layouts rows;
     lt_algorithm algorithm;
     size_t workspace;
     int usable;
@@ -72,12 +82,20 @@ int imagine__cuda_products_open(void *memory)
     return (lt ? IMAGINE__CUDA_PRODUCTS : 0) | (dnn ? IMAGINE__CUDA_CONVOLUTIONS : 0);
 }
 
-static void drop_plan(const lt_functions &lt, lt_plan *plan)
+static void drop_layouts(const lt_functions &lt, lt_layouts *made)
 {
-    const lt_layout layouts[] = {plan->w, plan->x, plan->add, plan->y};
+    const lt_layout layouts[] = {made->x, made->add, made->y};
     for (lt_layout layout : layouts)
         if (layout)
             (void)lt.MatrixLayoutDestroy(layout);
+    *made = {};
+}
+
+static void drop_plan(const lt_functions &lt, lt_plan *plan)
+{
+    drop_layouts(lt, &plan->rows);
+    if (plan->w)
+        (void)lt.MatrixLayoutDestroy(plan->w);
     if (plan->descriptor)
         (void)lt.MatmulDescDestroy(plan->descriptor);
     *plan = {};
@@ -106,6 +124,13 @@ void *imagine__cuda_convolver_of(void *memory)
 
 /* ---- plans ------------------------------------------------------------------------------------------------------- */
 
+static bool make_layouts(const lt_functions &lt, const lt_shape &s, int64_t m, lt_layouts *made)
+{
+    return lt.MatrixLayoutCreate(&made->x, s.type, (uint64_t)s.k, (uint64_t)m, s.ldx) == 0 &&
+           lt.MatrixLayoutCreate(&made->add, LT_F32, (uint64_t)s.n, (uint64_t)m, s.adds ? s.ld_add : s.ldy) == 0 &&
+           lt.MatrixLayoutCreate(&made->y, LT_F32, (uint64_t)s.n, (uint64_t)m, s.ldy) == 0;
+}
+
 static bool describe(const lt_functions &lt, const lt_shape &s, lt_plan *plan)
 {
     int32_t transposed = LT_TRANSPOSED;
@@ -113,9 +138,7 @@ static bool describe(const lt_functions &lt, const lt_shape &s, lt_plan *plan)
            lt.MatmulDescSetAttribute(plan->descriptor, LT_TRANSPOSE_A, &transposed, sizeof transposed) == 0 &&
            lt.MatmulDescSetAttribute(plan->descriptor, LT_EPILOGUE, &s.epilogue, sizeof s.epilogue) == 0 &&
            lt.MatrixLayoutCreate(&plan->w, s.type, (uint64_t)s.k, (uint64_t)s.n, s.k) == 0 &&
-           lt.MatrixLayoutCreate(&plan->x, s.type, (uint64_t)s.k, (uint64_t)s.m, s.ldx) == 0 &&
-           lt.MatrixLayoutCreate(&plan->add, LT_F32, (uint64_t)s.n, (uint64_t)s.m, s.adds ? s.ld_add : s.ldy) == 0 &&
-           lt.MatrixLayoutCreate(&plan->y, LT_F32, (uint64_t)s.n, (uint64_t)s.m, s.ldy) == 0;
+           make_layouts(lt, s, s.m, &plan->rows);
 }
 
 static bool set_bias(const lt_functions &lt, const lt_plan *plan, const float *bias)
@@ -132,7 +155,8 @@ static bool choose(products *p, lt_plan *plan)
     bool good = p->lt.MatmulPreferenceCreate(&preference) == 0 &&
                 p->lt.MatmulPreferenceSetAttribute(preference, LT_MOST_WORKSPACE, &plan->shape.workspace, sizeof(uint64_t)) ==
                     0 &&
-                p->lt.MatmulAlgoGetHeuristic(p->handle, plan->descriptor, plan->w, plan->x, plan->add, plan->y, preference, 1,
+                p->lt.MatmulAlgoGetHeuristic(p->handle, plan->descriptor, plan->w, plan->rows.x, plan->rows.add,
+                                             plan->rows.y, preference, 1,
                                              &result, &found) == 0;
     if (preference)
         (void)p->lt.MatmulPreferenceDestroy(preference);
@@ -170,14 +194,18 @@ bool imagine__cuda_products_there(void *memory)
 bool imagine__cuda_products_multiply(void *memory, const lt_product &a, void *stream)
 {
     products *p = (products *)memory;
-    lt_shape shape = {a.m, a.n, a.k, a.ldx, a.ldy, a.add ? a.ld_add : 0, a.type == IMAGINE__W_F32 ? LT_F32 : LT_BF16,
+    bool f32 = a.type == IMAGINE__W_F32;
+    lt_shape shape = {f32 ? PLANNED_ROWS : a.m, a.n, a.k, a.ldx, a.ldy, a.add ? a.ld_add : 0, f32 ? LT_F32 : LT_BF16,
                       LT_PLAIN_EPILOGUE, a.add != nullptr, a.workspace_size};
     if (a.gelu || a.bias)
         shape.epilogue = (a.gelu ? LT_GELU_EPILOGUE : 0) | (a.bias ? LT_BIAS_EPILOGUE : 0);
     const float one = 1, beta = a.add ? 1.0f : 0.0f;
     lt_plan *plan = plan_for(p, shape, a.bias);
-    if (!plan->usable || !set_bias(p->lt, plan, a.bias))
-        return false;
-    return p->lt.Matmul(p->handle, plan->descriptor, &one, a.w, plan->w, a.x, plan->x, &beta, a.add ? a.add : a.y, plan->add,
-                        a.y, plan->y, &plan->algorithm, a.workspace, a.workspace_size, stream) == 0;
+    lt_layouts rows = {};
+    bool good = plan->usable && set_bias(p->lt, plan, a.bias) && (!f32 || make_layouts(p->lt, shape, a.m, &rows));
+    const lt_layouts &l = f32 ? rows : plan->rows;
+    good = good && p->lt.Matmul(p->handle, plan->descriptor, &one, a.w, plan->w, a.x, l.x, &beta, a.add ? a.add : a.y, l.add, a.y,
+                                l.y, &plan->algorithm, a.workspace, a.workspace_size, stream) == 0;
+    drop_layouts(p->lt, &rows);
+    return good;
 }

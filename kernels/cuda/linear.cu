@@ -35,6 +35,7 @@ static const void *weight_bf16(const void *packed, imagine__wtype type, int64_t 
 
 /* From so many multiply-adds on cuBLASLt is asked. */
 #define LARGE IMAGINE__BODY((int64_t)1 << 26, (int64_t)1 << 12)
+#define LARGE_F32 IMAGINE__BODY((int64_t)1 << 20, (int64_t)1 << 9) /* weights: how many rows there are is not to change a row */
 #define LT_ROOM ((size_t)32 << 20) /* what it has use for */
 
 /* How cuBLASLt or cuDNN has a part in a layer: not at all; for all of it; for the sums, which the epilogue's kernel then finds
@@ -50,7 +51,9 @@ static void *library_room(workspace *room, size_t *size)
 
 static lt_part part_of(const imagine__linear_args *a, const product_epilogue &e, const imagine__cuda_call *call)
 {
-    if (!imagine__cuda_products_there(call->products) || !e.aligned || a->m * a->w->n * a->w->k < LARGE)
+    int64_t weights = a->w->n * a->w->k;
+    bool large = on_tensor_cores(call) ? a->m * weights >= LARGE : weights >= LARGE_F32;
+    if (!imagine__cuda_products_there(call->products) || !e.aligned || !large)
         return LT_NONE;
     if (!a->mul && !a->gate && (a->act == IMAGINE__ACT_NONE || (a->act == IMAGINE__ACT_GELU_TANH && !a->add)))
         return LT_ALL;

@@ -220,6 +220,9 @@ static void library(void)
             less.workspace_size = (size_t)(s.n * s.k * 2 + (128 * (2 * s.k + 4 * s.n) + 2048) * 4 / 3 + 1024);
         compare(&s, &r, &less, LIMIT_BF16);
         expected++;
+        s.n = emulated ? s.n : 4 * s.n; /* in f32 it is the weights that are to be large */
+        s.m = emulated ? s.m : 100;
+        s.ldy = s.n;
         s.ldx = s.k + 4 * (i % 3);
         less.precision = IMAGINE__CUDA_F32;
         less.workspace_size = i % 5 ? call.workspace_size : (size_t)(s.n * s.k * 4 + (512 * s.n + 2048) * 4 / 3 + 1024);
@@ -228,6 +231,36 @@ static void library(void)
     }
     CHECK(!emulated || cuda_check_products() >= expected);
     cuda_report("linear, cuBLASLt");
+    cuda->products_close(call.products);
+    cuda->release(call.workspace);
+    free(call.products);
+    cuda_check_library(0, 0);
+}
+
+/* In f32 a row has the same bytes whatever else is in the batch, with cuBLASLt too. */
+static void library_neighbours(void)
+{
+    static const int64_t counts[] = {1, 2, 37, 128, 300};
+    check_random r = {14};
+    int emulated = cuda_check_library(1, 1 << 30);
+    int64_t k = emulated ? 48 : 1536, n = emulated ? 40 : 1536;
+    imagine__cuda_call call = cuda_call(IMAGINE__CUDA_F32, (size_t)(emulated ? 4 : 64) << 20);
+    shape s = {.m = 300, .n = n, .k = k, .ldx = k, .ldy = n, .bias = 1, .gate_rows = 300, .type = IMAGINE__W_F32};
+    call.products = check_alloc(cuda->products_size());
+    (void)cuda->products_open(call.products);
+    inputs in = make_inputs(&s, &r);
+    for (int gate = 0; gate < 2; gate++) {
+        s.m = 300, s.gate = gate, s.add = gate;
+        float *all = device_linear(&s, &in, &call);
+        for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+            s.m = counts[i];
+            float *y = device_linear(&s, &in, &call);
+            CHECK(memcmp(y, all, (size_t)(s.m * n) * sizeof *y) == 0);
+            free(y);
+        }
+        free(all);
+    }
+    free_inputs(&in);
     cuda->products_close(call.products);
     cuda->release(call.workspace);
     free(call.products);
@@ -355,7 +388,7 @@ int main(int argc, char **argv)
     static const test_case cases[] = {
         {"shapes", shapes}, {"deep", deep}, {"nothing", nothing}, {"not_finite", not_finite}, {"neighbours", neighbours},
         {"tensor_cores", tensor_cores}, {"pieces", pieces}, {"library", library},
-        {"library_gelu", library_gelu}, {"library_fails", library_fails},
+        {"library_neighbours", library_neighbours}, {"library_gelu", library_gelu}, {"library_fails", library_fails},
     };
     return cuda_check_main("cuda/linear", cases, sizeof cases / sizeof *cases, argc, argv);
 }
