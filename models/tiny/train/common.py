@@ -12,6 +12,7 @@ import torch
 
 GENTLE, GENTLE_DECAY = 0.25, 0.1  # share of the learning rate, and decay of weights
 THREADS = int(os.environ.get("IMAGINE_TRAIN_THREADS", 2))
+DEVICE = "cpu"  # what prepare() was told
 
 
 def arguments(description):
@@ -21,16 +22,31 @@ def arguments(description):
     parser.add_argument("--state", type=Path, default=Path(default),
                         help="folder for checkpoints, latents and sheets (default: %(default)s)")
     parser.add_argument("--smoke", action="store_true", help="a few steps of everything, to test the scripts")
+    parser.add_argument("--device", default="cpu", help="where to compute: cpu or cuda (default: %(default)s)")
+    return parser
+
+
+def for_a_gpu(parser):
+    """The options of a stage that can also be given a time, larger batches and scenes that other processes draw meanwhile."""
+    parser.add_argument("--minutes", type=float, help="train for so long instead of so many steps")
+    parser.add_argument("--times", type=int, default=1, metavar="N", help="batches N times as large (default: %(default)s)")
+    parser.add_argument("--drawers", type=int, default=0, metavar="N",
+                        help="processes that draw new scenes meanwhile; without, those encoded before (default: %(default)s)")
     return parser
 
 
 def prepare(args):
+    global DEVICE
+    DEVICE = args.device
     torch.set_num_threads(THREADS)
+    if DEVICE != "cpu":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
     args.state.mkdir(parents=True, exist_ok=True)
 
 
 def autocast():
-    return torch.autocast("cpu", torch.bfloat16)
+    return torch.autocast(DEVICE, torch.bfloat16)
 
 
 class Muon(torch.optim.Optimizer):
@@ -86,9 +102,10 @@ class Optimisers:
             groups.append(dict(params=gentle, weight_decay=GENTLE_DECAY, share=GENTLE))
         self.all = [Muon(matrices, lr, weight_decay=weight_decay), torch.optim.AdamW(groups, lr, betas=(0.9, 0.98))]
         self.lr, self.total, self.warmup, self.decay = lr, total, warmup, decay
+        self.position = lambda step: step  # in the plan, where steps go by the clock
 
     def rate(self, step):
-        return min(1.0, (step + 1) / self.warmup, max(0.0, (self.total - step) / self.decay))
+        return min(1.0, (step + 1) / self.warmup, max(0.0, (self.total - self.position(step)) / self.decay))
 
     def finish(self, step):
         """Ends the stage early: the decay begins at `step`."""
@@ -128,8 +145,8 @@ class Average:
     @torch.no_grad()
     def update(self, module, step):
         keep = min(self.limit, (step + 1) / (step + 10))
-        for n, p in module.named_parameters():
-            self.values[n].lerp_(p, 1 - keep)
+        named = dict(module.named_parameters())
+        torch._foreach_lerp_(list(self.values.values()), [named[n] for n in self.values], 1 - keep)
 
     def store_into(self, module):
         module.load_state_dict(self.values, strict=False)
@@ -143,7 +160,7 @@ def save(path, **content):
 
 
 def load(path):
-    return torch.load(path, weights_only=True) if path.exists() else None
+    return torch.load(path, weights_only=True, map_location=DEVICE) if path.exists() else None
 
 
 class Team:
@@ -186,16 +203,33 @@ class Team:
         return count.item() > 0
 
 
+class Clock:
+    """Where a stage that is given minutes is in its plan of `total` steps; a time without questions, being paused, does not count."""
+
+    def __init__(self, minutes, total):
+        self.minutes, self.total = minutes, total
+        self.passed, self.last = 0.0, None
+
+    def __call__(self, step):
+        if not self.minutes:
+            return step
+        now = time.monotonic()
+        self.passed += min(now - (self.last or now), 1.0)
+        self.last = now
+        return min(1.0, self.passed / (60 * self.minutes)) * self.total
+
+
 class Meter:
-    """Steps, samples and processor time of a stage, kept across resumed runs."""
+    """Samples and processor time of a stage, on a GPU the time by the clock, kept across resumed runs."""
 
     def __init__(self, path, saved=None):
         self.path = path
         self.samples, self.cpu_before = (saved["samples"], saved["cpu"]) if saved else (0, 0.0)
-        self.start = time.process_time()
+        self.clock = time.process_time if DEVICE == "cpu" else time.monotonic
+        self.start = self.clock()
 
     def cpu(self):
-        return self.cpu_before + time.process_time() - self.start
+        return self.cpu_before + self.clock() - self.start
 
     def add(self, seconds, samples):
         """Processor time of other processes, and samples."""
@@ -206,7 +240,7 @@ class Meter:
         return {"samples": self.samples, "cpu": self.cpu()}
 
     def say(self, text):
-        line = f"cpu {self.cpu() / 60:6.2f} min, samples {self.samples:7d}, {text}"
+        line = f"{DEVICE} {self.cpu() / 60:6.2f} min, samples {self.samples:7d}, {text}"
         print(line, flush=True)
         with open(self.path, "a") as log:
             log.write(line + "\n")

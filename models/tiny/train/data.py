@@ -126,6 +126,10 @@ def manifest(shared):
     return [json.loads(line) for line in lines]
 
 
+def there(shared, record):
+    return (shared / "pictures" / record["file"]).exists()
+
+
 def premultiplied(rgba):
     """A float32 array [4, CUTOUT, CUTOUT], colour multiplied by alpha, reduced without a dark rim."""
     a = np.asarray(rgba, np.float32) / 255

@@ -14,7 +14,6 @@ written as a mean velocity, and MeanFlow's identity (Geng and others, 2025) with
 - `segments`: s is the next noise level of the schedule of four steps. Sampled by Euler's rule in those four.
 """
 
-import numpy as np
 import torch
 
 import common
@@ -51,10 +50,10 @@ class Trainer(train_dit48.Trainer):
         if not teacher:
             raise SystemExit(f"{args.state}: no trained transformer; run train_dit48.py first")
         super().__init__(args, settings)
-        self.teacher = self.new_model().eval().requires_grad_(False)
+        self.teacher = self.new_model().to(common.DEVICE).eval().requires_grad_(False)
         self.teacher.load_state_dict(teacher["average"], strict=False)
-        self.levels = levels()
-        self.no_ids, self.no_mask = text.tokens(self.tok, [""])
+        self.levels = levels().to(common.DEVICE)
+        self.no_ids, self.no_mask = (v.to(common.DEVICE) for v in text.tokens(self.tok, [""]))
         if self.step == 0:
             self.model.load_state_dict(teacher["average"], strict=False)
             self.average = common.Average(self.model, settings["average"])
@@ -66,7 +65,7 @@ class Trainer(train_dit48.Trainer):
 
     def points(self, rng, n):
         """Levels t, r and s for n samples."""
-        high = torch.from_numpy(rng.integers(1, len(self.levels), size=n))
+        high = torch.from_numpy(rng.integers(1, len(self.levels), size=n)).to(common.DEVICE)
         end = torch.zeros_like(high) if self.args.kind == "consistency" else (high - 1) // PARTS * PARTS
         return self.levels[high], self.levels[high - 1], self.levels[end]
 
@@ -79,7 +78,7 @@ class Trainer(train_dit48.Trainer):
     def loss(self, rng, x, ids, mask):
         n = len(x)
         t, r, s = self.points(rng, n)
-        noise = torch.from_numpy(rng.standard_normal(x.shape, dtype=np.float32))
+        noise = self.noise(x)
         noisy = torch.lerp(x, noise, tall(t))
         with common.autocast(), train_dit.attention_for(x):
             with torch.no_grad():

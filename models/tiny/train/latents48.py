@@ -25,26 +25,30 @@ SEED = 48
 
 
 def trained_vae(state):
-    saved = next((s for s in (common.load(state / f"vae48-{stage}.pt") for stage in ("decoder", "clips", "pictures")) if s),
+    saved = next((s for s in (common.load(state / f"vae48-{stage}.pt") for stage in ("whole", "decoder", "clips", "pictures")) if s),
                  None)
     if saved is None:
         raise SystemExit(f"{state}: no trained VAE; run train_vae48.py first")
     vae = fast.new_vae()
     vae.load_state_dict(saved["average"], strict=False)
-    return vae.eval().requires_grad_(False)
+    return vae.to(common.DEVICE).eval().requires_grad_(False)
 
 
 def frames_of_shard(kind, number):
     return 1 if kind == "picture" else scenes.LENGTHS[number % len(scenes.LENGTHS)]
 
 
+def encoded_frames(vae, x):
+    """Latents of frames [n, 3, t, h, w]; one frame goes through the VAE as a picture."""
+    if x.shape[2] == 1:
+        return fast.encode(vae, x[:, :, 0].contiguous(memory_format=torch.channels_last))[:, :, None]
+    return fast.encode(vae, x.contiguous(memory_format=torch.channels_last_3d))
+
+
 @torch.inference_mode()
 def encoded(vae, made, store):
-    x = render.batch(made, store)
     with common.autocast():
-        if x.shape[2] == 1:
-            return fast.encode(vae, x[:, :, 0].contiguous(memory_format=torch.channels_last))[:, :, None]
-        return fast.encode(vae, x.contiguous(memory_format=torch.channels_last_3d))
+        return encoded_frames(vae, render.batch(made, store))
 
 
 def make_shard(vae, stream, path, kind, number, count):
@@ -82,9 +86,13 @@ def statistics(state):
     path = state / "latents48" / "statistics.json"
     if not path.exists():
         flat = torch.cat([x.float().transpose(0, 1).flatten(1) for x, _ in load(state).values()], 1)
-        path.write_text(json.dumps(dict(mean=flat.mean(1).tolist(), std=flat.std(1).tolist())))
+        write_statistics(path.parent, flat.mean(1), flat.std(1))
     found = json.loads(path.read_text())
-    return torch.tensor(found["mean"]), torch.tensor(found["std"])
+    return torch.tensor(found["mean"], device=common.DEVICE), torch.tensor(found["std"], device=common.DEVICE)
+
+
+def write_statistics(folder, mean, std):
+    (folder / "statistics.json").write_text(json.dumps(dict(mean=mean.tolist(), std=std.tolist())))
 
 
 def main():

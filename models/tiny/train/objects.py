@@ -79,7 +79,7 @@ class Catalogue:
 
     def __init__(self, shared=None):
         self.shared = shared or data.shared_folder()
-        rows = data.manifest(self.shared)
+        rows = [r for r in data.manifest(self.shared) if data.there(self.shared, r)]
         self.game = {Path(r["file"]).stem: r["file"] for r in rows if r["style"] == "game art"}
         self.files = {}
         for r in rows:

@@ -133,7 +133,9 @@ def draw(cutouts, path, canvas):
 class Source:
     def __init__(self, shared, cache=None):
         rows = data.manifest(shared)
-        cutouts, held = read_cutouts(shared, rows, cache), torch.tensor(held_out(rows))
+        held = [kept for row, kept in zip(rows, held_out(rows)) if data.there(shared, row)]
+        rows = [row for row in rows if data.there(shared, row)]  # some may be left behind where all would be too much to carry
+        cutouts, held = read_cutouts(shared, rows, cache), torch.tensor(held)
         self.learnt, self.held = cutouts[~held], cutouts[held]
         self.held_files = {r["file"] for r, kept in zip(rows, held) if kept}
         self.photos = photos(shared)

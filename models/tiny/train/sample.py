@@ -25,18 +25,21 @@ def sigmas(steps, shift):
 def sample(dit, encoder, tok, prompts, frames, steps=STEPS, guidance=GUIDANCE, shift=SHIFT, seed=0, renoise=False):
     """Normalised latents [n, channels, t, 8, 8] by Euler steps, or estimates noised again, with guidance."""
     n = len(prompts)
-    ids, mask = text.tokens(tok, list(prompts) + [""] * n)
+    device = next(dit.parameters()).device
+    ids, mask = (v.to(device) for v in text.tokens(tok, list(prompts) + [""] * n))
     context = text.embed(encoder, ids, mask)
     noise = torch.Generator().manual_seed(seed)
-    x = torch.randn(n, dit.config.in_channels, (frames - 1) // 4 + 1, 8, 8, generator=noise)
-    s = sigmas(steps, shift)
+    def drawn(*shape):
+        return torch.randn(shape, generator=noise).to(device)
+    x = drawn(n, dit.config.in_channels, (frames - 1) // 4 + 1, 8, 8)
+    s = sigmas(steps, shift).to(device)
     for now, then in zip(s[:-1], s[1:]):
         if guidance == 1:
             v = dit(x, now.expand(n) * 1000, context[:n], return_dict=False)[0].float()
         else:
             v = dit(torch.cat([x, x]), now.expand(2 * n) * 1000, context, return_dict=False)[0].float()
             v = v[n:] + guidance * (v[:n] - v[n:])
-        x = torch.lerp(x - now * v, torch.randn(x.shape, generator=noise), then) if renoise else x + (then - now) * v
+        x = torch.lerp(x - now * v, drawn(*x.shape), then) if renoise else x + (then - now) * v
     return x
 
 
@@ -53,4 +56,4 @@ def sheet(frames, path, columns=2):
     n, _, t, h, w = frames.shape
     image = frames.add(1).mul(127.5).round().byte().permute(0, 3, 2, 4, 1).reshape(n, h, t * w, 3)
     rows = [torch.cat(list(image[i:i + columns]), 1) for i in range(0, n, columns)]
-    Image.fromarray(torch.cat(rows).numpy()).save(path)
+    Image.fromarray(torch.cat(rows).cpu().numpy()).save(path)

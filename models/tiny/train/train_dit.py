@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Trains the diffusion transformer and the text encoder together: pictures first, then clips among them."""
 
+import contextlib
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -46,7 +48,9 @@ def inside_encoder(name):
 
 
 def attention_for(x):
-    """Plain products beat the flash kernel at 48 tokens; the text encoder's biases have no other way at any length."""
+    """On a CPU plain products beat the flash kernel at 48 tokens; the text encoder's biases have no other way at any length."""
+    if x.device.type != "cpu":
+        return contextlib.nullcontext()
     return sdpa_kernel([SDPBackend.MATH] + [SDPBackend.FLASH_ATTENTION] * (x[0, 0].numel() > 192))
 
 
@@ -58,7 +62,8 @@ class Trainer:
         self.team = common.Team(getattr(args, "workers", 1), args.state)
         self.path = args.state / f"{self.name}.pt"
         self.tok = self.tokenizer()
-        self.model, self.shown = self.new_model(), self.new_model().eval()
+        self.model, self.shown = (self.new_model().to(common.DEVICE) for _ in range(2))
+        self.shown.eval()
         self.forward = self.model
         saved = common.load(self.path)
         if saved:
@@ -70,6 +75,7 @@ class Trainer:
         self.optimisers = common.Optimisers(matrices, others, settings["lr"], settings["steps"], settings["warmup"],
                                             settings["decay"], settings["weight_decay"], gentle)
         self.average = common.Average(self.model, settings["average"])
+        self.random = torch.Generator(common.DEVICE)
         self.step = 0
         if saved:
             self.optimisers.load(saved["optimisers"])
@@ -120,15 +126,23 @@ class Trainer:
 
     def loss(self, rng, x, ids, mask):
         normal = torch.from_numpy(rng.normal(*self.s["noise"], len(x))).float()
-        sigma = torch.sigmoid(normal).view(-1, 1, 1, 1, 1)
-        noise = torch.from_numpy(rng.standard_normal(x.shape, dtype=np.float32))
+        sigma = torch.sigmoid(normal).view(-1, 1, 1, 1, 1).to(x.device)
+        noise = self.noise(x)
         noisy = (1 - sigma) * x + sigma * noise
         with common.autocast(), attention_for(x):
             v = self.forward(noisy, sigma.flatten() * 1000, ids, mask)
         return F.mse_loss(v, noise - x)
 
+    def noise(self, x):
+        return torch.randn(x.shape, generator=self.random, device=x.device)
+
+    def position(self):
+        """Where this step is in the plan."""
+        return self.optimisers.position(self.step)
+
     def one_step(self):
         rng = np.random.default_rng([self.step, 99] + [self.team.rank] * (self.team.rank > 0))
+        self.random.manual_seed(int(rng.integers(1 << 62)))
         x, ids, mask = self.batch(rng)
         loss = self.loss(rng, x, ids, mask)
         loss.backward()
@@ -138,7 +152,7 @@ class Trainer:
         self.optimisers.apply(self.step)
         self.average.update(self.model, self.step)
         self.step += 1
-        return loss.item(), x.shape[2]
+        return loss.detach(), x.shape[2]
 
     def save(self):
         common.save(self.path, model=self.model.state_dict(), average=self.average.values, step=self.step,
@@ -154,7 +168,8 @@ class Trainer:
 
     def run(self):
         recent = {}
-        while self.step < self.optimisers.total:
+        last = self.position() >= self.optimisers.total
+        while not last:
             if self.team.any(common.wants_to_finish(self.args.state, self.name)):
                 self.optimisers.finish(self.step)
             loss, depth = self.one_step()
@@ -162,12 +177,13 @@ class Trainer:
             if self.team.rank:
                 continue
             if self.step % 50 == 0:
-                means = ", ".join(f"{k}: {np.mean(v[-50:]):.4f}" for k, v in sorted(recent.items()))
+                means = ", ".join(f"{k}: {torch.stack(v[-50:]).mean().item():.4f}" for k, v in sorted(recent.items()))
                 self.meter.say(f"step {self.step}, loss by latent frames {means}")
-            last = self.step == self.optimisers.total
-            if self.step % SAVE_EVERY == 0 or last:
+                recent = {k: v[-50:] for k, v in recent.items()}
+            last = self.position() >= self.optimisers.total
+            if self.step % self.s.get("save_every", SAVE_EVERY) == 0 or last:
                 self.save()
-            if self.step % SHEET_EVERY == 0 or last:
+            if self.step % self.s.get("show_every", SHEET_EVERY) == 0 or last:
                 self.show()
 
 

@@ -7,6 +7,7 @@ import torch
 import captions
 import common
 import latents48
+import live
 import sample
 import scenes
 import text
@@ -40,7 +41,10 @@ class Compiled:
     def __init__(self, model):
         self.model, self.dit = model, model.dit
         self.compared = set()
-        self.dit.compile(dynamic=False)
+        if common.DEVICE == "cpu":
+            self.dit.compile(dynamic=False)
+        else:  # a block for all: less to compile
+            self.dit.compile_repeated_blocks(dynamic=True)
 
     def __call__(self, x, timestep, ids, mask):
         if x.shape not in self.compared:
@@ -53,8 +57,9 @@ class Compiled:
         kept = last.detach().clone()
         torch.nn.init.normal_(last, std=0.05)  # it is 0 at first, which would leave the others without gradients
         weight, found = torch.randn_like(x), []
-        for run in (self.dit.forward, self.dit):
-            out = run(x, timestep, context, return_dict=False)[0].float()
+        for how in ("force_eager", "default"):
+            with torch.compiler.set_stance(how):
+                out = self.dit(x, timestep, context, return_dict=False)[0].float()
             gradients = torch.autograd.grad((out * weight).sum(), list(self.dit.parameters()))
             found.append(torch.cat([g.flatten() for g in (out.detach(), *gradients)]))
         with torch.no_grad():
@@ -68,7 +73,11 @@ class Compiled:
 class Trainer(train_dit.Trainer):
     name = "dit48"
 
+    live = None  # scenes drawn meanwhile
+
     def __init__(self, args, settings):
+        if args.drawers:
+            self.drawers = live.Drawers(args.drawers, live.captioned(text.tokenizer(args.state, TEXT, "tokenizer48.json"), args.seed))
         super().__init__(args, settings)
         if args.compile:
             self.forward = Compiled(self.model)
@@ -80,7 +89,12 @@ class Trainer(train_dit.Trainer):
         return train_dit.Model(self.tok, TEXT, CONFIG)
 
     def load_data(self):
+        self.optimisers.position = common.Clock(self.args.minutes, self.s["steps"])
         self.vae = latents48.trained_vae(self.args.state)
+        if self.args.drawers:
+            self.live = live.Latents(self.drawers, self.vae, self.args.state)
+            self.mean, self.std = self.live.mean, self.live.std
+            return
         sets = latents48.load(self.args.state)
         self.mean, self.std = latents48.statistics(self.args.state)
         self.sets = {k: (x, *self.token_table(words)) for k, (x, words) in sets.items()}
@@ -95,22 +109,39 @@ class Trainer(train_dit.Trainer):
         return ids.to(torch.int16).view(shape), mask.to(torch.int8).view(shape)
 
     def batch(self, rng):
-        pictures = self.step < self.s["pictures_first"] or rng.random() < self.s["picture_share"]
+        pictures = self.position() < self.s["pictures_first"] or rng.random() < self.s["picture_share"]
+        if self.live:
+            self.live.take()
+        x, ids, mask = (self.some_live if self.live else self.some_stored)(rng, pictures)
+        wording = torch.from_numpy(rng.integers(latents48.WORDINGS, size=len(x))).to(common.DEVICE)
+        every, shape = torch.arange(len(x), device=common.DEVICE), (1, -1, 1, 1, 1)
+        x = (x.float() - self.mean.view(shape)) / self.std.view(shape)
+        return x, ids[every, wording].long(), mask[every, wording].long()
+
+    def samples(self, depth):
+        return max(1, self.args.times * self.s["tokens"] // (64 * depth))
+
+    def some_stored(self, rng, pictures):
         key = ("picture", 1) if pictures else self.clips[rng.choice(len(self.clips), p=self.clip_weights)]
-        x, ids, mask = self.sets[key]
-        n = max(1, self.s["tokens"] // (64 * key[1]))
-        rows = torch.from_numpy(rng.integers(len(x), size=n))
-        wording = torch.from_numpy(rng.integers(latents48.WORDINGS, size=n))
-        shape = 1, -1, 1, 1, 1
-        x = (x[rows].float() - self.mean.view(shape)) / self.std.view(shape)
-        return x, ids[rows, wording].long(), mask[rows, wording].long()
+        rows = torch.from_numpy(rng.integers(len(self.sets[key][0]), size=self.samples(key[1])))
+        return (v[rows].to(common.DEVICE) for v in self.sets[key])
+
+    def some_live(self, rng, pictures):
+        clips = sorted(k for k in self.live.pools if k[0] == "clip")
+        key = ("picture", 1) if pictures else clips[rng.integers(len(clips))]
+        return self.live.pools[key].some(rng, self.samples(key[1])).values()
+
+    def run(self):
+        super().run()
+        if self.live:
+            self.live.drawers.stop()
 
     def drawn(self, prompts, frames):
         return sample.sample(self.shown.dit, self.shown.encoder, self.tok, prompts, frames)
 
     def show(self):
         self.average.store_into(self.shown)
-        frames = 1 if self.step < self.s["pictures_first"] + 100 else 13
+        frames = 1 if self.position() < self.s["pictures_first"] + 100 else 13
         with common.autocast():
             z = self.drawn(PROMPTS, frames)
             out = sample.frames_of(self.vae, z, self.mean, self.std, vae48.decode)
@@ -119,7 +150,8 @@ class Trainer(train_dit.Trainer):
 
 
 def arguments(description):
-    parser = common.arguments(description)
+    parser = common.for_a_gpu(common.arguments(description))
+    parser.add_argument("--seed", type=int, default=1, help="of the scenes that are drawn meanwhile (default: %(default)s)")
     parser.add_argument("--compile", action="store_true", help="with torch.compile: a quarter faster, if there is a C++ compiler")
     parser.add_argument("--workers", type=int, default=1, help="processes, with a batch and a core each (default: 1)")
     return parser

@@ -2,8 +2,10 @@
 """Trains the 128x128 model's VAE: on pictures as a 2-D network, on clips, where its temporal taps awake, then the decoder alone.
 
 The last stage leaves the encoder as it is, so that it can run beside the training of the transformer. A stage goes on from its own
-checkpoint, else from the one before.
+checkpoint, else from the one before. `whole` is for a GPU: all of it, on pictures and clips, for some minutes.
 """
+
+import itertools
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ import torch.nn.functional as F
 
 import common
 import data
+import live
 import pixels
 import render
 import scenes
@@ -23,9 +26,11 @@ STAGES = {
     "pictures": dict(before=None, batch=12, frames=1, steps=4000, lr=1.5e-3, warmup=60, decay=3500, average=0.998),
     "clips": dict(before="pictures", batch=2, frames=13, steps=2200, lr=1e-3, warmup=30, decay=2000, average=0.998),
     "decoder": dict(before="clips", batch=2, frames=13, steps=3000, lr=1e-3, warmup=30, decay=2900, average=0.998),
+    "whole": dict(before="decoder", batch=2, frames=13, steps=3000, lr=1e-3, warmup=30, decay=2700, average=0.998, squares=8),
 }
 SMOKE = dict(batch=2, steps=4, warmup=2, decay=2)
 SAVE_EVERY, MEASURE_EVERY = 250, 500
+PICTURES, CLIPS = 80_000, 12_000  # drawn ones kept on a GPU
 
 
 def scene_clips(stream, first, count, frames, without=()):
@@ -40,12 +45,12 @@ def scene_clips(stream, first, count, frames, without=()):
     return render.batch(made, stream.store)
 
 
-def loss_of(vae, x, noise, encoder=True):
+def loss_of(vae, x, noise, encoder=True, squares=2):
     """Error of pixels and of their gradients, fine and at half the size, with a little noise on the latents."""
     with torch.set_grad_enabled(encoder):
         mean = fast.encode(vae, x)
     d = fast.decode(vae, mean + SPREAD * noise) - x
-    pixels_error = d.abs().mean() + 2 * d.square().mean()
+    pixels_error = d.abs().mean() + squares * d.square().mean()
     edges = (d[..., 1:] - d[..., :-1]).abs().mean() + (d[..., 1:, :] - d[..., :-1, :]).abs().mean()
     if d.ndim == 5:
         edges = edges + 0.5 * (d[:, :, 1:] - d[:, :, :-1]).abs().mean()
@@ -56,7 +61,7 @@ def loss_of(vae, x, noise, encoder=True):
 @torch.no_grad()
 def reconstruct(vae, x):
     with common.autocast():
-        return torch.cat([fast.decode(vae, fast.encode(vae, part)).clamp(-1, 1) for part in x.split(16)])
+        return torch.cat([fast.decode(vae, fast.encode(vae, part.to(common.DEVICE))).clamp(-1, 1).cpu() for part in x.split(16)])
 
 
 def mean_psnr(x, y):
@@ -94,11 +99,36 @@ def starting_weights(state, stage):
     return saved["average"] if saved else {}
 
 
+class Frames:
+    """What the VAE learns on: two batches of three are what the transformer will see, the third has anything."""
+
+    def __init__(self, state, stage):
+        self.stage = list(STAGES).index(stage)
+        self.source = pixels.Source(data.shared_folder(), state / "cutouts.pt")
+        mixture = {"core": 0.6, "any": 0.4}
+        self.scenes = scenes.Stream(480 + self.stage, mixture=mixture)
+        self.held = scenes.Stream(481, self.scenes.catalogue, self.scenes.store, held=True, mixture=mixture)
+
+    def some(self, step, count, frames):
+        if step % 3:
+            return scene_clips(self.scenes, step * count, count, frames, self.source.held_files)
+        return self.source.clips(np.random.default_rng([step, self.stage]), count, frames)
+
+    def blocks(self, frames):
+        """For live.Drawers: blocks of pictures and of clips in turn."""
+        def blocks(rank):
+            for number in itertools.count(rank << 32):
+                yield dict(x=live.as_bytes(self.some(number // 2, *((48, 1) if number % 2 else (8, frames)))))
+        return blocks
+
+
 class Trainer:
     def __init__(self, args, stage, settings):
         self.args, self.stage, self.s = args, stage, settings
+        self.frames = Frames(args.state, stage)
+        self.drawers = live.Drawers(args.drawers, self.frames.blocks(settings["frames"])) if args.drawers else None
         self.path = args.state / f"vae48-{stage}.pt"
-        self.vae = fast.new_vae()
+        self.vae = fast.new_vae().to(common.DEVICE)
         saved = common.load(self.path)
         self.vae.load_state_dict(saved["model"] if saved else starting_weights(args.state, stage), strict=False)
         if stage == "decoder":
@@ -108,28 +138,35 @@ class Trainer:
         matrices, others = common.split(self.vae.named_parameters())
         self.optimisers = common.Optimisers(matrices, others, settings["lr"], settings["steps"],
                                             settings["warmup"], settings["decay"])
+        self.optimisers.position = common.Clock(args.minutes, settings["steps"])
         self.average = common.Average(self.vae, settings["average"])
+        self.random = torch.Generator(common.DEVICE)
         self.step = 0
         if saved:
             self.optimisers.load(saved["optimisers"])
             self.average.values, self.step = saved["average"], saved["step"]
         self.meter = common.Meter(args.state / f"vae48-{stage}.log", saved and saved["meter"])
-        self.source = pixels.Source(data.shared_folder(), args.state / "cutouts.pt")
-        mixture = {"core": 0.6, "any": 0.4}
-        self.scenes = scenes.Stream(480 + list(STAGES).index(stage), mixture=mixture)
-        self.held = scenes.Stream(481, self.scenes.catalogue, self.scenes.store, held=True, mixture=mixture)
+        self.pools = {1: live.Pool(PICTURES), settings["frames"]: live.Pool(CLIPS)}
+        while self.drawers and not all(p.filled for p in self.pools.values()):
+            self.take(wait=True)
+
+    def take(self, wait=False):
+        block = self.drawers.next(wait)
+        if block:
+            self.pools[block["x"].shape[2]].add(block)
+
+    def shape(self):
+        """Samples and frames of this step: stages after the first two have as many batches of pictures as of clips."""
+        count, frames = self.args.times * self.s["batch"], self.s["frames"]
+        return (count * 6, 1) if self.stage in ("decoder", "whole") and self.step % 2 else (count, frames)
 
     def batch(self):
-        """Two batches of three are what the transformer will see, the third has anything. The decoder's stage has as many
-        batches of pictures as of clips."""
-        count, frames = self.s["batch"], self.s["frames"]
-        if self.stage == "decoder" and self.step % 2:
-            count, frames = count * 6, 1
-        if self.step % 3:
-            x = scene_clips(self.scenes, self.step * count, count, frames, self.source.held_files)
+        count, frames = self.shape()
+        if self.drawers:
+            self.take()
+            x = live.as_frames(self.pools[frames].some(np.random.default_rng(self.step), count)["x"])
         else:
-            rng = np.random.default_rng([self.step, list(STAGES).index(self.stage)])
-            x = self.source.clips(rng, count, frames)
+            x = self.frames.some(self.step, count, frames).to(common.DEVICE)
         if frames == 1:
             return x[:, :, 0].contiguous(memory_format=torch.channels_last)
         return x.contiguous(memory_format=torch.channels_last_3d)
@@ -137,44 +174,50 @@ class Trainer:
     def one_step(self):
         x = self.batch()
         outer = [x.shape[0], fast.Z] + ([1 + (x.shape[2] - 1) // fast.TIME] if x.ndim == 5 else [])
-        noise = torch.randn([*outer, x.shape[-2] // fast.SPACE, x.shape[-1] // fast.SPACE],
-                            generator=torch.Generator().manual_seed(self.step))
+        noise = torch.randn([*outer, x.shape[-2] // fast.SPACE, x.shape[-1] // fast.SPACE], device=x.device,
+                            generator=self.random.manual_seed(self.step))
         with common.autocast():
-            loss, parts = loss_of(self.vae, x, noise, self.stage != "decoder")
+            loss, parts = loss_of(self.vae, x, noise, self.stage != "decoder", self.s.get("squares", 2))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.vae.parameters(), 1.0)
         self.optimisers.apply(self.step)
         self.average.update(self.vae, self.step)
         self.meter.samples += len(x)
         self.step += 1
-        return loss.item(), parts
+        return loss.detach(), parts
 
     def save(self):
         common.save(self.path, model=self.vae.state_dict(), average=self.average.values, step=self.step,
                     optimisers=self.optimisers.state(), meter=self.meter.state())
 
     def report(self):
-        shown = fast.new_vae()
+        if self.drawers:  # there may be no more than a part of the shared data
+            return
+        shown = fast.new_vae().to(common.DEVICE)
         self.average.store_into(shown)
         path = self.args.state / f"vae48-{self.stage}-{self.step:05d}.png"
-        self.meter.say(f"step {self.step}, {measure(shown, self.source, self.held, self.s['frames'], path)}")
+        self.meter.say(f"step {self.step}, {measure(shown, self.frames.source, self.frames.held, self.s['frames'], path)}")
 
     def run(self):
-        while self.step < self.optimisers.total:
+        last = self.optimisers.position(self.step) >= self.optimisers.total
+        while not last:
             if common.wants_to_finish(self.args.state, f"vae48-{self.stage}"):
                 self.optimisers.finish(self.step)
             loss, parts = self.one_step()
             if self.step % 50 == 0:
                 self.meter.say(f"step {self.step}, loss {loss:.4f}, batch {psnr(parts[0].item()):.2f} dB, "
                                f"latents squared {parts[1].item():.3f}")
-            if self.step % MEASURE_EVERY == 0 or self.step == self.optimisers.total:
+            last = self.optimisers.position(self.step) >= self.optimisers.total
+            if self.step % MEASURE_EVERY == 0 or last:
                 self.report()
-            if self.step % SAVE_EVERY == 0 or self.step == self.optimisers.total:
+            if self.step % SAVE_EVERY == 0 or last:
                 self.save()
+        if self.drawers:
+            self.drawers.stop()
 
 
 def main():
-    parser = common.arguments(__doc__)
+    parser = common.for_a_gpu(common.arguments(__doc__))
     parser.add_argument("--stage", choices=STAGES, required=True, help="which part to train")
     args = parser.parse_args()
     common.prepare(args)
