@@ -66,18 +66,20 @@ class Muon(torch.optim.Optimizer):
                 if p.grad is not None:
                     shapes.setdefault(p.flatten(1).shape, []).append(p)
             for shape, members in shapes.items():
-                wanted = torch.stack([self.direction(p, group) for p in members])
-                updates = orthogonal(wanted) * (0.2 * max(shape) ** 0.5)
-                for p, u in zip(members, updates):
-                    p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.add_(u.view_as(p), alpha=-group["lr"])
+                updates = orthogonal(self.directions(members, group)) * (0.2 * max(shape) ** 0.5)
+                torch._foreach_mul_(members, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(members, [u.view_as(p) for p, u in zip(members, updates)], alpha=-group["lr"])
 
-    def direction(self, p, group):
-        state = self.state[p]
-        if not state:
-            state["momentum"] = torch.zeros_like(p)
-        m = state["momentum"].mul_(group["momentum"]).add_(p.grad)
-        return p.grad.add(m, alpha=group["momentum"]).flatten(1)
+    def directions(self, members, group):
+        """The gradients ahead of their momenta, [n, rows, columns]."""
+        for p in members:
+            if not self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
+        gradients, momenta = [p.grad for p in members], [self.state[p]["momentum"] for p in members]
+        torch._foreach_mul_(momenta, group["momentum"])
+        torch._foreach_add_(momenta, gradients)
+        ahead = torch._foreach_add(gradients, momenta, alpha=group["momentum"])
+        return torch.stack([a.flatten(1) for a in ahead])
 
 
 def orthogonal(g):

@@ -63,9 +63,9 @@ class Trainer(train_dit48.Trainer):
         model.encoder.requires_grad_(False)
         return model
 
-    def points(self, rng, n):
+    def points(self, n):
         """Levels t, r and s for n samples."""
-        high = torch.from_numpy(rng.integers(1, len(self.levels), size=n)).to(common.DEVICE)
+        high = torch.randint(1, len(self.levels), (n,), generator=self.random, device=common.DEVICE)
         end = torch.zeros_like(high) if self.args.kind == "consistency" else (high - 1) // PARTS * PARTS
         return self.levels[high], self.levels[high - 1], self.levels[end]
 
@@ -75,10 +75,10 @@ class Trainer(train_dit48.Trainer):
         with_prompt, without = both.float().chunk(2)
         return without + export.GUIDANCE * (with_prompt - without)
 
-    def loss(self, rng, x, ids, mask):
+    def loss(self, x, ids, mask):
         n = len(x)
-        t, r, s = self.points(rng, n)
-        noise = self.noise(x)
+        t, r, s = self.points(n)
+        noise = self.normal(*x.shape)
         noisy = torch.lerp(x, noise, tall(t))
         with common.autocast(), train_dit.attention_for(x):
             with torch.no_grad():

@@ -26,7 +26,8 @@ import scenes
 import text
 
 WAITING = 64  # blocks
-PICTURES, CLIPS = 128, 24  # of a block
+PICTURES, CLIPS = 192, 24  # of a block
+TAKE_EVERY = 6  # steps: encoding costs as much as one to three of them
 ROOM = {1: 400_000}  # scenes kept on the device, by frames
 ROOM_OF_CLIPS = 16_000
 
@@ -41,13 +42,13 @@ def as_frames(x):
 
 
 def captioned(tok, seed):
-    """Blocks for the transformer: frames, and the ids and masks of WORDINGS captions each; a block of pictures, then two of clips
-    of the next lengths."""
+    """Blocks for the transformer: frames, and the ids and masks of WORDINGS captions each; pictures and clips of the
+    next length in turn."""
     def blocks(rank):
         stream, first = scenes.Stream((seed, rank)), 0
         lengths = itertools.cycle(np.roll(scenes.LENGTHS, rank))
         for number in itertools.count():
-            frames = 1 if number % 3 == 0 else int(next(lengths))
+            frames = int(next(lengths)) if number % 2 else 1
             count = PICTURES if frames == 1 else CLIPS
             made = [stream.scene(first + i, frames) for i in range(count)]
             words = [captions.caption(np.random.default_rng((seed, rank, first + i, w)), s).text
@@ -149,8 +150,8 @@ class Pool:
         self.filled = max(self.filled, self.at)
         self.at %= self.room
 
-    def some(self, rng, n):
-        rows = torch.from_numpy(rng.integers(self.filled, size=n)).to(common.DEVICE)
+    def some(self, random, n):
+        rows = torch.randint(self.filled, (n,), generator=random, device=common.DEVICE)
         return {k: v[rows] for k, v in self.kept.items()}
 
 

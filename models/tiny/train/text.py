@@ -153,6 +153,6 @@ def tokens(tok, prompts):
 
 def embed(encoder, ids, mask):
     """[b, length, width], zero after each prompt's end; nothing is computed past the end of the longest."""
-    used = int(mask.sum(1).max())
+    used = int(mask.sum(1).max()) if mask.device.type == "cpu" else mask.shape[1]  # asking a GPU would wait for it
     x = encoder(input_ids=ids[:, :used], attention_mask=mask[:, :used]).last_hidden_state.float() * mask[:, :used, None]
     return torch.nn.functional.pad(x, (0, 0, 0, ids.shape[1] - used))

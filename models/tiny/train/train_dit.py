@@ -124,17 +124,17 @@ class Trainer:
         x[:n], ids[:n], mask[:n] = clips[rows, :, :1], clip_ids[rows, 0], clip_mask[rows, 0]
         return x, ids, mask
 
-    def loss(self, rng, x, ids, mask):
-        normal = torch.from_numpy(rng.normal(*self.s["noise"], len(x))).float()
-        sigma = torch.sigmoid(normal).view(-1, 1, 1, 1, 1).to(x.device)
-        noise = self.noise(x)
+    def loss(self, x, ids, mask):
+        middle, spread = self.s["noise"]
+        sigma = torch.sigmoid(middle + spread * self.normal(len(x), 1, 1, 1, 1))
+        noise = self.normal(*x.shape)
         noisy = (1 - sigma) * x + sigma * noise
         with common.autocast(), attention_for(x):
             v = self.forward(noisy, sigma.flatten() * 1000, ids, mask)
         return F.mse_loss(v, noise - x)
 
-    def noise(self, x):
-        return torch.randn(x.shape, generator=self.random, device=x.device)
+    def normal(self, *shape):
+        return torch.randn(shape, generator=self.random, device=common.DEVICE)
 
     def position(self):
         """Where this step is in the plan."""
@@ -144,7 +144,7 @@ class Trainer:
         rng = np.random.default_rng([self.step, 99] + [self.team.rank] * (self.team.rank > 0))
         self.random.manual_seed(int(rng.integers(1 << 62)))
         x, ids, mask = self.batch(rng)
-        loss = self.loss(rng, x, ids, mask)
+        loss = self.loss(x, ids, mask)
         loss.backward()
         seconds, samples = self.team.share(self.model, len(x))
         self.meter.add(seconds, samples)

@@ -110,10 +110,10 @@ class Trainer(train_dit.Trainer):
 
     def batch(self, rng):
         pictures = self.position() < self.s["pictures_first"] or rng.random() < self.s["picture_share"]
-        if self.live:
+        if self.live and self.step % live.TAKE_EVERY == 0:
             self.live.take()
         x, ids, mask = (self.some_live if self.live else self.some_stored)(rng, pictures)
-        wording = torch.from_numpy(rng.integers(latents48.WORDINGS, size=len(x))).to(common.DEVICE)
+        wording = torch.randint(latents48.WORDINGS, (len(x),), generator=self.random, device=common.DEVICE)
         every, shape = torch.arange(len(x), device=common.DEVICE), (1, -1, 1, 1, 1)
         x = (x.float() - self.mean.view(shape)) / self.std.view(shape)
         return x, ids[every, wording].long(), mask[every, wording].long()
@@ -129,7 +129,7 @@ class Trainer(train_dit.Trainer):
     def some_live(self, rng, pictures):
         clips = sorted(k for k in self.live.pools if k[0] == "clip")
         key = ("picture", 1) if pictures else clips[rng.integers(len(clips))]
-        return self.live.pools[key].some(rng, self.samples(key[1])).values()
+        return self.live.pools[key].some(self.random, self.samples(key[1])).values()
 
     def run(self):
         super().run()

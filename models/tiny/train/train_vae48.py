@@ -164,7 +164,7 @@ class Trainer:
         count, frames = self.shape()
         if self.drawers:
             self.take()
-            x = live.as_frames(self.pools[frames].some(np.random.default_rng(self.step), count)["x"])
+            x = live.as_frames(self.pools[frames].some(self.random.manual_seed(self.step), count)["x"])
         else:
             x = self.frames.some(self.step, count, frames).to(common.DEVICE)
         if frames == 1:
