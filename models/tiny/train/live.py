@@ -9,6 +9,7 @@ import itertools
 import os
 import queue
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -45,7 +46,7 @@ def captioned(tok, seed):
     """Blocks for the transformer: frames, and the ids and masks of WORDINGS captions each; pictures and clips of the
     next length in turn."""
     def blocks(rank):
-        stream, first = scenes.Stream((seed, rank)), 0
+        stream, first = scenes.Stream(seed * 1000 + rank), 0
         lengths = itertools.cycle(np.roll(scenes.LENGTHS, rank))
         for number in itertools.count():
             frames = int(next(lengths)) if number % 2 else 1
@@ -101,7 +102,10 @@ class Drawers:
     def read(self):
         while self.folder.exists():
             for path in sorted(self.folder.glob("block-*")):
-                block = torch.load(path, weights_only=True)
+                try:
+                    block = torch.load(path, weights_only=True)
+                except FileNotFoundError:  # stopped meanwhile
+                    return
                 path.unlink(missing_ok=True)
                 self.ready.put({k: v.pin_memory() if common.DEVICE != "cpu" else v for k, v in block.items()})
             time.sleep(0.01)
@@ -127,10 +131,11 @@ class Drawers:
 
     def stop(self):
         """Ends the processes."""
-        shutil.rmtree(self.folder, ignore_errors=True)
         for pid in self.processes:
+            os.kill(pid, signal.SIGTERM)
             os.waitpid(pid, 0)
         self.processes = []
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class Pool:
