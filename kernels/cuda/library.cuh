@@ -8,8 +8,11 @@
 #include <dlfcn.h>
 #endif
 
-/* Libraries of NVIDIA's that are opened at run time. */
+/* Libraries of NVIDIA's that are opened at run time. Once opened they stay for as long as the process lives, however often they are
+ * closed: each time that cuBLASLt is loaded anew it keeps memory that nobody frees (docs/memory.md). */
+#define LIBRARY_FLAGS (RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE)
 
+/* Gives up what was looked up; the library stays. */
 static inline void close_library(void *file)
 {
     IMAGINE__BODY((void)dlclose(file), (void)file);
@@ -20,7 +23,7 @@ static inline void *open_library(const char *const *files, size_t file_count, co
                                  void **functions)
 {
     for (size_t i = 0; i < file_count; i++) {
-        void *file = IMAGINE__BODY(dlopen(files[i], RTLD_NOW | RTLD_LOCAL), emulator::open_library(files[i]));
+        void *file = IMAGINE__BODY(dlopen(files[i], LIBRARY_FLAGS), emulator::open_library(files[i]));
         bool all = file != nullptr;
         for (size_t j = 0; j < name_count && all; j++) {
             functions[j] = IMAGINE__BODY(dlsym(file, names[j]), emulator::find_function(file, names[j]));

@@ -2,6 +2,7 @@
 /* The compiled module as a file, on a machine with or without a GPU: its path is the first argument. */
 
 #include <dlfcn.h>
+#include <unistd.h>
 
 #include "../test.h"
 #include "kernels/cuda/cuda.h"
@@ -73,9 +74,54 @@ static void products(void)
     free(memory);
 }
 
+/* Bytes that the process holds in memory. */
+static int64_t resident(void)
+{
+    long pages = 0;
+    FILE *statm = fopen("/proc/self/statm", "r");
+    if (!statm || fscanf(statm, "%*d %ld", &pages) != 1)
+        pages = 0;
+    if (statm)
+        fclose(statm);
+    return (int64_t)pages * sysconf(_SC_PAGESIZE);
+}
+
+/* Whether a library is loaded: 1; can be: 0; is not on this machine: -1. */
+static int loaded(const char *name)
+{
+    void *there = dlopen(name, RTLD_NOW | RTLD_LOCAL | RTLD_NOLOAD), *found = there ? there : dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    if (found)
+        dlclose(found);
+    return there ? 1 : found ? 0 : -1;
+}
+
+/* cuBLASLt is loaded once in a process, however often products are opened and closed, for it keeps memory each time. */
+static void libraries(void)
+{
+    int64_t before = 0;
+    REQUIRE(cuda);
+    void *memory = malloc(cuda->products_size());
+    REQUIRE(memory);
+    for (int i = 0; i < 25; i++) {
+        cuda->products_open(memory);
+        cuda->products_close(memory);
+        before = i < 5 ? resident() : before;
+    }
+    int64_t grown = resident() - before;
+    free(memory);
+    int found = loaded("libcublasLt.so.13");
+    found = found < 0 ? loaded("libcublasLt.so.12") : found;
+    if (found < 0)
+        SKIP("cuBLASLt is not on this machine");
+    printf("    opened 20 times more: %.0f kB more\n", (double)grown / 1e3);
+    CHECK(found == 1);
+    CHECK(grown < 200 << 10);
+}
+
 int main(int argc, char **argv)
 {
-    static const test_case cases[] = {{"opens", opens}, {"table", table}, {"devices", devices}, {"products", products}};
+    static const test_case cases[] = {{"opens", opens}, {"table", table}, {"devices", devices}, {"products", products},
+                                      {"libraries", libraries}};
     if (argc < 2) {
         fprintf(stderr, "usage: %s libimagine_cuda.so\n", argv[0]);
         return 2;
