@@ -216,11 +216,26 @@ class Trainer:
             self.drawers.stop()
 
 
+def measure_only(state, stage):
+    """What the stage's weights make of pictures and of clips."""
+    frames, vae = Frames(state, stage), fast.new_vae().to(common.DEVICE).eval()
+    saved = common.load(state / f"vae48-{stage}.pt")
+    if not saved:
+        raise SystemExit(f"{state}: no weights of this stage; train it first")
+    vae.load_state_dict(saved["average"], strict=False)
+    for count in (1, STAGES["clips"]["frames"]):
+        path = state / f"vae48-{stage}-measured-{count}.png"
+        print(f"step {saved['step']}, frames {count}: {measure(vae, frames.source, frames.held, count, path)}", flush=True)
+
+
 def main():
     parser = common.for_a_gpu(common.arguments(__doc__))
     parser.add_argument("--stage", choices=STAGES, required=True, help="which part to train")
+    parser.add_argument("--measure", action="store_true", help="train nothing, measure the stage's weights")
     args = parser.parse_args()
     common.prepare(args)
+    if args.measure:
+        return measure_only(args.state, args.stage)
     torch.manual_seed(0)
     settings = dict(STAGES[args.stage], **(SMOKE if args.smoke else {}))
     if args.smoke:
