@@ -70,6 +70,27 @@ class Scenes(unittest.TestCase):
                     self.assertLessEqual(max(x1, y1), 128.01)
             self.assertTrue(scene.motion.kind == "orbit" or scenes.apart(scene))
 
+    def test_steps(self):
+        """Sizes and corners at rest are multiples of the step, whatever moves stays whole and apart, and layouts keep their shares."""
+        layouts = [[], []]
+        for number in range(150):
+            frames = 1 if number % 2 else 17
+            scene = stream(15, step=8).scene(number, frames)
+            layouts[0].append(scene.layout)
+            layouts[1].append(stream(15).scene(number, frames).layout)
+            if scene.motion.kind == "orbit":
+                continue
+            rest = -1 if scene.motion.kind in ("grow", "fall") else 0
+            for path in scene.paths:
+                side = path.width[rest]
+                for value in (side, path.x[rest] - side / 2, path.y[rest] - side / 2):
+                    self.assertAlmostEqual(value, 8 * round(value / 8), delta=0.01, msg=f"{number} {scene.motion}")
+                if scene.motion.kind not in ("zoom", "pan"):
+                    self.assertTrue(-0.02 < min(path.box()) and max(path.box()) < 128.02)
+            self.assertTrue(scenes.apart(scene))
+        for kind in scenes.LAYOUTS:
+            self.assertAlmostEqual(layouts[0].count(kind), layouts[1].count(kind), delta=8)
+
     def test_what_is_drawn_is_where_it_should_be(self):
         """The difference from the ground alone has its middle at the object's place."""
         checked = 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Processes that train together have the mean of their gradients and the sum of what they count."""
+"""Processes that train together have the mean of their gradients, the sum of what they count, and share what each would do."""
 
 import subprocess
 import sys
@@ -27,6 +27,9 @@ model.requires_grad_(True)
 seconds, samples = team.share(model, 10 + team.rank)
 late = team.any(team.rank == 1)
 early = team.any(False)
+stacks = [torch.arange(float(6 * n)).view(n, 2, 3) for n in (1, 4)]
+squares = team.divided(torch.square, stacks)
+assert all(torch.equal(s, x * x) for s, x in zip(squares, stacks)), squares
 print(f"{team.rank} {model.weight.grad.unique().tolist()} {samples} {seconds >= 0} {late} {early}\\n", end="", flush=True)
 """
 

@@ -55,6 +55,8 @@ class Muon(torch.optim.Optimizer):
     Matrices of one shape are orthogonalised together.
     """
 
+    team = None  # whose members share the work, with the same gradients each
+
     def __init__(self, params, lr, momentum=0.95, weight_decay=0.0):
         super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
 
@@ -65,8 +67,10 @@ class Muon(torch.optim.Optimizer):
             for p in group["params"]:
                 if p.grad is not None:
                     shapes.setdefault(p.flatten(1).shape, []).append(p)
-            for shape, members in shapes.items():
-                updates = orthogonal(self.directions(members, group)) * (0.2 * max(shape) ** 0.5)
+            directions = [self.directions(members, group) for members in shapes.values()]
+            found = self.team.divided(orthogonal, directions) if self.team else [orthogonal(d) for d in directions]
+            for (shape, members), updates in zip(shapes.items(), found):
+                updates *= 0.2 * max(shape) ** 0.5
                 torch._foreach_mul_(members, 1 - group["lr"] * group["weight_decay"])
                 torch._foreach_add_(members, [u.view_as(p) for p, u in zip(members, updates)], alpha=-group["lr"])
 
@@ -195,6 +199,18 @@ class Team:
         for g, mean in zip(gradients, flat[:-2].div_(self.size).split([g.numel() for g in gradients])):
             g.copy_(mean.view_as(g))
         return flat[-2].item() - own, round(flat[-1].item())
+
+    def divided(self, work, stacks):
+        """work(stack) of tensors that all have, each member doing its part of every stack's rows."""
+        if self.size == 1:
+            return [work(stack) for stack in stacks]
+        flat = torch.zeros(sum(stack.numel() for stack in stacks))
+        parts = [part.view_as(stack) for part, stack in zip(flat.split([stack.numel() for stack in stacks]), stacks)]
+        for part, stack in zip(parts, stacks):
+            if len(stack) > self.rank:
+                part[self.rank::self.size] = work(stack[self.rank::self.size])
+        torch.distributed.all_reduce(flat)
+        return parts
 
     def any(self, flag):
         """True for all where it is for one."""

@@ -22,6 +22,7 @@ WORDINGS = 4
 PICTURES, CLIPS = 1024, 160  # of a shard; its clips have all one length
 SHARDS = {"picture": 60, "clip": 90}
 SEED = 48
+STEP = 8  # of sizes and places
 
 
 def trained_vae(state):
@@ -103,7 +104,7 @@ def main():
     common.prepare(args)
     folder = args.state / "latents48"
     folder.mkdir(exist_ok=True)
-    vae, stream = trained_vae(args.state), scenes.Stream(SEED)
+    vae, stream = trained_vae(args.state), scenes.Stream(SEED, step=STEP)
     meter = common.Meter(args.state / "latents48.log")
     for kind in SHARDS:
         for number in range(1 if args.smoke else getattr(args, f"{kind}_shards")):

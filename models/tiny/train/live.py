@@ -46,7 +46,7 @@ def captioned(tok, seed):
     """Blocks for the transformer: frames, and the ids and masks of WORDINGS captions each; pictures and clips of the
     next length in turn."""
     def blocks(rank):
-        stream, first = scenes.Stream(seed * 1000 + rank), 0
+        stream, first = scenes.Stream(seed * 1000 + rank, step=latents48.STEP), 0
         lengths = itertools.cycle(np.roll(scenes.LENGTHS, rank))
         for number in itertools.count():
             frames = int(next(lengths)) if number % 2 else 1

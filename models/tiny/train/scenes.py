@@ -64,9 +64,10 @@ class Scene:
 
 
 class Stream:
-    """Scenes by number. `held` is False for training, True for held-out combinations, None for both."""
+    """Scenes by number. `held` is False for training, True for held-out combinations, None for both; `step` as in stepped()."""
 
-    def __init__(self, seed, catalogue=None, store=None, frames=LENGTHS, held=False, mixture=None):
+    def __init__(self, seed, catalogue=None, store=None, frames=LENGTHS, held=False, mixture=None, step=None):
+        self.step = step
         self.seed, self.frames, self.held = seed, (frames,) if isinstance(frames, int) else tuple(frames), held
         self.catalogue = catalogue or objects.Catalogue()
         self.store = store or objects.Store(self.catalogue.shared)
@@ -84,6 +85,8 @@ class Stream:
                 scene = self.animation(rng, frames)
             else:
                 scene = self.composed(rng, frames, subject, layout)
+            if scene and self.step and not stepped(scene, self.step):
+                continue
             if scene and (self.held is None or split.held_out(scene) == self.held) and not self.hides(scene):
                 return scene
 
@@ -221,6 +224,28 @@ def fits_camera(scene):
         if corners.min() < 1 or corners.max() > SIDE - 1:
             return False
     return True
+
+
+def stepped(scene, step):
+    """Rounds sizes, and corners at rest, to multiples of `step` pixels; False where things do not fit any more. A latent pixel
+    stands for 16x16: a cut-out that may lie anywhere in them at any size looks new each time, so that its shape is learnt late."""
+    kind = scene.motion.kind
+    if kind == "orbit":
+        return True
+    rest = -1 if kind in ("grow", "fall") else 0
+    for item, path in zip(scene.items, scene.paths):
+        size = step * max(1, round(item.size / step))
+        path.scale(size / item.size)
+        item.size = size
+        corner = path.x[rest] - path.width[rest] / 2, path.y[rest] - path.height[rest] / 2
+        path.shift(*(step * round(c / step) - c for c in corner))
+    boxes = np.array([p.box() for p in scene.paths])
+    out = np.ceil(np.maximum(-boxes[:, :2].min(0), 0) / step) - np.ceil(np.maximum(boxes[:, 2:].max(0) - SIDE, 0) / step)
+    for path in scene.paths:
+        path.shift(*(step * out))
+    boxes = np.array([p.box() for p in scene.paths])
+    inside = boxes.min() > -0.01 and boxes.max() < SIDE + 0.01
+    return inside and apart(scene) and fits_camera(scene) and (not scene.place or keeps_place(scene))
 
 
 def keeps_place(scene):

@@ -74,6 +74,7 @@ class Trainer:
         others += [p for n, p in named if tables(n)]
         self.optimisers = common.Optimisers(matrices, others, settings["lr"], settings["steps"], settings["warmup"],
                                             settings["decay"], settings["weight_decay"], gentle)
+        self.optimisers.all[0].team = self.team
         self.average = common.Average(self.model, settings["average"])
         self.random = torch.Generator(common.DEVICE)
         self.step = 0
