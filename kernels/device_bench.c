@@ -223,7 +223,7 @@ static int run_attention(const imagine__device_bench *b, const operands *o)
                                  .q_token = row, .k_batch = all, .k_token = row, .v_batch = all, .v_token = row,
                                  .y_batch = all, .y_token = row, .scale = scale};
     call.precision = o->e->way == F32 ? IMAGINE__CUDA_F32 : IMAGINE__CUDA_BF16;
-    return b->cuda->attention_f32(&a, &call);
+    return b->cuda->attend(&a, &call);
 }
 
 static int run_linear(const imagine__device_bench *b, const operands *o)

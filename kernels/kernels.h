@@ -8,7 +8,8 @@
  *
  * Common to all operations:
  * - Tensors are dense and row-major but for the strides that an operation names; strides count elements.
- * - Activations are f32 on the CPU. Weights are f32 or bf16 as stored; sums are f32.
+ * - Activations are f32; on a device, those that an operation has a type for may be bf16. Weights are f32 or bf16 as stored;
+ *   sums are f32.
  * - Outputs do not overlap inputs unless an operation says so.
  * - An operation cannot fail. It is called with valid shapes; a size of 0 does nothing.
  * - Work is cut into tiles whose bounds depend on the shapes alone, never on the number of threads, and every output
@@ -48,8 +49,8 @@ static inline int imagine__run_stopped(const imagine__run *run)
     return run->stopped(run);
 }
 
-typedef int32_t imagine__wtype; /* how a weight is stored */
-#define IMAGINE__W_F32 0
+typedef int32_t imagine__wtype; /* how values are stored: weights, and on a device what operations leave each other */
+#define IMAGINE__W_F32 0 /* 0, so that what an argument says nothing of is f32 */
 #define IMAGINE__W_BF16 1
 
 /* A weight matrix as linear() wants it: W [n, k] packed by pack_linear(). */
@@ -77,13 +78,14 @@ typedef int32_t imagine__act;
 #define IMAGINE__ACT_SILU 3 /* x / (1 + exp(-x)) */
 
 /* y[m, n] = gate[m / gate_rows, n] * (act(sum_k x[m, k] W[n, k] + bias[n]) * mul[m, n]) + add[m, n]
- * where a NULL gate, mul or add drops its factor or term. `add` may be `y` itself. */
+ * where a NULL gate, mul or add drops its factor or term. `add` may be `y` itself where that is f32. */
 typedef struct imagine__linear_args {
     const imagine__linear_weight *w;
-    const float *x;
-    float *y;
+    const void *x;
+    void *y;
     int64_t m, ldx, ldy; /* row strides of x and y */
     imagine__act act;
+    imagine__wtype x_type, y_type;
     int32_t reserved;
     const float *mul; /* row stride ld_mul */
     int64_t ld_mul;
@@ -97,14 +99,14 @@ typedef struct imagine__linear_args {
  * over j < kv_length[b] (at least 1), or j < kv when kv_length is NULL. Head size d >= 1, any. Strides: of a batch, a token; heads lie
  * d apart. The softmax subtracts the row's maximum and sums in f32. */
 typedef struct imagine__attention_args {
-    const float *q, *k, *v;
-    float *y;
+    const void *q, *k, *v;
+    void *y;
     int64_t batch, heads, d, tokens, kv;
     int64_t q_batch, q_token, k_batch, k_token, v_batch, v_token, y_batch, y_token;
     const int64_t *kv_length; /* [batch] or NULL */
     const float *bias; /* [heads, tokens, kv], the same for all of the batch, or NULL */
     float scale;
-    int32_t reserved;
+    imagine__wtype type; /* of q, k, v and y */
     /* NULL, or keys and values lie in blocks of kv_block tokens: key j of clip b is token j % kv_block of the block whose number
      * is kv_blocks[b * blocks_batch + j / kv_block], and block n begins at k + n * k_block. k_batch and v_batch do not count.
      * Numbers behind the last key are not looked at. */
@@ -144,12 +146,12 @@ typedef int32_t imagine__norm_kind;
 
 typedef struct imagine__norm_args {
     const float *x;
-    float *y;
+    void *y;
     int64_t rows, dim, ldx, ldy;
     imagine__norm_kind kind;
     imagine__act act;
     float eps;
-    int32_t reserved;
+    imagine__wtype y_type;
     const float *weight, *bias; /* [dim] */
     const float *scale, *shift; /* rows of stride ld_mod, one per `group` rows */
     int64_t group, ld_mod;
@@ -159,13 +161,13 @@ typedef struct imagine__norm_args {
  * leaves the norm out), then the rotation of pairs (2i, 2i+1) of every head by the angle whose cosine and sine stand in
  * table[position][i], position = row % positions: (a, b) -> (a cos - b sin, a sin + b cos). table NULL: no rotation. */
 typedef struct imagine__norm_rope_args {
-    float *x;
+    void *x;
     int64_t rows, heads, d, ldx;
     const float *weight; /* [heads * d] */
     const float *cos_table, *sin_table; /* [positions, d / 2] */
     int64_t positions;
     float eps;
-    int32_t reserved;
+    imagine__wtype type; /* of x */
 } imagine__norm_rope_args;
 
 /* Latents [channels, frames, height, width] and tokens [frames/pt * height/ph * width/pw, row], one clip.

@@ -113,7 +113,7 @@ static tile_state tile_at(const job *g, int64_t tile, void *scratch)
 static void load_queries(const job *g, const tile_state *t)
 {
     const imagine__attention_args *a = g->a;
-    const float *q = a->q + t->batch * a->q_batch + t->row * a->q_token + t->head * a->d;
+    const float *q = (const float *)a->q + t->batch * a->q_batch + t->row * a->q_token + t->head * a->d;
     const float scale = a->scale * LOG2_E;
     for (int64_t r = 0; r < t->rows; r++) {
         const float *from = q + r * a->q_token;
@@ -142,12 +142,12 @@ static void pack_8_keys(const float *k, int64_t stride, int64_t count, int64_t d
 
 static const float *keys_at(const job *g, const tile_state *t, int64_t token)
 {
-    return g->a->k + t->batch * g->a->k_batch + token * g->a->k_token + t->head * g->a->d;
+    return (const float *)g->a->k + t->batch * g->a->k_batch + token * g->a->k_token + t->head * g->a->d;
 }
 
 static const float *values_at(const job *g, const tile_state *t, int64_t token)
 {
-    return g->a->v + t->batch * g->a->v_batch + token * g->a->v_token + t->head * g->a->d;
+    return (const float *)g->a->v + t->batch * g->a->v_batch + token * g->a->v_token + t->head * g->a->d;
 }
 
 static void pack_keys(const job *g, const tile_state *t, int64_t first, int64_t count)
@@ -353,7 +353,7 @@ static void softmax(const job *g, const tile_state *t, int64_t first, int64_t co
 static void store_rows(const job *g, const tile_state *t)
 {
     const imagine__attention_args *a = g->a;
-    float *y = a->y + t->batch * a->y_batch + t->row * a->y_token + t->head * a->d;
+    float *y = (float *)a->y + t->batch * a->y_batch + t->row * a->y_token + t->head * a->d;
     for (int64_t r = 0; r < t->rows; r++, y += a->y_token) {
         const float *o = t->o + r * g->wide;
         vec sum = vec_set1(t->sum[r]);

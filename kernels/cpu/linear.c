@@ -39,7 +39,7 @@ static void fill_rows(const gemm *g, float *a, int64_t row, int64_t rows, int64_
 {
     (void)part;
     const imagine__linear_args *args = g->source;
-    const float *x = args->x + row * args->ldx + k;
+    const float *x = (const float *)args->x + row * args->ldx + k;
     for (int64_t r = 0; r < rows; r++)
         memcpy(a + r * GEMM_DEPTH, x + r * args->ldx, (size_t)depth * sizeof *a);
 }
@@ -47,7 +47,7 @@ static void fill_rows(const gemm *g, float *a, int64_t row, int64_t rows, int64_
 static const void *source_row(const gemm *g, int64_t row, int64_t k)
 {
     const imagine__linear_args *args = g->source;
-    return args->x + row * args->ldx + k;
+    return (const float *)args->x + row * args->ldx + k;
 }
 
 void IMAGINE__ISA(linear)(imagine__run *run, const imagine__linear_args *args)

@@ -54,7 +54,7 @@ static void fill_rows(const gemm *g, float *a, int64_t row, int64_t rows, int64_
     (void)part;
     const imagine__linear_args *args = g->source;
     for (int64_t r = 0; r < rows; r++)
-        round_row(a + r * GEMM_DEPTH, args->x + (row + r) * args->ldx + 2 * k, depth, args->w->k - 2 * k);
+        round_row(a + r * GEMM_DEPTH, (const float *)args->x + (row + r) * args->ldx + 2 * k, depth, args->w->k - 2 * k);
 }
 
 void imagine__avx512bf16_linear(imagine__run *run, const imagine__linear_args *args)

@@ -107,7 +107,7 @@ static void norm_tile(void *arg, int64_t tile, void *scratch)
     vec_mask none = vec_first(0), rest = vec_first(a->dim % VEC_LANES);
     (void)scratch;
     for (int64_t row = first; row < a->rows && row < first + g->rows_per_tile; row++) {
-        norm_row r = {.x = a->x + row * a->ldx, .y = a->y + row * a->ldy};
+        norm_row r = {.x = a->x + row * a->ldx, .y = (float *)a->y + row * a->ldy};
         if (a->scale) {
             r.scale = a->scale + row / a->group * a->ld_mod;
             r.shift = a->shift + row / a->group * a->ld_mod;
@@ -171,7 +171,7 @@ static void norm_rope_tile(void *arg, int64_t tile, void *scratch)
     int64_t first = tile * g->rows_per_tile, pairs = a->d / 2;
     (void)scratch;
     for (int64_t row = first; row < a->rows && row < first + g->rows_per_tile; row++) {
-        float *x = a->x + row * a->ldx;
+        float *x = (float *)a->x + row * a->ldx;
         if (a->weight)
             normalise(x, a->weight, a->heads * a->d, a->eps);
         if (!a->cos_table)

@@ -287,17 +287,13 @@ template <int D> static int start(const imagine__cuda_attention_args *a, void *s
     return launch(attention_kernel<D>, grid, THREADS, sizeof(tiles<D>), stream, t);
 }
 
-static bool in_eights(const void *p, int64_t batch, int64_t token)
+bool imagine__cuda_on_tensor_cores(const imagine__cuda_attention_args *a)
 {
-    return (uintptr_t)p % 16 == 0 && batch % 8 == 0 && token % 8 == 0;
-}
-
-static bool for_tensor_cores(const imagine__cuda_attention_args *a)
-{
+    bool size = a->d == 64 || a->d == 80 || a->d == 96 || a->d == 128;
     static_assert(IMAGINE__CUDA_KV_BLOCK == KEYS, "a tile of keys lies in one block");
     if (a->kv_blocks && (a->kv_block % KEYS || a->kv_block >= 1 << 30 || a->k_block % 8 || a->v_block % 8))
         return false;
-    return a->type == IMAGINE__W_BF16 && !a->bias && a->scale > 0 && a->tokens < 1 << 30 && a->kv < 1 << 30 &&
+    return size && device_capability() >= 80 && a->type == IMAGINE__W_BF16 && !a->bias && a->scale > 0 && a->tokens < 1 << 30 && a->kv < 1 << 30 &&
            in_eights(a->q, a->q_batch, a->q_token) && in_eights(a->k, a->k_batch, a->k_token) &&
            in_eights(a->v, a->v_batch, a->v_token) && in_eights(a->y, a->y_batch, a->y_token);
 }
@@ -313,7 +309,7 @@ int imagine__cuda_attention(const imagine__cuda_attention_args *a, void *stream)
 {
     if (a->batch <= 0 || a->heads <= 0 || a->tokens <= 0 || a->kv <= 0 || a->d <= 0)
         return 0;
-    if (for_tensor_cores(a) && device_capability() >= 80) {
+    if (imagine__cuda_on_tensor_cores(a)) {
         if (for_hopper(a))
             return imagine__cuda_attention_hopper(a, stream);
         switch (a->d) {

@@ -17,7 +17,7 @@
 /* What a plan is for, compared by its bytes. */
 struct lt_shape {
     int64_t m, n, k, ldx, ldy, ld_add;
-    int32_t type, epilogue, adds;
+    int32_t type, y_type, epilogue, adds;
     uint64_t workspace;
 };
 
@@ -127,8 +127,8 @@ void *imagine__cuda_convolver_of(void *memory)
 static bool make_layouts(const lt_functions &lt, const lt_shape &s, int64_t m, lt_layouts *made)
 {
     return lt.MatrixLayoutCreate(&made->x, s.type, (uint64_t)s.k, (uint64_t)m, s.ldx) == 0 &&
-           lt.MatrixLayoutCreate(&made->add, LT_F32, (uint64_t)s.n, (uint64_t)m, s.adds ? s.ld_add : s.ldy) == 0 &&
-           lt.MatrixLayoutCreate(&made->y, LT_F32, (uint64_t)s.n, (uint64_t)m, s.ldy) == 0;
+           lt.MatrixLayoutCreate(&made->add, s.y_type, (uint64_t)s.n, (uint64_t)m, s.adds ? s.ld_add : s.ldy) == 0 &&
+           lt.MatrixLayoutCreate(&made->y, s.y_type, (uint64_t)s.n, (uint64_t)m, s.ldy) == 0;
 }
 
 static bool describe(const lt_functions &lt, const lt_shape &s, lt_plan *plan)
@@ -141,7 +141,8 @@ static bool describe(const lt_functions &lt, const lt_shape &s, lt_plan *plan)
            make_layouts(lt, s, s.m, &plan->rows);
 }
 
-static bool set_bias(const lt_functions &lt, const lt_plan *plan, const float *bias)
+/* Its type is the one of y, which is what cuBLASLt takes it for. */
+static bool set_bias(const lt_functions &lt, const lt_plan *plan, const void *bias)
 {
     return !(plan->shape.epilogue & LT_BIAS_EPILOGUE) ||
            lt.MatmulDescSetAttribute(plan->descriptor, LT_BIAS, &bias, sizeof bias) == 0;
@@ -168,11 +169,11 @@ static bool choose(products *p, lt_plan *plan)
 static bool same_shape(const lt_shape &a, const lt_shape &b)
 {
     return a.m == b.m && a.n == b.n && a.k == b.k && a.ldx == b.ldx && a.ldy == b.ldy && a.ld_add == b.ld_add &&
-           a.type == b.type && a.epilogue == b.epilogue && a.adds == b.adds && a.workspace == b.workspace;
+           a.type == b.type && a.y_type == b.y_type && a.epilogue == b.epilogue && a.adds == b.adds && a.workspace == b.workspace;
 }
 
 /* The plan for a shape, perhaps one that says that there is none. */
-static lt_plan *plan_for(products *p, const lt_shape &shape, const float *bias)
+static lt_plan *plan_for(products *p, const lt_shape &shape, const void *bias)
 {
     for (lt_plan &plan : p->plans)
         if (same_shape(plan.shape, shape))
@@ -196,7 +197,7 @@ bool imagine__cuda_products_multiply(void *memory, const lt_product &a, void *st
     products *p = (products *)memory;
     bool f32 = a.type == IMAGINE__W_F32;
     lt_shape shape = {f32 ? PLANNED_ROWS : a.m, a.n, a.k, a.ldx, a.ldy, a.add ? a.ld_add : 0, f32 ? LT_F32 : LT_BF16,
-                      LT_PLAIN_EPILOGUE, a.add != nullptr, a.workspace_size};
+                      a.y_type == IMAGINE__W_F32 ? LT_F32 : LT_BF16, LT_PLAIN_EPILOGUE, a.add != nullptr, a.workspace_size};
     if (a.gelu || a.bias)
         shape.epilogue = (a.gelu ? LT_GELU_EPILOGUE : 0) | (a.bias ? LT_BIAS_EPILOGUE : 0);
     const float one = 1, beta = a.add ? 1.0f : 0.0f;

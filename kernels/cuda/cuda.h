@@ -20,7 +20,7 @@
 extern "C" {
 #endif
 
-#define IMAGINE__CUDA_VERSION 6
+#define IMAGINE__CUDA_VERSION 7
 
 typedef int32_t imagine__cuda_type; /* of activations and tables: IMAGINE__W_F32 or IMAGINE__W_BF16 */
 
@@ -28,7 +28,7 @@ typedef int32_t imagine__cuda_precision; /* of products */
 #define IMAGINE__CUDA_F32 0 /* in f32, the limit of parity */
 #define IMAGINE__CUDA_BF16 1 /* operands rounded to bf16, sums in f32, on the tensor cores where there are any */
 
-/* What the operations of kernels.h take beside their arguments, for f32 activations. */
+/* What the operations of kernels.h take beside their arguments. */
 typedef struct imagine__cuda_call {
     void *stream;
     imagine__cuda_precision precision;
@@ -171,14 +171,14 @@ typedef struct imagine__cuda {
     int (*products_open)(void *memory);
     void (*products_close)(void *memory); /* all work is done */
 
-    /* The operations of kernels.h as they are named there, f32: their argument structs lie in host memory and may go once the
+    /* The operations of kernels.h as they are named there: their argument structs lie in host memory and may go once the
      * call returns, as may the weight's struct and the array of a convolution's frames; all else they point to is on the
      * device. A weight's `packed` is its rows as stored: [n, k], or [cout, kt, kh, kw, cin]; kt is at most
      * IMAGINE__CUDA_FRAMES. */
     int (*linear)(const imagine__linear_args *, const imagine__cuda_call *);
     int (*conv)(const imagine__conv_args *, const imagine__cuda_call *);
-    /* In bf16 for d up to 128 without a bias or a list of blocks; all else in f32. */
-    int (*attention_f32)(const imagine__attention_args *, const imagine__cuda_call *);
+    /* Attention: in bf16 for d up to 128 without a bias or a list of blocks; all else with sums in f32. */
+    int (*attend)(const imagine__attention_args *, const imagine__cuda_call *);
     int (*shortcut_down)(const imagine__shortcut_args *, void *stream);
     int (*shortcut_up)(const imagine__shortcut_args *, void *stream);
     int (*modulate)(const imagine__modulate_args *, void *stream);

@@ -8,6 +8,8 @@
 #include "kernels/cuda/primitives.cuh"
 
 int imagine__cuda_attention(const imagine__cuda_attention_args *args, void *stream);
+/* Whether it is one of the kernels for tensor cores that computes this. */
+bool imagine__cuda_on_tensor_cores(const imagine__cuda_attention_args *args);
 /* Only for compute capability 9.0, d 64 or 128, and what the other kernel for tensor cores asks for. */
 int imagine__cuda_attention_hopper(const imagine__cuda_attention_args *args, void *stream);
 int imagine__cuda_norm(const imagine__cuda_norm_args *args, void *stream);
@@ -30,7 +32,7 @@ int imagine__cuda_products_open(void *memory);
 void imagine__cuda_products_close(void *memory);
 int imagine__cuda_linear(const imagine__linear_args *args, const imagine__cuda_call *call);
 int imagine__cuda_conv(const imagine__conv_args *args, const imagine__cuda_call *call);
-int imagine__cuda_attention_f32(const imagine__attention_args *args, const imagine__cuda_call *call);
+int imagine__cuda_attend(const imagine__attention_args *args, const imagine__cuda_call *call);
 int imagine__cuda_shortcut_down(const imagine__shortcut_args *args, void *stream);
 int imagine__cuda_shortcut_up(const imagine__shortcut_args *args, void *stream);
 int imagine__cuda_modulate(const imagine__modulate_args *args, void *stream);
@@ -46,6 +48,12 @@ int imagine__cuda_peak(imagine__cuda_precision precision, int64_t steps, float *
 #define IMAGINE__CUDA_INVALID 1 /* cudaErrorInvalidValue: larger than a grid can be */
 
 /* ---- values of either type --------------------------------------------------------------------------------------- */
+
+/* Where value i lies. */
+static inline void *value_at(const void *p, imagine__cuda_type type, int64_t i)
+{
+    return (char *)(uintptr_t)p + i * (type == IMAGINE__W_F32 ? 4 : 2);
+}
 
 /* Four neighbouring values at i, of which `count` exist; `aligned` when all four lie in one aligned vector. */
 IMAGINE__INLINE void load4(const void *p, imagine__cuda_type type, int64_t i, unsigned count, bool aligned, float (&v)[4])
@@ -92,6 +100,12 @@ IMAGINE__INLINE void store4(void *p, imagine__cuda_type type, int64_t i, unsigne
     for (unsigned j = 0; j < 4; j++)
         if (j < count)
             to[j] = to_bf16(v[j]);
+}
+
+/* Whether bf16 rows at p are what the tensor cores take: groups of eight are aligned vectors. */
+static inline bool in_eights(const void *p, int64_t batch, int64_t row)
+{
+    return (uintptr_t)p % 16 == 0 && batch % 8 == 0 && row % 8 == 0;
 }
 
 /* Whether groups of four at p, and at every multiple of the stride, are aligned vectors. */

@@ -37,10 +37,12 @@ static const void *weight_bf16(const void *packed, imagine__wtype type, int64_t 
 #define LARGE IMAGINE__BODY((int64_t)1 << 26, (int64_t)1 << 12)
 #define LARGE_F32 IMAGINE__BODY((int64_t)1 << 20, (int64_t)1 << 9) /* weights: how many rows there are is not to change a row */
 #define LT_ROOM ((size_t)32 << 20) /* what it has use for */
+/* From so many rows of one gate on, W is multiplied by it instead of the sums. */
+#define FOLDED_ROWS IMAGINE__BODY(1024, 24)
 
-/* How cuBLASLt or cuDNN has a part in a layer: not at all; for all of it; for the sums, which the epilogue's kernel then finds
- * in y's own rows or, where y is also what is added, in the workspace. */
-enum lt_part { LT_NONE, LT_ALL, LT_SUMS_IN_PLACE, LT_SUMS };
+/* How cuBLASLt or cuDNN has a part in a layer: not at all; for all of it; for all of it with the gate in W; for the sums, which the
+ * epilogue's kernel then finds in y's own rows or, where those are not for it, in the workspace. */
+enum lt_part { LT_NONE, LT_ALL, LT_FOLDED, LT_SUMS_IN_PLACE, LT_SUMS };
 
 /* Room for a library's own use, as much as it has use for and the rest can spare. */
 static void *library_room(workspace *room, size_t *size)
@@ -49,15 +51,21 @@ static void *library_room(workspace *room, size_t *size)
     return take(room, (int64_t)*size / 2);
 }
 
+static bool y_is_bf16(const product_epilogue &e)
+{
+    return e.y_type == IMAGINE__W_BF16;
+}
+
 static lt_part part_of(const imagine__linear_args *a, const product_epilogue &e, const imagine__cuda_call *call)
 {
     int64_t weights = a->w->n * a->w->k;
     bool large = on_tensor_cores(call) ? a->m * weights >= LARGE : weights >= LARGE_F32;
+    bool plain = !a->mul && (a->act == IMAGINE__ACT_NONE || (a->act == IMAGINE__ACT_GELU_TANH && !a->add && !a->gate));
     if (!imagine__cuda_products_there(call->products) || !e.aligned || !large)
         return LT_NONE;
-    if (!a->mul && !a->gate && (a->act == IMAGINE__ACT_NONE || (a->act == IMAGINE__ACT_GELU_TANH && !a->add)))
-        return LT_ALL;
-    return a->add == a->y ? LT_SUMS : LT_SUMS_IN_PLACE;
+    if (plain && !(a->add && y_is_bf16(e)) && (!a->gate || a->gate_rows >= FOLDED_ROWS))
+        return a->gate ? LT_FOLDED : LT_ALL;
+    return a->add == a->y || y_is_bf16(e) ? LT_SUMS : LT_SUMS_IN_PLACE;
 }
 
 /* A piece of a layer. */
@@ -67,31 +75,85 @@ struct piece {
     product_epilogue e;
     lt_part part;
     float *sums; /* of LT_SUMS */
+    product_weight folded; /* of LT_FOLDED, with the gate of the piece's rows */
+    const void *bias; /* for the library, of y's type */
     void *lt_room;
     size_t lt_size;
 };
 
+/* Settles how the library has a part, and takes the room for it: but for x and sums all that pieces share. */
+static void share_with_library(piece *p, const imagine__linear_args *a, const imagine__cuda_call *call, workspace *room, int *status)
+{
+    const imagine__linear_weight *w = a->w;
+    p->part = part_of(a, p->e, call);
+    p->bias = p->w.bias;
+    if (p->part == LT_NONE)
+        return;
+    p->lt_room = library_room(room, &p->lt_size);
+    if (p->part == LT_FOLDED) {
+        const workspace before = *room;
+        void *to = take(room, w->n * p->x.k * (p->w.type == IMAGINE__W_F32 ? 2 : 1));
+        float *bias = (float *)take(room, 2 * w->n);
+        p->folded = {to, w->bias ? bias : nullptr, w->n, p->x.k, p->w.type, true};
+        if (to && bias)
+            return;
+        *room = before;
+        p->part = a->add == a->y ? LT_SUMS : LT_SUMS_IN_PLACE;
+    }
+    if (p->part == LT_ALL && y_is_bf16(p->e) && w->bias) {
+        uint16_t *bias = take(room, w->n);
+        p->bias = bias;
+        if (bias && !*status)
+            *status = imagine__cuda_convert(rounded_rows(w->bias, IMAGINE__W_F32, 1, w->n, w->n, bias, w->n), call->stream);
+        p->part = bias ? LT_ALL : LT_SUMS;
+    }
+}
+
 /* Whether cuBLASLt took the piece; *status is then the result. */
 static bool by_library(const piece &p, const imagine__cuda_call *call, int *status)
 {
-    float *y = p.e.y + p.e.first * p.e.ldy;
-    lt_product a = {p.x.x, p.w.w, y, p.x.m, p.w.n, p.x.k, p.x.ldx, p.e.ldy, p.w.type, nullptr, nullptr, 0, false, p.lt_room,
-                    p.lt_size};
+    const product_epilogue &e = p.e;
+    void *y = value_at(e.y, e.y_type, e.first * e.ldy);
+    lt_product a = {p.x.x, p.w.w, y, p.x.m, p.w.n, p.x.k, p.x.ldx, e.ldy, p.w.type, e.y_type, nullptr, nullptr, 0, false,
+                    p.lt_room, p.lt_size};
     if (p.part == LT_NONE)
         return false;
-    if (p.part == LT_ALL) {
-        a.bias = p.w.bias;
-        a.gelu = p.e.act == IMAGINE__ACT_GELU_TANH;
-        a.add = p.e.add ? p.e.add + p.e.first * p.e.ld_add : nullptr;
-        a.ld_add = p.e.ld_add;
+    if (p.part == LT_ALL || p.part == LT_FOLDED) {
+        a.w = p.part == LT_FOLDED ? p.folded.w : a.w;
+        a.bias = p.part == LT_FOLDED ? p.folded.bias : p.bias;
+        a.gelu = e.act == IMAGINE__ACT_GELU_TANH;
+        a.add = e.add ? e.add + e.first * e.ld_add : nullptr;
+        a.ld_add = e.ld_add;
         return imagine__cuda_products_multiply(call->products, a, call->stream);
     }
     if (p.part == LT_SUMS)
-        a.y = p.sums, a.ldy = p.w.n;
+        a.y = p.sums, a.ldy = p.w.n, a.y_type = IMAGINE__W_F32;
     if (!imagine__cuda_products_multiply(call->products, a, call->stream))
         return false;
-    *status = imagine__cuda_finish(a.y, a.ldy, p.w, p.e, call->stream);
+    *status = imagine__cuda_finish((const float *)a.y, a.ldy, p.w, e, call->stream);
     return true;
+}
+
+/* Where a piece ends that begins at row `first` and may have so many rows; a folded one has one gate, which is then in its W. */
+static int64_t begin_piece(piece *p, const imagine__linear_args *a, int64_t first, int64_t rows, void *stream, int *status)
+{
+    int64_t end = first + rows < a->m ? first + rows : a->m, group = p->part == LT_FOLDED ? first / a->gate_rows : 0;
+    if (p->part == LT_FOLDED) {
+        if (first == group * a->gate_rows)
+            *status = imagine__cuda_fold({&p->w, a->gate + group * a->ld_gate, (void *)p->folded.w, (float *)p->folded.bias,
+                                          p->w.type, p->x.k}, stream);
+        end = end < (group + 1) * a->gate_rows ? end : (group + 1) * a->gate_rows;
+    }
+    p->e.first = first;
+    p->e.m = end;
+    return end;
+}
+
+/* How many rows at a time there is room for, at so many bytes each; 0: not for one piece. */
+static int64_t rows_at_once(const imagine__linear_args *a, const workspace &room, int64_t row)
+{
+    int64_t rows = !row ? a->m : room.left < 512 ? 0 : (int64_t)(room.left - 512) / row;
+    return rows < a->m ? rows / ROWS * ROWS : a->m;
 }
 
 /* Whether there was room; *status is then the result. */
@@ -100,23 +162,23 @@ static bool linear_bf16(const imagine__linear_args *a, const imagine__cuda_call 
     const imagine__linear_weight *w = a->w;
     workspace room = workspace_of(call);
     int64_t k = in_whole_eights(w->k);
-    piece p = {{}, {weight_bf16(w->packed, w->type, w->n, w->k, &room, call->stream, status), w->bias, w->n, k,
-                    IMAGINE__W_BF16, true}, e, part_of(a, e, call), nullptr, nullptr, 0};
-    if (p.part != LT_NONE)
-        p.lt_room = library_room(&room, &p.lt_size);
-    int64_t row = 2 * k + (p.part == LT_SUMS ? 4 * w->n : 0); /* bytes */
-    int64_t rows = room.left < 512 ? 0 : (int64_t)(room.left - 512) / (row ? row : 1);
-    rows = rows < a->m ? rows / ROWS * ROWS : a->m;
-    uint16_t *x = p.w.w && rows ? take(&room, rows * k) : nullptr;
-    p.sums = p.part == LT_SUMS && x ? (float *)take(&room, 2 * rows * w->n) : nullptr;
-    if (!x || (p.part == LT_SUMS && !p.sums))
+    bool as_it_is = a->x_type == IMAGINE__W_BF16 && k == w->k && in_eights(a->x, 0, a->ldx);
+    piece p = {};
+    p.w = {weight_bf16(w->packed, w->type, w->n, w->k, &room, call->stream, status), w->bias, w->n, k, IMAGINE__W_BF16, true};
+    p.e = e;
+    p.x.k = k;
+    share_with_library(&p, a, call, &room, status);
+    int64_t rows = rows_at_once(a, room, (as_it_is ? 0 : 2 * k) + (p.part == LT_SUMS ? 4 * w->n : 0));
+    uint16_t *rounded = p.w.w && rows && !as_it_is ? take(&room, rows * k) : nullptr;
+    p.sums = p.part == LT_SUMS && p.w.w && rows ? (float *)take(&room, 2 * rows * w->n) : nullptr;
+    if (!p.w.w || !rows || !(as_it_is || rounded) || (p.part == LT_SUMS && !p.sums))
         return false;
-    for (int64_t first = 0; first < a->m && !*status; first += rows) {
-        p.e.first = first;
-        p.e.m = first + rows < a->m ? first + rows : a->m;
-        p.x = {x, p.e.m - first, k, k, true};
-        *status = imagine__cuda_convert(rounded_rows(a->x + first * a->ldx, IMAGINE__W_F32, p.x.m, w->k, a->ldx, x, k),
-                                        call->stream);
+    for (int64_t first = 0, end; first < a->m && !*status; first = end) {
+        end = begin_piece(&p, a, first, rows, call->stream, status);
+        const void *x = value_at(a->x, a->x_type, first * a->ldx);
+        p.x = {as_it_is ? x : rounded, end - first, as_it_is ? a->ldx : k, k, true, IMAGINE__W_BF16};
+        if (!as_it_is && !*status)
+            *status = imagine__cuda_convert(rounded_rows(x, a->x_type, p.x.m, w->k, a->ldx, rounded, k), call->stream);
         if (!*status && !by_library(p, call, status))
             *status = imagine__cuda_multiply_bf16(p.x, p.w, p.e, call->stream);
     }
@@ -140,21 +202,22 @@ static bool linear_f32(const imagine__linear_args *a, const imagine__cuda_call *
 {
     const imagine__linear_weight *w = a->w;
     workspace room = workspace_of(call);
-    piece p = {{}, {nullptr, w->bias, w->n, w->k, IMAGINE__W_F32, true}, e, part_of(a, e, call), nullptr, nullptr, 0};
-    if (p.part == LT_NONE || w->k % 4 || !floats_in_fours(a->x, a->ldx) || (uintptr_t)w->packed % 16)
+    if (part_of(a, e, call) == LT_NONE || a->x_type != IMAGINE__W_F32 || y_is_bf16(e) || w->k % 4 ||
+        !in_fours(a->x, IMAGINE__W_F32, a->ldx) || (uintptr_t)w->packed % 16)
         return false;
-    p.w.w = weight_f32(w, &room, call->stream, status);
-    p.lt_room = library_room(&room, &p.lt_size);
-    int64_t rows = p.part != LT_SUMS ? a->m : room.left < 256 ? 0 : (int64_t)(room.left - 256) / (4 * w->n);
-    rows = rows < a->m ? rows / ROWS * ROWS : a->m;
+    piece p = {};
+    p.w = {weight_f32(w, &room, call->stream, status), w->bias, w->n, w->k, IMAGINE__W_F32, true};
+    p.e = e;
+    p.x.k = w->k;
+    share_with_library(&p, a, call, &room, status);
+    int64_t rows = rows_at_once(a, room, p.part == LT_SUMS ? 4 * w->n : 0);
     p.sums = p.part == LT_SUMS && rows ? (float *)take(&room, 2 * rows * w->n) : nullptr;
     if (!p.w.w || !rows || (p.part == LT_SUMS && !p.sums))
         return false;
-    for (int64_t first = 0; first < a->m && !*status; first += rows) {
-        p.e.first = first;
-        p.e.m = first + rows < a->m ? first + rows : a->m;
-        p.x = {a->x + first * a->ldx, p.e.m - first, a->ldx, w->k, true};
-        if (!by_library(p, call, status))
+    for (int64_t first = 0, end; first < a->m && !*status; first = end) {
+        end = begin_piece(&p, a, first, rows, call->stream, status);
+        p.x = {(const float *)a->x + first * a->ldx, end - first, a->ldx, w->k, true, IMAGINE__W_F32};
+        if (!*status && !by_library(p, call, status))
             *status = imagine__cuda_multiply(p.x, p.w, p.e, call->stream);
     }
     return true;
@@ -166,13 +229,13 @@ int imagine__cuda_linear(const imagine__linear_args *a, const imagine__cuda_call
     int status = 0;
     if (a->m <= 0 || w->n <= 0)
         return 0;
-    product_epilogue e = {a->y, 0, a->m, a->ldy, a->act, false, a->mul, a->gate, a->add, a->ld_mul, a->gate_rows, a->ld_gate,
-                          a->ld_add};
-    e.aligned = floats_in_fours(a->y, a->ldy) && floats_in_fours(w->bias, 0) && floats_in_fours(a->mul, a->ld_mul) &&
+    product_epilogue e = {a->y, 0, a->m, a->ldy, a->act, a->y_type, false, a->mul, a->gate, a->add, a->ld_mul, a->gate_rows,
+                          a->ld_gate, a->ld_add};
+    e.aligned = in_fours(a->y, a->y_type, a->ldy) && floats_in_fours(w->bias, 0) && floats_in_fours(a->mul, a->ld_mul) &&
                 floats_in_fours(a->gate, a->ld_gate) && floats_in_fours(a->add, a->ld_add);
     if (on_tensor_cores(call) ? linear_bf16(a, call, e, &status) : linear_f32(a, call, e, &status))
         return status;
-    rows_source source = {a->x, a->m, a->ldx, w->k, floats_in_fours(a->x, a->ldx)};
+    rows_source source = {a->x, a->m, a->ldx, w->k, in_fours(a->x, a->x_type, a->ldx), a->x_type};
     product_weight weight = {w->packed, w->bias, w->n, w->k, w->type, in_fours(w->packed, w->type, w->k)};
     return imagine__cuda_multiply(source, weight, e, call->stream);
 }
@@ -301,7 +364,7 @@ static bool by_library(const conv_pieces &p, const taps_source &s, const product
     d.w = p.w.w, d.cin = s.cin, d.cout = w->cout, d.frames = s.frames, d.kh = w->kh, d.kw = w->kw;
     d.out_w = s.out_w, d.out_h = pixels / s.out_w, d.stride_h = s.stride_h, d.stride_w = s.stride_w;
     d.workspace = p.dnn_room, d.workspace_size = p.dnn_size;
-    d.y = e.y + e.first * e.ldy, d.ldy = e.ldy;
+    d.y = (float *)e.y + e.first * e.ldy, d.ldy = e.ldy;
     if (p.part == LT_ALL) {
         d.bias = w->bias;
         d.add = e.add ? e.add + e.first * e.ld_add : nullptr;

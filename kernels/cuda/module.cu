@@ -315,7 +315,7 @@ extern "C" const imagine__cuda *imagine__cuda_module(int32_t version)
         imagine__cuda_activate, imagine__cuda_embed, imagine__cuda_combine, imagine__cuda_transpose, imagine__cuda_finite,
         imagine__cuda_to_u8, imagine__cuda_from_u8, imagine__cuda_upsample, imagine__cuda_products_size,
         imagine__cuda_products_open, imagine__cuda_products_close, imagine__cuda_linear, imagine__cuda_conv,
-        imagine__cuda_attention_f32, imagine__cuda_shortcut_down, imagine__cuda_shortcut_up, imagine__cuda_modulate,
+        imagine__cuda_attend, imagine__cuda_shortcut_down, imagine__cuda_shortcut_up, imagine__cuda_modulate,
         imagine__cuda_relative_bias, imagine__cuda_pixels, imagine__cuda_snake, imagine__cuda_peak,
         graph_begin, graph_end, graph_launch, graph_destroy, upload_later, pin, unpin, stream_wait,
         imagine__cuda_keep, imagine__cuda_spread, imagine__cuda_rescale,

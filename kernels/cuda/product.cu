@@ -22,7 +22,7 @@ struct step_values {
 /* All four lie side by side, or each is looked for. */
 IMAGINE__INLINE void read4(const rows_source &s, const rows_place &p, int, int64_t k, float (&v)[4])
 {
-    load4(s.x, IMAGINE__W_F32, p.at + k, p.at < 0 ? 0 : count_before(k, s.k), s.aligned, v);
+    load4(s.x, s.type, p.at + k, p.at < 0 ? 0 : count_before(k, s.k), s.aligned, v);
 }
 
 IMAGINE__INLINE void read4(const taps_source &s, const taps_place &p, int part, int64_t k, float (&v)[4])
@@ -179,4 +179,42 @@ int imagine__cuda_finish(const float *sums, int64_t stride, const product_weight
     if (blocks > 0x7fffffff)
         return IMAGINE__CUDA_INVALID;
     return launch(finish_kernel, (unsigned)blocks, FINISHERS, 0, stream, sums, stride, w, e);
+}
+
+/* ---- a gate in the weight ---------------------------------------------------------------------------------------- */
+
+struct fold_args {
+    const void *w;
+    const float *bias, *gate;
+    void *to;
+    float *to_bias;
+    int64_t n, k, row;
+    imagine__wtype type, to_type;
+    bool aligned;
+};
+
+__global__ void __launch_bounds__(FINISHERS) fold_kernel(fold_args a)
+{
+    int64_t across = (a.k + 3) / 4, i = (int64_t)blockIdx.x * FINISHERS + threadIdx.x, row = i / across, column = i % across * 4;
+    if (row >= a.n)
+        return;
+    float v[4], gate = a.gate[row];
+    unsigned count = count_before(column, a.k);
+    load4(a.w, a.type, row * a.row + column, count, a.aligned, v);
+    for (unsigned j = 0; j < 4; j++)
+        v[j] *= gate;
+    store4(a.to, a.to_type, row * a.k + column, count, a.aligned, v);
+    if (a.bias && column == 0)
+        a.to_bias[row] = gate * a.bias[row];
+}
+
+int imagine__cuda_fold(const folded_weight &f, void *stream)
+{
+    const product_weight &w = *f.w;
+    bool aligned = in_fours(w.w, w.type, w.row) && in_fours(f.to, f.to_type, f.k) && f.k % 4 == 0;
+    int64_t blocks = (w.n * ((f.k + 3) / 4) + FINISHERS - 1) / FINISHERS;
+    if (blocks > 0x7fffffff)
+        return IMAGINE__CUDA_INVALID;
+    return launch(fold_kernel, (unsigned)blocks, FINISHERS, 0, stream,
+                  fold_args{w.w, w.bias, f.gate, f.to, f.bias, w.n, f.k, w.row, w.type, f.to_type, aligned});
 }

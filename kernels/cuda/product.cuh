@@ -17,9 +17,10 @@ struct product_weight {
 };
 
 struct product_epilogue {
-    float *y;
+    void *y;
     int64_t first, m, ldy; /* the product's row 0 is row `first` of y; rows from m on are left out */
     imagine__act act;
+    imagine__cuda_type y_type;
     bool aligned; /* all of it in fours */
     const float *mul, *gate, *add;
     int64_t ld_mul, gate_rows, ld_gate, ld_add;
@@ -61,7 +62,7 @@ IMAGINE__INLINE void finish4(const product_epilogue &e, const float *bias, int64
         for (unsigned j = 0; j < 4; j++)
             v[j] += other[j];
     }
-    store4(e.y, IMAGINE__W_F32, row * e.ldy + column, count, e.aligned, v);
+    store4(e.y, e.y_type, row * e.ldy + column, count, e.aligned, v);
 }
 
 /* ---- sources ----------------------------------------------------------------------------------------------------- */
@@ -75,6 +76,7 @@ struct rows_source {
     const void *x;
     int64_t m, ldx, k;
     bool aligned; /* in groups of four */
+    imagine__cuda_type type;
 };
 
 struct rows_place {
@@ -161,14 +163,15 @@ IMAGINE__INLINE int64_t offset_of(const taps_source &s, const taps_place &p, int
 
 /* ---- cuBLASLt, if it is there ------------------------------------------------------------------------------------ */
 
-/* y [m, n] = gelu(x [m, k] W [n, k]^T + bias) + add, x and W bf16 or both f32, W dense, y and add f32, by rows; no gelu with a
- * term. f32 is multiplied as f32. */
+/* y [m, n] = gelu(x [m, k] W [n, k]^T + bias) + add, x and W bf16 or both f32, W dense, y, bias and add f32 or, without add,
+ * bf16, by rows; no gelu with a term. f32 is multiplied as f32. */
 struct lt_product {
     const void *x, *w;
-    float *y;
+    void *y;
     int64_t m, n, k, ldx, ldy;
-    imagine__wtype type; /* of x and W */
-    const float *bias, *add; /* or NULL */
+    imagine__wtype type, y_type; /* of x and W; of y and bias */
+    const void *bias; /* or NULL */
+    const float *add; /* or NULL */
     int64_t ld_add;
     bool gelu; /* of tanh */
     void *workspace;
@@ -216,5 +219,16 @@ int imagine__cuda_multiply_bf16(const rows_source &source, const product_weight 
 int imagine__cuda_multiply_bf16(const taps_source &source, const product_weight &w, const product_epilogue &e, void *stream);
 /* The epilogue alone, of sums that lie in memory, row e.first first; they may be y's own rows. */
 int imagine__cuda_finish(const float *sums, int64_t stride, const product_weight &w, const product_epilogue &e, void *stream);
+
+/* A layer whose rows all have one gate: what that would multiply, multiplied. Dense rows of `to_type`, and a bias where there is one. */
+struct folded_weight {
+    const product_weight *w;
+    const float *gate; /* [n] */
+    void *to;
+    float *bias;
+    imagine__wtype to_type;
+    int64_t k;
+};
+int imagine__cuda_fold(const folded_weight &args, void *stream);
 
 #endif

@@ -43,10 +43,10 @@ static void attend_row(const job *g, int64_t batch, int64_t head, int64_t row, d
 {
     const imagine__attention_args *a = g->a;
     int64_t kv = a->kv_length ? a->kv_length[batch] : a->kv;
-    const float *q = a->q + batch * a->q_batch + row * a->q_token + head * a->d;
-    const float *k = a->k + head * a->d, *v = a->v + head * a->d;
+    const float *q = (const float *)a->q + batch * a->q_batch + row * a->q_token + head * a->d;
+    const float *k = (const float *)a->k + head * a->d, *v = (const float *)a->v + head * a->d;
     const float *bias = a->bias ? a->bias + (head * a->tokens + row) * a->kv : NULL;
-    float *y = a->y + batch * a->y_batch + row * a->y_token + head * a->d;
+    float *y = (float *)a->y + batch * a->y_batch + row * a->y_token + head * a->d;
     double max = -INFINITY;
     for (int64_t j = 0; j < kv; j++) {
         double s = score(a, q, k + place_of(a, batch, j, a->k_batch, a->k_token, a->k_block), bias, j);

@@ -42,7 +42,7 @@ static void linear_tile(void *arg, int64_t tile, void *scratch)
 
     for (int64_t i = row; i < row_end; i++) {
         for (int64_t j = column; j < column_end; j++) {
-            float value = dot(a->x + i * a->ldx, w->packed, w->type, j * w->k, w->k);
+            float value = dot((const float *)a->x + i * a->ldx, w->packed, w->type, j * w->k, w->k);
             if (w->bias)
                 value += w->bias[j];
             value = imagine__ref_act(value, a->act);
@@ -52,7 +52,7 @@ static void linear_tile(void *arg, int64_t tile, void *scratch)
                 value *= a->gate[i / a->gate_rows * a->ld_gate + j];
             if (a->add)
                 value += a->add[i * a->ld_add + j];
-            a->y[i * a->ldy + j] = value;
+            ((float *)a->y)[i * a->ldy + j] = value;
         }
     }
 }

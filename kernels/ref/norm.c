@@ -39,7 +39,7 @@ static void statistics(const imagine__norm_args *a, const float *x, double *mean
 static void norm_row(const imagine__norm_args *a, int64_t row)
 {
     const float *x = a->x + row * a->ldx;
-    float *y = a->y + row * a->ldy;
+    float *y = (float *)a->y + row * a->ldy;
     const float *scale = a->scale ? a->scale + row / a->group * a->ld_mod : NULL;
     const float *shift = a->shift ? a->shift + row / a->group * a->ld_mod : NULL;
     double mean, factor;
@@ -94,7 +94,7 @@ static void rotate_head(float *x, const float *cosine, const float *sine, int64_
 static void norm_rope_row(const imagine__norm_rope_args *a, int64_t row)
 {
     int64_t dim = a->heads * a->d, pairs = a->d / 2;
-    float *x = a->x + row * a->ldx;
+    float *x = (float *)a->x + row * a->ldx;
     if (a->weight) {
         double squares = 0;
         for (int64_t i = 0; i < dim; i++)

@@ -122,6 +122,12 @@ float *imagine__arena_floats(imagine__arena *arena, int64_t count)
     return size ? imagine__arena_alloc(arena, size) : NULL;
 }
 
+void *imagine__arena_values(imagine__arena *arena, int64_t count, imagine__wtype type)
+{
+    size_t size = size_of_floats(count);
+    return size ? imagine__arena_alloc(arena, type == IMAGINE__W_F32 ? size : (size + 1) / 2) : NULL;
+}
+
 float *imagine__arena_host_floats(imagine__arena *arena, int64_t count)
 {
     size_t size = size_of_floats(count);

@@ -68,6 +68,8 @@ const imagine__kernels *imagine__context_kernels(const imagine_context *context)
 /* The operations for tensors on the host: the context's own, or, where it computes on a GPU, its CPU's. */
 const imagine__kernels *imagine__context_host_kernels(const imagine_context *context);
 int imagine__on_device(const imagine_context *context); /* 1: values lie on a GPU */
+/* What operations may leave each other: bf16 on a device that computes in it, else f32. */
+imagine__wtype imagine__activations(const imagine_context *context);
 int32_t imagine__context_threads(const imagine_context *context);
 
 /* IMAGINE_OK, or IMAGINE_ERROR_FORKED (with the message) in a child of the process that made the context. */
@@ -102,6 +104,7 @@ imagine__arena *imagine__arena_create(imagine_context *context); /* NULL: out of
 void imagine__arena_destroy(imagine__arena *arena);
 void *imagine__arena_alloc(imagine__arena *arena, size_t size); /* NULL: out of memory */
 float *imagine__arena_floats(imagine__arena *arena, int64_t count); /* overflow-checked; NULL: out of memory */
+void *imagine__arena_values(imagine__arena *arena, int64_t count, imagine__wtype type); /* likewise */
 /* The same for what the host is to look at; marks count for both. */
 void *imagine__arena_host(imagine__arena *arena, size_t size);
 float *imagine__arena_host_floats(imagine__arena *arena, int64_t count);

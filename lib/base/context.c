@@ -66,6 +66,7 @@ static imagine_status begin_device(imagine_context *context, const imagine_conte
         return status;
     context->kernels = &imagine__kernels_device;
     context->on_device = 1;
+    context->activations = precision == IMAGINE__CUDA_BF16 ? IMAGINE__W_BF16 : IMAGINE__W_F32;
     return IMAGINE_OK;
 }
 
@@ -192,6 +193,11 @@ const imagine__kernels *imagine__context_host_kernels(const imagine_context *con
 int imagine__on_device(const imagine_context *context)
 {
     return context->on_device;
+}
+
+imagine__wtype imagine__activations(const imagine_context *context)
+{
+    return context->activations;
 }
 
 int32_t imagine__context_threads(const imagine_context *context)

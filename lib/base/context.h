@@ -31,7 +31,7 @@ struct imagine_context {
     struct imagine__device *device; /* NULL: the host computes */
     size_t products_size; /* bytes of what a run keeps of the device's large products; 0: nothing */
     int32_t on_device; /* 1: with a device, or planning for one */
-    int32_t reserved;
+    imagine__wtype activations; /* see imagine__activations() */
     imagine_alloc_fn *allocate;
     imagine_free_fn *release;
     void *allocator_data;

@@ -97,7 +97,7 @@ static void attention(imagine__run *run, const imagine__attention_args *args)
     imagine__cuda_call call;
     const imagine__cuda *cuda = begin_large(run, &call);
     if (cuda)
-        end_large(run, cuda->attention_f32(args, &call), "attention");
+        end_large(run, cuda->attend(args, &call), "attention");
 }
 
 static void shortcut_down(imagine__run *run, const imagine__shortcut_args *args)
@@ -193,7 +193,7 @@ static void norm(imagine__run *run, const imagine__norm_args *a)
     imagine__cuda_norm_args args = {
         .x = (void *)(uintptr_t)a->x, .y = a->y, .rows = a->rows, .dim = a->dim, .ldx = a->ldx, .ldy = a->ldy,
         .kind = a->kind, .act = a->act, .eps = a->eps, .weight = a->weight, .bias = a->bias, .scale = a->scale,
-        .shift = a->shift, .group = a->group, .ld_mod = a->ld_mod,
+        .shift = a->shift, .group = a->group, .ld_mod = a->ld_mod, .y_type = a->y_type,
     };
     if (cuda)
         note(run, cuda->norm(&args, stream_of(run)), "a norm");
@@ -205,7 +205,7 @@ static void norm_rope(imagine__run *run, const imagine__norm_rope_args *a)
     imagine__cuda_norm_rope_args args = {
         .part = { { .x = a->x, .y = a->x, .weight = a->weight, .ldx = a->ldx, .y_batch = a->rows * a->ldx,
                     .y_token = a->ldx, .rotate = a->cos_table != NULL } },
-        .batch = 1, .tokens = a->rows, .heads = a->heads, .d = a->d, .cos_table = a->cos_table,
+        .x_type = a->type, .y_type = a->type, .batch = 1, .tokens = a->rows, .heads = a->heads, .d = a->d, .cos_table = a->cos_table,
         .sin_table = a->sin_table, .positions = a->cos_table ? a->positions : a->rows, .eps = a->eps,
     };
     if (cuda)

@@ -47,6 +47,7 @@ imagine_status imagine__context_plan(imagine_context **planning, imagine_context
     imagine__kernels_plan(&made->plan->kernels, context->kernels);
     made->kernels = made->host_kernels = &made->plan->kernels;
     made->on_device = context->on_device;
+    made->activations = context->activations;
     made->products_size = context->products_size;
     *planning = made;
     return IMAGINE_OK;

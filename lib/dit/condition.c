@@ -97,18 +97,28 @@ void imagine__dit_modulate(imagine__work *work, const float *table, const float 
     work->run.kernels->modulate(&work->run, &args);
 }
 
+/* Of the text's keys and values. */
+static size_t value_size(const imagine_context *context)
+{
+    return imagine__activations(context) == IMAGINE__W_F32 ? 4 : 2;
+}
+
 /* Keys and values of one block for all rows of the text. */
 static void block_kv(const imagine__dit *dit, imagine__work *work, const imagine__dit_block *block,
-                     const float *context, float *kv, int64_t rows)
+                     const float *context, void *kv, int64_t rows)
 {
-    linear(work, &block->cross_kv, context, kv, rows, IMAGINE__ACT_NONE);
+    const imagine__linear_weight *w = &block->cross_kv;
+    imagine__wtype type = imagine__activations(work->context);
+    imagine__linear_args args = { .w = w, .x = context, .y = kv, .y_type = type, .m = rows, .ldx = w->k, .ldy = w->n };
+    work->run.kernels->linear(&work->run, &args);
     imagine__norm_rope_args norm = { .x = kv,
                                      .rows = rows,
                                      .heads = dit->config.heads,
                                      .d = dit->config.head_dim,
                                      .ldx = 2 * dit->dim,
                                      .weight = block->cross_norm_k,
-                                     .eps = dit->config.eps };
+                                     .eps = dit->config.eps,
+                                     .type = type };
     work->run.kernels->norm_rope(&work->run, &norm);
 }
 
@@ -133,7 +143,7 @@ static imagine_status text_fill(imagine__dit_text *text, imagine__work *work, co
     for (int32_t i = 0; status >= 0 && i < dit->config.layers; i++) {
         status = imagine__dit_next(&walk, &block, error);
         if (status >= 0) {
-            block_kv(dit, work, block, context, text->kv + i * rows * 2 * dim, rows);
+            block_kv(dit, work, block, context, (char *)text->kv + (size_t)(i * rows * 2 * dim) * value_size(work->context), rows);
             status = imagine__work_check(work, error);
         }
     }
@@ -151,7 +161,7 @@ imagine_status imagine__dit_text_create(imagine__dit_text **out, const imagine__
                              "the text has %d rows of %d embeddings; there must be at least one of each", batch,
                              length);
     size_t size = 0;
-    if (!imagine__mul_size((size_t)batch * (size_t)length, (size_t)dit->dim * 2 * sizeof(float), &size) ||
+    if (!imagine__mul_size((size_t)batch * (size_t)length, (size_t)dit->dim * 2 * value_size(work->context), &size) ||
         !imagine__mul_size(size, (size_t)dit->config.layers, &size))
         return imagine__fail_memory(error, SIZE_MAX, "the text's keys and values");
     imagine__dit_text *text = imagine__calloc(work->context, 1, sizeof *text);

@@ -17,12 +17,20 @@ typedef struct forward {
     const float *cosines, *sines;
     float *temb, *time; /* [mod_rows, dim], [mod_rows, 6 * dim] */
     float *mod; /* [mod_rows, 6 * dim] of the block at work */
-    float *x, *n; /* [rows, dim]: the residual stream, and its norm or an attention's result */
-    float *inner; /* what a part of a block keeps: [rows, 3 * dim], or as much of the FFN as is held at a time */
+    float *x; /* [rows, dim]: the residual stream */
+    imagine__wtype type; /* of n and inner */
+    void *n; /* [rows, dim]: the norm of x, or an attention's result */
+    void *inner; /* what a part of a block keeps: [rows, 3 * dim], or as much of the FFN as is held at a time */
     int64_t ffn_rows; /* that many rows of the FFN */
     const imagine__dit_block *block; /* at work */
     int32_t layer;
 } forward;
+
+/* Value i of n, inner or the text's. */
+static void *at(const forward *f, void *values, int64_t i)
+{
+    return (char *)values + i * (f->type == IMAGINE__W_F32 ? 4 : 2);
+}
 
 static void linear(forward *f, imagine__linear_args args)
 {
@@ -45,6 +53,7 @@ static void norm(forward *f, const float *weight, const float *bias, const float
                                 .ldy = dim,
                                 .kind = IMAGINE__NORM_LAYER,
                                 .eps = f->dit->config.eps,
+                                .y_type = f->type,
                                 .weight = weight,
                                 .bias = bias,
                                 .shift = mod,
@@ -54,7 +63,7 @@ static void norm(forward *f, const float *weight, const float *bias, const float
     f->work->run.kernels->norm(&f->work->run, &args);
 }
 
-static void norm_rope(forward *f, float *x, int64_t ldx, const float *weight, int rotate)
+static void norm_rope(forward *f, void *x, int64_t ldx, const float *weight, int rotate)
 {
     imagine__norm_rope_args args = { .x = x,
                                      .rows = f->rows,
@@ -65,12 +74,13 @@ static void norm_rope(forward *f, float *x, int64_t ldx, const float *weight, in
                                      .cos_table = rotate ? f->cosines : NULL,
                                      .sin_table = rotate ? f->sines : NULL,
                                      .positions = f->tokens,
-                                     .eps = f->dit->config.eps };
+                                     .eps = f->dit->config.eps,
+                                     .type = f->type };
     f->work->run.kernels->norm_rope(&f->work->run, &args);
 }
 
 /* n = attention of q rows of stride ldq over `kv` keys and values per clip of stride ldk. */
-static void attend(forward *f, const float *q, int64_t ldq, const float *k, const float *v, int64_t ldk, int64_t kv)
+static void attend(forward *f, const void *q, int64_t ldq, const void *k, const void *v, int64_t ldk, int64_t kv)
 {
     const imagine__dit_config *c = &f->dit->config;
     int64_t dim = f->dit->dim;
@@ -91,7 +101,8 @@ static void attend(forward *f, const float *q, int64_t ldq, const float *k, cons
                                      .v_token = ldk,
                                      .y_batch = f->tokens * dim,
                                      .y_token = dim,
-                                     .scale = (float)(1.0 / sqrt((double)c->head_dim)) };
+                                     .scale = (float)(1.0 / sqrt((double)c->head_dim)),
+                                     .type = f->type };
     f->work->run.kernels->attention(&f->work->run, &args);
 }
 
@@ -99,14 +110,20 @@ static void self_attention(forward *f)
 {
     const imagine__dit_block *block = f->block;
     int64_t dim = f->dit->dim;
-    float *qkv = f->inner;
+    void *qkv = f->inner;
     norm(f, NULL, NULL, f->mod, 6 * dim);
-    linear(f, (imagine__linear_args){ .w = &block->self_qkv, .x = f->n, .y = qkv, .m = f->rows });
+    linear(f, (imagine__linear_args){ .w = &block->self_qkv,
+                                      .x = f->n,
+                                      .x_type = f->type,
+                                      .y = qkv,
+                                      .y_type = f->type,
+                                      .m = f->rows });
     norm_rope(f, qkv, 3 * dim, block->self_norm_q, 1);
-    norm_rope(f, qkv + dim, 3 * dim, block->self_norm_k, 1);
-    attend(f, qkv, 3 * dim, qkv + dim, qkv + 2 * dim, 3 * dim, f->tokens);
+    norm_rope(f, at(f, qkv, dim), 3 * dim, block->self_norm_k, 1);
+    attend(f, qkv, 3 * dim, at(f, qkv, dim), at(f, qkv, 2 * dim), 3 * dim, f->tokens);
     linear(f, (imagine__linear_args){ .w = &block->self_out,
                                       .x = f->n,
+                                      .x_type = f->type,
                                       .y = f->x,
                                       .m = f->rows,
                                       .gate = f->mod + 2 * dim,
@@ -120,17 +137,22 @@ static void cross_attention(forward *f)
     const imagine__dit_block *block = f->block;
     const imagine__dit_text *text = f->input->text;
     int64_t dim = f->dit->dim;
-    float *q = f->inner;
-    const float *in = f->x;
+    imagine__linear_args to_q = { .w = &block->cross_q, .x = f->x, .y = f->inner, .y_type = f->type, .m = f->rows };
     if (f->dit->config.cross_attn_norm) {
         norm(f, block->norm_weight, block->norm_bias, NULL, 0);
-        in = f->n;
+        to_q.x = f->n;
+        to_q.x_type = f->type;
     }
-    linear(f, (imagine__linear_args){ .w = &block->cross_q, .x = in, .y = q, .m = f->rows });
-    norm_rope(f, q, dim, block->cross_norm_q, 0);
-    const float *kv = text->kv + (int64_t)f->layer * text->batch * text->length * 2 * dim;
-    attend(f, q, dim, kv, kv + dim, 2 * dim, text->length);
-    linear(f, (imagine__linear_args){ .w = &block->cross_out, .x = f->n, .y = f->x, .m = f->rows, .add = f->x });
+    linear(f, to_q);
+    norm_rope(f, f->inner, dim, block->cross_norm_q, 0);
+    void *kv = at(f, text->kv, (int64_t)f->layer * text->batch * text->length * 2 * dim);
+    attend(f, f->inner, dim, kv, at(f, kv, dim), 2 * dim, text->length);
+    linear(f, (imagine__linear_args){ .w = &block->cross_out,
+                                      .x = f->n,
+                                      .x_type = f->type,
+                                      .y = f->x,
+                                      .m = f->rows,
+                                      .add = f->x });
 }
 
 /* Rows first..first+count-1, of which each gate_rows share a gate. */
@@ -139,12 +161,15 @@ static void ffn_rows(forward *f, int64_t first, int64_t count, int64_t gate_rows
     int64_t dim = f->dit->dim;
     float *x = f->x + first * dim;
     linear(f, (imagine__linear_args){ .w = &f->block->up,
-                                      .x = f->n + first * dim,
+                                      .x = at(f, f->n, first * dim),
+                                      .x_type = f->type,
                                       .y = f->inner,
+                                      .y_type = f->type,
                                       .m = count,
                                       .act = IMAGINE__ACT_GELU_TANH });
     linear(f, (imagine__linear_args){ .w = &f->block->down,
                                       .x = f->inner,
+                                      .x_type = f->type,
                                       .y = x,
                                       .m = count,
                                       .gate = f->mod + first / f->group * 6 * dim + 5 * dim,
@@ -211,7 +236,7 @@ static imagine_status project(forward *f, imagine_error *error)
         return imagine__fail_memory(error, (size_t)(f->rows * row) * sizeof(float), "the patches");
     imagine__dit_modulate(f->work, f->dit->modulation, f->temb, f->mod, f->mod_rows, 2, 1, dim);
     norm(f, NULL, NULL, f->mod, 2 * dim);
-    linear(f, (imagine__linear_args){ .w = &f->dit->out, .x = f->n, .y = patches, .m = f->rows });
+    linear(f, (imagine__linear_args){ .w = &f->dit->out, .x = f->n, .x_type = f->type, .y = patches, .m = f->rows });
     for (int32_t b = 0; b < in->batch; b++) {
         imagine__patch_args args = { .x = patches + b * f->tokens * row,
                                      .y = in->y + b * clip,
@@ -251,7 +276,8 @@ static imagine_status prepare(forward *f, imagine_error *error)
 {
     int64_t dim = f->dit->dim;
     f->x = imagine__arena_floats(f->work->arena, f->rows * dim);
-    f->n = imagine__arena_floats(f->work->arena, f->rows * dim);
+    f->type = imagine__activations(f->work->context);
+    f->n = imagine__arena_values(f->work->arena, f->rows * dim, f->type);
     f->mod = imagine__arena_floats(f->work->arena, f->mod_rows * 6 * dim);
     if (!f->x || !f->n || !f->mod)
         return imagine__fail_memory(error, (size_t)((2 * f->rows + 6 * f->mod_rows) * dim) * sizeof(float),
@@ -304,7 +330,7 @@ static imagine_status hold_inner(forward *f, imagine_error *error)
     f->ffn_rows = f->rows < most ? f->rows : most;
     if (count < f->ffn_rows * ffn)
         count = f->ffn_rows * ffn;
-    f->inner = imagine__arena_floats(f->work->arena, count);
+    f->inner = imagine__arena_values(f->work->arena, count, f->type);
     return f->inner ? IMAGINE_OK
                     : imagine__fail_memory(error, (size_t)count * sizeof(float), "a transformer block's activations");
 }

@@ -34,7 +34,7 @@ struct imagine__dit_text {
     imagine_context *context; /* of the run it was made in */
     const imagine__dit *dit;
     int32_t batch, length;
-    float *kv; /* [layers, batch, length, 2 dim]: normalised keys, then values */
+    void *kv; /* [layers, batch, length, 2 dim] of the context's imagine__activations(): normalised keys, then values */
 };
 
 /* All blocks in turn, wherever they come from. `for_text`: only what the text's keys and values need; else all but that. */

@@ -88,17 +88,18 @@ static void free_problem(problem *p)
 
 static const imagine__cuda_call exact = {.precision = IMAGINE__CUDA_F32};
 
-/* Through the entry for f32 tensors where they are. */
+/* As the stages have it where tensors are f32 or a workspace is there. */
 static int attend(const problem *p, const imagine__cuda_call *call)
 {
     imagine__attention_args a = p->plain;
-    if (p->s.type != IMAGINE__W_F32)
+    if (p->s.type != IMAGINE__W_F32 && !call->workspace)
         return cuda->attention(&p->args, call->stream);
+    a.type = p->s.type;
     a.q = p->args.q, a.k = p->args.k, a.v = p->args.v, a.y = p->args.y;
     a.kv_length = p->args.kv_length, a.bias = p->args.bias;
     a.kv_blocks = p->args.kv_blocks, a.kv_block = p->args.kv_block, a.blocks_batch = p->args.blocks_batch;
     a.k_block = p->args.k_block, a.v_block = p->args.v_block;
-    return cuda->attention_f32(&a, call);
+    return cuda->attend(&a, call);
 }
 
 /* Runs both and compares. */
@@ -455,6 +456,30 @@ static void f32_rounded(void)
     cuda->release(call.workspace);
 }
 
+/* bf16 tensors as the stages have them: as they are where they suit the tensor cores, as parts of one packed tensor and not, copied
+ * to padded heads where they do not, by the plain kernel where there is a bias, no kernel for d or no room. */
+static void bf16_tensors(void)
+{
+    check_random r = {24};
+    imagine__cuda_call call = cuda_call_bf16((size_t)1 << 21);
+    for (int i = 0; i < 24; i++) {
+        static const int64_t sizes[] = {128, 64, 30, 96, 100, 140};
+        shape s = {check_between(&r, 1, 2), check_between(&r, 1, 3), sizes[i % 6], check_between(&r, 1, 90),
+                   check_between(&r, 1, 150), i % 5 ? 8 * check_between(&r, 0, 1) : check_between(&r, 1, 7), i % 4 == 3, i / 2 % 2,
+                   i % 8 == 4, IMAGINE__W_BF16, 0.1f};
+        s.kv = s.packed ? s.tokens : s.kv;
+        problem p;
+        make_problem(&p, &s, &r);
+        imagine__cuda_call little = call;
+        little.workspace_size = i % 3 ? call.workspace_size : i % 2 ? (size_t)(s.tokens + s.kv) * 128 * 4 + 1024 : 64;
+        cuda_check_prefer(i % 2 ? 90 : 80, (uint32_t)i);
+        compare_call(&p, &little, LIMIT_BF16);
+        free_problem(&p);
+    }
+    cuda_report("attention, bf16 tensors");
+    cuda->release(call.workspace);
+}
+
 static void nothing(void)
 {
     imagine__cuda_attention_args a = {.batch = 1, .heads = 1, .d = 64, .tokens = 0, .kv = 5, .type = IMAGINE__W_BF16};
@@ -470,7 +495,7 @@ int main(int argc, char **argv)
         {"sm_90a long", hopper_long}, {"sm_90a special values", hopper_special_values},
         {"shared keys", shared_keys}, {"plain shapes", plain_shapes}, {"sm_80 blocks", ampere_blocks},
         {"plain blocks", plain_blocks},
-        {"f32 products", f32_products}, {"f32 rounded", f32_rounded}, {"nothing", nothing},
+        {"f32 products", f32_products}, {"f32 rounded", f32_rounded}, {"bf16 tensors", bf16_tensors}, {"nothing", nothing},
     };
     return cuda_check_main("cuda/attention", cases, sizeof cases / sizeof *cases, argc, argv);
 }

@@ -104,7 +104,7 @@ static bool fit(lt_descriptor o, lt_layout a, lt_layout b, lt_layout c, lt_layou
 {
     bool gelu_and_term = o->epilogue & LT_GELU_EPILOGUE && c != d && c->stride != d->stride;
     return o->kind == DESCRIPTOR && o->transpose_a == LT_TRANSPOSED && (a->type == LT_BF16 || a->type == LT_F32) && b->type == a->type &&
-           c->type == LT_F32 && d->type == LT_F32 && a->rows == b->rows && a->columns == d->rows && b->columns == d->columns &&
+           c->type == d->type && (d->type == LT_F32 || (d->type == LT_BF16 && a->type == LT_BF16)) && a->rows == b->rows && a->columns == d->rows && b->columns == d->columns &&
            c->rows == d->rows && c->columns == d->columns && !gelu_and_term;
 }
 
@@ -141,10 +141,35 @@ template <class T> static std::vector<T> fetch(const T *from, int64_t count)
 /* A product as it was asked for. */
 struct product {
     lt_opaque how, la, lb, lc, ld;
-    const void *a, *b;
-    const float *c;
-    float *d, alpha, beta;
+    const void *a, *b, *c;
+    void *d;
+    float alpha, beta;
 };
+
+/* `count` values of the result's type, as is the bias. */
+static std::vector<float> fetch_as(int type, const void *from, int64_t first, int64_t count)
+{
+    if (type == LT_F32)
+        return fetch((const float *)from + first, count);
+    std::vector<float> values;
+    for (uint16_t bits : fetch((const uint16_t *)from + first, count))
+        values.push_back(value(bits));
+    return values;
+}
+
+static void write_as(int type, void *to, int64_t first, const std::vector<float> &values)
+{
+    if (type == LT_F32) {
+        copy_in((float *)to + first, values.data(), values.size() * sizeof(float));
+        return;
+    }
+    std::vector<uint16_t> bits;
+    for (float v : values) {
+        uint32_t u = __builtin_bit_cast(uint32_t, v);
+        bits.push_back((uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16));
+    }
+    copy_in((uint16_t *)to + first, bits.data(), bits.size() * sizeof(uint16_t));
+}
 
 /* T: what the operands are. */
 template <class T> static int compute(const product &p)
@@ -154,9 +179,9 @@ template <class T> static int compute(const product &p)
         std::vector<T> x = fetch((const T *)p.b + column * p.lb.stride, k);
         std::vector<float> y((size_t)n), term, bias;
         if (p.beta != 0)
-            term = fetch(p.c + column * p.lc.stride, n);
+            term = fetch_as(p.lc.type, p.c, column * p.lc.stride, n);
         if (p.how.epilogue & LT_BIAS_EPILOGUE)
-            bias = fetch(p.how.bias, n);
+            bias = fetch_as(p.ld.type, p.how.bias, 0, n);
         for (int64_t row = 0; row < n; row++) {
             std::vector<T> w = fetch((const T *)p.a + row * p.la.stride, k);
             double sum = 0;
@@ -167,7 +192,7 @@ template <class T> static int compute(const product &p)
                 sum = 0.5 * sum * (1 + tanh(0.79788456080286536 * (sum + 0.044715 * sum * sum * sum)));
             y[(size_t)row] = (float)sum;
         }
-        copy_in(p.d + column * p.ld.stride, y.data(), (size_t)n * sizeof(float));
+        write_as(p.ld.type, p.d, column * p.ld.stride, y);
     }
     started++;
     return 0;
@@ -180,7 +205,7 @@ static int multiply(lt_handle, lt_descriptor o, const void *alpha, const void *a
     if (call_fails() || !fit(o, la, lb, lc, ld) || algorithm->data[0] != la->rows || (size && !workspace) ||
         ((uintptr_t)workspace | (uintptr_t)a | (uintptr_t)b | (uintptr_t)c | (uintptr_t)d) % 16)
         return 7;
-    product p = {*o, *la, *lb, *lc, *ld, a, b, (const float *)c, (float *)d, *(const float *)alpha, *(const float *)beta};
+    product p = {*o, *la, *lb, *lc, *ld, a, b, c, d, *(const float *)alpha, *(const float *)beta};
     return put(stream, KERNEL, [p] { return p.la.type == LT_F32 ? compute<float>(p) : compute<uint16_t>(p); });
 }
 

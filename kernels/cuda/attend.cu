@@ -3,9 +3,10 @@
 #include "kernels/cuda/product.cuh"
 #include "kernels/cuda/softmax.cuh"
 
-/* Attention of f32 tensors, in one of three ways: rounded to bf16 through the kernels for tensor cores, where that precision
- * is asked for and the shape suits them; as two products in f32 with a softmax between, where there is much to do; or by the
- * plain kernel, which needs no workspace. */
+/* Attention as the stages have it. bf16 tensors go to the kernels for tensor cores as they are where these take them so. All
+ * else in one of three ways: rounded to bf16, with padded heads, for those kernels, where that precision is asked for and the
+ * shape suits them; f32 as two products with a softmax between, where there is much to do; or by the plain kernel, which needs
+ * no workspace. */
 
 #define THREADS 256
 
@@ -14,9 +15,10 @@ struct attention_part {
     int64_t batch, batches, head, heads;
 };
 
-static const float *at(const float *p, int64_t batch_stride, int64_t d, const attention_part &part)
+/* Where the part begins in q, k, v or y. */
+static void *at(const imagine__attention_args *a, const void *p, int64_t batch_stride, const attention_part &part)
 {
-    return p + part.batch * batch_stride + part.head * d;
+    return value_at(p, a->type, part.batch * batch_stride + part.head * a->d);
 }
 
 /* ---- on tensor cores --------------------------------------------------------------------------------------------- */
@@ -31,14 +33,14 @@ static int64_t padded_size(int64_t d)
     return 0;
 }
 
-static convert_args rounded_heads(const imagine__attention_args *a, const attention_part &part, const float *x,
+static convert_args rounded_heads(const imagine__attention_args *a, const attention_part &part, const void *x,
                                   int64_t batch_stride, int64_t token_stride, int64_t tokens, uint16_t *y, int64_t size)
 {
-    return {at(x, batch_stride, a->d, part), y, IMAGINE__W_F32, IMAGINE__W_BF16, part.batches, tokens, part.heads, a->d, size,
+    return {at(a, x, batch_stride, part), y, a->type, IMAGINE__W_BF16, part.batches, tokens, part.heads, a->d, size,
             {batch_stride, token_stride, a->d}, {tokens * part.heads * size, part.heads * size, size}, nullptr};
 }
 
-/* Rounds q, k and v, attends, and widens the result. */
+/* Rounds q, k and v, or copies them, attends, and gives the result its type and place. */
 static int attend_rounded(const imagine__attention_args *a, const attention_part &part, int64_t size, workspace room,
                           void *stream)
 {
@@ -55,7 +57,7 @@ static int attend_rounded(const imagine__attention_args *a, const attention_part
                                       a->kv * row, row, a->kv * row, row, a->tokens * row, row, length, nullptr, a->scale,
                                       IMAGINE__W_BF16, nullptr, 0, 0, 0, 0};
     convert_args back = rounded_heads(a, part, a->y, a->y_batch, a->y_token, a->tokens, y, size), to = back;
-    to.x = y, to.y = (void *)back.x, to.x_type = IMAGINE__W_BF16, to.y_type = IMAGINE__W_F32;
+    to.x = y, to.y = (void *)back.x, to.x_type = IMAGINE__W_BF16, to.y_type = a->type;
     to.padded = a->d, to.from = back.to, to.to = back.from;
     int status = imagine__cuda_convert(from_q, stream);
     status = status ? status : imagine__cuda_convert(from_k, stream);
@@ -142,10 +144,11 @@ __global__ void __launch_bounds__(THREADS) turn_kernel(const float *v, int64_t t
 static int attend_rows(const imagine__attention_args *a, const attention_part &part, int64_t first, int64_t count,
                        int64_t stride, float *s, const float *turned, void *stream)
 {
-    const float *q = at(a->q, a->q_batch, a->d, part) + first * a->q_token, *k = at(a->k, a->k_batch, a->d, part);
+    const float *q = (const float *)at(a, a->q, a->q_batch, part) + first * a->q_token;
+    const float *k = (const float *)at(a, a->k, a->k_batch, part);
     const float *bias = a->bias ? a->bias + (part.head * a->tokens + first) * a->kv : nullptr;
-    float *y = (float *)at(a->y, a->y_batch, a->d, part) + first * a->y_token;
-    rows_source queries = {q, count, a->q_token, a->d, in_fours(q, IMAGINE__W_F32, a->q_token)};
+    float *y = (float *)at(a, a->y, a->y_batch, part) + first * a->y_token;
+    rows_source queries = {q, count, a->q_token, a->d, in_fours(q, IMAGINE__W_F32, a->q_token), IMAGINE__W_F32};
     product_weight keys = {k, nullptr, a->kv, a->k_token, IMAGINE__W_F32, in_fours(k, IMAGINE__W_F32, a->k_token)};
     product_epilogue scores = {}, output = {};
     scores.y = s, scores.m = count, scores.ldy = stride, scores.aligned = true;
@@ -155,7 +158,7 @@ static int attend_rows(const imagine__attention_args *a, const attention_part &p
         status = launch(weights_kernel, (unsigned)count, THREADS, sizeof(float) * (THREADS / 32), stream, s, a->kv, stride,
                         a->kv_length ? a->kv_length + part.batch : nullptr, bias, a->scale);
     return status ? status
-                  : imagine__cuda_multiply(rows_source{s, count, stride, stride, true},
+                  : imagine__cuda_multiply(rows_source{s, count, stride, stride, true, IMAGINE__W_F32},
                                            product_weight{turned, nullptr, a->d, stride, IMAGINE__W_F32, true}, output, stream);
 }
 
@@ -166,7 +169,7 @@ static bool attend_f32(const imagine__attention_args *a, const imagine__cuda_cal
 {
     workspace room = workspace_of(call);
     int64_t stride = (a->kv + 3) / 4 * 4;
-    float *turned = a->tokens * a->kv < MUCH ? nullptr : (float *)take(&room, 2 * a->d * stride);
+    float *turned = a->type != IMAGINE__W_F32 || a->tokens * a->kv < MUCH ? nullptr : (float *)take(&room, 2 * a->d * stride);
     int64_t rows = (int64_t)(room.left / 256 * 256) / (4 * stride);
     rows = rows < a->tokens ? rows : a->tokens;
     if (!turned || !rows)
@@ -175,7 +178,7 @@ static bool attend_f32(const imagine__attention_args *a, const imagine__cuda_cal
     for (int64_t i = 0; i < a->batch * a->heads && !*status; i++) {
         attention_part part = {i / a->heads, 1, i % a->heads, 1};
         *status = launch(turn_kernel, (unsigned)blocks, THREADS, sizeof(float) * 32 * 33, call->stream,
-                         at(a->v, a->v_batch, a->d, part), a->v_token, a->kv, stride, a->d,
+                         (const float *)at(a, a->v, a->v_batch, part), a->v_token, a->kv, stride, a->d,
                          a->kv_length ? a->kv_length + part.batch : nullptr, turned);
         for (int64_t first = 0; first < a->tokens && !*status; first += rows)
             *status = attend_rows(a, part, first, a->tokens - first < rows ? a->tokens - first : rows, stride,
@@ -184,16 +187,16 @@ static bool attend_f32(const imagine__attention_args *a, const imagine__cuda_cal
     return true;
 }
 
-int imagine__cuda_attention_f32(const imagine__attention_args *a, const imagine__cuda_call *call)
+int imagine__cuda_attend(const imagine__attention_args *a, const imagine__cuda_call *call)
 {
     int status = 0;
     if (a->batch <= 0 || a->heads <= 0 || a->tokens <= 0 || a->kv <= 0 || a->d <= 0)
         return 0;
-    if (!a->kv_blocks && (attend_bf16(a, call, &status) || attend_f32(a, call, &status)))
-        return status;
     imagine__cuda_attention_args b = {a->q, a->k, a->v, a->y, a->batch, a->heads, a->d, a->tokens, a->kv, a->q_batch,
                                       a->q_token, a->k_batch, a->k_token, a->v_batch, a->v_token, a->y_batch, a->y_token,
-                                      a->kv_length, a->bias, a->scale, IMAGINE__W_F32, a->kv_blocks, a->kv_block,
+                                      a->kv_length, a->bias, a->scale, a->type, a->kv_blocks, a->kv_block,
                                       a->blocks_batch, a->k_block, a->v_block};
+    if (!imagine__cuda_on_tensor_cores(&b) && !a->kv_blocks && (attend_bf16(a, call, &status) || attend_f32(a, call, &status)))
+        return status;
     return imagine__cuda_attention(&b, call->stream);
 }
