@@ -114,6 +114,16 @@ static void sizes_of(const entry *e, int32_t tiny, int32_t size[4])
         size[1] = e->size[1];
 }
 
+static int in_f32(const entry *e)
+{
+    return e->way == F32 || e->way == F32_LIBRARY;
+}
+
+static int by_library(const entry *e)
+{
+    return e->way == LIBRARY || e->way == F32_LIBRARY;
+}
+
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
 
 #define PIECE 8192
@@ -173,8 +183,9 @@ static void prepare(imagine__device_bench *b, operands *o)
             filled(b, o, s0 * s1 * s2, type);
         break;
     case LINEAR: /* x, y, w, bias */
-        floats(b, o, s0 * s1);
-        floats(b, o, s0 * s2);
+        type = in_f32(o->e) ? IMAGINE__W_F32 : IMAGINE__W_BF16;
+        filled(b, o, s0 * s1, type);
+        filled(b, o, s0 * s2, o->e->residual ? IMAGINE__W_F32 : type);
         filled(b, o, s1 * s2, IMAGINE__W_BF16);
         floats(b, o, s2);
         break;
@@ -194,16 +205,6 @@ static void prepare(imagine__device_bench *b, operands *o)
 }
 
 /* ---- runs -------------------------------------------------------------------------------------------------------- */
-
-static int in_f32(const entry *e)
-{
-    return e->way == F32 || e->way == F32_LIBRARY;
-}
-
-static int by_library(const entry *e)
-{
-    return e->way == LIBRARY || e->way == F32_LIBRARY;
-}
 
 static int run_attention(const imagine__device_bench *b, const operands *o)
 {
@@ -232,6 +233,8 @@ static int run_linear(const imagine__device_bench *b, const operands *o)
     imagine__linear_weight w = {o->memory[2], o->memory[3], n, k, IMAGINE__W_BF16, 0};
     imagine__linear_args a = {.w = &w, .x = o->memory[0], .y = o->memory[1], .m = m, .ldx = k, .ldy = n, .act = o->e->act};
     imagine__cuda_call call = b->call;
+    a.x_type = in_f32(o->e) ? IMAGINE__W_F32 : IMAGINE__W_BF16;
+    a.y_type = o->e->residual ? IMAGINE__W_F32 : a.x_type;
     if (o->e->residual)
         a.gate = w.bias, a.gate_rows = m, a.ld_gate = n, a.add = a.y, a.ld_add = n;
     call.precision = in_f32(o->e) ? IMAGINE__CUDA_F32 : IMAGINE__CUDA_BF16;
@@ -357,7 +360,8 @@ static void count_work(const imagine__device_bench *b, operands *o)
         break;
     case LINEAR:
         o->operations = 2 * s0 * s1 * s2;
-        o->bytes = 4 * s0 * (s1 + (o->e->residual ? 2 : 1) * s2) + 2 * s1 * s2;
+        value = in_f32(o->e) ? 4 : 2;
+        o->bytes = value * s0 * s1 + (o->e->residual ? 8 : value) * s0 * s2 + 2 * s1 * s2;
         break;
     case CONV:
         o->operations = 2 * 27 * s0 * s1 * s2 * s3;

@@ -17,7 +17,7 @@ typedef int32_t imagine_device;
 /* What a GPU's products of matrices, convolutions and attention are computed in; all else is f32. */
 typedef int32_t imagine_precision;
 #define IMAGINE_PRECISION_F32 0 /* f32 */
-#define IMAGINE_PRECISION_BF16 1 /* factors rounded to bf16, on the tensor cores where there are any; sums in f32 */
+#define IMAGINE_PRECISION_BF16 1 /* factors, and what a transformer keeps within a block, rounded to bf16; sums and its stream in f32 */
 
 /* Whether launches that come again step by step, those of a transformer's block, are recorded as CUDA graphs and then started
  * together. The results have the same bytes either way. */
