@@ -162,8 +162,9 @@ typedef struct imagine__norm_args {
  * table[position][i], position = row % positions: (a, b) -> (a cos - b sin, a sin + b cos). table NULL: no rotation. */
 typedef struct imagine__norm_rope_args {
     void *x;
+    void *second; /* another tensor like x, with a weight of its own where x has one, or NULL: queries and keys of packed rows */
     int64_t rows, heads, d, ldx;
-    const float *weight; /* [heads * d] */
+    const float *weight, *second_weight; /* [heads * d] */
     const float *cos_table, *sin_table; /* [positions, d / 2] */
     int64_t positions;
     float eps;

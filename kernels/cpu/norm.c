@@ -164,21 +164,26 @@ static void rotate_head(float *x, const float *cosine, const float *sine, int64_
     }
 }
 
+static void norm_rope_row(const imagine__norm_rope_args *a, float *x, const float *weight, int64_t row)
+{
+    int64_t pairs = a->d / 2, at = a->cos_table ? row % a->positions * pairs : 0;
+    x += row * a->ldx;
+    if (weight)
+        normalise(x, weight, a->heads * a->d, a->eps);
+    for (int64_t h = 0; h < a->heads && a->cos_table; h++)
+        rotate_head(x + h * a->d, a->cos_table + at, a->sin_table + at, pairs);
+}
+
 static void norm_rope_tile(void *arg, int64_t tile, void *scratch)
 {
     const rope_job *g = arg;
     const imagine__norm_rope_args *a = g->a;
-    int64_t first = tile * g->rows_per_tile, pairs = a->d / 2;
+    int64_t first = tile * g->rows_per_tile;
     (void)scratch;
     for (int64_t row = first; row < a->rows && row < first + g->rows_per_tile; row++) {
-        float *x = (float *)a->x + row * a->ldx;
-        if (a->weight)
-            normalise(x, a->weight, a->heads * a->d, a->eps);
-        if (!a->cos_table)
-            continue;
-        int64_t at = row % a->positions * pairs;
-        for (int64_t h = 0; h < a->heads; h++)
-            rotate_head(x + h * a->d, a->cos_table + at, a->sin_table + at, pairs);
+        norm_rope_row(a, a->x, a->weight, row);
+        if (a->second)
+            norm_rope_row(a, a->second, a->second_weight, row);
     }
 }
 

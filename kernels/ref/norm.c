@@ -91,17 +91,17 @@ static void rotate_head(float *x, const float *cosine, const float *sine, int64_
     }
 }
 
-static void norm_rope_row(const imagine__norm_rope_args *a, int64_t row)
+static void norm_rope_row(const imagine__norm_rope_args *a, float *x, const float *weight, int64_t row)
 {
     int64_t dim = a->heads * a->d, pairs = a->d / 2;
-    float *x = (float *)a->x + row * a->ldx;
-    if (a->weight) {
+    x += row * a->ldx;
+    if (weight) {
         double squares = 0;
         for (int64_t i = 0; i < dim; i++)
             squares += (double)x[i] * x[i];
         double factor = 1 / sqrt(squares / (double)dim + a->eps);
         for (int64_t i = 0; i < dim; i++)
-            x[i] = (float)(x[i] * factor * a->weight[i]);
+            x[i] = (float)(x[i] * factor * weight[i]);
     }
     if (!a->cos_table)
         return;
@@ -116,8 +116,11 @@ static void norm_rope_tile(void *arg, int64_t tile, void *scratch)
     (void)scratch;
     for (int64_t i = 0; i < g->rows_per_tile; i++) {
         int64_t row = tile * g->rows_per_tile + i;
-        if (row < g->a->rows)
-            norm_rope_row(g->a, row);
+        if (row >= g->a->rows)
+            return;
+        norm_rope_row(g->a, g->a->x, g->a->weight, row);
+        if (g->a->second)
+            norm_rope_row(g->a, g->a->second, g->a->second_weight, row);
     }
 }
 

@@ -63,9 +63,12 @@ static void norm(forward *f, const float *weight, const float *bias, const float
     f->work->run.kernels->norm(&f->work->run, &args);
 }
 
-static void norm_rope(forward *f, void *x, int64_t ldx, const float *weight, int rotate)
+/* Of x, and of a second tensor like it where that is not NULL. */
+static void norm_rope(forward *f, void *x, const float *weight, void *second, const float *second_weight, int64_t ldx, int rotate)
 {
     imagine__norm_rope_args args = { .x = x,
+                                     .second = second,
+                                     .second_weight = second_weight,
                                      .rows = f->rows,
                                      .heads = f->dit->config.heads,
                                      .d = f->dit->config.head_dim,
@@ -118,8 +121,7 @@ static void self_attention(forward *f)
                                       .y = qkv,
                                       .y_type = f->type,
                                       .m = f->rows });
-    norm_rope(f, qkv, 3 * dim, block->self_norm_q, 1);
-    norm_rope(f, at(f, qkv, dim), 3 * dim, block->self_norm_k, 1);
+    norm_rope(f, qkv, block->self_norm_q, at(f, qkv, dim), block->self_norm_k, 3 * dim, 1);
     attend(f, qkv, 3 * dim, at(f, qkv, dim), at(f, qkv, 2 * dim), 3 * dim, f->tokens);
     linear(f, (imagine__linear_args){ .w = &block->self_out,
                                       .x = f->n,
@@ -144,7 +146,7 @@ static void cross_attention(forward *f)
         to_q.x_type = f->type;
     }
     linear(f, to_q);
-    norm_rope(f, f->inner, dim, block->cross_norm_q, 0);
+    norm_rope(f, f->inner, block->cross_norm_q, NULL, NULL, dim, 0);
     void *kv = at(f, text->kv, (int64_t)f->layer * text->batch * text->length * 2 * dim);
     attend(f, f->inner, dim, kv, at(f, kv, dim), 2 * dim, text->length);
     linear(f, (imagine__linear_args){ .w = &block->cross_out,

@@ -211,6 +211,37 @@ static void norm_ropes(void)
         SKIP("this machine has no more than plain C");
 }
 
+/* Queries and keys of packed rows at once: the same bytes as one after the other, and the values between them stay. */
+static void rope_of_two(void)
+{
+    const imagine__kernels *tables[3] = {&imagine__kernels_plain};
+    int count = 1 + check_tables(tables + 1);
+    check_random r = {4};
+    for (int i = 0; i < 40 * count; i++) {
+        const imagine__kernels *kernels = tables[i % count];
+        int64_t rows = check_between(&r, 1, 40), heads = check_between(&r, 1, 6), d = 2 * check_between(&r, 1, 40);
+        int64_t dim = heads * d, size = rows * 3 * dim;
+        float *x = check_input(&r, size), *y = check_alloc((size_t)size * sizeof *y);
+        float *weights = check_input(&r, 2 * dim), *table = check_input(&r, 2 * rows * d);
+        memcpy(y, x, (size_t)size * sizeof *y);
+        imagine__norm_rope_args a = {.x = x, .second = x + dim, .rows = rows, .heads = heads, .d = d, .ldx = 3 * dim,
+                                     .weight = i & 1 ? weights : NULL, .second_weight = i & 2 ? weights + dim : NULL,
+                                     .cos_table = i & 4 ? table : NULL, .sin_table = i & 4 ? table + rows * d : NULL,
+                                     .positions = 1 + rows / 2, .eps = 1e-6f};
+        check_run c = check_start(kernels, CHECK_FORWARD);
+        kernels->norm_rope(&c.run, &a);
+        a.x = y, a.second = NULL;
+        kernels->norm_rope(&c.run, &a);
+        a.x = y + dim, a.weight = a.second_weight;
+        kernels->norm_rope(&c.run, &a);
+        CHECK(memcmp(x, y, (size_t)size * sizeof *y) == 0);
+        free(x);
+        free(y);
+        free(weights);
+        free(table);
+    }
+}
+
 /* By hand: (3, 4) has mean square 12.5; a quarter turn takes (a, b) to (-b, a); row 1 of two positions is not
  * turned. */
 static void plain_rope(void)
@@ -229,7 +260,7 @@ int main(int argc, char **argv)
 {
     static const test_case cases[] = {
         {"norms", norms}, {"special rows", special_rows}, {"plain values", plain_values}, {"norm_ropes", norm_ropes},
-        {"plain rope", plain_rope},
+        {"rope of two", rope_of_two}, {"plain rope", plain_rope},
     };
     return test_main("kernels/norm", cases, sizeof cases / sizeof *cases, argc, argv);
 }
