@@ -22,7 +22,7 @@ WORDINGS = 4
 PICTURES, CLIPS = 1024, 160  # of a shard; its clips have all one length
 SHARDS = {"picture": 60, "clip": 90}
 SEED = 48
-STEP = 8  # of sizes and places
+STEP = 16  # pixels, of sizes and places at rest: those of a latent pixel
 
 
 def trained_vae(state):
