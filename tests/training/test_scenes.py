@@ -81,6 +81,10 @@ class Scenes(unittest.TestCase):
             if scene.motion.kind == "orbit":
                 continue
             rest = -1 if scene.motion.kind in ("grow", "fall") else 0
+            if scene.motion.kind in ("slide", "hop") and " " not in scene.motion.direction:
+                moved = max(abs(v[4] - v[0]) for v in ((scene.paths[0].x,) if scene.motion.kind == "hop" else
+                                                       (scene.paths[0].x, scene.paths[0].y)))
+                self.assertIn(round(moved, 3), (4, 8, 16), scene.motion)
             for path in scene.paths:
                 side = path.width[rest]
                 for value in (side, path.x[rest] - side / 2, path.y[rest] - side / 2):

@@ -4,7 +4,7 @@
 Speeds are gentle enough for latents that stand for four frames: at most 5 pixels from one frame to the next.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,6 +35,10 @@ IN_PLACE = ("spin", "rock", "bounce", "shake", "grow", "shrink")  # what one of 
 PACE = {"slow": 0.55, "": 1.0, "fast": 1.7}
 WAYS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "up left": (-0.8, -0.8), "up right": (0.8, -0.8),
         "down left": (-0.8, 0.8), "down right": (0.8, 0.8)}
+# Of even motions: what they cover in a second (pixels, degrees) and repeats in a second by speed; sizes of what has none.
+EVEN = {"slide": (12, 24, 48), "pan": (12, 24, 48), "hop": (24,) * 3, "spin": (45, 90, 180), "orbit": (60, 120, 180)}
+EVEN_RATE = {"bounce": (0.5, 1, 1.5), "rock": (0.75,) * 3, "shake": (1.5, 1.5, 3)}
+EVEN_SIZE = {"bounce": 24, "rock": 18, "shake": 5, "grow": 2, "shrink": 2, "fall": 48, "zoom": 1.5}
 # Nobody sees these turn.
 ROUND = {"ball", "orange", "coin", "cookie", "sun", "doughnut", "snowflake", "star", "cherry blossom", "four-leaf clover",
          "egg", "fire"}
@@ -54,8 +58,8 @@ def seconds(frames):
     return (frames - 1) / FPS
 
 
-def choose(rng, frames, kinds=None):
-    """A motion that fits a clip of `frames` frames, before it is known what moves."""
+def choose(rng, frames, kinds=None, even=False):
+    """A motion that fits a clip of `frames` frames, before it is known what moves; `even` as in evened()."""
     if frames == 1:
         return Motion()
     kinds = kinds or tuple(KINDS)
@@ -64,7 +68,8 @@ def choose(rng, frames, kinds=None):
     _, directions, speeds = KINDS[kind]
     direction = directions[rng.integers(4 if kind == "slide" and rng.random() < 0.8 else len(directions))]
     speed = speeds[rng.integers(len(speeds))] if rng.random() < 0.7 else ""
-    return fitted(rng, kind, direction, speed, seconds(frames))
+    motion = fitted(rng, kind, direction, speed, seconds(frames))
+    return evened(motion, seconds(frames)) if even else motion
 
 
 def fitted(rng, kind, direction, speed, length):
@@ -92,6 +97,18 @@ def fitted(rng, kind, direction, speed, length):
     elif kind == "zoom":
         amount = rng.uniform(1.4, 1.6)
     return Motion(kind, direction, speed, float(amount), float(rate), float(rng.uniform(0, 360)))
+
+
+def evened(motion, length):
+    """The same with one amount and rate for each speed, so that things have moved by multiples of 4 pixels, or turned by multiples of
+    15 degrees, from one latent frame to the next, and repeats begin with one."""
+    kind, which = motion.kind, tuple(PACE).index(motion.speed)
+    amount, rate = EVEN_SIZE.get(kind, motion.amount), motion.rate
+    if kind in EVEN:
+        amount = EVEN[kind][which] * length
+    if kind in EVEN_RATE:
+        rate = max(EVEN_RATE[kind][which], 1 / length)
+    return replace(motion, amount=float(amount), rate=float(rate), phase=90 * round(motion.phase / 90))
 
 
 class Path:

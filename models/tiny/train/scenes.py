@@ -58,6 +58,7 @@ class Scene:
     motion: Motion = field(default_factory=Motion)
     movers: str = "all"  # or "first"
     paths: list = field(default_factory=list)
+    even: bool = False  # its motion, see motions.evened()
 
     def styles(self):
         return {i.cutout.style for i in self.items}
@@ -122,7 +123,7 @@ class Stream:
             if len({c.name for c in concepts}) < count:
                 return None
             items = [pick(rng, c, style) for c in concepts]
-        scene = Scene(frames, self.ground(rng), items, layout)
+        scene = Scene(frames, self.ground(rng), items, layout, even=bool(self.step))
         return {"one": one, "same": several, "pair": pair, "three": several}[layout](rng, scene)
 
 
@@ -189,7 +190,7 @@ def one(rng, scene):
 def single_motion(rng, scene, item):
     """A motion of one object; the camera only moves over grounds that show it."""
     for _ in range(20):
-        motion = motions.choose(rng, scene.frames)
+        motion = motions.choose(rng, scene.frames, even=scene.even)
         turns = motion.kind == "spin" and item.concept.name in motions.ROUND
         blind = motion.kind in motions.CAMERA and scene.ground.kind != "drawn"
         size = item.size * SMALLER[item.size_word]
@@ -295,14 +296,14 @@ def group_motion(rng, scene):
         return Motion()
     if scene.layout == "pair" and rng.random() < 0.4:
         scene.movers = "first"
-        motion = motions.choose(rng, scene.frames, ("bounce", "spin", "rock", "shake", "grow", "shrink"))
+        motion = motions.choose(rng, scene.frames, ("bounce", "spin", "rock", "shake", "grow", "shrink"), scene.even)
         blind = motion.kind == "spin" and scene.items[0].concept.name in motions.ROUND
         return Motion() if blind else motion
     kinds = ["still", "slide", "bounce", "hop", "shake", "rock", "fall", "appear", "disappear", "grow", "shrink", "spin"]
     kinds += list(motions.CAMERA) if scene.ground.kind == "drawn" else []
     if any(i.concept.name in motions.ROUND for i in scene.items):
         kinds.remove("spin")
-    return motions.choose(rng, scene.frames, tuple(kinds))
+    return motions.choose(rng, scene.frames, tuple(kinds), scene.even)
 
 
 def arranged(rng, scene, sizes, centres):
@@ -364,7 +365,9 @@ def circling(rng, scene):
     """The first goes round the second."""
     direction = ("clockwise", "counterclockwise")[rng.integers(2)]
     speed = ("slow", "", "fast")[rng.integers(3)]
-    scene.motion = motions.fitted(rng, "orbit", direction, speed, motions.seconds(scene.frames))
+    length = motions.seconds(scene.frames)
+    scene.motion = motions.fitted(rng, "orbit", direction, speed, length)
+    scene.motion = motions.evened(scene.motion, length) if scene.even else scene.motion
     scene.movers, scene.relation = "first", "around"
     around, small = rng.uniform(36, 43), rng.uniform(25, 29)
     scene.items[0].size_word = scene.items[1].size_word = ""
