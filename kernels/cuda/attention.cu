@@ -293,9 +293,9 @@ bool imagine__cuda_on_tensor_cores(const imagine__cuda_attention_args *a)
     static_assert(IMAGINE__CUDA_KV_BLOCK == KEYS, "a tile of keys lies in one block");
     if (a->kv_blocks && (a->kv_block % KEYS || a->kv_block >= 1 << 30 || a->k_block % 8 || a->v_block % 8))
         return false;
-    return size && device_capability() >= 80 && a->type == IMAGINE__W_BF16 && !a->bias && a->scale > 0 && a->tokens < 1 << 30 && a->kv < 1 << 30 &&
-           in_eights(a->q, a->q_batch, a->q_token) && in_eights(a->k, a->k_batch, a->k_token) &&
-           in_eights(a->v, a->v_batch, a->v_token) && in_eights(a->y, a->y_batch, a->y_token);
+    return size && device_capability() >= 80 && a->type == IMAGINE__W_BF16 && !a->bias && a->scale > 0 &&
+           a->tokens < 1 << 30 && a->kv < 1 << 30 && in_eights(a->q, a->q_batch, a->q_token) &&
+           in_eights(a->k, a->k_batch, a->k_token) && in_eights(a->v, a->v_batch, a->v_token) && in_eights(a->y, a->y_batch, a->y_token);
 }
 
 /* The copy engine has no stride of 0, as of keys that all clips share. */

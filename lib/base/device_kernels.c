@@ -203,12 +203,14 @@ static void norm_rope(imagine__run *run, const imagine__norm_rope_args *a)
 {
     const imagine__cuda *cuda = begin(run);
     imagine__cuda_rope_part part = { .x = a->x, .y = a->x, .weight = a->weight, .ldx = a->ldx, .y_batch = a->rows * a->ldx,
-                                     .y_token = a->ldx, .rotate = a->cos_table != NULL }, second = part;
+                                     .y_token = a->ldx, .rotate = a->cos_table != NULL };
+    imagine__cuda_rope_part second = part;
     second.x = second.y = a->second;
     second.weight = a->second_weight;
     imagine__cuda_norm_rope_args args = {
-        .part = { part, second }, .x_type = a->type, .y_type = a->type, .batch = 1, .tokens = a->rows, .heads = a->heads, .d = a->d, .cos_table = a->cos_table,
-        .sin_table = a->sin_table, .positions = a->cos_table ? a->positions : a->rows, .eps = a->eps,
+        .part = { part, second }, .batch = 1, .tokens = a->rows, .heads = a->heads, .d = a->d, .cos_table = a->cos_table,
+        .sin_table = a->sin_table, .positions = a->cos_table ? a->positions : a->rows, .x_type = a->type, .y_type = a->type,
+        .eps = a->eps,
     };
     if (cuda)
         note(run, cuda->norm_rope(&args, stream_of(run)), "a norm with positions");
