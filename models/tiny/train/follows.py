@@ -14,9 +14,11 @@ import torch
 import common
 import latents48
 import objects
+import sample
 import text
 import train_dit
 import train_dit48
+import vae48
 
 LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
 LONGEST = 60  # characters of a caption, so that the noun is much of it
@@ -64,11 +66,26 @@ def losses(model, tok, x, captions, level):
     return torch.cat(found)
 
 
+@torch.inference_mode()
+def draw(path, model, tok, state, x, captions):
+    """The pictures, and below them what one step makes of each at every level: where the level is too high for more than colour
+    and place, the caption has not said what stands there."""
+    rows, (ids, mask) = [x], text.tokens(tok, captions)
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    with common.autocast():
+        for level in reversed(LEVELS):
+            noisy = (1 - level) * x + level * noise
+            rows.append(noisy - level * model(noisy, torch.full((len(x),), level * 1000), ids, mask))
+        vae, (mean, std) = latents48.trained_vae(state), latents48.statistics(state)
+        sample.sheet(sample.frames_of(vae, torch.cat(rows), mean, std, vae48.decode), path, len(x))
+
+
 def main():
     parser = common.arguments(__doc__)
     parser.add_argument("--weights", choices=("average", "model"), default="average", help="of the checkpoint")
     parser.add_argument("--shard", type=int, default=1, help="of the pictures' latents (default: %(default)s)")
     parser.add_argument("--count", type=int, default=128, help="pictures (default: %(default)s)")
+    parser.add_argument("--sheet", metavar="FILE", help="a PNG of one step's estimates for 16 of the pictures, at each level")
     args = parser.parse_args()
     common.prepare(args)
     saved = common.load(args.state / "dit48.pt")
@@ -77,6 +94,8 @@ def main():
     model.load_state_dict(saved[args.weights], strict=False)
     x, right, wrong = examples(args.state, args.shard, args.count)
     kinds = {"right": right, "none": [""] * len(x), "another's": right[1:] + right[:1], "noun swapped": wrong}
+    if args.sheet:
+        draw(args.sheet, model, tok, args.state, x[:16], right[:16])
     print(f"step {saved['step']}, {len(x)} pictures\n\n| noise level | {' | '.join(kinds)} | swapped costs in |\n|---|---|---|---|---|---|")
     for level in LEVELS:
         found = {kind: losses(model, tok, x, captions, level) for kind, captions in kinds.items()}
