@@ -31,6 +31,7 @@ stacks = [torch.arange(float(6 * n)).view(n, 2, 3) for n in (1, 4)]
 squares = team.divided(torch.square, stacks)
 assert all(torch.equal(s, x * x) for s, x in zip(squares, stacks)), squares
 print(f"{team.rank} {model.weight.grad.unique().tolist()} {samples} {seconds >= 0} {late} {early}\\n", end="", flush=True)
+team.leave()
 """
 
 

@@ -185,7 +185,8 @@ class Team:
             meeting.unlink(missing_ok=True)
             for rank in range(1, size):
                 subprocess.Popen([sys.executable, *sys.argv], env=dict(os.environ, IMAGINE_TRAIN_RANK=str(rank)))
-        torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=self.rank, world_size=size)
+        self.store = torch.distributed.FileStore(str(meeting), size)
+        torch.distributed.init_process_group("gloo", store=self.store, rank=self.rank, world_size=size)
 
     def share(self, module, samples):
         """Gives every parameter the mean gradient; returns the others' processor time since the last call, in seconds, and
@@ -219,6 +220,15 @@ class Team:
         count = torch.tensor([float(flag)])
         torch.distributed.all_reduce(count)
         return count.item() > 0
+
+    def leave(self):
+        """Waits for all: who ends takes its connections along, of which another may still be reading the last results."""
+        if self.size == 1:
+            return
+        there = self.store.add("leaving", 1)
+        while there < self.size:
+            time.sleep(0.05)
+            there = self.store.add("leaving", 0)
 
 
 class Clock:

@@ -167,25 +167,29 @@ class Trainer:
             out = sample.frames_of(self.vae, z, self.mean, self.std)
         sample.sheet(out, self.args.state / f"dit-{self.step:05d}.png", 8 if frames == 1 else 2)
 
+    def ended(self):
+        return self.team.any(self.position() >= self.optimisers.total)
+
     def run(self):
         recent = {}
-        last = self.position() >= self.optimisers.total
+        last = self.ended()
         while not last:
             if self.team.any(common.wants_to_finish(self.args.state, self.name)):
                 self.optimisers.finish(self.step)
             loss, depth = self.one_step()
             recent.setdefault(depth, []).append(loss)
+            last = self.ended()
             if self.team.rank:
                 continue
             if self.step % 50 == 0:
                 means = ", ".join(f"{k}: {torch.stack(v[-50:]).mean().item():.4f}" for k, v in sorted(recent.items()))
                 self.meter.say(f"step {self.step}, loss by latent frames {means}")
                 recent = {k: v[-50:] for k, v in recent.items()}
-            last = self.position() >= self.optimisers.total
             if self.step % self.s.get("save_every", SAVE_EVERY) == 0 or last:
                 self.save()
             if self.step % self.s.get("show_every", SHEET_EVERY) == 0 or last:
                 self.show()
+        self.team.leave()
 
 
 def main():
