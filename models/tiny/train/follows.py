@@ -76,8 +76,8 @@ def draw(path, model, tok, state, x, captions):
         for level in reversed(LEVELS):
             noisy = (1 - level) * x + level * noise
             rows.append(noisy - level * model(noisy, torch.full((len(x),), level * 1000), ids, mask))
-        vae, (mean, std) = latents48.trained_vae(state), latents48.statistics(state)
-        sample.sheet(sample.frames_of(vae, torch.cat(rows), mean, std, vae48.decode), path, len(x))
+        trained, (mean, std) = latents48.trained_vae(state), latents48.statistics(state)
+        sample.sheet(sample.frames_of(trained, torch.cat(rows), mean, std, vae48.decode), path, len(x))
 
 
 def main():
