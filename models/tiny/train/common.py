@@ -108,6 +108,7 @@ class Optimisers:
             groups.append(dict(params=gentle, weight_decay=GENTLE_DECAY, share=GENTLE))
         self.all = [Muon(matrices, lr, weight_decay=weight_decay), torch.optim.AdamW(groups, lr, betas=(0.9, 0.98))]
         self.lr, self.total, self.warmup, self.decay = lr, total, warmup, decay
+        self.finished = False
         self.position = lambda step: step  # in the plan, where steps go by the clock
 
     def rate(self, step):
@@ -115,7 +116,7 @@ class Optimisers:
 
     def finish(self, step):
         """Ends the stage early: the decay begins at `step`."""
-        self.total = min(self.total, step + self.decay)
+        self.total, self.finished = min(self.total, step + self.decay), True
 
     def apply(self, step):
         for o in self.all:
@@ -125,12 +126,13 @@ class Optimisers:
             o.zero_grad(set_to_none=True)
 
     def state(self):
-        return {"all": [o.state_dict() for o in self.all], "total": self.total}
+        return {"all": [o.state_dict() for o in self.all], "finish": self.total if self.finished else None}
 
     def load(self, state):
         for o, s in zip(self.all, state["all"]):
             o.load_state_dict(s)
-        self.total = min(self.total, state["total"])
+        if state.get("finish"):
+            self.total, self.finished = min(self.total, state["finish"]), True
 
 
 def split(named):

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """How much the captions matter to the 128x128 model's transformer, by noise level: its loss on pictures with their captions,
-with empty ones, with those of other pictures, and with the noun alone swapped for another core object's.
+with empty ones, with those of other pictures, and with the noun alone swapped for another core object's; or, of clips, with the
+direction of their motion turned round.
 
-Where a swapped noun costs nothing, objects are not being learnt, whatever the loss does.
+Where a swapped noun costs nothing, objects are not being learnt, whatever the loss does; and so with directions.
 """
 
 import json
@@ -22,6 +23,8 @@ import vae48
 
 LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
 LONGEST = 60  # characters of a caption, so that the noun is much of it
+OPPOSITE = {a: b for pair in (("left", "right"), ("up", "down"), ("clockwise", "counterclockwise")) for a, b in (pair, pair[::-1])}
+WAY = re.compile(r"\b((?:mov|slid|glid|driv|fly|hopp|spinn|rotat|turn)ing (?:slowly |quickly )?(?:to the )?)(\w+)\b")
 
 
 def swapped(rng, names, caption):
@@ -33,14 +36,20 @@ def swapped(rng, names, caption):
     return re.sub(rf"\b{found[0]}\b", other, caption) if other != found[0] else None
 
 
-def examples(state, shard, count):
-    """Latents, their captions, and the same with other nouns."""
-    path = state / "latents48" / f"picture-{shard:04d}"
+def turned(caption):
+    """The caption with its motion's direction turned round; None unless it names one."""
+    found = WAY.search(caption)
+    return WAY.sub(found[1] + OPPOSITE[found[2]], caption) if found and found[2] in OPPOSITE else None
+
+
+def examples(state, kind, shard, count):
+    """Latents, their captions, and the same with other nouns or, of clips, with directions turned round."""
+    path = state / "latents48" / f"{kind}-{shard:04d}"
     words = json.loads(path.with_suffix(".json").read_text())
     names = sorted((o.name for o in objects.Catalogue().core), key=len, reverse=True)
     rng, rows, right, wrong = np.random.default_rng(0), [], [], []
     for row, some in enumerate(words):
-        pairs = [(c, swapped(rng, names, c)) for c in some]
+        pairs = [(c, swapped(rng, names, c) if kind == "picture" else turned(c)) for c in some]
         pair = next((p for p in pairs if p[1]), None)
         if pair and len(rows) < count:
             rows.append(row)
@@ -53,7 +62,7 @@ def examples(state, shard, count):
 
 @torch.inference_mode()
 def losses(model, tok, x, captions, level):
-    """The mean squared error of each picture's velocity; the noise is always the same."""
+    """The mean squared error of each velocity; the noise is always the same."""
     ids, mask = text.tokens(tok, captions)
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
     found = []
@@ -83,23 +92,25 @@ def draw(path, model, tok, state, x, captions):
 def main():
     parser = common.arguments(__doc__)
     parser.add_argument("--weights", choices=("average", "model"), default="average", help="of the checkpoint")
-    parser.add_argument("--shard", type=int, default=1, help="of the pictures' latents (default: %(default)s)")
-    parser.add_argument("--count", type=int, default=128, help="pictures (default: %(default)s)")
-    parser.add_argument("--sheet", metavar="FILE", help="a PNG of one step's estimates for 16 of the pictures, at each level")
+    parser.add_argument("--clips", action="store_true", help="clips with a direction, in place of pictures")
+    parser.add_argument("--shard", type=int, default=1, help="of the latents (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=128, help="at most so many (default: %(default)s)")
+    parser.add_argument("--sheet", metavar="FILE", help="a PNG of one step's estimates for 16 pictures, at each level")
     args = parser.parse_args()
     common.prepare(args)
     saved = common.load(args.state / "dit48.pt")
     tok = text.tokenizer(args.state, train_dit48.TEXT, "tokenizer48.json", train_dit48.corpus)
     model = train_dit.Model(tok, train_dit48.TEXT, train_dit48.CONFIG).eval()
     model.load_state_dict(saved[args.weights], strict=False)
-    x, right, wrong = examples(args.state, args.shard, args.count)
-    kinds = {"right": right, "none": [""] * len(x), "another's": right[1:] + right[:1], "noun swapped": wrong}
-    if args.sheet:
+    kind, change = ("clip", "turned round") if args.clips else ("picture", "noun swapped")
+    x, right, wrong = examples(args.state, kind, args.shard, args.count)
+    kinds = {"right": right, "none": [""] * len(x), "another's": right[1:] + right[:1], change: wrong}
+    if args.sheet and not args.clips:
         draw(args.sheet, model, tok, args.state, x[:16], right[:16])
-    print(f"step {saved['step']}, {len(x)} pictures\n\n| noise level | {' | '.join(kinds)} | swapped costs in |\n|---|---|---|---|---|---|")
+    print(f"step {saved['step']}, {len(x)} {kind}s\n\n| noise level | {' | '.join(kinds)} | {change} costs in |\n|---|---|---|---|---|---|")
     for level in LEVELS:
         found = {kind: losses(model, tok, x, captions, level) for kind, captions in kinds.items()}
-        worse = (found["noun swapped"] > found["right"]).float().mean()
+        worse = (found[change] > found["right"]).float().mean()
         print(f"| {level:.2f} | {' | '.join(f'{v.mean():.4f}' for v in found.values())} | {worse:.0%} |", flush=True)
 
 

@@ -2,6 +2,7 @@
 """Trains the diffusion transformer and the text encoder together: pictures first, then clips among them."""
 
 import contextlib
+import math
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ CONFIG = dict(patch_size=(1, 2, 2), num_attention_heads=4, attention_head_dim=64
               text_dim=text.WIDTH, freq_dim=256, ffn_dim=576, num_layers=4, cross_attn_norm=True,
               qk_norm="rms_norm_across_heads", eps=1e-6, rope_max_seq_len=1024)
 SETTINGS = dict(lr=2e-3, steps=6000, warmup=60, decay=2400, average=0.995, weight_decay=0.01,
-                pictures_first=1200, picture_share=0.2, picture_batch=96, clip_batch=40, noise=(0.4, 1.1))
+                pictures_first=1200, picture_share=0.2, picture_batch=96, clip_batch=40, noise=(0.4, 1.1, 0))
 SMOKE = dict(steps=6, warmup=2, decay=3, pictures_first=3, picture_batch=4, clip_batch=4)
 NO_CAPTION = 0.1
 OFTEN = ("apple", "dog", "car", "cat", "ball", "heart", "house", "tree", "star", "balloon", "banana", "fish")  # 3 times
@@ -126,8 +127,8 @@ class Trainer:
         return x, ids, mask
 
     def loss(self, x, ids, mask):
-        middle, spread = self.s["noise"]
-        sigma = torch.sigmoid(middle + spread * self.normal(len(x), 1, 1, 1, 1))
+        middle, spread, longer = self.s["noise"]
+        sigma = torch.sigmoid(middle + longer * math.log(x.shape[2]) + spread * self.normal(len(x), 1, 1, 1, 1))
         noise = self.normal(*x.shape)
         noisy = (1 - sigma) * x + sigma * noise
         with common.autocast(), attention_for(x):

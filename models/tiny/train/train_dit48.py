@@ -18,8 +18,10 @@ TEXT = text.Size(length=48, pieces=4000, width=192, layers=4, heads=6, inner=448
 CONFIG = dict(patch_size=(1, 1, 1), num_attention_heads=4, attention_head_dim=64, in_channels=vae48.Z,
               out_channels=vae48.Z, text_dim=TEXT.width, freq_dim=256, ffn_dim=896, num_layers=6, cross_attn_norm=True,
               qk_norm="rms_norm_across_heads", eps=1e-6, rope_max_seq_len=1024)
-SETTINGS = dict(lr=1.5e-3, steps=14500, warmup=100, decay=5000, average=0.999, weight_decay=0.01,
-                pictures_first=10700, picture_share=0.6, tokens=4096, captions=60000, noise=(1.6, 1.2))
+# `noise`: mean and spread of the level's logit, and how much the log of the latent frames adds to the mean. Frames repeat each other,
+# so that what moves shows through a level that hides a picture: with a half, n frames' mean keeps the noise of one.
+SETTINGS = dict(lr=1.5e-3, steps=19000, warmup=100, decay=6000, average=0.999, weight_decay=0.01,
+                pictures_first=10700, picture_share=0.5, tokens=4096, captions=60000, noise=(1.6, 1.2, 0.5))
 SMOKE = dict(steps=6, warmup=2, decay=3, pictures_first=3, tokens=256, captions=1500)
 PROMPTS = ["a red apple", "two dogs on a green background", "a blue car on a road", "a cat to the left of a ball",
            "three stars at night", "a large house in the snow", "a banana", "a small yellow fish in the sea",
