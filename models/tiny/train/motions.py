@@ -11,6 +11,7 @@ import numpy as np
 FPS = 12
 SIDE = 128
 MARGIN = 4  # pixels that stay free around an object
+FARTHEST = 74  # pixels that an object goes
 
 # Kind: weight, directions, speeds.
 KINDS = {
@@ -36,7 +37,7 @@ PACE = {"slow": 0.55, "": 1.0, "fast": 1.7}
 WAYS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "up left": (-0.8, -0.8), "up right": (0.8, -0.8),
         "down left": (-0.8, 0.8), "down right": (0.8, 0.8)}
 # Of even motions: what they cover in a second (pixels, degrees) and repeats in a second by speed; sizes of what has none.
-EVEN = {"slide": (12, 24, 48), "pan": (12, 24, 48), "hop": (24,) * 3, "spin": (45, 90, 180), "orbit": (60, 120, 180)}
+EVEN = {"slide": (24, 24, 48), "pan": (24, 24, 48), "hop": (24,) * 3, "spin": (45, 90, 180), "orbit": (60, 120, 180)}
 EVEN_RATE = {"bounce": (0.5, 1, 1.5), "rock": (0.75,) * 3, "shake": (1.5, 1.5, 3)}
 EVEN_SIZE = {"bounce": 24, "rock": 18, "shake": 5, "grow": 2, "shrink": 2, "fall": 48, "zoom": 1.5}
 # Nobody sees these turn.
@@ -58,17 +59,22 @@ def seconds(frames):
     return (frames - 1) / FPS
 
 
+def kind(rng, kinds=None):
+    """One of these kinds, or of all."""
+    kinds = kinds or tuple(KINDS)
+    weights = np.array([KINDS[k][0] for k in kinds])
+    return kinds[rng.choice(len(kinds), p=weights / weights.sum())]
+
+
 def choose(rng, frames, kinds=None, even=False):
     """A motion that fits a clip of `frames` frames, before it is known what moves; `even` as in evened()."""
     if frames == 1:
         return Motion()
-    kinds = kinds or tuple(KINDS)
-    weights = np.array([KINDS[k][0] for k in kinds])
-    kind = kinds[rng.choice(len(kinds), p=weights / weights.sum())]
-    _, directions, speeds = KINDS[kind]
-    direction = directions[rng.integers(4 if kind == "slide" and rng.random() < 0.8 else len(directions))]
+    chosen = kind(rng, kinds)
+    _, directions, speeds = KINDS[chosen]
+    direction = directions[rng.integers(4 if chosen == "slide" and rng.random() < 0.8 else len(directions))]
     speed = speeds[rng.integers(len(speeds))] if rng.random() < 0.7 else ""
-    motion = fitted(rng, kind, direction, speed, seconds(frames))
+    motion = fitted(rng, chosen, direction, speed, seconds(frames))
     return evened(motion, seconds(frames)) if even else motion
 
 
@@ -77,8 +83,8 @@ def fitted(rng, kind, direction, speed, length):
     pace, amount, rate = PACE[speed] * rng.uniform(0.9, 1.1), 0.0, 0.0
     if kind in ("slide", "pan", "hop"):
         amount = {"slide": 27, "pan": 24, "hop": 26}[kind] * pace * length
-        if amount > 74 or (speed == "slow" and amount < 9):
-            speed, amount = "", min(max(26 * length, 12), 74)
+        if amount > FARTHEST or (speed == "slow" and amount < 9):
+            speed, amount = "", min(max(26 * length, 12), FARTHEST)
     elif kind == "bounce":
         rate = 1.05 * pace
         if speed == "slow" and rate * length < 1:
@@ -100,7 +106,7 @@ def fitted(rng, kind, direction, speed, length):
 
 
 def evened(motion, length):
-    """The same with one amount and rate for each speed, so that things have moved by multiples of 4 pixels, or turned by multiples of
+    """The same with one amount and rate for each speed, so that things have moved by multiples of 8 pixels, or turned by multiples of
     15 degrees, from one latent frame to the next, and repeats begin with one."""
     kind, which = motion.kind, tuple(PACE).index(motion.speed)
     amount, rate = EVEN_SIZE.get(kind, motion.amount), motion.rate
@@ -109,6 +115,14 @@ def evened(motion, length):
     if kind in EVEN_RATE:
         rate = max(EVEN_RATE[kind][which], 1 / length)
     return replace(motion, amount=float(amount), rate=float(rate), phase=90 * round(motion.phase / 90))
+
+
+def brisk(motion, size):
+    """An even motion along a line twice as far, where no speed is named and an object of that size has room: a latent pixel from one
+    latent frame to the next. What moves by less is hard to tell from what stands, to a transformer and to people."""
+    far = 2 * motion.amount
+    fits = far <= FARTHEST and size + far <= SIDE - 2 * MARGIN
+    return replace(motion, amount=far) if motion.kind in ("slide", "hop") and not motion.speed and fits else motion
 
 
 class Path:

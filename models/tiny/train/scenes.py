@@ -28,6 +28,10 @@ RELATIONS = ("left of", "right of", "above", "below", "next to")
 # What a scene shows. "any" is any cut-out of the shared folder, whatever its caption is worth: for the VAE.
 MIXTURE = {"core": 0.86, "other": 0.06, "animation": 0.08}
 LAYOUTS = {"one": 0.66, "same": 0.13, "pair": 0.17, "three": 0.04}
+TOGETHER = ("still", "slide", "bounce", "hop", "shake", "rock", "fall", "appear", "disappear", "grow", "shrink", "spin")
+# Kinds of motion that go with several objects in steps: a camera that moves loses them, and hops do not fit.
+SEVERAL = tuple(kind for kind in TOGETHER if kind != "hop")
+IN_GROUPS = {"same": SEVERAL, "pair": (*SEVERAL, "orbit"), "three": tuple(kind for kind in SEVERAL if kind != "bounce")}
 HIDDEN = 0.3  # at most this share of an object may have about its ground's colour
 
 
@@ -59,6 +63,7 @@ class Scene:
     movers: str = "all"  # or "first"
     paths: list = field(default_factory=list)
     even: bool = False  # its motion, see motions.evened()
+    wanted: str = ""  # its motion's kind, where that was drawn beforehand
 
     def styles(self):
         return {i.cutout.style for i in self.items}
@@ -81,11 +86,12 @@ class Stream:
         kinds, weights = zip(*((k, w) for k, w in self.mixture.items() if k != "animation" or frames > 1))
         subject = kinds[rng.choice(len(kinds), p=np.array(weights) / sum(weights))]
         layout = tuple(LAYOUTS)[rng.choice(4, p=list(LAYOUTS.values()))] if subject == "core" else "one"
+        wanted = motions.kind(rng, IN_GROUPS.get(layout)) if self.step and frames > 1 else ""
         while True:  # until what was drawn fits together; the shares above stay as they are
             if subject == "animation":
                 scene = self.animation(rng, frames)
             else:
-                scene = self.composed(rng, frames, subject, layout)
+                scene = self.composed(rng, frames, subject, layout, wanted)
             if scene and self.step and not stepped(scene, self.step):
                 continue
             if scene and (self.held is None or split.held_out(scene) == self.held) and not self.hides(scene):
@@ -108,7 +114,7 @@ class Stream:
         scene.paths = [motions.Path(frames, *jittered(rng, 64, 64, 6), item.size)]
         return scene if fit(scene.paths) else None
 
-    def composed(self, rng, frames, subject, layout):
+    def composed(self, rng, frames, subject, layout, wanted):
         pool = {"core": self.catalogue.core, "other": self.catalogue.others, "any": self.catalogue.any}[subject]
         style = tuple(STYLE_WEIGHTS)[rng.choice(5, p=list(STYLE_WEIGHTS.values()))]
         count = {"one": 1, "same": 2 + int(rng.random() < 0.4), "pair": 2, "three": 3}[layout]
@@ -123,7 +129,7 @@ class Stream:
             if len({c.name for c in concepts}) < count:
                 return None
             items = [pick(rng, c, style) for c in concepts]
-        scene = Scene(frames, self.ground(rng), items, layout, even=bool(self.step))
+        scene = Scene(frames, self.ground(rng), items, layout, even=bool(self.step), wanted=wanted)
         return {"one": one, "same": several, "pair": pair, "three": several}[layout](rng, scene)
 
 
@@ -167,6 +173,8 @@ def one(rng, scene):
     item.size_word = ("small", "", "large")[rng.choice(3, p=[0.16, 0.64, 0.2])]
     item.size = rng.uniform(*SIZES[item.size_word])
     scene.motion = single_motion(rng, scene, item)
+    if not scene.motion:
+        return None
     kind = scene.motion.kind
     if kind in ROAMING:
         item.size *= SMALLER[item.size_word]
@@ -188,16 +196,22 @@ def one(rng, scene):
 
 
 def single_motion(rng, scene, item):
-    """A motion of one object; the camera only moves over grounds that show it."""
+    """A motion of one object; the camera only moves over grounds that show it. None where the wanted kind does not go."""
     for _ in range(20):
-        motion = motions.choose(rng, scene.frames, even=scene.even)
+        motion = motions.choose(rng, scene.frames, wanted(scene), scene.even)
         turns = motion.kind == "spin" and item.concept.name in motions.ROUND
         blind = motion.kind in motions.CAMERA and scene.ground.kind != "drawn"
         size = item.size * SMALLER[item.size_word]
+        motion = motions.brisk(motion, size) if scene.even else motion
         tall = motion.kind in ("slide", "hop", "fall", "bounce") and size + motion.amount > SIDE - 2 * MARGIN
         if not (turns or blind or tall or (motion.kind == "orbit" and item.size_word == "large")):
             return motion
-    return Motion()
+    return None if scene.wanted else Motion()
+
+
+def wanted(scene, kinds=None):
+    """The kinds that a scene's motion may have, of these."""
+    return (scene.wanted,) if scene.wanted else kinds
 
 
 def fit(paths):
@@ -277,6 +291,8 @@ def row(rng, scene, sizes, gap):
 
 def several(rng, scene):
     scene.motion = group_motion(rng, scene)
+    if not scene.motion:
+        return None
     count = len(scene.items)
     size = rng.uniform(*size_of_several(scene))
     sizes = [size * rng.uniform(0.94, 1.06) for _ in range(count)]
@@ -291,19 +307,21 @@ def size_of_several(scene):
 
 
 def group_motion(rng, scene):
-    """A motion of all objects together, or of the first alone."""
+    """A motion of all objects together, or of the first alone. None where the wanted kind does not go."""
     if scene.frames == 1:
         return Motion()
-    if scene.layout == "pair" and rng.random() < 0.4:
+    if scene.layout == "pair" and scene.wanted in ("", *motions.IN_PLACE) and rng.random() < 0.4:
         scene.movers = "first"
-        motion = motions.choose(rng, scene.frames, ("bounce", "spin", "rock", "shake", "grow", "shrink"), scene.even)
+        motion = motions.choose(rng, scene.frames, wanted(scene, ("bounce", "spin", "rock", "shake", "grow", "shrink")), scene.even)
         blind = motion.kind == "spin" and scene.items[0].concept.name in motions.ROUND
-        return Motion() if blind else motion
-    kinds = ["still", "slide", "bounce", "hop", "shake", "rock", "fall", "appear", "disappear", "grow", "shrink", "spin"]
+        return (None if scene.wanted else Motion()) if blind else motion
+    kinds = list(TOGETHER)
     kinds += list(motions.CAMERA) if scene.ground.kind == "drawn" else []
     if any(i.concept.name in motions.ROUND for i in scene.items):
         kinds.remove("spin")
-    return motions.choose(rng, scene.frames, tuple(kinds), scene.even)
+    if scene.wanted and scene.wanted not in kinds:
+        return None
+    return motions.choose(rng, scene.frames, wanted(scene, tuple(kinds)), scene.even)
 
 
 def arranged(rng, scene, sizes, centres):
@@ -333,9 +351,11 @@ def apart(scene):
 
 def pair(rng, scene):
     scene.relation = RELATIONS[rng.integers(len(RELATIONS))] if rng.random() < 0.8 else ""
-    if scene.frames > 1 and scene.relation in ("", "next to") and rng.random() < 0.25:
+    if scene.wanted == "orbit" if scene.wanted else scene.frames > 1 and scene.relation in ("", "next to") and rng.random() < 0.25:
         return circling(rng, scene)
     scene.motion = group_motion(rng, scene)
+    if not scene.motion:
+        return None
     sizes = [rng.uniform(*size_of_several(scene)) for _ in range(2)]
     if rng.random() < 0.2:
         small = int(rng.integers(2))
