@@ -8,6 +8,7 @@ import captions
 import common
 import latents48
 import live
+import places
 import sample
 import scenes
 import text
@@ -18,11 +19,13 @@ TEXT = text.Size(length=48, pieces=4000, width=192, layers=4, heads=6, inner=448
 CONFIG = dict(patch_size=(1, 1, 1), num_attention_heads=4, attention_head_dim=64, in_channels=vae48.Z,
               out_channels=vae48.Z, text_dim=TEXT.width, freq_dim=256, ffn_dim=896, num_layers=6, cross_attn_norm=True,
               qk_norm="rms_norm_across_heads", eps=1e-6, rope_max_seq_len=1024)
+SIDE = 8  # of a frame's latents
 # `noise`: mean and spread of the level's logit, and how much the log of the latent frames adds to the mean. Frames repeat each other,
 # so that what moves shows through a level that hides a picture: with a half, n frames' mean keeps the noise of one.
-SETTINGS = dict(lr=1.5e-3, steps=19000, warmup=100, decay=6000, average=0.999, weight_decay=0.01,
-                pictures_first=10700, picture_share=0.5, tokens=4096, captions=60000, noise=(1.6, 1.2, 0.5))
-SMOKE = dict(steps=6, warmup=2, decay=3, pictures_first=3, tokens=256, captions=1500)
+# `places`: how many of a frame's 64 are trained on until step `whole_from`.
+SETTINGS = dict(lr=1.5e-3, steps=18000, warmup=100, decay=5000, average=0.999, weight_decay=0.01,
+                pictures_first=10700, picture_share=0.5, tokens=4096, captions=60000, noise=(1.6, 1.2, 0.5), places=32, whole_from=16500)
+SMOKE = dict(steps=6, warmup=2, decay=3, pictures_first=3, tokens=256, captions=1500, whole_from=4)
 PROMPTS = ["a red apple", "two dogs on a green background", "a blue car on a road", "a cat to the left of a ball",
            "three stars at night", "a large house in the snow", "a banana", "a small yellow fish in the sea",
            "赤いりんご", "a robot on a pink background", "a flat drawing of a tree", "a horse in a meadow",
@@ -83,6 +86,7 @@ class Trainer(train_dit.Trainer):
         if args.drawers:
             self.drawers = live.Drawers(args.drawers, live.captioned(text.tokenizer(args.state, TEXT, "tokenizer48.json"), args.seed))
         super().__init__(args, settings)
+        self.rope = self.model.dit.rope = places.Rope(self.model.dit.rope, SIDE, SIDE)
         if args.compile:
             self.forward = Compiled(self.model)
 
@@ -122,8 +126,19 @@ class Trainer(train_dit.Trainer):
         x = (x.float() - self.mean.view(shape)) / self.std.view(shape)
         return x, ids[every, wording].long(), mask[every, wording].long()
 
+    def loss(self, x, ids, mask):
+        self.rope.places = None
+        if self.of_a_frame() < SIDE * SIDE:
+            self.rope.places = places.chosen(x, self.of_a_frame(), self.random)
+            x = places.taken(x, self.rope.places)
+        return super().loss(x, ids, mask)
+
+    def of_a_frame(self):
+        """How many places of a frame are trained on now."""
+        return self.s["places"] if self.position() < self.s["whole_from"] else SIDE * SIDE
+
     def samples(self, depth):
-        return max(1, self.args.times * self.s["tokens"] // (64 * depth))
+        return max(1, self.args.times * self.s["tokens"] // (self.of_a_frame() * depth))
 
     def some_stored(self, rng, pictures):
         key = ("picture", 1) if pictures else self.clips[rng.choice(len(self.clips), p=self.clip_weights)]
