@@ -299,16 +299,35 @@ static void write_chunk(imagine__output *output, uint32_t tag, const uint8_t *fr
     imagine__output_write(output, word, 4);
 }
 
+/* The delay 1 / fps as a fraction of two 16-bit numbers: the last of its continued fraction's that are small enough. */
+static void delay_of(double fps, uint32_t *numerator, uint32_t *denominator)
+{
+    double wanted = 1 / fps, rest = wanted;
+    uint64_t n[2] = { 0, 1 }, d[2] = { 1, 0 };
+    for (int i = 0; i < 40 && rest < 1e6; i++) {
+        uint64_t whole = (uint64_t)rest;
+        uint64_t next_n = whole * n[1] + n[0], next_d = whole * d[1] + d[0];
+        if (next_n > IMAGINE__PNG_MAX_RATE || next_d > IMAGINE__PNG_MAX_RATE)
+            break;
+        n[0] = n[1], n[1] = next_n;
+        d[0] = d[1], d[1] = next_d;
+        double error = (double)n[1] / (double)d[1] - wanted;
+        if ((error < 0 ? -error : error) <= 1e-12 * wanted || rest - (double)whole <= 0)
+            break;
+        rest = 1 / (rest - (double)whole);
+    }
+    *numerator = (uint32_t)n[1];
+    *denominator = (uint32_t)d[1];
+}
+
 static void write_control(imagine__output *output, uint32_t sequence, uint32_t width, uint32_t height, double fps)
 {
     uint8_t data[26] = { 0 };
     put32(data, sequence);
     put32(data + 4, width);
     put32(data + 8, height);
-    /* The delay is a fraction of two 16-bit numbers: to a thousandth of a second, or finer where it is short. */
-    uint32_t denominator = fps >= 1 ? 1000 : 100;
-    double delay = denominator / fps;
-    uint32_t numerator = delay > 65535 ? 65535 : (uint32_t)(delay + 0.5);
+    uint32_t numerator, denominator;
+    delay_of(fps, &numerator, &denominator);
     data[20] = (uint8_t)(numerator >> 8);
     data[21] = (uint8_t)numerator;
     data[22] = (uint8_t)(denominator >> 8);

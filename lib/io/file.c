@@ -1,41 +1,72 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "io/io.h"
 
+#define NAME_KEPT 200 /* bytes of a name: names have at most 255 */
+
+/* What is to be written in the end: a link to a file stays one, and a file that is replaced keeps its permissions. */
+static imagine_status find_target(imagine__output *output, imagine_error *error)
+{
+    char linked[PATH_MAX];
+    const char *target = output->path;
+    struct stat there;
+    if (!stat(output->path, &there)) {
+        if (!S_ISREG(there.st_mode))
+            return imagine__fail(error, IMAGINE_ERROR_IO, "%s: exists and is not a regular file; nothing was written",
+                                 output->path);
+        output->replaces = 1;
+        output->mode = there.st_mode & 0777;
+        if (realpath(output->path, linked))
+            target = linked;
+    } else if (errno != ENOENT) {
+        return imagine__fail_errno(error, IMAGINE_ERROR_IO, errno, "%s: cannot be written", output->path);
+    }
+    output->target = imagine__strdup(output->context, target);
+    return output->target ? IMAGINE_OK : imagine__fail_memory(error, strlen(target) + 1, "a file's name");
+}
+
 imagine_status imagine__output_open(imagine__output *output, imagine_context *context, const char *path,
                                     imagine_error *error)
 {
     *output = (imagine__output) { .context = context, .path = path, .fd = -1 };
-    struct stat there;
-    if (!stat(path, &there)) {
-        if (!S_ISREG(there.st_mode))
-            return imagine__fail(error, IMAGINE_ERROR_IO, "%s: exists and is not a regular file; nothing was written",
-                                 path);
-    } else if (errno != ENOENT) {
-        return imagine__fail_errno(error, IMAGINE_ERROR_IO, errno, "%s: cannot be written", path);
-    }
-    size_t room = strlen(path) + 32;
+    imagine_status status = find_target(output, error);
+    if (status < 0)
+        return status;
+    /* Beside the target, under as much of its name as leaves room for the rest. */
+    const char *name = strrchr(output->target, '/');
+    size_t folder = name ? (size_t)(name + 1 - output->target) : 0, kept = strlen(output->target + folder);
+    if (kept > NAME_KEPT)
+        for (kept = NAME_KEPT; kept && ((uint8_t)output->target[folder + kept] & 0xC0) == 0x80;)
+            kept--;
+    size_t room = folder + kept + 32;
     output->temporary = imagine__alloc(context, room);
-    if (!output->temporary)
+    if (!output->temporary) {
+        imagine__output_abandon(output);
         return imagine__fail_memory(error, room, "a file's temporary name");
+    }
     for (int attempt = 0; attempt < 100 && output->fd < 0; attempt++) {
-        snprintf(output->temporary, room, "%s.%ld-%d.part", path, (long)getpid(), attempt);
+        snprintf(output->temporary, room, "%.*s.%ld-%d.part", (int)(folder + kept), output->target, (long)getpid(), attempt);
         output->fd = open(output->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
         if (output->fd < 0 && errno != EEXIST && errno != EINTR)
             break;
     }
-    if (output->fd >= 0)
+    if (output->fd >= 0) {
+        if (output->replaces)
+            (void)fchmod(output->fd, output->mode); /* a file system without permissions keeps none */
         return IMAGINE_OK;
-    imagine_status status =
-        imagine__fail_errno(error, IMAGINE_ERROR_IO, errno, "%s: cannot be created", output->temporary);
+    }
+    status = imagine__fail_errno(error, IMAGINE_ERROR_IO, errno, "%s: no file can be made there", path);
     imagine__free(context, output->temporary);
     output->temporary = NULL;
+    imagine__output_abandon(output);
     return status;
 }
 
@@ -73,7 +104,7 @@ imagine_status imagine__output_commit(imagine__output *output, imagine_error *er
     if (close(output->fd) < 0 && !output->failed && errno != EINTR)
         output->failed = errno;
     output->fd = -1;
-    if (!output->failed && rename(output->temporary, output->path) < 0)
+    if (!output->failed && rename(output->temporary, output->target) < 0)
         output->failed = errno;
     if (output->failed) {
         status = imagine__fail_errno(error, IMAGINE_ERROR_IO, output->failed, "%s: cannot be written", output->path);
@@ -82,6 +113,7 @@ imagine_status imagine__output_commit(imagine__output *output, imagine_error *er
     }
     imagine__free(output->context, output->temporary);
     output->temporary = NULL;
+    imagine__output_abandon(output);
     return IMAGINE_OK;
 }
 
@@ -93,5 +125,6 @@ void imagine__output_abandon(imagine__output *output)
     if (output->temporary)
         unlink(output->temporary);
     imagine__free(output->context, output->temporary);
-    output->temporary = NULL;
+    imagine__free(output->context, output->target);
+    output->temporary = output->target = NULL;
 }

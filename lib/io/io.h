@@ -11,7 +11,10 @@
 typedef struct imagine__output {
     imagine_context *context;
     const char *path; /* the caller's, valid until commit or abandon */
+    char *target; /* what it becomes: the path, or the file that this links to */
     char *temporary;
+    uint32_t mode; /* the permissions of the file that is replaced */
+    int32_t replaces; /* 1: there is one */
     int fd;
     int failed; /* errno, 0 while all is well */
 } imagine__output;
@@ -43,6 +46,7 @@ imagine_status imagine__png_deflate(imagine_context *context, const uint8_t *rgb
 #define IMAGINE__PNG_MAX_BYTES ((uint64_t)4 << 30)
 
 /* ---- animated PNG (apng.c) ------------------------------------------------------------------- */
+#define IMAGINE__PNG_MAX_RATE  65535 /* frames a second, and seconds a frame, that an animated PNG can say */
 
 /* All frames of a PNG (one) or an animated PNG, each laid over white, as U8 [frames, height, width, 3]. */
 imagine_status imagine__apng_decode(imagine_context *context, const char *name, const uint8_t *bytes, size_t size,

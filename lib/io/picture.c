@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <dirent.h>
 #include <errno.h>
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -109,7 +108,11 @@ static imagine_status join(imagine_buffer **frames, imagine_context *context, co
             break;
         int32_t ndim;
         const int64_t *size = imagine__buffer_shape(one, &ndim);
-        if (!i) {
+        if (size[0] != 1) {
+            status = imagine__fail(error, IMAGINE_ERROR_FORMAT,
+                                   "%s: has %lld frames; of a folder every file is one frame, so load this one by itself",
+                                   n->list[i], (long long)size[0]);
+        } else if (!i) {
             shape[1] = size[1];
             shape[2] = size[2];
             if ((uint64_t)(shape[1] * shape[2]) * 3 * n->count > IMAGINE__PNG_MAX_BYTES)
@@ -166,6 +169,21 @@ imagine_status imagine_picture_load(imagine_buffer **frames, imagine_context *co
     return load_file(frames, context, path, error);
 }
 
+static imagine_status write_picture(imagine_context *context, const char *path, const imagine_buffer *on_host,
+                                    const int64_t *shape, double frames_per_second, imagine_error *error)
+{
+    imagine__output output;
+    imagine_status status = imagine__output_open(&output, context, path, error);
+    if (status < 0)
+        return status;
+    status = imagine__apng_encode(context, &output, imagine_buffer_data(on_host), (uint32_t)shape[0], (uint32_t)shape[2],
+                                  (uint32_t)shape[1], frames_per_second, error);
+    if (status >= 0)
+        return imagine__output_commit(&output, error);
+    imagine__output_abandon(&output);
+    return status;
+}
+
 imagine_status imagine_picture_save(imagine_context *context, const char *path, const imagine_buffer *frames,
                                     double frames_per_second, imagine_error *error)
 {
@@ -187,17 +205,14 @@ imagine_status imagine_picture_save(imagine_context *context, const char *path, 
                              "frames: %s %s, wanted is u8 [frames, height, width, 3]",
                              imagine__dtype_name(imagine__buffer_dtype(frames)), text);
     }
-    if (shape[0] > 1 && !(frames_per_second > 0 && isfinite(frames_per_second)))
-        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "frames_per_second: %g is not above 0",
-                             frames_per_second);
-    imagine__output output;
-    status = imagine__output_open(&output, context, path, error);
-    if (status < 0)
+    if (shape[0] > 1 && !(frames_per_second >= 1.0 / IMAGINE__PNG_MAX_RATE && frames_per_second <= IMAGINE__PNG_MAX_RATE))
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
+                             "frames_per_second: %g is not between 1/%d and %d, as an animated PNG has it", frames_per_second,
+                             IMAGINE__PNG_MAX_RATE, IMAGINE__PNG_MAX_RATE);
+    imagine_buffer *on_host;
+    if ((status = imagine__buffer_on_host(&on_host, frames, error)) < 0)
         return status;
-    status = imagine__apng_encode(context, &output, imagine_buffer_data(frames), (uint32_t)shape[0], (uint32_t)shape[2],
-                                  (uint32_t)shape[1], frames_per_second, error);
-    if (status >= 0)
-        return imagine__output_commit(&output, error);
-    imagine__output_abandon(&output);
+    status = write_picture(context, path, on_host, shape, frames_per_second, error);
+    imagine_buffer_release(&on_host);
     return status;
 }

@@ -175,9 +175,17 @@ static imagine_status write_file(text *header, const uint32_t *order, const char
         return status;
     imagine__output_write(&output, prefix, sizeof prefix);
     imagine__output_write(&output, header->bytes, header->size);
-    for (uint32_t i = 0; i < count; i++)
-        imagine__output_write(&output, imagine_buffer_data(buffers[order[i]]), imagine_buffer_size(buffers[order[i]]));
-    return imagine__output_commit(&output, error);
+    for (uint32_t i = 0; i < count && status >= 0; i++) { /* of those on a device one at a time */
+        imagine_buffer *on_host;
+        status = imagine__buffer_on_host(&on_host, buffers[order[i]], error);
+        if (status >= 0)
+            imagine__output_write(&output, imagine_buffer_data(on_host), imagine_buffer_size(on_host));
+        imagine_buffer_release(&on_host);
+    }
+    if (status >= 0)
+        return imagine__output_commit(&output, error);
+    imagine__output_abandon(&output);
+    return status;
 }
 
 imagine_status imagine_buffer_save(imagine_context *context, const char *path, uint32_t count,

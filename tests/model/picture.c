@@ -3,6 +3,7 @@
 /* Pictures in and out: round trips, every pixel format, animation rules, hostile files. */
 
 #include <errno.h>
+#include <math.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -141,6 +142,11 @@ static void test_folder(void)
     CHECK_STATUS(imagine_picture_load(&read, context, sub, &err), IMAGINE_ERROR_FORMAT);
     CHECK(strstr(err.message, "0003.png") && !read);
     imagine_buffer_release(&odd);
+    odd = make_frames(2, 6, 4); /* the right size, but more than one frame */
+    CHECK_OK(imagine_picture_save(context, path, odd, 8, &err));
+    CHECK_STATUS(imagine_picture_load(&read, context, sub, &err), IMAGINE_ERROR_FORMAT);
+    CHECK(strstr(err.message, "0003.png: has 2 frames") && !read);
+    imagine_buffer_release(&odd);
     imagine_buffer_release(&frames);
 }
 
@@ -151,6 +157,59 @@ static size_t slurp(const char *path, uint8_t *bytes, size_t room)
     if (f)
         fclose(f);
     return size;
+}
+
+/* The frames' delays as the file has them: every one is numerator / denominator of a second. */
+static void check_delays(const char *path, int frames, int numerator, int denominator)
+{
+    static uint8_t bytes[1 << 16];
+    size_t size = slurp(path, bytes, sizeof bytes);
+    int found = 0;
+    for (size_t at = 8; at + 12 <= size;) {
+        const uint8_t *chunk = bytes + at, *data = chunk + 8;
+        if (!memcmp(chunk + 4, "fcTL", 4)) {
+            int n = data[20] << 8 | data[21], d = data[22] << 8 | data[23];
+            CHECK(n == numerator && d == denominator);
+            if (n != numerator || d != denominator)
+                fprintf(stderr, "    %d/%d, wanted is %d/%d\n", n, d, numerator, denominator);
+            found++;
+        }
+        at += 12 + ((size_t)chunk[0] << 24 | (size_t)chunk[1] << 16 | (size_t)chunk[2] << 8 | chunk[3]);
+    }
+    CHECK(found == frames);
+}
+
+/* Rates that two 16-bit numbers say exactly are said exactly; what they cannot say is refused. */
+static void test_rates(void)
+{
+    static const struct {
+        double rate;
+        int numerator, denominator;
+    } rates[] = {
+        { 12, 1, 12 },       { 16, 1, 16 },           { 24, 1, 24 },        { 24000.0 / 1001, 1001, 24000 },
+        { 30, 1, 30 },       { 59.94, 50, 2997 },     { 60, 1, 60 },        { 30000.0 / 1001, 1001, 30000 },
+        { 0.5, 2, 1 },       { 0.3, 10, 3 },          { 3000, 1, 3000 },    { 65535, 1, 65535 },
+        { 1, 1, 1 },         { 1.0 / 65535, 65535, 1 },
+    };
+    static const double refused[] = { 0, -1, -16, NAN, INFINITY, -INFINITY, 65536, 70000, 1e300, 1.0 / 65537, 1e-6, 1e-300 };
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_buffer *frames = make_frames(2, 3, 3), *one = make_frames(1, 3, 3);
+    const char *path = scratch_file("rates.png");
+    REQUIRE(frames && one);
+    for (size_t i = 0; i < sizeof rates / sizeof *rates; i++) {
+        CHECK_OK(imagine_picture_save(context, path, frames, rates[i].rate, &err));
+        check_delays(path, 2, rates[i].numerator, rates[i].denominator);
+    }
+    CHECK(!unlink(path));
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        CHECK_STATUS(imagine_picture_save(context, path, frames, refused[i], &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+        CHECK(strstr(err.message, "frames_per_second") && strstr(err.message, "65535"));
+        CHECK(access(path, F_OK) != 0);
+        CHECK_OK(imagine_picture_save(context, path, one, refused[i], &err)); /* a single picture has no rate */
+        CHECK(!unlink(path));
+    }
+    imagine_buffer_release(&one);
+    imagine_buffer_release(&frames);
 }
 
 static void load_bytes(const uint8_t *bytes, size_t size)
@@ -234,6 +293,104 @@ static void test_full_disk(void)
     imagine_buffer_release(&small);
 }
 
+/* ---- what is there already ------------------------------------------------------------------- */
+
+static void check_loads(const char *path, const imagine_buffer *frames)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_buffer *read = NULL;
+    REQUIRE_OK(imagine_picture_load(&read, context, path, &err));
+    check_equal(read, frames);
+    imagine_buffer_release(&read);
+}
+
+/* A link stays a link, also one to a link in another folder: what it leads to has the new content. */
+static void test_links(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_buffer *old = make_frames(1, 4, 4), *new = make_frames(1, 9, 7);
+    char target[600], first[600], second[600], leads_to[600];
+    struct stat about;
+    snprintf(target, sizeof target, "%s/there", folder);
+    REQUIRE(!mkdir(target, 0777));
+    snprintf(target, sizeof target, "%s/there/target.png", folder);
+    snprintf(first, sizeof first, "%s/there/first.png", folder);
+    snprintf(second, sizeof second, "%s/second.png", folder);
+    CHECK_OK(imagine_picture_save(context, target, old, 1, &err));
+    REQUIRE(!symlink("target.png", first) && !symlink("there/first.png", second));
+    CHECK_OK(imagine_picture_save(context, second, new, 1, &err));
+    CHECK(!lstat(second, &about) && S_ISLNK(about.st_mode));
+    CHECK(!lstat(first, &about) && S_ISLNK(about.st_mode));
+    CHECK(readlink(second, leads_to, sizeof leads_to) == 15 && !memcmp(leads_to, "there/first.png", 15));
+    CHECK(!lstat(target, &about) && S_ISREG(about.st_mode));
+    check_loads(target, new);
+    CHECK_OK(imagine_buffer_save(context, second, 1, &old, (const char *const[]){ "x" }, &err)); /* as tensors do */
+    CHECK(!lstat(second, &about) && S_ISLNK(about.st_mode));
+    CHECK(!lstat(target, &about) && S_ISREG(about.st_mode));
+    imagine_buffer_release(&new);
+    imagine_buffer_release(&old);
+}
+
+/* What is replaced keeps its permissions, and a new file has those that the process gives. */
+static void test_modes(void)
+{
+    static const mode_t modes[] = { 0600, 0640, 0666, 0400, 0755 };
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_buffer *frames = make_frames(1, 4, 4);
+    const char *path = scratch_file("mode.png");
+    struct stat about;
+    mode_t before = umask(027);
+    CHECK_OK(imagine_picture_save(context, path, frames, 1, &err));
+    CHECK(!stat(path, &about) && (about.st_mode & 0777) == 0640);
+    for (size_t i = 0; i < sizeof modes / sizeof *modes; i++) {
+        CHECK(!chmod(path, modes[i]));
+        CHECK_OK(imagine_picture_save(context, path, frames, 1, &err));
+        CHECK(!stat(path, &about) && (about.st_mode & 0777) == modes[i]);
+    }
+    umask(before);
+    imagine_buffer_release(&frames);
+}
+
+/* Names as long as a file system takes them, of bytes and of longer characters; the one for the time being is cut. */
+static void test_long_names(void)
+{
+    static const char *const units[] = { "n", "\xC3\xA9", "\xE2\x82\xAC", "\xF0\x9F\x91\xA9" };
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_buffer *frames = make_frames(1, 4, 4);
+    for (size_t i = 0; i < sizeof units / sizeof *units; i++)
+        for (size_t most = 180; most <= 255; most += 25) {
+            char name[256] = "";
+            size_t unit = strlen(units[i]), size = 0;
+            for (; size + unit <= most; size += unit)
+                memcpy(name + size, units[i], unit);
+            name[size] = 0;
+            const char *path = scratch_file(name);
+            for (int again = 0; again < 2; again++)
+                CHECK_OK(imagine_picture_save(context, path, frames, 1, &err));
+            check_loads(path, frames);
+            CHECK(!unlink(path));
+        }
+    imagine_buffer_release(&frames);
+}
+
+/* Where no file can be made the message names what the caller gave, and no temporary file. */
+static void test_no_folder(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_buffer *frames = make_frames(1, 4, 4);
+    const char *missing = scratch_file("missing/folder.png"), *locked = scratch_file("locked/out.png");
+    char sub[512];
+    CHECK_STATUS(imagine_picture_save(context, missing, frames, 1, &err), IMAGINE_ERROR_IO);
+    CHECK(!strncmp(err.message, missing, strlen(missing)) && !strstr(err.message, ".part") && err.native_code == ENOENT);
+    snprintf(sub, sizeof sub, "%s/locked", folder);
+    REQUIRE(!mkdir(sub, 0555));
+    if (geteuid() != 0) { /* whom nothing is locked to */
+        CHECK_STATUS(imagine_picture_save(context, locked, frames, 1, &err), IMAGINE_ERROR_IO);
+        CHECK(!strncmp(err.message, locked, strlen(locked)) && !strstr(err.message, ".part") && err.native_code == EACCES);
+    }
+    imagine_buffer_release(&frames);
+}
+
 /* Every allocation of a save and a load failing in turn. */
 typedef struct budget {
     long left, live;
@@ -298,8 +455,10 @@ int main(int argc, char **argv)
 {
     static const test_case cases[] = {
         { "round_trip", test_round_trip }, { "formats", test_formats }, { "animation", test_animation },
-        { "folder", test_folder },         { "hostile", test_hostile }, { "errors", test_errors },
-        { "full_disk", test_full_disk },   { "memory", test_memory },
+        { "folder", test_folder },         { "rates", test_rates },     { "hostile", test_hostile },
+        { "errors", test_errors },         { "full_disk", test_full_disk }, { "links", test_links },
+        { "modes", test_modes },           { "long_names", test_long_names }, { "no_folder", test_no_folder },
+        { "memory", test_memory },
     };
     imagine_error err = IMAGINE_ERROR_INIT;
     snprintf(folder, sizeof folder, "%s/imagine-picture-XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
