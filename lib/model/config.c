@@ -140,6 +140,8 @@ static imagine_status fail_value(const imagine__config *config, const entry *e, 
 {
     size_t length = e->end - e->begin;
     int shown = length > 120 ? 117 : (int)length;
+    while (shown && length > 120 && ((uint8_t)config->text[e->begin + (size_t)shown] & 0xC0) == 0x80)
+        shown--; /* not inside a character */
     return imagine__fail(error, IMAGINE_ERROR_MODEL, "%s: \"%s\" is %.*s%s, %s", config->path, e->key, shown,
                          config->text + e->begin, length > 120 ? "..." : "", wanted);
 }
