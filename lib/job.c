@@ -363,20 +363,24 @@ static imagine_status copy_sampling(imagine_job *job, const imagine_job_options 
     return IMAGINE_OK;
 }
 
+/* The job's own token, fired also by the caller's: the job's and the one in the sampler's options. */
+static imagine_status listen_to(imagine_job *job, const imagine_job_options *o, imagine_error *error)
+{
+    if (imagine__planning(job->context)) /* what a cancelled job would have needed can be asked all the same */
+        return imagine__cancel_create_child(&job->cancel, job->context, NULL, NULL, error);
+    return imagine__cancel_create_child(&job->cancel, job->context, o->cancel, job->sampling.cancel, error);
+}
+
 static imagine_status copy_options(imagine_job *job, const imagine_job_options *o, imagine_error *error)
 {
-    imagine_cancel *outer = o->cancel;
     imagine_status status = IMAGINE_OK;
     if (!o->latents)
         status = copy_sampling(job, o, error);
     if (status >= 0)
         status = check_stages(o, job->model, imagine__sampler_guided(&job->sampling), error);
-    /* A token in the sampler's options counts as well. */
-    if (!outer && o->sampler && !o->latents)
-        outer = job->sampling.cancel;
-    if (imagine__planning(job->context))
-        outer = NULL; /* what a cancelled job would have needed can be asked all the same */
-    if (status < 0 || (status = imagine__cancel_create_child(&job->cancel, job->context, outer, error)) < 0)
+    if (status >= 0)
+        status = listen_to(job, o, error);
+    if (status < 0)
         return status;
     job->wanted = o->events;
     job->preview_every = o->preview_every;

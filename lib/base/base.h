@@ -76,7 +76,7 @@ int32_t imagine__context_threads(const imagine_context *context);
 imagine_status imagine__check_process(const imagine_context *context, imagine_error *error);
 /* A token that has also fired once `parent` (NULL: none; retained) has. */
 imagine_status imagine__cancel_create_child(imagine_cancel **cancel, imagine_context *context, imagine_cancel *parent,
-                                            imagine_error *error);
+                                            imagine_cancel *other, imagine_error *error);
 /* For destroy functions: 1 in a forked child, where threads must not be joined. */
 int imagine__forked(const imagine_context *context);
 

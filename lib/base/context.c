@@ -233,17 +233,19 @@ imagine_status imagine_cancel_create(imagine_cancel **cancel, imagine_context *c
     atomic_init(&made->references, 1);
     atomic_init(&made->fired, 0);
     made->context = imagine_context_retain(context);
-    made->parent = NULL;
+    made->parents[0] = made->parents[1] = NULL;
     *cancel = made;
     return IMAGINE_OK;
 }
 
 imagine_status imagine__cancel_create_child(imagine_cancel **cancel, imagine_context *context, imagine_cancel *parent,
-                                            imagine_error *error)
+                                            imagine_cancel *other, imagine_error *error)
 {
     imagine_status status = imagine_cancel_create(cancel, context, error);
-    if (status >= 0)
-        (*cancel)->parent = imagine_cancel_retain(parent);
+    if (status >= 0) {
+        (*cancel)->parents[0] = imagine_cancel_retain(parent);
+        (*cancel)->parents[1] = imagine_cancel_retain(other);
+    }
     return status;
 }
 
@@ -263,7 +265,8 @@ void imagine_cancel_release(imagine_cancel **cancel)
     if (atomic_fetch_sub(&old->references, 1) != 1)
         return;
     imagine_context *context = old->context;
-    imagine_cancel_release(&old->parent);
+    imagine_cancel_release(&old->parents[0]);
+    imagine_cancel_release(&old->parents[1]);
     imagine__free(context, old);
     imagine_context_release(&context);
 }
@@ -284,5 +287,6 @@ int32_t imagine_cancel_fired(const imagine_cancel *cancel)
 {
     if (!cancel)
         return 0;
-    return atomic_load_explicit(&cancel->fired, memory_order_relaxed) || imagine_cancel_fired(cancel->parent);
+    return atomic_load_explicit(&cancel->fired, memory_order_relaxed) || imagine_cancel_fired(cancel->parents[0]) ||
+           imagine_cancel_fired(cancel->parents[1]);
 }

@@ -46,7 +46,7 @@ struct imagine_cancel {
     atomic_int references;
     atomic_int fired;
     imagine_context *context;
-    imagine_cancel *parent; /* fires this one too; or NULL */
+    imagine_cancel *parents[2]; /* each fires this one too; or NULL */
 };
 
 /* Books `size` bytes if the limit allows it. */

@@ -44,9 +44,9 @@ imagine_status imagine__png_deflate(imagine_context *context, const uint8_t *rgb
 /* The largest width, height and number of bytes of decoded pictures that are read. */
 #define IMAGINE__PNG_MAX_SIDE  16384u
 #define IMAGINE__PNG_MAX_BYTES ((uint64_t)4 << 30)
+#define IMAGINE__PNG_MAX_RATE  65535 /* frames a second, and seconds a frame, that an animated PNG can say */
 
 /* ---- animated PNG (apng.c) ------------------------------------------------------------------- */
-#define IMAGINE__PNG_MAX_RATE  65535 /* frames a second, and seconds a frame, that an animated PNG can say */
 
 /* All frames of a PNG (one) or an animated PNG, each laid over white, as U8 [frames, height, width, 3]. */
 imagine_status imagine__apng_decode(imagine_context *context, const char *name, const uint8_t *bytes, size_t size,
