@@ -44,7 +44,7 @@ static imagine_status read_timesteps(imagine_sampler *s, const imagine_buffer *t
 static imagine_status check_denoise(const imagine_sampler *s, const imagine_buffer *hidden, const imagine_buffer *text,
                                     imagine_error *error)
 {
-    const imagine__dit_config *c = s->config;
+    const imagine__dit_config *c = &s->config;
     imagine_status status = imagine__need_tensor(hidden, "hidden_states", IMAGINE_F32, 5,
                                                  "[batch, channels, frames, height, width]", error);
     if (status < 0 || (status = imagine__need_tensor(text, "encoder_hidden_states", IMAGINE_F32, 3,
@@ -69,7 +69,7 @@ static imagine_status check_denoise(const imagine_sampler *s, const imagine_buff
 static imagine_status denoise(imagine_sampler *s, const imagine_buffer *hidden, const imagine_buffer *timestep,
                               const imagine_buffer *encoder_hidden_states, imagine_buffer *sample, imagine_error *error)
 {
-    const imagine__dit_config *c = s->config;
+    const imagine__dit_config *c = &s->config;
     const int64_t *x = imagine__buffer_shape(hidden, NULL);
     int64_t tokens = x[2] / c->patch_t * (x[3] / c->patch_h) * (x[4] / c->patch_w);
     imagine__dit_text *text = NULL;
@@ -115,7 +115,7 @@ imagine_status imagine_sampler_denoise(imagine_sampler *sampler, const imagine_b
         return status;
     int64_t shape[5];
     memcpy(shape, imagine__buffer_shape(hidden_states, NULL), sizeof shape);
-    shape[1] = sampler->config->out_channels;
+    shape[1] = sampler->config.out_channels;
     imagine_buffer *made;
     if ((status = imagine__buffer_new(&made, sampler->context, IMAGINE_F32, 5, shape, error)) < 0)
         return status;

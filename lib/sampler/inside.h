@@ -19,7 +19,7 @@ struct imagine_sampler {
     int32_t expert; /* which of the pack's transformers it is */
     imagine__reading reading; /* how their weights are to be read */
     int give_back; /* 1: there is no room for the weights of both experts */
-    const imagine__dit_config *config;
+    imagine__dit_config config; /* both experts', kept here: a change that fails leaves no transformer */
     imagine__work work;
     imagine_sampler_options o; /* as settled; `sigmas` is not kept */
     imagine__schedule schedule;

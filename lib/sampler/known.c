@@ -288,7 +288,7 @@ typedef struct token_job {
 /* 1 if all latents of a token's patch are known. */
 static int token_known(const imagine_sampler *s, int64_t t, int64_t y, int64_t x)
 {
-    const imagine__dit_config *c = s->config;
+    const imagine__dit_config *c = &s->config;
     for (int64_t dt = 0; dt < c->patch_t; dt++)
         for (int64_t dy = 0; dy < c->patch_h; dy++)
             for (int64_t dx = 0; dx < c->patch_w; dx++)
@@ -302,7 +302,7 @@ static void fill_tokens(void *arg, int64_t tile, void *scratch)
 {
     const token_job *job = arg;
     const imagine_sampler *s = job->s;
-    int64_t height = s->shape[2] / s->config->patch_h, width = s->shape[3] / s->config->patch_w;
+    int64_t height = s->shape[2] / s->config.patch_h, width = s->shape[3] / s->config.patch_w;
     (void)scratch;
     for (int64_t y = 0; y < height; y++)
         for (int64_t x = 0; x < width; x++)
@@ -314,7 +314,7 @@ int imagine__sampler_tokens(imagine_sampler *s, double timestep, int32_t clips, 
 {
     if (!s->known || s->o.known_mode != IMAGINE_KNOWN_CLEAN)
         return 0;
-    const imagine__dit_config *c = s->config;
+    const imagine__dit_config *c = &s->config;
     int64_t grid = s->shape[1] / c->patch_t, tokens = s->clip / (s->shape[0] * c->patch_t * c->patch_h * c->patch_w);
     float *all = imagine__arena_host_floats(s->work.arena, clips * tokens);
     if (!all)

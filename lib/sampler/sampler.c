@@ -16,7 +16,7 @@ static imagine_status set_sizes(imagine_sampler *s, imagine_error *error)
     imagine_status status = imagine_model_get_info(s->model, &info, error);
     if (status < 0)
         return status;
-    const imagine__dit_config *c = s->config;
+    const imagine__dit_config *c = &s->config;
     int64_t spatial = info.spatial_factor ? info.spatial_factor : 8, temporal = info.temporal_factor ? info.temporal_factor : 4;
     if ((status = imagine__need_multiple(s->o.width, spatial * c->patch_w, "width", error)) < 0 ||
         (status = imagine__need_multiple(s->o.height, spatial * c->patch_h, "height", error)) < 0 ||
@@ -88,7 +88,7 @@ static imagine_status set_up(imagine_sampler *s, imagine__reading reading, const
     s->expert = imagine__sampler_expert(s, s->schedule.timesteps[0]);
     if ((status = imagine__model_expert(s->model, s->expert, reading, &s->dit, s->cancel, error)) < 0)
         return status;
-    s->config = imagine__dit_get_config(s->dit);
+    s->config = *imagine__dit_get_config(s->dit);
     if ((status = set_sizes(s, error)) < 0 ||
         (status = imagine__work_init(&s->work, s->context, s->cancel, error)) < 0 ||
         (status = imagine__stepper_create(&s->stepper, &s->work, &s->schedule, s->count, error)) < 0)
@@ -229,11 +229,11 @@ static imagine_status begin(imagine_sampler *sampler, const imagine_buffer *nois
     imagine_status status = IMAGINE_OK;
     if (noise && (status = imagine__sampler_check(sampler, noise, "noise", 0, 0, error)) < 0)
         return status;
-    if (sampler->config->in_channels != sampler->config->out_channels)
+    if (sampler->config.in_channels != sampler->config.out_channels)
         return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED,
                              "transformer/config.json: \"in_channels\" is %d and \"out_channels\" is %d; sampling from "
-                             "a prompt needs as many out as in", sampler->config->in_channels,
-                             sampler->config->out_channels);
+                             "a prompt needs as many out as in", sampler->config.in_channels,
+                             sampler->config.out_channels);
     sampler->begun = 0;
     if (noise)
         imagine__upload(&sampler->work, sampler->x, 0, imagine_buffer_data(noise), 0,

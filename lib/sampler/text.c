@@ -19,9 +19,9 @@ static imagine_status check_text(imagine_sampler *s, const imagine_buffer *embed
     if (ndim == 3 && shape[0] != s->o.batch)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: %lld rows of text for a batch of %d", name,
                              (long long)shape[0], s->o.batch);
-    if (shape[ndim - 1] != s->config->text_dim)
+    if (shape[ndim - 1] != s->config.text_dim)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: the width is %lld, the model's is %d", name,
-                             (long long)shape[ndim - 1], s->config->text_dim);
+                             (long long)shape[ndim - 1], s->config.text_dim);
     return imagine__need_finite(&s->work, embeds, name, error);
 }
 
@@ -50,7 +50,7 @@ static void drop_text(imagine_sampler *s)
 static imagine_status make_text(imagine_sampler *s, const float *rows, imagine_error *error)
 {
     int32_t length = imagine__model_defaults(s->model)->text_length, batch = s->o.batch;
-    int64_t half = (int64_t)batch * length * s->config->text_dim;
+    int64_t half = (int64_t)batch * length * s->config.text_dim;
     imagine__arena_mark mark = imagine__arena_save(s->work.arena);
     imagine_status status =
         imagine__dit_text_create(&s->text, s->dit, &s->work, rows, s->batched ? 2 * batch : batch, length, error);
@@ -67,7 +67,7 @@ static imagine_status pad_both(imagine_sampler *s, const imagine_buffer *positiv
                                float **rows, imagine_error *error)
 {
     int64_t length = imagine__model_defaults(s->model)->text_length;
-    int64_t half = s->o.batch * length * s->config->text_dim, count = (s->guided ? 2 : 1) * half;
+    int64_t half = s->o.batch * length * s->config.text_dim, count = (s->guided ? 2 : 1) * half;
     int experts = imagine__model_defaults(s->model)->boundary > 0;
     imagine_status status = IMAGINE_OK;
     if (experts && !s->rows)
@@ -149,6 +149,6 @@ imagine_status imagine__sampler_change(imagine_sampler *s, int32_t expert, imagi
     s->expert = expert;
     if (!s->dit && (status = imagine__model_expert(s->model, expert, s->reading, &s->dit, s->cancel, error)) < 0)
         return status;
-    s->config = imagine__dit_get_config(s->dit);
+    s->config = *imagine__dit_get_config(s->dit);
     return s->rows && !s->text ? make_text(s, s->rows, error) : status;
 }
