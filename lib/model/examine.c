@@ -35,30 +35,36 @@ static size_t find(const char *bytes, size_t count, imagine_dtype dtype)
     return count;
 }
 
-/* The tensor's first such element, or -1; also when it cannot be read, which is not what is to be told now. */
-static int64_t look_at(const imagine__weights *weights, const imagine__tensor *t, char *piece)
+#define NONE   (-1)
+#define UNSEEN (-2)
+
+/* The tensor's first such element, NONE, or UNSEEN: cancelled or unreadable, which is not what is to be told now. */
+static int64_t look_at(const imagine__weights *weights, const imagine__tensor *t, const imagine_cancel *cancel, char *piece)
 {
     size_t element = imagine__dtype_size(t->dtype);
     for (uint64_t at = 0; element && at < t->size; at += PIECE) {
         size_t size = t->size - at < PIECE ? (size_t)(t->size - at) : PIECE;
-        if (imagine__weights_read(weights, t, at, size, piece, NULL) < 0)
-            return -1;
+        if (imagine_cancel_fired(cancel) || imagine__weights_read(weights, t, at, size, piece, NULL) < 0)
+            return UNSEEN;
         size_t found = find(piece, size / element, t->dtype);
         if (found < size / element)
             return (int64_t)(at / element + found);
     }
-    return -1;
+    return NONE;
 }
 
+/* *seen becomes 0 where not all of the weights could be looked at. */
 static imagine_status blame(const imagine__weights *weights, imagine_context *context, const imagine_cancel *cancel,
-                            const char *what, imagine_error *error)
+                            const char *what, int *seen, imagine_error *error)
 {
     char *piece = imagine__alloc(context, PIECE);
-    int32_t count = weights && piece ? imagine__weights_count(weights) : 0;
+    int32_t count = weights ? imagine__weights_count(weights) : 0;
     imagine_status status = 0;
-    for (int32_t i = 0; i < count && !status && !imagine_cancel_fired(cancel); i++) {
+    *seen = weights && piece;
+    for (int32_t i = 0; i < count && *seen && !status; i++) {
         const imagine__tensor *t = imagine__weights_at(weights, i);
-        int64_t element = look_at(weights, t, piece);
+        int64_t element = look_at(weights, t, cancel, piece);
+        *seen = element != UNSEEN;
         if (element >= 0)
             status = imagine__fail(error, IMAGINE_ERROR_NOT_FINITE, "%s: element %lld of tensor \"%s\" in %s is not finite",
                                    what, (long long)element, t->name, imagine__weights_path(weights, t));
@@ -71,14 +77,18 @@ imagine_status imagine__fail_not_finite(const imagine_model *model, const char *
                                         imagine_error *error, const char *format, ...)
 {
     char what[200];
+    int seen = 1;
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(what, sizeof what, format, arguments);
     va_end(arguments);
     for (int kind = 0; error && kind < IMAGINE__STAGE_COUNT; kind++)
         if (!strcmp(imagine__stage_name(kind), stage) &&
-            blame(model->stages[kind].weights, model->context, cancel, what, error) < 0)
+            blame(model->stages[kind].weights, model->context, cancel, what, &seen, error) < 0)
             return IMAGINE_ERROR_NOT_FINITE;
+    if (!seen)
+        return imagine__fail(error, IMAGINE_ERROR_NOT_FINITE,
+                             "%s; whether a weight is to blame was not seen to the end, so look at what was given as well", what);
     return imagine__fail(error, IMAGINE_ERROR_NOT_FINITE,
                          "%s; the weights as they are stored are finite, so look at what was given, or a value has "
                          "grown too large on the way", what);

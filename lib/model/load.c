@@ -108,11 +108,19 @@ static imagine_status fail_memory(const imagine__tensor *t, size_t size, imagine
                          size, t->name);
 }
 
+static imagine_status check_cancel(const imagine__loaded *loaded, imagine_error *error)
+{
+    if (imagine_cancel_fired(loaded->cancel))
+        return imagine__fail(error, IMAGINE_ERROR_CANCELLED, "cancelled while the weights were read");
+    return IMAGINE_OK;
+}
+
 static imagine_status find(imagine__loaded *loaded, const char *name, const imagine__tensor **tensor,
                            imagine_error *error)
 {
-    if (loaded->cancel && imagine_cancel_fired(loaded->cancel))
-        return imagine__fail(error, IMAGINE_ERROR_CANCELLED, "cancelled while the weights were read");
+    imagine_status status = check_cancel(loaded, error);
+    if (status < 0)
+        return status;
     if (!loaded->asked)
         loaded->asked = imagine__calloc(loaded->context, (size_t)imagine__weights_count(loaded->weights) + 1, 1);
     if (!loaded->asked)
@@ -194,6 +202,20 @@ static void to_floats(float *out, const void *raw, imagine_dtype dtype, size_t c
     }
 }
 
+/* `size` bytes as they are: a vocabulary's table is gigabytes, so that the cancel is looked at on the way. */
+static imagine_status read_bytes(const imagine__loaded *loaded, const imagine__tensor *t, uint64_t begin, uint64_t size,
+                                 void *out, imagine_error *error)
+{
+    imagine_status status = IMAGINE_OK;
+    for (uint64_t at = 0; at < size && status >= 0; at += STAGING) {
+        uint64_t now = size - at < STAGING ? size - at : STAGING;
+        status = imagine__weights_read(loaded->weights, t, begin + at, now, (char *)out + at, error);
+        if (status >= 0)
+            status = check_cancel(loaded, error);
+    }
+    return status;
+}
+
 /* `count` elements from element `begin` on, as `type`, in pieces through a small buffer where they must be converted.
  */
 static imagine_status read_elements(imagine__loaded *loaded, const imagine__tensor *t, uint64_t begin, uint64_t count,
@@ -202,8 +224,7 @@ static imagine_status read_elements(imagine__loaded *loaded, const imagine__tens
     size_t size = imagine__dtype_size(t->dtype);
     int planning = imagine__planning(loaded->context);
     if (t->dtype == (type == IMAGINE__W_F32 ? IMAGINE_F32 : IMAGINE_BF16))
-        return planning ? IMAGINE_OK
-                        : imagine__weights_read(loaded->weights, t, begin * size, count * size, out, error);
+        return planning ? IMAGINE_OK : read_bytes(loaded, t, begin * size, count * size, out, error);
     uint64_t piece = count < STAGING / 8 ? count : STAGING / 8;
     void *raw = stage(loaded, 1, (size_t)piece * size);
     if (!raw)
@@ -214,6 +235,8 @@ static imagine_status read_elements(imagine__loaded *loaded, const imagine__tens
         status = imagine__weights_read(loaded->weights, t, (begin + at) * size, now * size, raw, error);
         if (status >= 0)
             to_floats((float *)out + at, raw, t->dtype, (size_t)now);
+        if (status >= 0)
+            status = check_cancel(loaded, error);
     }
     unstage(loaded, raw);
     return status;
@@ -250,9 +273,7 @@ static imagine_status send(imagine__loaded *loaded, const imagine__tensor *t, vo
     int code = imagine__uploader_send(loaded->uploader, to, from, size);
     if (code)
         return fail_copy(loaded, t->name, code, error);
-    if (loaded->cancel && imagine_cancel_fired(loaded->cancel))
-        return imagine__fail(error, IMAGINE_ERROR_CANCELLED, "cancelled while the weights were read");
-    return IMAGINE_OK;
+    return check_cancel(loaded, error);
 }
 
 /* One piece of read_values to a device, on its way when this returns. */
@@ -360,8 +381,8 @@ static imagine_status pack_parts(imagine__loaded *loaded, imagine__linear_weight
         status = read_rows(loaded, parts, rows, first, count, w->k, w->type, staging, error);
         if (status >= 0)
             kernels->pack_linear(packed, staging, first, count, w->n, w->k, w->type);
-        if (status >= 0 && loaded->cancel && imagine_cancel_fired(loaded->cancel))
-            status = imagine__fail(error, IMAGINE_ERROR_CANCELLED, "cancelled while the weights were read");
+        if (status >= 0)
+            status = check_cancel(loaded, error);
     }
     unstage(loaded, staging);
     if (packed && status < 0)

@@ -283,7 +283,8 @@ static imagine_status plan_tokenizer(void **held, imagine_context *context, cons
     return imagine__fail_memory(error, (size_t)size, "the tokenizer");
 }
 
-static imagine_status load_tokenizer(imagine_model *model, void **loaded, imagine_error *error)
+static imagine_status load_tokenizer(imagine_model *model, void **loaded, const imagine_cancel *cancel,
+                                     imagine_error *error)
 {
     imagine_context *context = model->context;
     imagine__tokenizer *tokenizer = NULL;
@@ -294,7 +295,7 @@ static imagine_status load_tokenizer(imagine_model *model, void **loaded, imagin
     if (imagine__planning(context)) {
         status = plan_tokenizer(loaded, context, path, error);
     } else {
-        status = imagine__tokenizer_open(&tokenizer, context, path, error);
+        status = imagine__tokenizer_open(&tokenizer, context, path, cancel, error);
         *loaded = tokenizer;
     }
     imagine__free(context, path);
@@ -312,7 +313,7 @@ static imagine_status load(imagine_model *model, imagine__stage_kind kind, int s
     imagine_status status = IMAGINE_ERROR_INTERNAL;
     switch (kind) {
     case IMAGINE__STAGE_TOKENIZER:
-        status = load_tokenizer(model, loaded, error);
+        status = load_tokenizer(model, loaded, cancel, error);
         break;
     case IMAGINE__STAGE_ENCODER:
         status = imagine__umt5_load(&umt5, context, stage->folder, stage->weights, streamed, cancel, error);
@@ -398,10 +399,10 @@ static imagine_status get(imagine_model *model, imagine__stage_kind kind, imagin
 }
 
 imagine_status imagine__model_tokenizer(imagine_model *model, const imagine__tokenizer **tokenizer,
-                                        imagine_error *error)
+                                        const imagine_cancel *cancel, imagine_error *error)
 {
     void *loaded;
-    imagine_status status = get(model, IMAGINE__STAGE_TOKENIZER, IMAGINE__READ_WHOLE, &loaded, NULL, error);
+    imagine_status status = get(model, IMAGINE__STAGE_TOKENIZER, IMAGINE__READ_WHOLE, &loaded, cancel, error);
     *tokenizer = loaded;
     return status;
 }

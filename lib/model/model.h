@@ -261,7 +261,7 @@ struct imagine__umt5;
 struct imagine__dit;
 struct imagine__vae_model;
 imagine_status imagine__model_tokenizer(imagine_model *model, const struct imagine__tokenizer **tokenizer,
-                                        imagine_error *error);
+                                        const imagine_cancel *cancel, imagine_error *error);
 imagine_status imagine__model_umt5(imagine_model *model, imagine__reading reading, const struct imagine__umt5 **umt5,
                                    const imagine_cancel *cancel, imagine_error *error);
 imagine_status imagine__model_dit(imagine_model *model, imagine__reading reading, const struct imagine__dit **dit,

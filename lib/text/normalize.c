@@ -7,6 +7,8 @@
 
 imagine_status imagine__text_add(imagine__text *text, const char *bytes, size_t size, imagine_error *error)
 {
+    if (imagine_cancel_fired(text->cancel))
+        return imagine__fail(error, IMAGINE_ERROR_CANCELLED, "cancelled while the text was cut into tokens");
     if (size > IMAGINE__TEXT_LIMIT - text->size)
         return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED,
                              "the text grows beyond %zu MiB while it is normalised; shorten it or check the "

@@ -12,6 +12,7 @@ typedef struct imagine__text {
     imagine_context *context;
     char *bytes;
     size_t size, capacity;
+    const imagine_cancel *cancel; /* ends what adds to it; or NULL */
 } imagine__text;
 #define IMAGINE__TEXT_LIMIT ((size_t)256 << 20)
 
@@ -118,6 +119,7 @@ imagine_status imagine__split(const imagine__splitter *splitter, const imagine__
 
 /* Reads tokenizer.json (tokenizer_read.c) into a zeroed tokenizer; what was read is freed by imagine__tokenizer_close.
  * */
-imagine_status imagine__tokenizer_read(imagine__tokenizer *tokenizer, const char *path, imagine_error *error);
+imagine_status imagine__tokenizer_read(imagine__tokenizer *tokenizer, const char *path, const imagine_cancel *cancel,
+                                       imagine_error *error);
 
 #endif

@@ -15,10 +15,12 @@ typedef struct reader {
     imagine__tokenizer *t;
     imagine_context *context;
     const char *path;
+    const imagine_cancel *cancel;
     imagine_error *error;
     imagine__text pool; /* the pieces' text, one after the other */
     size_t *offset; /* [pieces + 1] */
     int32_t capacity, added_capacity;
+    size_t pool_capacity; /* of the tokenizer's added_pool */
     int64_t unknown; /* -1: null or missing */
     int64_t *added_ids; /* as the file gives them */
     int32_t step_capacity, splitter_capacity;
@@ -31,6 +33,13 @@ static inline imagine_status bad(reader *r, const char *field, const char *what)
         return imagine__fail(r->error, IMAGINE_ERROR_FORMAT, "%s: line %d: %s", r->path, line,
                              r->json.error ? r->json.error : "not JSON");
     return imagine__fail(r->error, IMAGINE_ERROR_FORMAT, "%s: line %d: \"%s\" %s", r->path, line, field, what);
+}
+
+static inline imagine_status going_on(const reader *r)
+{
+    if (imagine_cancel_fired(r->cancel))
+        return imagine__fail(r->error, IMAGINE_ERROR_CANCELLED, "cancelled while the tokenizer was read");
+    return IMAGINE_OK;
 }
 
 /* For a value that is well-formed but beyond this library. */

@@ -50,7 +50,7 @@ imagine_status imagine__text_create(imagine_text **text, imagine_model *model, i
     made->model = imagine_model_retain(model);
     made->context = context;
     made->cancel = imagine_cancel_retain(o.cancel);
-    if ((status = imagine__model_tokenizer(model, &made->tokenizer, error)) < 0 ||
+    if ((status = imagine__model_tokenizer(model, &made->tokenizer, made->cancel, error)) < 0 ||
         (status = imagine__model_umt5(model, reading, &made->umt5, made->cancel, error)) < 0 ||
         (status = imagine__work_init(&made->work, context, made->cancel, error)) < 0) {
         imagine_text_destroy(&made);
@@ -89,7 +89,7 @@ static imagine_status make_ids(imagine_text *text, const char *prompt, int32_t m
     imagine_status status = imagine__clean_prompt(text->context, prompt, &clean, &size, error);
     if (status < 0)
         return status;
-    status = imagine__tokenize(text->tokenizer, clean, size, max_length, ids, count, error);
+    status = imagine__tokenize(text->tokenizer, clean, size, max_length, text->cancel, ids, count, error);
     imagine__free(text->context, clean);
     return status;
 }

@@ -7,14 +7,14 @@
 #include "text/unicode.h"
 
 imagine_status imagine__tokenizer_open(imagine__tokenizer **tokenizer, imagine_context *context, const char *path,
-                                       imagine_error *error)
+                                       const imagine_cancel *cancel, imagine_error *error)
 {
     imagine__tokenizer *t = imagine__calloc(context, 1, sizeof *t);
     *tokenizer = NULL;
     if (!t)
         return imagine__fail_memory(error, sizeof *t, "the tokenizer");
     t->context = context;
-    imagine_status status = imagine__tokenizer_read(t, path, error);
+    imagine_status status = imagine__tokenizer_read(t, path, cancel, error);
     if (status < 0)
         imagine__tokenizer_close(t);
     else
@@ -122,6 +122,7 @@ typedef struct node { /* the best way to the place in the text where it stands *
 
 typedef struct ids {
     imagine_context *context;
+    const imagine_cancel *cancel;
     int32_t *items;
     size_t count, capacity;
     node *nodes;
@@ -151,8 +152,9 @@ static void reach(node *to, double score, uint32_t from, int32_t id)
     }
 }
 
-/* Finds the best way from 0 to size; 0: it needs the unknown token, and there is none. */
-static int search(const imagine__tokenizer *t, const char *text, size_t size, node *nodes)
+/* Finds the best way from 0 to size. */
+static imagine_status search(const imagine__tokenizer *t, const char *text, size_t size, const imagine_cancel *cancel,
+                             node *nodes, imagine_error *error)
 {
     for (size_t i = 0; i <= size; i++)
         nodes[i].from = NONE;
@@ -160,6 +162,8 @@ static int search(const imagine__tokenizer *t, const char *text, size_t size, no
     for (size_t at = 0, length; at < size; at += length) {
         double score = nodes[at].score;
         int single = 0;
+        if (imagine_cancel_fired(cancel))
+            return imagine__fail(error, IMAGINE_ERROR_CANCELLED, "cancelled while the text was cut into tokens");
         uint32_t v = 0;
         length = imagine__utf8_length(text[at]);
         for (size_t i = at; i < size && (v = imagine__trie_step(&t->trie, v, (uint8_t)text[i])); i++) {
@@ -172,11 +176,12 @@ static int search(const imagine__tokenizer *t, const char *text, size_t size, no
         if (!single) {
             node *to = &nodes[at + length];
             if (t->unknown < 0 && (to->from == NONE || t->unknown_score + score > to->score))
-                return 0;
+                return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED,
+                                     "the text has a character that the tokenizer does not know, and it has no \"unk_id\"");
             reach(to, t->unknown_score + score, (uint32_t)at, t->unknown);
         }
     }
-    return 1;
+    return IMAGINE_OK;
 }
 
 /* One piece of the best way, or several unknown ones fused: its id, or those of its bytes, or the unknown one. */
@@ -206,12 +211,11 @@ static imagine_status add_span(const imagine__tokenizer *t, const char *text, si
         out->node_capacity = capacity;
     }
     node *nodes = out->nodes;
-    if (!search(t, text, size, nodes))
-        return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED,
-                             "the text has a character that the tokenizer does not know, and it has no \"unk_id\"");
+    imagine_status status = search(t, text, size, out->cancel, nodes, error);
+    if (status < 0)
+        return status;
     for (size_t at = size; at > 0; at = nodes[at].from)
         nodes[nodes[at].from].next = (uint32_t)at;
-    imagine_status status = IMAGINE_OK;
     for (size_t at = 0, end; at < size && status == IMAGINE_OK; at = end) {
         end = nodes[at].next;
         while (t->unknown >= 0 && nodes[end].id == t->unknown && end < size && nodes[nodes[end].next].id == t->unknown)
@@ -228,8 +232,9 @@ static imagine_status prepare(const imagine__tokenizer *t, const char *text, siz
                               imagine__spans *other, imagine_error *error)
 {
     imagine__span whole = { 0, size, size, -1, 0 };
-    imagine__spans raw = { .text = { t->context, NULL, 0, 0 } };
-    imagine__text spare = { t->context, NULL, 0, 0 };
+    const imagine_cancel *cancel = result->text.cancel;
+    imagine__spans raw = { .text = { t->context, NULL, 0, 0, cancel } };
+    imagine__text spare = { t->context, NULL, 0, 0, cancel };
     imagine_status status = cut(t, &t->raw, text, whole, &raw, error);
     /* Each stretch has source positions of its own; only the first one's begin with the input. */
     for (size_t i = 0; i < raw.count && status == IMAGINE_OK; i++) {
@@ -258,7 +263,7 @@ static imagine_status prepare(const imagine__tokenizer *t, const char *text, siz
 static imagine_status tokenize(const imagine__tokenizer *t, const char *text, size_t size, size_t most, ids *out,
                                imagine_error *error)
 {
-    imagine__spans spans = { .text = { t->context, NULL, 0, 0 } }, other = spans;
+    imagine__spans spans = { .text = { t->context, NULL, 0, 0, out->cancel } }, other = spans;
     imagine_status status = prepare(t, text, size, &spans, &other, error);
     for (size_t i = 0; i < spans.count && status == IMAGINE_OK && out->count < most; i++) {
         const imagine__span *span = &spans.items[i];
@@ -271,12 +276,12 @@ static imagine_status tokenize(const imagine__tokenizer *t, const char *text, si
 }
 
 imagine_status imagine__tokenize(const imagine__tokenizer *tokenizer, const char *text, size_t size, int32_t max_length,
-                                 int32_t **result, int32_t *count, imagine_error *error)
+                                 const imagine_cancel *cancel, int32_t **result, int32_t *count, imagine_error *error)
 {
     const imagine__tokenizer *t = tokenizer;
     size_t most = SIZE_MAX, bad = imagine__utf8_check(text, size);
     size_t extra = (size_t)t->prefix_count + (size_t)t->suffix_count;
-    ids out = { t->context, NULL, 0, 0, NULL, 0 };
+    ids out = { t->context, cancel, NULL, 0, 0, NULL, 0 };
     imagine_status status = IMAGINE_OK;
     *result = NULL;
     *count = 0;

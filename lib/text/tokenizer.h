@@ -10,7 +10,7 @@ typedef struct imagine__tokenizer imagine__tokenizer;
 
 /* Refuses what it cannot run (another model type, normaliser, pre-tokenizer or post-processor), naming the field. */
 imagine_status imagine__tokenizer_open(imagine__tokenizer **tokenizer, imagine_context *context, const char *path,
-                                       imagine_error *error);
+                                       const imagine_cancel *cancel, imagine_error *error);
 void imagine__tokenizer_close(imagine__tokenizer *tokenizer);
 int32_t imagine__tokenizer_size(const imagine__tokenizer *tokenizer); /* number of pieces with added tokens */
 
@@ -18,7 +18,7 @@ int32_t imagine__tokenizer_size(const imagine__tokenizer *tokenizer); /* number 
  * (0: not) with the last token kept as the end-of-text one. *ids is allocated from the context and freed by the caller.
  * */
 imagine_status imagine__tokenize(const imagine__tokenizer *tokenizer, const char *text, size_t size, int32_t max_length,
-                                 int32_t **ids, int32_t *count, imagine_error *error);
+                                 const imagine_cancel *cancel, int32_t **ids, int32_t *count, imagine_error *error);
 
 /* The prompt as diffusers cleans it for Wan before tokenizing, ftfy aside: html.unescape twice, strip, then runs of
  * white space to one space and strip. *clean is allocated from the context. */

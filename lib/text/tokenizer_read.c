@@ -20,11 +20,13 @@ static imagine_status read_single_word(reader *r)
 static imagine_status read_added(reader *r)
 {
     imagine__tokenizer *t = r->t;
-    imagine_status status = make_room(r, (void **)&t->added, t->added_count + 1, &r->added_capacity, sizeof *t->added);
+    imagine_status status = going_on(r);
+    if (status == IMAGINE_OK)
+        status = make_room(r, (void **)&t->added, t->added_count + 1, &r->added_capacity, sizeof *t->added);
     if (status < 0)
         return status;
     imagine__added *added = &t->added[t->added_count];
-    imagine__text pool = { r->context, t->added_pool, added->begin, added->begin };
+    imagine__text pool = { r->context, t->added_pool, added->begin, r->pool_capacity, NULL };
     char *content = NULL;
     size_t size = 0;
     int more = 0;
@@ -50,6 +52,7 @@ static imagine_status read_added(reader *r)
     if (status == IMAGINE_OK && size) {
         status = imagine__text_add(&pool, content, size, r->error);
         t->added_pool = pool.bytes;
+        r->pool_capacity = pool.capacity;
         t->added_count += status == IMAGINE_OK;
     }
     imagine__free(r->context, content);
@@ -163,7 +166,9 @@ static imagine_status read_vocabulary(reader *r)
     while (status == IMAGINE_OK && imagine__json_next(&r->json) != IMAGINE__JSON_ARRAY_END) {
         if (r->t->pieces >= INT32_MAX / 4)
             return bad(r, "vocab", "has too many members");
-        status = read_piece(r);
+        status = going_on(r);
+        if (status == IMAGINE_OK)
+            status = read_piece(r);
     }
     return status;
 }
@@ -266,7 +271,7 @@ static imagine_status parse(reader *r)
 static imagine_status build_added(reader *r, imagine__trie *trie, int normalized)
 {
     imagine__tokenizer *t = r->t;
-    imagine__text pool = { r->context, NULL, 0, 0 }, spare = pool;
+    imagine__text pool = { r->context, NULL, 0, 0, r->cancel }, spare = pool;
     size_t *offset = imagine__alloc(r->context, ((size_t)t->added_count + 1) * sizeof *offset);
     imagine_status status = offset ? IMAGINE_OK : no_memory(r, ((size_t)t->added_count + 1) * sizeof *offset);
     for (int32_t i = 0; i < t->added_count && status == IMAGINE_OK; i++) {
@@ -284,7 +289,7 @@ static imagine_status build_added(reader *r, imagine__trie *trie, int normalized
     }
     if (status == IMAGINE_OK) {
         offset[t->added_count] = pool.size;
-        status = imagine__trie_build(trie, r->context, pool.bytes, offset, t->added_count, r->error);
+        status = imagine__trie_build(trie, r->context, pool.bytes, offset, t->added_count, r->cancel, r->error);
     }
     imagine__free(r->context, offset);
     imagine__free(r->context, pool.bytes);
@@ -303,7 +308,7 @@ static imagine_status number_added(reader *r)
         return no_memory(r, ((size_t)t->added_count + 1) * sizeof *offset);
     for (int32_t i = 0; i <= t->added_count; i++)
         offset[i] = t->added_count ? t->added[i].begin : 0;
-    imagine_status status = imagine__trie_build(&all, r->context, t->added_pool, offset, t->added_count, r->error);
+    imagine_status status = imagine__trie_build(&all, r->context, t->added_pool, offset, t->added_count, r->cancel, r->error);
     t->size = t->pieces;
     /* The trie knows the last of equal ones, which is the one that counts; it takes its number where the first one
      * stood. */
@@ -339,7 +344,7 @@ static imagine_status finish(reader *r)
     static const char hex[] = "0123456789ABCDEF";
     imagine__tokenizer *t = r->t;
     r->offset[t->pieces] = r->pool.size;
-    imagine_status status = imagine__trie_build(&t->trie, r->context, r->pool.bytes, r->offset, t->pieces, r->error);
+    imagine_status status = imagine__trie_build(&t->trie, r->context, r->pool.bytes, r->offset, t->pieces, r->cancel, r->error);
     if (status < 0)
         return status;
     double least = t->scores[0];
@@ -358,9 +363,10 @@ static imagine_status finish(reader *r)
     return status == IMAGINE_OK ? build_added(r, &t->normalized, 1) : status;
 }
 
-imagine_status imagine__tokenizer_read(imagine__tokenizer *tokenizer, const char *path, imagine_error *error)
+imagine_status imagine__tokenizer_read(imagine__tokenizer *tokenizer, const char *path, const imagine_cancel *cancel,
+                                       imagine_error *error)
 {
-    reader r = { .t = tokenizer, .context = tokenizer->context, .path = path, .error = error, .unknown = -1 };
+    reader r = { .t = tokenizer, .context = tokenizer->context, .path = path, .cancel = cancel, .error = error, .unknown = -1 };
     char *bytes = NULL;
     size_t size = 0;
     r.pool.context = tokenizer->context;

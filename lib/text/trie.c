@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#define LOOK 4096 /* nodes between two looks at the cancel */
+
 /* Building is a radix sort that makes the nodes on its way: node v stands for the strings order[low[v]] to
  * order[high[v] - 1], which share their first `depth` bytes. Every byte of the strings is looked at once. */
 typedef struct builder {
@@ -13,6 +15,7 @@ typedef struct builder {
     int32_t *order, *spare;
     uint32_t *low, *high;
     size_t capacity;
+    const imagine_cancel *cancel;
 } builder;
 
 static int grow(builder *b)
@@ -116,7 +119,7 @@ static int build(builder *b, int32_t count)
             level = b->trie->nodes;
             depth++;
         }
-        if (!expand(b, v, depth))
+        if ((v % LOOK == 0 && imagine_cancel_fired(b->cancel)) || !expand(b, v, depth))
             return 0;
     }
     b->trie->first[b->trie->nodes] = b->trie->nodes;
@@ -124,12 +127,13 @@ static int build(builder *b, int32_t count)
 }
 
 imagine_status imagine__trie_build(imagine__trie *trie, imagine_context *context, const char *pool,
-                                   const size_t *offset, int32_t count, imagine_error *error)
+                                   const size_t *offset, int32_t count, const imagine_cancel *cancel,
+                                   imagine_error *error)
 {
     memset(trie, 0, sizeof *trie);
     if (offset[count] - offset[0] >= UINT32_MAX)
         return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED, "the pieces have 4 GiB of text or more");
-    builder b = { context, trie, pool, offset, NULL, NULL, NULL, NULL, 0 };
+    builder b = { context, trie, pool, offset, NULL, NULL, NULL, NULL, 0, cancel };
     int done = build(&b, count);
     imagine__free(context, b.order);
     imagine__free(context, b.spare);
@@ -138,6 +142,8 @@ imagine_status imagine__trie_build(imagine__trie *trie, imagine_context *context
     if (done)
         return IMAGINE_OK;
     imagine__trie_free(trie, context);
+    if (imagine_cancel_fired(cancel))
+        return imagine__fail(error, IMAGINE_ERROR_CANCELLED, "cancelled while the tokenizer was read");
     return imagine__fail_memory(error, b.capacity * 9, "the tokenizer's trie");
 }
 

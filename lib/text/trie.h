@@ -17,7 +17,8 @@ typedef struct imagine__trie {
 /* From `count` strings: string i is pool[offset[i]] to pool[offset[i + 1] - 1] and has the value i; of equal ones the
  * last counts. Empty ones are left out. */
 imagine_status imagine__trie_build(imagine__trie *trie, imagine_context *context, const char *pool,
-                                   const size_t *offset, int32_t count, imagine_error *error);
+                                   const size_t *offset, int32_t count, const imagine_cancel *cancel,
+                                   imagine_error *error);
 void imagine__trie_free(imagine__trie *trie, imagine_context *context);
 
 /* The child of `node` with this label, or 0 (the root, which is no child). The root is 0. */

@@ -13,7 +13,7 @@ static void tokenize(const imagine__tokenizer *tokenizer, const char *text, size
     imagine_error error = IMAGINE_ERROR_INIT;
     imagine_context *context = fuzz_context();
     int32_t *ids = NULL, count = 0;
-    if (imagine__tokenize(tokenizer, text, size, most, &ids, &count, &error) < 0) {
+    if (imagine__tokenize(tokenizer, text, size, most, NULL, &ids, &count, &error) < 0) {
         FUZZ_CHECK(error.message[0]);
         return;
     }
@@ -41,7 +41,7 @@ static const imagine__tokenizer *own(void)
     static imagine__tokenizer *tokenizer;
     if (!tokenizer)
         FUZZ_CHECK(imagine__tokenizer_open(&tokenizer, fuzz_context(),
-                                           IMAGINE_TEST_DIR "/packs/two-layer/tokenizer/tokenizer.json", NULL) >= 0);
+                                           IMAGINE_TEST_DIR "/packs/two-layer/tokenizer/tokenizer.json", NULL, NULL) >= 0);
     return tokenizer;
 }
 
@@ -61,7 +61,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fuzz_begin(size);
     if (!json) {
         use(own(), prompt, rest);
-    } else if (imagine__tokenizer_open(&tokenizer, fuzz_context(), path, &error) >= 0) {
+    } else if (imagine__tokenizer_open(&tokenizer, fuzz_context(), path, NULL, &error) >= 0) {
         for (size_t i = 0; i < sizeof prompts / sizeof *prompts; i++)
             use(tokenizer, prompts[i], strlen(prompts[i]));
         use(tokenizer, prompt, rest);

@@ -327,7 +327,7 @@ static void *ask_for_all(void *arg)
     a->status = imagine__model_dit(a->model, IMAGINE__READ_AUTO, &a->dit, NULL, &err);
     a->status |= imagine__model_umt5(a->model, IMAGINE__READ_AUTO, &a->umt5, NULL, &err);
     a->status |= imagine__model_vae(a->model, &a->vae, NULL, &err);
-    a->status |= imagine__model_tokenizer(a->model, &a->tokenizer, &err);
+    a->status |= imagine__model_tokenizer(a->model, &a->tokenizer, NULL, &err);
     return NULL;
 }
 
@@ -415,7 +415,7 @@ static imagine_status open_and_load(counting *c, imagine_error *error)
     if (status >= 0)
         status = imagine_model_open(&model, own, folder, NULL, error);
     if (status >= 0)
-        status = imagine__model_tokenizer(model, &a.tokenizer, error);
+        status = imagine__model_tokenizer(model, &a.tokenizer, NULL, error);
     if (status >= 0)
         status = imagine__model_umt5(model, IMAGINE__READ_AUTO, &a.umt5, NULL, error);
     if (status >= 0)

@@ -107,12 +107,12 @@ static void compare_ids(const char *tokenizer_path, const char *ids_path)
     int number = 0, different = 0;
     strings.bytes = slurp(golden("strings", ".bin"), &strings.size);
     rows.bytes = slurp(ids_path, &rows.size);
-    CHECK_OK(imagine__tokenizer_open(&t, context, tokenizer_path, &err));
+    CHECK_OK(imagine__tokenizer_open(&t, context, tokenizer_path, NULL, &err));
     size_t size, count;
     const char *text, *expected;
     while (t && (text = next_record(&strings, 1, &size)) && (expected = next_record(&rows, 2, &count))) {
         int32_t *ids, found;
-        CHECK_OK(imagine__tokenize(t, text, size, 0, &ids, &found, &err));
+        CHECK_OK(imagine__tokenize(t, text, size, 0, NULL, &ids, &found, &err));
         if (!same_ids(ids, found, expected, count) && different++ < 5)
             fprintf(stderr, "    %s: string %d: \"%.*s\"\n", tokenizer_path, number, (int)size, text);
         imagine__free(context, ids);
@@ -140,19 +140,19 @@ static void test_cut(void)
     imagine__tokenizer *t = NULL;
     int32_t *whole = NULL, *cut = NULL, all = 0, count = 0;
     const char text[] = "the dog runs on a blue background";
-    REQUIRE_OK(imagine__tokenizer_open(&t, context, golden("t5", ".json"), &err));
+    REQUIRE_OK(imagine__tokenizer_open(&t, context, golden("t5", ".json"), NULL, &err));
     CHECK(imagine__tokenizer_size(t) == 1310);
-    REQUIRE_OK(imagine__tokenize(t, text, strlen(text), 0, &whole, &all, &err));
+    REQUIRE_OK(imagine__tokenize(t, text, strlen(text), 0, NULL, &whole, &all, &err));
     REQUIRE(all > 3 && whole[all - 1] == 1);
     for (int32_t n = 1; n <= all + 2; n++) {
-        REQUIRE_OK(imagine__tokenize(t, text, strlen(text), n, &cut, &count, &err));
+        REQUIRE_OK(imagine__tokenize(t, text, strlen(text), n, NULL, &cut, &count, &err));
         CHECK(count == (n < all ? n : all) && cut[count - 1] == 1);
         CHECK(memcmp(cut, whole, (size_t)(count - 1) * sizeof *cut) == 0);
         imagine__free(context, cut);
     }
-    CHECK_STATUS(imagine__tokenize(t, text, 5, -1, &cut, &count, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
-    CHECK_STATUS(imagine__tokenize(t, "a\xC3(", 3, 0, &cut, &count, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
-    CHECK_STATUS(imagine__tokenize(t, "a\xED\xA0\x80", 4, 0, &cut, &count, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    CHECK_STATUS(imagine__tokenize(t, text, 5, -1, NULL, &cut, &count, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    CHECK_STATUS(imagine__tokenize(t, "a\xC3(", 3, 0, NULL, &cut, &count, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    CHECK_STATUS(imagine__tokenize(t, "a\xED\xA0\x80", 4, 0, NULL, &cut, &count, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
     CHECK(strstr(err.message, "byte 1") != NULL);
     imagine__free(context, whole);
     imagine__tokenizer_close(t);
@@ -174,14 +174,14 @@ static void test_long(void)
     REQUIRE(text);
     for (size_t i = 0; i < TOKENIZERS; i++) {
         imagine__tokenizer *t = NULL;
-        REQUIRE_OK(imagine__tokenizer_open(&t, context, golden(tokenizers[i], ".json"), &err));
+        REQUIRE_OK(imagine__tokenizer_open(&t, context, golden(tokenizers[i], ".json"), NULL, &err));
         for (size_t u = 0; u < sizeof units / sizeof *units; u++) {
             size_t n = strlen(units[u]), used = size / n * n;
             int32_t *ids = NULL, count = 0;
             for (size_t at = 0; at < used; at++)
                 text[at] = units[u][at % n];
             double start = seconds();
-            CHECK_OK(imagine__tokenize(t, text, used, 0, &ids, &count, &err));
+            CHECK_OK(imagine__tokenize(t, text, used, 0, NULL, &ids, &count, &err));
             double taken = seconds() - start;
             worst = taken > worst ? taken : worst;
             imagine__free(context, ids);
@@ -277,14 +277,14 @@ static void use_file(imagine_context *context, const char *bytes, size_t size, i
     };
     imagine_error err = IMAGINE_ERROR_INIT;
     imagine__tokenizer *t = NULL;
-    if (imagine__tokenizer_open(&t, context, scratch_file(bytes, size), &err) < 0) {
+    if (imagine__tokenizer_open(&t, context, scratch_file(bytes, size), NULL, &err) < 0) {
         CHECK(t == NULL && err.status < 0 && strstr(err.message, "imagine-text-") != NULL);
         return;
     }
     ++*opened;
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         int32_t *ids = NULL, count = 0;
-        imagine_status status = imagine__tokenize(t, texts[i], strlen(texts[i]), 0, &ids, &count, &err);
+        imagine_status status = imagine__tokenize(t, texts[i], strlen(texts[i]), 0, NULL, &ids, &count, &err);
         CHECK(status == IMAGINE_OK ? ids != NULL : err.message[0] != 0);
         for (int32_t k = 0; k < count; k++)
             CHECK(ids[k] >= 0 && ids[k] < imagine__tokenizer_size(t));
@@ -405,7 +405,7 @@ static void test_refusals(void)
         char *changed = replaced(text, 0, cases[i].from, cases[i].to);
         REQUIRE(changed);
         const char *path = scratch_file(changed, strlen(changed));
-        CHECK_STATUS(imagine__tokenizer_open(&t, context, path, &err), cases[i].status);
+        CHECK_STATUS(imagine__tokenizer_open(&t, context, path, NULL, &err), cases[i].status);
         if (!strstr(err.message, cases[i].word) || !strstr(err.message, "imagine-text-")) {
             test_fail(__FILE__, __LINE__, cases[i].word);
             fprintf(stderr, "    %s\n", err.message);
@@ -416,8 +416,8 @@ static void test_refusals(void)
     }
     imagine_error err = IMAGINE_ERROR_INIT;
     imagine__tokenizer *t = NULL;
-    CHECK_STATUS(imagine__tokenizer_open(&t, context, "/nowhere/tokenizer.json", &err), IMAGINE_ERROR_NOT_FOUND);
-    CHECK_STATUS(imagine__tokenizer_open(&t, context, "/tmp", &err), IMAGINE_ERROR_IO);
+    CHECK_STATUS(imagine__tokenizer_open(&t, context, "/nowhere/tokenizer.json", NULL, &err), IMAGINE_ERROR_NOT_FOUND);
+    CHECK_STATUS(imagine__tokenizer_open(&t, context, "/tmp", NULL, &err), IMAGINE_ERROR_IO);
     imagine_context_release(&context);
 }
 
@@ -439,7 +439,7 @@ static void test_many_pieces(void)
     at += (size_t)snprintf(text + at, room - at, "]}}");
     const char *path = scratch_file(text, at);
     double start = seconds();
-    REQUIRE_OK(imagine__tokenizer_open(&t, context, path, &err));
+    REQUIRE_OK(imagine__tokenizer_open(&t, context, path, NULL, &err));
     double taken = seconds() - start;
     printf("    %.1f MB with %d pieces opened in %.0f ms\n", (double)at / 1e6, imagine__tokenizer_size(t), taken * 1e3);
     CHECK(imagine__tokenizer_size(t) == pieces);
@@ -479,11 +479,11 @@ static imagine_status everything(imagine_context *context, const char *name, ima
     int32_t *ids = NULL, count;
     char *clean = NULL;
     size_t size;
-    imagine_status status = imagine__tokenizer_open(&t, context, golden(name, ".json"), err);
+    imagine_status status = imagine__tokenizer_open(&t, context, golden(name, ".json"), NULL, err);
     if (status == IMAGINE_OK)
         status = imagine__clean_prompt(context, " a &eacute; &amp;lt; b new word </s>x", &clean, &size, err);
     if (status == IMAGINE_OK)
-        status = imagine__tokenize(t, clean, size, 0, &ids, &count, err);
+        status = imagine__tokenize(t, clean, size, 0, NULL, &ids, &count, err);
     CHECK(status == IMAGINE_OK ? ids != NULL : ids == NULL);
     imagine__free(context, ids);
     imagine__free(context, clean);
