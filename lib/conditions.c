@@ -227,24 +227,39 @@ static imagine_status encode(imagine_context *context, imagine_vae *vae, const i
     return status;
 }
 
+/* 1 where a byte of this rectangle is bright. */
+static int is_bright(const uint8_t *from, int64_t row, int64_t rows, int64_t columns)
+{
+    for (int64_t y = 0; y < rows; y++)
+        for (int64_t i = 0; i < columns; i++)
+            if (from[y * row + i] >= 128)
+                return 1;
+    return 0;
+}
+
 /* The mask's value for every latent: known where all pixels that it stands for are dark. */
-static void read_mask(const imagine__conditions *c, float *mask)
+static imagine_status read_mask(const imagine__conditions *c, const imagine_cancel *cancel, float *mask, imagine_error *error)
 {
     int64_t sizes[4], height = c->latents[2], width = c->latents[3];
     picture_sizes(c->mask_frames, sizes);
     const uint8_t *pixels = imagine_buffer_data(c->mask_frames);
-    int64_t row = sizes[2] * sizes[3], picture = sizes[1] * row;
-    for (int64_t frame = 0; frame < c->frames; frame++) {
-        const uint8_t *from = pixels + (sizes[0] > 1 ? frame * picture : 0);
-        float *to = mask + (frame + c->temporal - 1) / c->temporal * height * width;
-        for (int64_t i = 0; i < picture; i++)
-            if (from[i] >= 128)
-                to[i / row / c->spatial * width + i % row / sizes[3] / c->spatial] = 0;
+    int64_t row = sizes[2] * sizes[3], side = c->spatial;
+    for (int64_t i = 0; i < c->frames * height; i++) {
+        int64_t frame = i / height, y = i % height;
+        const uint8_t *from = pixels + ((sizes[0] > 1 ? frame * sizes[1] : 0) + y * side) * row;
+        float *to = mask + ((frame + c->temporal - 1) / c->temporal * height + y) * width;
+        if (imagine_cancel_fired(cancel))
+            return imagine__fail(error, IMAGINE_ERROR_CANCELLED, "cancelled while the mask was read");
+        for (int64_t x = 0; x < width; x++)
+            if (to[x] != 0 && is_bright(from + x * side * sizes[3], row, side, side * sizes[3]))
+                to[x] = 0;
     }
+    return IMAGINE_OK;
 }
 
 /* Known latents of nothing but what the mask keeps of the initial ones. */
-static imagine_status begin_known(imagine__conditions *c, imagine_context *context, imagine_error *error)
+static imagine_status begin_known(imagine__conditions *c, imagine_context *context, const imagine_cancel *cancel,
+                                  imagine_error *error)
 {
     int64_t values = c->latents[1] * c->latents[2] * c->latents[3];
     imagine_status status = imagine__buffer_new(&c->known_latents, context, IMAGINE_F32, 4, c->latents, error);
@@ -256,7 +271,8 @@ static imagine_status begin_known(imagine__conditions *c, imagine_context *conte
     for (int64_t i = 0; i < values; i++)
         mask[i] = c->mask_frames != NULL;
     if (c->mask_frames) {
-        read_mask(c, mask);
+        if ((status = read_mask(c, cancel, mask, error)) < 0)
+            return status;
         memcpy(imagine_buffer_data(c->known_latents), imagine_buffer_data(c->init_latents),
                imagine_buffer_size(c->known_latents));
     } else {
@@ -301,7 +317,7 @@ static imagine_status encode_ends(imagine__conditions *c, imagine_context *conte
 }
 
 imagine_status imagine__conditions_encode(imagine__conditions *c, imagine_context *context, imagine_vae *vae,
-                                          imagine_error *error)
+                                          const imagine_cancel *cancel, imagine_error *error)
 {
     imagine_status status = IMAGINE_OK;
     if (c->init_frames)
@@ -312,7 +328,7 @@ imagine_status imagine__conditions_encode(imagine__conditions *c, imagine_contex
     if (status >= 0 && c->mask_frames && memcmp(imagine__buffer_shape(c->init_latents, NULL), c->latents, sizeof c->latents))
         status = imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "init_latents: they do not fit the clip's size");
     if (status >= 0 && (c->first_frames || c->last_frame || c->mask_frames))
-        status = begin_known(c, context, error);
+        status = begin_known(c, context, cancel, error);
     if (status >= 0)
         status = encode_ends(c, context, vae, error);
     imagine_buffer_release(&c->first_frames);

@@ -24,7 +24,7 @@ imagine_status imagine__conditions_take(imagine__conditions *conditions, const i
 int imagine__conditions_pictures(const imagine__conditions *conditions);
 /* Makes latents of the pictures. */
 imagine_status imagine__conditions_encode(imagine__conditions *conditions, imagine_context *context, imagine_vae *vae,
-                                          imagine_error *error);
+                                          const imagine_cancel *cancel, imagine_error *error);
 void imagine__conditions_release(imagine__conditions *conditions);
 
 #endif

@@ -159,7 +159,7 @@ static imagine_status encode_pictures(imagine_job *job, imagine_error *error)
     imagine_status status = open_vae(job, error);
     enter(job, IMAGINE_JOB_ENCODE);
     if (status >= 0)
-        status = imagine__conditions_encode(&job->given, job->context, job->vae, error);
+        status = imagine__conditions_encode(&job->given, job->context, job->vae, job->cancel, error);
     imagine_vae_destroy(&job->vae);
     leave(job);
     return status;
