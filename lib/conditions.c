@@ -51,10 +51,10 @@ void imagine__conditions_sizes(const imagine_job_options *o, const imagine_model
     int64_t sizes[4];
     if (!(pictures ? picture_sizes(pictures, sizes) : latents && latent_sizes(latents, model, sizes)))
         return;
-    if (!sampler->width && !sampler->height && sizes[1] <= 1 << 16 && sizes[2] <= 1 << 16) {
+    if (!sampler->height && sizes[1] <= 1 << 16)
         sampler->height = (int32_t)sizes[1];
+    if (!sampler->width && sizes[2] <= 1 << 16)
         sampler->width = (int32_t)sizes[2];
-    }
     if (!sampler->frames && (o->init_frames || o->init_latents) && sizes[0] <= 1 << 20)
         sampler->frames = (int32_t)sizes[0];
 }
