@@ -189,14 +189,14 @@ void imagine__stream_pause(imagine__stream *stream)
     imagine__uploader *last = stream->begun ? stream->slots[stream->wanted % SLOTS].loaded.uploader : NULL;
     if (last) /* a failure shows in the operations themselves */
         (void)imagine__uploader_used(last);
-    if (stream->threaded) {
+    if (stream->threaded && !imagine__forked(stream->context)) {
         pthread_mutex_lock(&stream->mutex);
         stream->ending = 1;
         pthread_cond_broadcast(&stream->changed);
         pthread_mutex_unlock(&stream->mutex);
         pthread_join(stream->thread, NULL);
-        stream->threaded = 0;
     }
+    stream->threaded = 0;
 }
 
 void imagine__stream_close(imagine__stream *stream)
@@ -208,7 +208,9 @@ void imagine__stream_close(imagine__stream *stream)
         imagine__loaded_free(&stream->slots[i].loaded);
         imagine__free(stream->context, stream->slots[i].block);
     }
-    pthread_cond_destroy(&stream->changed);
-    pthread_mutex_destroy(&stream->mutex);
+    if (!imagine__forked(stream->context)) { /* in a child the thread that uses them is not there to let go of them */
+        pthread_cond_destroy(&stream->changed);
+        pthread_mutex_destroy(&stream->mutex);
+    }
     imagine__free(stream->context, stream);
 }
