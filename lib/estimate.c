@@ -110,9 +110,10 @@ static imagine_status plan(imagine_model *model, const imagine_job_options *opti
 
 /* ---- how to keep within the limit -------------------------------------------------------------------------------- */
 
-/* The next way to need less than *placement does; 0: there is none. `previews`: pictures are decoded while sampling. */
+/* The next way to need less than *placement does; 0: there is none. `previews`: pictures are decoded while sampling;
+ * `guided`: some step has two predictions. */
 static int save_more(imagine__placement *placement, const imagine_model *model, const imagine_estimate *needs,
-                     int previews)
+                     int previews, int guided)
 {
     const uint64_t limit = needs->limit_bytes;
     int sampling = needs->stage_peak[IMAGINE_JOB_SAMPLE] > limit;
@@ -121,7 +122,7 @@ static int save_more(imagine__placement *placement, const imagine_model *model, 
     uint32_t streamed = placement->streamed;
     if (!placement->give_back)
         return placement->give_back = 1;
-    if (sampling && !placement->in_turn && needs->guidance != 1)
+    if (sampling && !placement->in_turn && guided)
         return placement->in_turn = 1;
     if (can_stream && needs->stage_peak[IMAGINE_JOB_TEXT] > limit)
         placement->streamed |= IMAGINE_STAGE_TEXT;
@@ -139,15 +140,17 @@ static imagine_status place(imagine_model *model, const imagine_job_options *opt
                             imagine_estimate *estimate, imagine_error *error)
 {
     imagine_job_options o;
+    imagine_sampler_options sampler;
     imagine_status status = imagine__job_read_options(&o, options, error);
-    if (status < 0)
+    if (status < 0 || (!o.latents && (status = imagine__job_settle(&sampler, model, &o, error)) < 0))
         return status;
     int previews = (o.events & IMAGINE_EVENT_BIT(IMAGINE_EVENT_PREVIEW)) != 0;
+    int guided = !o.latents && imagine__sampler_guided(&sampler);
     *placement = (imagine__placement){ 0 };
     if (imagine__model_weights(model) == IMAGINE_WEIGHTS_STREAMED)
         placement->streamed = IMAGINE_STAGE_TEXT | IMAGINE_STAGE_SAMPLER;
     status = plan(model, options, placement, estimate, error);
-    while (status >= 0 && !estimate->fits && save_more(placement, model, estimate, previews))
+    while (status >= 0 && !estimate->fits && save_more(placement, model, estimate, previews, guided))
         status = plan(model, options, placement, estimate, error);
     if (status < 0 || !estimate->fits || !placement->in_turn || !(placement->streamed & IMAGINE_STAGE_SAMPLER))
         return status;
@@ -257,7 +260,7 @@ static imagine_status look_for_nearest(imagine_model *model, const imagine_job_o
     imagine_status status = imagine__job_read_options(&s.options, options, error);
     if (status < 0 || s.options.latents || s.options.noise)
         return status;
-    if ((status = imagine__sampler_settle(&s.sampler, model, s.options.sampler, error)) < 0 ||
+    if ((status = imagine__job_settle(&s.sampler, model, &s.options, error)) < 0 ||
         (status = imagine_model_get_info(model, &s.info, error)) < 0)
         return status;
     s.width = s.sampler.width;

@@ -332,17 +332,23 @@ static imagine_status check_options(const imagine_job_options *o, imagine_error 
     return IMAGINE_OK;
 }
 
-/* Settles the sampling options and copies what they point to. */
-static imagine_status copy_sampling(imagine_job *job, const imagine_job_options *o, imagine_error *error)
+imagine_status imagine__job_settle(imagine_sampler_options *settled, const imagine_model *model, const imagine_job_options *o,
+                                   imagine_error *error)
 {
     imagine_sampler_options asked;
     imagine_sampler_options_init(&asked, sizeof asked);
     imagine_status status = imagine__read_options(&asked, sizeof asked, o->sampler, "imagine_sampler_options", error);
     if (status < 0)
         return status;
-    imagine__conditions_sizes(o, job->model, &asked);
-    if ((status = imagine__sampler_settle(&job->sampling, job->model, &asked, error)) < 0 ||
-        (status = imagine__conditions_take(&job->given, o, job->model, &job->sampling, error)) < 0)
+    imagine__conditions_sizes(o, model, &asked);
+    return imagine__sampler_settle(settled, model, &asked, error);
+}
+
+/* Settles the sampling options and copies what they point to. */
+static imagine_status copy_sampling(imagine_job *job, const imagine_job_options *o, imagine_error *error)
+{
+    imagine_status status = imagine__job_settle(&job->sampling, job->model, o, error);
+    if (status < 0 || (status = imagine__conditions_take(&job->given, o, job->model, &job->sampling, error)) < 0)
         return status;
     if (job->sampling.batch != 1)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "sampler: batch is %d, a job makes 1 clip",

@@ -51,6 +51,9 @@ struct imagine_job {
 
 /* A caller's options with the defaults for what it does not know, checked. */
 imagine_status imagine__job_read_options(imagine_job_options *o, const imagine_job_options *options, imagine_error *error);
+/* The sampling options with all defaults, sizes of given pictures and latents among them. */
+imagine_status imagine__job_settle(imagine_sampler_options *settled, const imagine_model *model, const imagine_job_options *o,
+                                   imagine_error *error);
 /* A job that is not started yet. */
 imagine_status imagine__job_prepare(imagine_job **job, imagine_model *model, const imagine_job_options *options,
                                     imagine_error *error);
