@@ -230,6 +230,8 @@ imagine_status imagine__read_options(void *known, size_t known_size, const void 
                                      imagine_error *error);
 /* For outputs: writes min(out->struct_size, known_size) bytes, keeps struct_size, and zeroes what the caller has
  * beyond. */
+/* Fails for what imagine__write_struct would fail for, NULL aside: before work whose result would be lost. */
+imagine_status imagine__check_struct(const void *out, const char *name, imagine_error *error);
 imagine_status imagine__write_struct(void *out, const void *known, size_t known_size, const char *name,
                                      imagine_error *error);
 /* For the _init functions: `defaults` cut to `size`, struct_size = size, the rest zero. */

@@ -35,6 +35,12 @@ imagine_status imagine__read_options(void *known, size_t known_size, const void 
     return IMAGINE_OK;
 }
 
+imagine_status imagine__check_struct(const void *out, const char *name, imagine_error *error)
+{
+    uint32_t size;
+    return out ? read_size(out, name, &size, error) : IMAGINE_OK;
+}
+
 imagine_status imagine__write_struct(void *out, const void *known, size_t known_size, const char *name,
                                      imagine_error *error)
 {

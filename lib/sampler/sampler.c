@@ -327,7 +327,8 @@ static imagine_status update(imagine_sampler *s, imagine_error *error)
 imagine_status imagine_sampler_step(imagine_sampler *sampler, imagine_step_info *info, imagine_error *error)
 {
     imagine_status status = imagine__sampler_usable(sampler, error);
-    if (status < 0 || (status = check_step(sampler, error)) < 0)
+    if (status < 0 || (status = imagine__check_struct(info, "imagine_step_info", error)) < 0 ||
+        (status = check_step(sampler, error)) < 0)
         return status;
     double begin = imagine__seconds();
     /* A cancelled prediction leaves the latents alone, and the step can be taken again. */
