@@ -242,13 +242,23 @@ void imagine__pool_run(imagine__pool *pool, imagine__run *run, int64_t count, im
     wait_for_helpers(pool, &t);
 }
 
-static imagine_status start_worker(imagine__pool *pool, imagine_context *context, imagine_error *error)
+static imagine_status fail_scratch(const imagine_context *context, int32_t workers, imagine_error *error)
+{
+    uint64_t limit = imagine__context_limit(context), all = (uint64_t)workers * IMAGINE__SCRATCH;
+    if (!limit || all <= limit)
+        return imagine__fail_memory(error, IMAGINE__SCRATCH, "a thread's scratch");
+    return imagine__fail(error, IMAGINE_ERROR_NO_MEMORY,
+                         "threads: %d need %.1f MB to work in, and the context's limit is %.1f MB; give fewer threads",
+                         (int)workers + 1, (double)all / 1e6, (double)limit / 1e6);
+}
+
+static imagine_status start_worker(imagine__pool *pool, imagine_context *context, int32_t workers, imagine_error *error)
 {
     worker *w = &pool->workers[pool->started];
     w->pool = pool;
     w->scratch = imagine__alloc(context, IMAGINE__SCRATCH);
     if (!w->scratch)
-        return imagine__fail_memory(error, IMAGINE__SCRATCH, "a thread's scratch");
+        return fail_scratch(context, workers, error);
     int number = pthread_create(&w->thread, NULL, work, w);
     if (number) {
         imagine__free(context, w->scratch);
@@ -275,7 +285,7 @@ imagine_status imagine__pool_create(imagine__pool **pool, imagine_context *conte
     pthread_sigmask(SIG_SETMASK, &all, &before);
     imagine_status status = IMAGINE_OK;
     for (int32_t i = 0; i < workers && status >= 0; i++)
-        status = start_worker(made, context, error);
+        status = start_worker(made, context, workers, error);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (status < 0)
         imagine__pool_destroy(made, context);
