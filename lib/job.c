@@ -194,7 +194,8 @@ static imagine_status sample(imagine_job *job, const imagine_buffer *positive, c
         imagine__sampler_give_back(job->sampler, job->placement.give_back);
     enter(job, IMAGINE_JOB_SAMPLE);
     if (status >= 0)
-        status = imagine_sampler_set_text(job->sampler, positive, negative, error);
+        status = imagine__sampler_set_text(job->sampler, positive, negative,
+                                           (const char *const[]){ "prompt_embeds", "negative_embeds" }, error);
     if (status >= 0)
         status = begin(job, error);
     for (int32_t i = 0; i < job->info.steps && status >= 0; i++)

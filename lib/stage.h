@@ -38,6 +38,10 @@ imagine_status imagine__sampler_create(imagine_sampler **sampler, imagine_model 
 /* Whether the first of two experts is let go when the second takes over; at first so where the context has a limit. */
 void imagine__sampler_give_back(imagine_sampler *sampler, int give_back);
 
+/* imagine_sampler_set_text, whose messages call the two as the caller knows them. */
+imagine_status imagine__sampler_set_text(imagine_sampler *sampler, const imagine_buffer *positive,
+                                         const imagine_buffer *negative, const char *const names[2], imagine_error *error);
+
 /* 1 if any step may make two predictions. */
 int imagine__sampler_guided(const imagine_sampler_options *settled);
 

@@ -66,6 +66,18 @@ static imagine_status check_denoise(const imagine_sampler *s, const imagine_buff
     return imagine__need_multiple(x[4], c->patch_w, "hidden_states: width", error);
 }
 
+/* Values as the operations see them. */
+static imagine_status check_finite(imagine_sampler *s, const float *values, const imagine_buffer *buffer, const char *name,
+                                   imagine_error *error)
+{
+    int64_t count = (int64_t)(imagine_buffer_size(buffer) / sizeof *values);
+    int finite = s->work.run.kernels->finite(&s->work.run, values, count);
+    imagine_status status = imagine__work_check(&s->work, error);
+    if (status < 0 || finite)
+        return status;
+    return imagine__fail(error, IMAGINE_ERROR_NOT_FINITE, "%s: holds a NaN or an infinity", name);
+}
+
 static imagine_status denoise(imagine_sampler *s, const imagine_buffer *hidden, const imagine_buffer *timestep,
                               const imagine_buffer *encoder_hidden_states, imagine_buffer *sample, imagine_error *error)
 {
@@ -87,7 +99,9 @@ static imagine_status denoise(imagine_sampler *s, const imagine_buffer *hidden, 
     if (!embeds || !input.x || !input.y)
         return imagine__fail_memory(error, (size_t)imagine_buffer_size(hidden), "the latents");
     imagine_status status = read_timesteps(s, timestep, x[0], tokens, &timesteps, &input.per_token, error);
-    if (status < 0 || (status = imagine__sampler_change(s, imagine__sampler_expert(s, (double)timesteps[0]), error)) < 0)
+    if (status < 0 || (status = check_finite(s, input.x, hidden, "hidden_states", error)) < 0 ||
+        (status = check_finite(s, embeds, encoder_hidden_states, "encoder_hidden_states", error)) < 0 ||
+        (status = imagine__sampler_change(s, imagine__sampler_expert(s, (double)timesteps[0]), error)) < 0)
         return status;
     status = imagine__dit_text_create(&text, s->dit, &s->work, embeds, input.batch,
                                       (int32_t)imagine__buffer_shape(encoder_hidden_states, NULL)[1], error);
@@ -96,6 +110,8 @@ static imagine_status denoise(imagine_sampler *s, const imagine_buffer *hidden, 
     input.timesteps = timesteps;
     input.text = text;
     status = imagine__dit_forward(s->dit, &s->work, &input, error);
+    if (status >= 0)
+        status = imagine__sampler_check_prediction(s, input.y, (int64_t)(imagine_buffer_size(sample) / sizeof *input.y), "", error);
     if (status >= 0)
         imagine__buffer_end(&s->work, sample, input.y);
     imagine__dit_text_free(text);

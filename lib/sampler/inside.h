@@ -73,6 +73,9 @@ int32_t imagine__sampler_expert(const imagine_sampler *sampler, double timestep)
 /* Makes it the one at work, with its keys and values of the text (text.c). */
 imagine_status imagine__sampler_change(imagine_sampler *sampler, int32_t expert, imagine_error *error);
 
+/* Fails, with the weights to blame if it is one's fault, where a prediction is not finite; `what` begins the message. */
+imagine_status imagine__sampler_check_prediction(imagine_sampler *sampler, const float *v, int64_t count, const char *what,
+                                                 imagine_error *error);
 /* The guided prediction for `x` [batch][clip] at timesteps[index] of the schedule into sampler->v (predict.c). */
 imagine_status imagine__sampler_predict(imagine_sampler *sampler, const float *x, int32_t index, imagine_error *error);
 

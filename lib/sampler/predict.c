@@ -2,6 +2,8 @@
 
 /* The guided prediction: one or two forwards of the transformer. */
 
+#include <stdio.h>
+
 #include "sampler/inside.h"
 
 static imagine_status forward(imagine_sampler *s, const imagine__dit_text *text, int32_t batch, const float *x,
@@ -63,6 +65,17 @@ static imagine_status guide(imagine_sampler *s, const float *negative, double sc
     return IMAGINE_OK;
 }
 
+imagine_status imagine__sampler_check_prediction(imagine_sampler *s, const float *v, int64_t count, const char *what,
+                                                 imagine_error *error)
+{
+    int finite = s->work.run.kernels->finite(&s->work.run, v, count);
+    imagine_status status = imagine__work_check(&s->work, error);
+    if (status < 0 || finite)
+        return status;
+    return imagine__fail_not_finite(s->model, s->expert ? "transformer_2" : "transformer", s->cancel, error,
+                                    "%sthe transformer's prediction holds a NaN or an infinity", what);
+}
+
 imagine_status imagine__sampler_predict(imagine_sampler *s, const float *x, int32_t index, imagine_error *error)
 {
     double timestep = s->schedule.timesteps[index];
@@ -85,12 +98,7 @@ imagine_status imagine__sampler_predict(imagine_sampler *s, const float *x, int3
         status = guide(s, negative, scale, error);
     if (status < 0)
         return status;
-    int finite = s->work.run.kernels->finite(&s->work.run, s->v, s->count);
-    if ((status = imagine__work_check(&s->work, error)) < 0)
-        return status;
-    if (!finite)
-        return imagine__fail_not_finite(s->model, s->expert ? "transformer_2" : "transformer", s->cancel, error,
-                                        "step %d of %d (sigma %.6g): the transformer's prediction holds a NaN or an infinity",
-                                        s->step + 1, s->schedule.steps, s->schedule.sigmas[s->step]);
-    return IMAGINE_OK;
+    char what[80];
+    snprintf(what, sizeof what, "step %d of %d (sigma %.6g): ", s->step + 1, s->schedule.steps, s->schedule.sigmas[s->step]);
+    return imagine__sampler_check_prediction(s, s->v, s->count, what, error);
 }

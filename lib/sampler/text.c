@@ -85,16 +85,16 @@ static imagine_status pad_both(imagine_sampler *s, const imagine_buffer *positiv
 
 /* Both texts on the host. */
 static imagine_status set_text(imagine_sampler *sampler, const imagine_buffer *positive, const imagine_buffer *negative,
-                               imagine_error *error)
+                               const char *const names[2], imagine_error *error)
 {
-    imagine_status status = check_text(sampler, positive, "positive", error);
+    imagine_status status = check_text(sampler, positive, names[0], error);
     if (status < 0)
         return status;
     if (sampler->guided && !negative)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
-                             "negative: NULL, but guidance is %g; give the empty prompt's embeddings or set guidance to 1",
+                             "%s: NULL, but guidance is %g; give the empty prompt's embeddings or set guidance to 1", names[1],
                              sampler->o.guidance);
-    if (negative && (status = check_text(sampler, negative, "negative", error)) < 0)
+    if (negative && (status = check_text(sampler, negative, names[1], error)) < 0)
         return status;
     drop_text(sampler);
     imagine__arena_mark mark = imagine__arena_save(sampler->work.arena);
@@ -113,6 +113,12 @@ static imagine_status set_text(imagine_sampler *sampler, const imagine_buffer *p
 imagine_status imagine_sampler_set_text(imagine_sampler *sampler, const imagine_buffer *positive,
                                         const imagine_buffer *negative, imagine_error *error)
 {
+    return imagine__sampler_set_text(sampler, positive, negative, (const char *const[]){ "positive", "negative" }, error);
+}
+
+imagine_status imagine__sampler_set_text(imagine_sampler *sampler, const imagine_buffer *positive,
+                                         const imagine_buffer *negative, const char *const names[2], imagine_error *error)
+{
     imagine_buffer *first = NULL, *second = NULL;
     imagine_status status = imagine__sampler_usable(sampler, error);
     if (status >= 0 && positive)
@@ -120,7 +126,7 @@ imagine_status imagine_sampler_set_text(imagine_sampler *sampler, const imagine_
     if (status >= 0 && negative)
         status = imagine__buffer_on_host(&second, negative, error);
     if (status >= 0)
-        status = set_text(sampler, first, second, error);
+        status = set_text(sampler, first, second, names, error);
     imagine_buffer_release(&second);
     imagine_buffer_release(&first);
     return status;
