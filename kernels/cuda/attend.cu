@@ -187,6 +187,48 @@ static bool attend_f32(const imagine__attention_args *a, const imagine__cuda_cal
     return true;
 }
 
+/* One head's values of a bf16 tensor as dense f32 rows, or the other way. */
+static convert_args whole_head(const imagine__attention_args *a, const void *x, imagine__cuda_type x_type, int64_t x_token,
+                               void *y, imagine__cuda_type y_type, int64_t y_token, int64_t tokens, const int64_t *length)
+{
+    return {x, y, x_type, y_type, 1, tokens, 1, a->d, a->d, {0, x_token, 0}, {0, y_token, 0}, length};
+}
+
+/* bf16 tensors whose heads are too large for tensor cores: as products, head by head in f32. */
+static bool attend_widened(const imagine__attention_args *a, const imagine__cuda_call *call, int *status)
+{
+    workspace room = workspace_of(call);
+    int64_t queries = 2 * a->tokens * a->d, keys = 2 * a->kv * a->d;
+    float *q = (float *)take(&room, queries), *y = (float *)take(&room, queries);
+    float *k = (float *)take(&room, keys), *v = (float *)take(&room, keys);
+    if (a->type != IMAGINE__W_BF16 || !q || !y || !k || !v)
+        return false;
+    imagine__cuda_call rest = *call;
+    rest.workspace = room.at, rest.workspace_size = room.left;
+    imagine__attention_args one = *a;
+    one.q = q, one.k = k, one.v = v, one.y = y, one.type = IMAGINE__W_F32, one.batch = one.heads = 1;
+    one.q_token = one.k_token = one.v_token = one.y_token = a->d;
+    for (int64_t i = 0; i < a->batch * a->heads && !*status; i++) {
+        attention_part part = {i / a->heads, 1, i % a->heads, 1};
+        const int64_t *length = one.kv_length = a->kv_length ? a->kv_length + part.batch : nullptr;
+        one.bias = a->bias ? a->bias + part.head * a->tokens * a->kv : nullptr;
+        const convert_args in[] = {
+            whole_head(a, at(a, a->q, a->q_batch, part), a->type, a->q_token, q, one.type, a->d, a->tokens, nullptr),
+            whole_head(a, at(a, a->k, a->k_batch, part), a->type, a->k_token, k, one.type, a->d, a->kv, length),
+            whole_head(a, at(a, a->v, a->v_batch, part), a->type, a->v_token, v, one.type, a->d, a->kv, length),
+        };
+        for (int j = 0; j < 3 && !*status; j++)
+            *status = imagine__cuda_convert(in[j], call->stream);
+        if (!*status && !attend_f32(&one, &rest, status))
+            return false; /* of the first head: there is too little to do, or no room, as for all */
+        if (!*status)
+            *status = imagine__cuda_convert(whole_head(a, y, one.type, a->d, at(a, a->y, a->y_batch, part), a->type, a->y_token,
+                                                       a->tokens, nullptr),
+                                            call->stream);
+    }
+    return true;
+}
+
 int imagine__cuda_attend(const imagine__attention_args *a, const imagine__cuda_call *call)
 {
     int status = 0;
@@ -196,7 +238,8 @@ int imagine__cuda_attend(const imagine__attention_args *a, const imagine__cuda_c
                                       a->q_token, a->k_batch, a->k_token, a->v_batch, a->v_token, a->y_batch, a->y_token,
                                       a->kv_length, a->bias, a->scale, a->type, a->kv_blocks, a->kv_block,
                                       a->blocks_batch, a->k_block, a->v_block};
-    if (!imagine__cuda_on_tensor_cores(&b) && !a->kv_blocks && (attend_bf16(a, call, &status) || attend_f32(a, call, &status)))
+    if (!imagine__cuda_on_tensor_cores(&b) && !a->kv_blocks &&
+        (attend_bf16(a, call, &status) || attend_f32(a, call, &status) || attend_widened(a, call, &status)))
         return status;
     return imagine__cuda_attention(&b, call->stream);
 }

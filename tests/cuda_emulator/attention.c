@@ -457,7 +457,8 @@ static void f32_rounded(void)
 }
 
 /* bf16 tensors as the stages have them: as they are where they suit the tensor cores, as parts of one packed tensor and not, copied
- * to padded heads where they do not, by the plain kernel where there is a bias, no kernel for d or no room. */
+ * to padded heads where they do not, head by head in f32 where there is a bias or no kernel for d, by the plain kernel where there
+ * is no room or little to do. */
 static void bf16_tensors(void)
 {
     check_random r = {24};
