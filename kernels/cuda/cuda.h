@@ -20,7 +20,7 @@
 extern "C" {
 #endif
 
-#define IMAGINE__CUDA_VERSION 7
+#define IMAGINE__CUDA_VERSION 8
 
 typedef int32_t imagine__cuda_type; /* of activations and tables: IMAGINE__W_F32 or IMAGINE__W_BF16 */
 
@@ -124,9 +124,10 @@ typedef struct imagine__cuda {
 
     int (*device_count)(int32_t *count); /* 0 devices without a driver is no error */
     int (*device_name)(int32_t device, char *name, size_t size); /* for messages: name and compute capability */
+    int (*capability)(int32_t device); /* 10 major + minor of its compute capability; 0: it cannot be had */
     int (*use_device)(int32_t device);
     int (*allocate)(void **memory, size_t size);
-    void (*release)(void *memory); /* NULL does nothing */
+    int (*release)(void *memory); /* nothing under way uses it; NULL does nothing */
     int (*upload)(void *device, const void *host, size_t size, void *stream); /* the host's memory may go once it returns */
     int (*download)(void *host, const void *device, size_t size, void *stream); /* waits for the data */
     int (*synchronize)(void *stream);

@@ -62,6 +62,20 @@ static int device_name(int32_t device, char *name, size_t size)
 #endif
 }
 
+static int capability(int32_t device)
+{
+#ifdef IMAGINE__EMULATED
+    (void)device;
+    return emulator::capability();
+#else
+    int major, minor;
+    if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
+        cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) != cudaSuccess)
+        return 0;
+    return 10 * major + minor;
+#endif
+}
+
 static int use_device(int32_t device)
 {
 #ifdef IMAGINE__EMULATED
@@ -70,6 +84,16 @@ static int use_device(int32_t device)
     return (int)cudaSetDevice(device);
 #endif
 }
+
+#ifndef IMAGINE__EMULATED
+/* While any thread records a graph in the global mode, as the program around us may, the driver refuses what follows to all
+ * other threads, and may spoil the recording. None of it belongs to one. */
+struct beside_recordings {
+    cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+    beside_recordings() { (void)cudaThreadExchangeStreamCaptureMode(&mode); }
+    ~beside_recordings() { (void)cudaThreadExchangeStreamCaptureMode(&mode); }
+};
+#endif
 
 static int allocate(void **memory, size_t size)
 {
@@ -80,18 +104,22 @@ static int allocate(void **memory, size_t size)
     *memory = emulator::allocate(size);
     return *memory ? 0 : 2; /* cudaErrorMemoryAllocation */
 #else
+    beside_recordings beside;
     *memory = nullptr;
     return (int)cudaMalloc(memory, size);
 #endif
 }
 
-static void release(void *memory)
+static int release(void *memory)
 {
 #ifdef IMAGINE__EMULATED
-    if (!emulator::forbidden("a release")) /* or it stays, as it would on a GPU */
-        emulator::release(memory);
+    if (emulator::forbidden("a release"))
+        return 900; /* cudaErrorStreamCaptureUnsupported: it stays, as it would on a GPU */
+    emulator::release(memory);
+    return 0;
 #else
-    (void)cudaFree(memory);
+    beside_recordings beside;
+    return (int)cudaFree(memory);
 #endif
 }
 
@@ -271,6 +299,7 @@ static int pin(void *host, size_t size)
 #ifdef IMAGINE__EMULATED
     return emulator::pin(host, size);
 #else
+    beside_recordings beside;
     cudaError_t status = cudaHostRegister(host, size, cudaHostRegisterPortable);
     if (status != cudaSuccess)
         (void)cudaGetLastError();
@@ -283,6 +312,7 @@ static void unpin(void *host)
 #ifdef IMAGINE__EMULATED
     emulator::unpin(host);
 #else
+    beside_recordings beside;
     (void)cudaHostUnregister(host);
 #endif
 }
@@ -309,8 +339,9 @@ static int memory_info(size_t *available, size_t *total)
 extern "C" const imagine__cuda *imagine__cuda_module(int32_t version)
 {
     static const imagine__cuda table = {
-        IMAGINE__CUDA_VERSION, IMAGINE__BODY(0, 1), error_text, device_count, device_name, use_device, allocate, release, upload, download,
-        synchronize, copy, clear, stream_create, stream_destroy, mark_create, mark_destroy, put_mark, mark_wait, memory_info,
+        IMAGINE__CUDA_VERSION, IMAGINE__BODY(0, 1), error_text, device_count, device_name, capability, use_device, allocate, release,
+        upload, download, synchronize, copy, clear, stream_create, stream_destroy, mark_create, mark_destroy, put_mark, mark_wait,
+        memory_info,
         imagine__cuda_attention, imagine__cuda_norm, imagine__cuda_norm_rope, imagine__cuda_patchify, imagine__cuda_unpatchify,
         imagine__cuda_activate, imagine__cuda_embed, imagine__cuda_combine, imagine__cuda_transpose, imagine__cuda_finite,
         imagine__cuda_to_u8, imagine__cuda_from_u8, imagine__cuda_upsample, imagine__cuda_products_size,

@@ -59,7 +59,7 @@ size_t imagine__plan_give_back(imagine_context *context, const void *pointer);
  * is logged with the driver's words. Its size, which remains booked, or 0: it is no such block. */
 void *imagine__device_alloc(imagine_context *context, size_t total);
 size_t imagine__device_free(imagine_context *context, void *pointer);
-/* 0, or an error number. Ordered before whatever a run starts afterwards. */
+/* 0, or an error number. Done when it returns: whoever is given the memory may use it in a stream of its own. */
 int imagine__device_clear(imagine_context *context, void *values, size_t size);
 
 /* The C library's allocator behind the context's interface. */

@@ -8,7 +8,8 @@
 #include "base/context.h"
 #include "base/device.h"
 
-#define OUT_OF_MEMORY 2 /* the driver's number */
+#define OUT_OF_MEMORY    2 /* the driver's number */
+#define LEAST_CAPABILITY 80 /* what the module's kernels are compiled for */
 
 /* The module's functions work on the thread's current device. */
 static const imagine__cuda *enter(const imagine__device *device)
@@ -38,6 +39,12 @@ static imagine_status choose(imagine__device *d, int32_t number, imagine_error *
     if (number < 0 || number >= count)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "device_number: %d, there %s %d", number,
                              count == 1 ? "is" : "are", count);
+    int capability = d->cuda->capability(number);
+    if (capability < LEAST_CAPABILITY)
+        return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED,
+                             "device: GPU %d has compute capability %d.%d, and %d.%d is the least that is supported; use "
+                             "IMAGINE_DEVICE_CPU", number, capability / 10, capability % 10, LEAST_CAPABILITY / 10,
+                             LEAST_CAPABILITY % 10);
     d->number = number;
     code = d->cuda->use_device(number);
     return code ? imagine__device_fail(d->cuda, code, "the device", error) : IMAGINE_OK;
@@ -175,6 +182,14 @@ void *imagine__device_alloc(imagine_context *context, size_t total)
     return code ? NULL : made;
 }
 
+/* Both streams. What has failed in them is kept. */
+static void wait_for_all(imagine__device *d)
+{
+    int code = enter(d)->synchronize(d->stream), other = d->cuda->synchronize(d->copies);
+    if (code || other)
+        atomic_store(&d->unreported, code ? code : other);
+}
+
 size_t imagine__device_free(imagine_context *context, void *pointer)
 {
     imagine__device *d = context->device;
@@ -188,17 +203,25 @@ size_t imagine__device_free(imagine_context *context, void *pointer)
     if (at < d->count && d->blocks[at].at == (uintptr_t)pointer) {
         size = d->blocks[at].size;
         memmove(d->blocks + at, d->blocks + at + 1, (--d->count - at) * sizeof *d->blocks);
-        enter(d)->release(pointer); /* waits for what is under way */
-        atomic_fetch_sub(&d->used, size);
     }
     pthread_mutex_unlock(&d->mutex);
+    if (!size)
+        return 0;
+    /* Releasing may wait for what is under way, says the driver's manual, and may not. */
+    wait_for_all(d);
+    int code = d->cuda->release(pointer);
+    if (code)
+        imagine__log(context, IMAGINE_LOG_ERROR, "CUDA: %zu bytes of device memory could not be released: %s", size,
+                     d->cuda->error_text(code));
+    atomic_fetch_sub(&d->used, size);
     return size;
 }
 
 int imagine__device_clear(imagine_context *context, void *values, size_t size)
 {
     const imagine__device *d = context->device;
-    return enter(d)->clear(values, size, d->stream);
+    int code = enter(d)->clear(values, size, d->stream);
+    return code ? code : d->cuda->synchronize(d->stream);
 }
 
 int imagine__upload_now(imagine_context *context, void *to, const void *from, size_t size)
@@ -241,9 +264,9 @@ int imagine__device_copy(imagine_context *to_context, imagine_context *from_cont
 
 void imagine__device_wait(imagine_context *context)
 {
-    const imagine__device *d = context->device;
+    imagine__device *d = context->device;
     if (d && !imagine__forked(context))
-        (void)enter(d)->synchronize(d->stream);
+        wait_for_all(d);
 }
 
 const char *imagine__device_text(const imagine_context *context, int code)
@@ -337,11 +360,11 @@ void imagine__queue_mark(imagine__work *work)
 imagine_status imagine__queue_report(imagine__work *work, imagine_error *error)
 {
     imagine__queue *q = work->queue;
-    int code = q->code;
-    if (!code)
+    int code = q->code, earlier = atomic_exchange(&work->device->unreported, 0);
+    if (!code && !earlier)
         return IMAGINE_OK;
     q->code = 0;
-    return imagine__device_fail(work->device->cuda, code, q->what, error);
+    return imagine__device_fail(work->device->cuda, code ? code : earlier, code ? q->what : "an operation before", error);
 }
 
 /* ---- values ------------------------------------------------------------------------------------------------------ */

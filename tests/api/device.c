@@ -16,6 +16,7 @@ static const struct expected {
     { "error", IMAGINE_ERROR_DEVICE, 700, { "CUDA: an illegal memory access", "", "" } },
     { "busy", IMAGINE_ERROR_DEVICE, 46, { "CUDA: the device: all devices are busy", "", "" } },
     { "full", IMAGINE_ERROR_NO_MEMORY, 2, { "CUDA: a stream: out of memory", "", "" } },
+    { "old", IMAGINE_ERROR_UNSUPPORTED, 0, { "GPU 0 has compute capability 7.5", "8.0 is the least", "IMAGINE_DEVICE_CPU" } },
     { "built", IMAGINE_ERROR_UNSUPPORTED, 0, { "device: ", "IMAGINE_DEVICE_CPU", "" } },
 };
 
@@ -71,7 +72,7 @@ int main(int argc, char **argv)
         if (!strcmp(argv[1], expected[i].name))
             wanted = &expected[i];
     if (!wanted) {
-        fprintf(stderr, "usage: %s absent|version|none|error|busy|full|built\n", argv[0]);
+        fprintf(stderr, "usage: %s absent|version|none|error|busy|full|old|built\n", argv[0]);
         return 2;
     }
     return test_main("api/device", cases, sizeof cases / sizeof *cases, 1, argv);

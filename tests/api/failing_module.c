@@ -30,11 +30,11 @@ static int allocate(void **memory, size_t size)
     return code;
 }
 
-static void release(void *memory)
+static int release(void *memory)
 {
     if (memory)
         atomic_fetch_sub(&held, 1);
-    real->release(memory);
+    return real->release(memory);
 }
 
 void emulated_fail_allocation(int64_t number)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* A module that behaves as the environment says: of another version, without a GPU, with one that fails, is busy or full. */
+/* A module that behaves as the environment says: of another version, without a GPU, with one that fails,
+ * is busy, full or old. */
 
 #include <stdlib.h>
 #include <string.h>
@@ -19,8 +20,13 @@ static const char *error_text(int status)
 
 static int device_count(int32_t *count)
 {
-    *count = is("busy") || is("full");
+    *count = is("busy") || is("full") || is("old");
     return is("error") ? 700 : 0;
+}
+
+static int capability(int32_t device)
+{
+    return device ? 0 : is("old") ? 75 : 90;
 }
 
 static int use_device(int32_t device)
@@ -46,6 +52,6 @@ const imagine__cuda *imagine__cuda_module(int32_t version)
 {
     static const imagine__cuda table = {
         .version = IMAGINE__CUDA_VERSION, .error_text = error_text, .device_count = device_count,
-        .device_name = device_name, .use_device = use_device, .stream_create = stream_create};
+        .device_name = device_name, .capability = capability, .use_device = use_device, .stream_create = stream_create};
     return is("version") || version != IMAGINE__CUDA_VERSION ? NULL : &table;
 }

@@ -173,7 +173,6 @@ inline uint32_t place_of_mbarrier(unsigned number)
 
 enum kind_of_work { KERNEL, COPY, WAIT };
 int put(void *stream, kind_of_work kind, std::function<int()> todo);
-void settle_all();
 
 /* ---- async.cpp, matrix.cpp --------------------------------------------------------------------------------------- */
 

@@ -186,7 +186,7 @@ int settle(void *handle)
     return take_error(*s);
 }
 
-void settle_all()
+static void settle_all()
 {
     locked lock;
     for (auto &each : streams)
