@@ -108,7 +108,8 @@ IMAGINE_API imagine_status imagine_buffer_to_dlpack_unversioned(imagine_buffer *
  * the last reference, from whichever thread drops it. On failure the tensor stays the caller's. Accepted are dense tensors
  * (a dimension of 1 may have any stride) in host memory, pinned memory included, or on the context's GPU, as for
  * imagine_buffer_wrap_on, whose elements are of an imagine_dtype; booleans come as U8. Anything else is refused with
- * IMAGINE_ERROR_UNSUPPORTED and never copied behind the caller's back. Since 0.2. */
+ * IMAGINE_ERROR_UNSUPPORTED and never copied behind the caller's back. A tensor on the GPU must be complete, or in the order of
+ * the default stream (`stream=1` in Python's __dlpack__), which is waited for. Since 0.2. */
 IMAGINE_API imagine_status imagine_buffer_from_dlpack(imagine_buffer **buffer, imagine_context *context,
                                                       struct DLManagedTensorVersioned *tensor, imagine_error *error);
 

@@ -183,6 +183,9 @@ void imagine__download(imagine__work *work, void *to, size_t to_step, const void
                        int64_t count);
 void imagine__clear(imagine__work *work, void *to, size_t size);
 
+/* Waits for the GPU's default stream, in whose order a DLPack tensor is given by those who are asked for it so. */
+imagine_status imagine__device_wait_default(imagine_context *context, imagine_error *error);
+
 /* Without a run: whole before it returns. 0, or the device's error number, and the driver's text of it. */
 int imagine__upload_now(imagine_context *context, void *to, const void *from, size_t size);
 int imagine__download_now(imagine_context *context, void *to, const void *from, size_t size);

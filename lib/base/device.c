@@ -262,6 +262,13 @@ int imagine__device_copy(imagine_context *to_context, imagine_context *from_cont
     return code ? code : cuda->synchronize(d->stream);
 }
 
+imagine_status imagine__device_wait_default(imagine_context *context, imagine_error *error)
+{
+    const imagine__device *d = context->device;
+    int code = enter(d)->synchronize(NULL);
+    return code ? imagine__device_fail(d->cuda, code, "the default stream", error) : IMAGINE_OK;
+}
+
 void imagine__device_wait(imagine_context *context)
 {
     imagine__device *d = context->device;

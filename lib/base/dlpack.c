@@ -189,7 +189,8 @@ static imagine_status take_in(imagine_buffer **buffer, imagine_context *context,
     imagine_device device;
     imagine_status status;
     if ((status = find_device(t, context, &device, error)) < 0 || (status = find_dtype(t, &dtype, error)) < 0 ||
-        (status = check_strides(t, error)) < 0)
+        (status = check_strides(t, error)) < 0 ||
+        (device == IMAGINE_DEVICE_CUDA && (status = imagine__device_wait_default(context, error)) < 0))
         return status;
     void *data = t->data ? (char *)t->data + t->byte_offset : NULL;
     status = imagine_buffer_wrap_on(buffer, context, device, dtype, t->ndim, t->shape, data, release, owner, error);
