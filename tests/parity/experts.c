@@ -204,6 +204,233 @@ static void one_forward(void)
     close_inputs(&in);
 }
 
+/* ---- guidance by one of them alone ------------------------------------------------------------------------------- */
+
+static void ask_second_guided(const inputs *in, imagine_cfg_mode mode, imagine_sampler_options *sampler,
+                              imagine_job_options *options)
+{
+    *sampler = options_of(mode);
+    sampler->guidance = 1;
+    sampler->guidance_2 = 4;
+    sampler->width = sampler->height = 160;
+    imagine_job_options_init(options, sizeof *options);
+    options->sampler = sampler;
+    options->prompt_embeds = in->positive;
+    options->negative_embeds = in->negative;
+    options->decode = 0;
+}
+
+/* What such a job would need within the limit. */
+static imagine_estimate told_within(uint64_t limit, imagine_cfg_mode mode)
+{
+    inputs in;
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_estimate told = { .struct_size = sizeof told };
+    imagine_sampler_options sampler;
+    imagine_job_options options;
+    if (open_inputs(&in, 1, limit, IMAGINE_WEIGHTS_RESIDENT)) {
+        ask_second_guided(&in, mode, &sampler, &options);
+        CHECK_OK(imagine_job_estimate(in.model, &options, &told, &err));
+    }
+    close_inputs(&in);
+    return told;
+}
+
+static imagine_buffer *run_within(uint64_t limit)
+{
+    inputs in;
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_sampler_options sampler;
+    imagine_job_options options;
+    imagine_job *job = NULL;
+    imagine_buffer *latents = NULL;
+    imagine_job_info used = { .struct_size = sizeof used };
+    if (open_inputs(&in, 1, limit, IMAGINE_WEIGHTS_RESIDENT)) {
+        ask_second_guided(&in, IMAGINE_CFG_AUTO, &sampler, &options);
+        CHECK_OK(imagine_job_create(&job, in.model, &options, &err));
+        CHECK_OK(run_job(job, &err));
+        CHECK_OK(imagine_job_get_info(job, &used, &err));
+        CHECK_OK(imagine_job_get_latents(job, &latents, &err));
+        CHECK(!limit || used.memory_peak <= limit);
+        imagine_job_destroy(&job);
+    }
+    close_inputs(&in);
+    return latents;
+}
+
+/* Where only predictions in turn fit they are made in turn, also where the second expert alone is guided. */
+static void second_in_turn(void)
+{
+    if (test_device() != IMAGINE_DEVICE_CPU)
+        SKIP("a device's workspace, and with it what is needed, goes by the limit");
+    uint64_t tight = told_within(0, IMAGINE_CFG_IN_TURN).peak_bytes / 2;
+    imagine_estimate batched = told_within(tight, IMAGINE_CFG_BATCHED), in_turn = told_within(tight, IMAGINE_CFG_IN_TURN);
+    CHECK(!batched.fits && !in_turn.fits && batched.peak_bytes > in_turn.peak_bytes);
+    uint64_t limit = (batched.peak_bytes + in_turn.peak_bytes) / 2;
+    CHECK(!told_within(limit, IMAGINE_CFG_BATCHED).fits && told_within(limit, IMAGINE_CFG_IN_TURN).fits);
+    imagine_estimate told = told_within(limit, IMAGINE_CFG_AUTO);
+    printf("    both at once %.2f MB, in turn %.2f MB\n", (double)batched.peak_bytes / 1e6, (double)in_turn.peak_bytes / 1e6);
+    CHECK(told.fits && told.in_turn);
+    imagine_buffer *whole = run_within(0), *within = run_within(limit);
+    CHECK(same_bytes(whole, within));
+    imagine_buffer_release(&whole);
+    imagine_buffer_release(&within);
+}
+
+/* ---- a change that does not come about --------------------------------------------------------------------------- */
+
+/* An allocator that overwrites what it is given back. Once armed, from the first such block on, which is when the first expert
+ * is let go, it fires the token or has no memory but for `blocks` more. */
+typedef struct spoiler {
+    imagine_cancel *cancel; /* NULL: memory runs out */
+    long blocks, left;
+    int armed, begun;
+} spoiler;
+
+static void *spoil_allocate(void *data, size_t size, size_t alignment)
+{
+    spoiler *s = data;
+    if (s->begun && !s->cancel && s->left-- <= 0)
+        return NULL;
+    return aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
+}
+
+static void spoil_release(void *data, void *pointer, size_t size)
+{
+    spoiler *s = data;
+    memset(pointer, 0xDD, size);
+    free(pointer);
+    s->begun |= s->armed;
+    if (s->begun)
+        imagine_cancel_fire(s->cancel);
+}
+
+/* One forward at a timestep of the second expert. */
+static imagine_buffer *one_sample(const inputs *in, imagine_sampler *sampler)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_buffer *hidden = NULL, *text = NULL, *timestep = NULL, *sample = NULL;
+    CHECK_OK(imagine_buffer_create(&hidden, in->context, IMAGINE_F32, 5, (int64_t[]){ 1, 16, 2, 4, 4 }, &err));
+    CHECK_OK(imagine_buffer_create(&text, in->context, IMAGINE_F32, 3, (int64_t[]){ 1, 24, 16 }, &err));
+    CHECK_OK(imagine_buffer_create(&timestep, in->context, IMAGINE_F32, 1, (int64_t[]){ 1 }, &err));
+    if (timestep) {
+        memcpy(imagine_buffer_data(hidden), imagine_buffer_data(in->noise), imagine_buffer_size(hidden));
+        memcpy(imagine_buffer_data(text), imagine_buffer_data(in->positive), imagine_buffer_size(text));
+        *(float *)imagine_buffer_data(timestep) = 300;
+        CHECK_OK(imagine_sampler_denoise(sampler, hidden, timestep, text, &sample, &err));
+    }
+    imagine_buffer_release(&timestep);
+    imagine_buffer_release(&text);
+    imagine_buffer_release(&hidden);
+    return sample;
+}
+
+/* The steps with the first expert, and the one that changes, with the allocator armed: its status. */
+static imagine_status step_to_change(const inputs *in, imagine_sampler *sampler, spoiler *s, imagine_error *error)
+{
+    double sigmas[9] = { 0 };
+    uint32_t steps = imagine_sampler_get_sigmas(sampler, sigmas, 9) - 1, at = 0;
+    imagine_status status = imagine_sampler_begin(sampler, in->noise, error);
+    for (; at < steps && sigmas[at] >= 0.7 && status >= 0; at++)
+        status = imagine_sampler_step(sampler, NULL, error);
+    CHECK(status >= 0 && at > 0 && at < steps);
+    s->left = s->blocks;
+    s->armed = 1;
+    status = imagine_sampler_step(sampler, NULL, error);
+    CHECK(s->begun);
+    s->armed = s->begun = 0;
+    return status;
+}
+
+/* What a sampler gives from the text on, however it was left. */
+static void check_whole(const inputs *in, imagine_sampler *sampler, const imagine_buffer *expected)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_buffer *latents = NULL;
+    CHECK_OK(imagine_sampler_set_text(sampler, in->positive, in->negative, &err));
+    CHECK_OK(imagine_sampler_begin(sampler, in->noise, &err));
+    for (int i = 0; i < 8; i++)
+        CHECK_OK(imagine_sampler_step(sampler, NULL, &err));
+    CHECK_OK(imagine_sampler_get_latents(sampler, 0, &latents, &err));
+    CHECK(same_bytes(latents, expected));
+    imagine_buffer_release(&latents);
+}
+
+/* With the first expert gone and the second not there, everything that a sampler is asked next works: text, a beginning, one
+ * forward, and after a cancel the same step again. */
+static void leave_and_go_on(const inputs *in, imagine_sampler *sampler, spoiler *s, const imagine_buffer *expected,
+                            const imagine_buffer *sample, imagine_status wanted)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    CHECK_STATUS(step_to_change(in, sampler, s, &err), wanted);
+    imagine_cancel_reset(s->cancel);
+    check_whole(in, sampler, expected);
+    CHECK_STATUS(step_to_change(in, sampler, s, &err), wanted);
+    imagine_cancel_reset(s->cancel);
+    imagine_buffer *again = one_sample(in, sampler);
+    CHECK(same_bytes(again, sample));
+    imagine_buffer_release(&again);
+    CHECK_STATUS(step_to_change(in, sampler, s, &err), wanted);
+    imagine_cancel_reset(s->cancel);
+    CHECK_STATUS(imagine_sampler_step(sampler, NULL, &err), wanted == IMAGINE_ERROR_CANCELLED ? IMAGINE_OK : IMAGINE_ERROR_STATE);
+    check_whole(in, sampler, expected);
+}
+
+/* Memory for so many blocks during the change, or a token that ends it (-1). 1: the change came about. */
+static int leave_at(long blocks, const imagine_buffer *expected, const imagine_buffer *sample)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context_options options;
+    imagine_sampler_options o = options_of(IMAGINE_CFG_AUTO);
+    imagine_sampler *sampler = NULL;
+    spoiler s = { .blocks = blocks };
+    inputs in;
+    imagine_context_options_init(&options, sizeof options);
+    options.device = test_device();
+    options.threads = 1;
+    options.memory_limit = 1 << 30; /* under a limit the first expert is given back */
+    options.allocate = spoil_allocate;
+    options.release = spoil_release;
+    options.allocator_data = &s;
+    if (!inputs_open(&in, "parity/pipeline/experts.safetensors", folder, &options, NULL))
+        return 1;
+    if (blocks < 0)
+        CHECK_OK(imagine_cancel_create(&o.cancel, in.context, &err));
+    s.cancel = o.cancel;
+    CHECK_OK(imagine_sampler_create(&sampler, in.model, &o, &err));
+    CHECK_OK(imagine_sampler_set_text(sampler, in.positive, in.negative, &err));
+    int done = blocks >= 0 && step_to_change(&in, sampler, &s, &err) >= 0;
+    if (!done)
+        leave_and_go_on(&in, sampler, &s, expected, sample, blocks < 0 ? IMAGINE_ERROR_CANCELLED : IMAGINE_ERROR_NO_MEMORY);
+    imagine_sampler_destroy(&sampler);
+    imagine_cancel_release(&o.cancel);
+    close_inputs(&in);
+    return done;
+}
+
+static void change_fails(void)
+{
+    inputs in;
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_sampler_options o = options_of(IMAGINE_CFG_AUTO);
+    imagine_sampler *sampler;
+    REQUIRE(open_inputs(&in, 1, 0, IMAGINE_WEIGHTS_AUTO));
+    imagine_buffer *expected = run(&in, &o);
+    REQUIRE_OK(imagine_sampler_create(&sampler, in.model, &o, &err));
+    imagine_buffer *sample = one_sample(&in, sampler);
+    REQUIRE(expected && sample);
+    CHECK(!leave_at(-1, expected, sample));
+    int failures = 0;
+    while (failures < 100 && !leave_at(9 * failures, expected, sample))
+        failures++;
+    printf("    memory ran out at %d places\n", failures);
+    CHECK(failures > 2 && failures < 100);
+    imagine_buffer_release(&sample);
+    imagine_buffer_release(&expected);
+    imagine_sampler_destroy(&sampler);
+    close_inputs(&in);
+}
+
 static void refused(const char *told)
 {
     imagine_error err = IMAGINE_ERROR_INIT;
@@ -244,6 +471,8 @@ int main(int argc, char **argv)
         { "parity", parity },
         { "same bytes and memory", same_bytes_and_memory },
         { "one forward", one_forward },
+        { "second in turn", second_in_turn },
+        { "change fails", change_fails },
         { "refusals", refusals },
     };
     if (!mkdtemp(folder))
