@@ -123,6 +123,46 @@ static void config_refused(void)
     }
 }
 
+/* 1: the text is whole characters. */
+static int is_utf8(const char *text)
+{
+    const unsigned char *at = (const unsigned char *)text;
+    while (*at) {
+        int more = *at < 0x80 ? 0 : *at >> 5 == 6 ? 1 : *at >> 4 == 14 ? 2 : *at >> 3 == 30 ? 3 : -1;
+        if (more < 0)
+            return 0;
+        for (at++; more > 0; more--, at++)
+            if (*at >> 6 != 2)
+                return 0;
+    }
+    return 1;
+}
+
+/* What is too long to show is cut between characters, wherever the cut falls; so is a message. */
+static void config_of_characters(void)
+{
+    static const char *const characters[] = { "\xC3\xA9", "\xE2\x82\xAC", "\xF0\x9F\x91\xA9" };
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine__config *c;
+    for (size_t i = 0; i < sizeof characters / sizeof *characters; i++)
+        for (int before = 0; before < 4; before++)
+            for (int many = 0; many < 2; many++) {
+                char text[2000], key[1000] = "k";
+                int64_t number;
+                size_t at = 1;
+                for (int k = 0; many && k < 180; k++)
+                    at += (size_t)snprintf(key + at, sizeof key - at, "%s", characters[i]);
+                at = (size_t)snprintf(text, sizeof text, "{\"%s\":\"%.*s", key, before, "abc");
+                for (int k = 0; k < 100; k++)
+                    at += (size_t)snprintf(text + at, sizeof text - at, "%s", characters[i]);
+                snprintf(text + at, sizeof text - at, "\"}");
+                REQUIRE_OK(open_text(&c, text, &err));
+                CHECK_STATUS(imagine__config_int(c, key, &number, 5, 0, 10, &err), IMAGINE_ERROR_MODEL);
+                CHECK(is_utf8(err.message) && strstr(err.message, "..."));
+                imagine__config_close(context, c);
+            }
+}
+
 /* ---- weights --------------------------------------------------------------------------------- */
 
 static uint32_t state;
@@ -320,6 +360,91 @@ static void others(void)
     imagine__weights_close(weights);
 }
 
+/* ---- cancelled while one tensor is read ------------------------------------------------------------- */
+
+/* An allocator that fires the token once the memory for a large tensor is given out: the next look at the token is while the
+ * tensor is read. `mark` stands near the end of that memory until something is read there. */
+typedef struct watch {
+    imagine_cancel *cancel;
+    char *block, *mark;
+    int unread;
+} watch;
+#define LARGE ((size_t)32 << 20)
+#define MARK  0x5A
+
+static void *watch_allocate(void *data, size_t size, size_t alignment)
+{
+    watch *w = data;
+    char *block = aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
+    if (block && size >= LARGE && !w->block) {
+        w->block = block;
+        w->mark = block + size - 4096;
+        *w->mark = MARK;
+        imagine_cancel_fire(w->cancel);
+    }
+    return block;
+}
+
+static void watch_release(void *data, void *block, size_t size)
+{
+    watch *w = data;
+    (void)size;
+    if (block == w->block)
+        w->unread = *w->mark == MARK;
+    free(block);
+}
+
+/* A table of zeros [rows, 1024] that takes no room on the disk. */
+static int write_table(const char *dtype, int64_t rows)
+{
+    char header[136];
+    uint64_t size = sizeof header - 8;
+    memset(header, ' ', sizeof header);
+    memcpy(header, &size, 8);
+    int length = snprintf(header + 8, sizeof header - 8,
+                          "{\"table\":{\"dtype\":\"%s\",\"shape\":[%lld,1024],\"data_offsets\":[0,%lld]}}", dtype,
+                          (long long)rows, (long long)rows * 2048);
+    header[8 + length] = ' ';
+    FILE *file = fopen(path, "wb");
+    return file && fwrite(header, sizeof header, 1, file) == 1 && !fclose(file) &&
+           !truncate(path, (off_t)sizeof header + rows * 2048);
+}
+
+/* A vocabulary's table, which is one tensor, as it is stored and converted: the token is heard before it has been read. */
+static void cancelled_within_a_tensor(void)
+{
+    static const char *const types[] = { "BF16", "F16" };
+    const int64_t rows = 1 << 15; /* 64 MiB */
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        watch w = { .unread = -1 };
+        imagine_error err = IMAGINE_ERROR_INIT;
+        imagine_context_options o;
+        imagine_context *own;
+        imagine__weights *weights;
+        imagine__loaded loaded;
+        imagine__wtype type;
+        const void *table = NULL;
+        imagine_context_options_init(&o, sizeof o);
+        o.threads = 1;
+        o.allocate = watch_allocate;
+        o.release = watch_release;
+        o.allocator_data = &w;
+        REQUIRE(write_table(types[i], rows));
+        REQUIRE_OK(imagine_context_create(&own, &o, &err));
+        REQUIRE_OK(imagine_cancel_create(&w.cancel, own, &err));
+        REQUIRE_OK(imagine__weights_open_file(&weights, own, path, &err));
+        imagine__loaded_init(&loaded, own, weights);
+        loaded.cancel = w.cancel;
+        CHECK_STATUS(imagine__load_table(&loaded, &table, &type, rows, 1024, &err, "table"), IMAGINE_ERROR_CANCELLED);
+        CHECK(w.block && !table);
+        imagine__loaded_free(&loaded);
+        CHECK(w.unread == 1);
+        imagine__weights_close(weights);
+        imagine_cancel_release(&w.cancel);
+        imagine_context_release(&own);
+    }
+}
+
 /* Every half-precision number, against the format's definition. */
 static void halves(void)
 {
@@ -356,9 +481,11 @@ int main(int argc, char **argv)
         { "config_of_keys", config_of_keys },
         { "config_expectations", config_expectations },
         { "config_refused", config_refused },
+        { "config_of_characters", config_of_characters },
         { "linear", linear },
         { "stack", stack },
         { "others", others },
+        { "cancelled_within_a_tensor", cancelled_within_a_tensor },
         { "halves", halves },
     };
     imagine_context_options options;

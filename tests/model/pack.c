@@ -311,6 +311,28 @@ static void chosen_schedules(void)
     restore();
 }
 
+/* The second look at the weights tells what it has seen: all of them, or, where it was cancelled, not all. */
+static void second_look(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_model *model;
+    imagine_cancel *cancel;
+    const imagine__dit *dit = NULL;
+    restore();
+    REQUIRE_OK(imagine_cancel_create(&cancel, context, &err));
+    REQUIRE_OK(imagine_model_open(&model, context, folder, NULL, &err));
+    CHECK_OK(imagine__model_dit(model, IMAGINE__READ_AUTO, &dit, NULL, &err));
+    CHECK_STATUS(imagine__fail_not_finite(model, "transformer", cancel, &err, "step %d", 3), IMAGINE_ERROR_NOT_FINITE);
+    CHECK(!strncmp(err.message, "step 3; ", 8) && strstr(err.message, "as they are stored are finite"));
+    imagine_cancel_fire(cancel);
+    CHECK_STATUS(imagine__fail_not_finite(model, "transformer", cancel, &err, "step %d", 3), IMAGINE_ERROR_NOT_FINITE);
+    CHECK(!strncmp(err.message, "step 3; ", 8) && !strstr(err.message, "are finite"));
+    CHECK(strstr(err.message, "not seen to the end"));
+    imagine__model_put(model, dit);
+    imagine_model_release(&model);
+    imagine_cancel_release(&cancel);
+}
+
 typedef struct ask {
     imagine_model *model;
     const imagine__dit *dit;
@@ -453,6 +475,7 @@ int main(int argc, char **argv)
         { "parts", parts },
         { "refused", refused },
         { "schedules", schedules }, { "chosen schedules", chosen_schedules },
+        { "second look", second_look },
         { "loaded_once", loaded_once },
         { "tried_again", tried_again },
         { "every_allocation_fails", every_allocation_fails },

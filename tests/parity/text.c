@@ -4,6 +4,7 @@
  * (make_text.py); and files that are damaged, memory that runs out, long texts. IMAGINE_TEST_TEXT_PACK names a
  * further pack, IMAGINE_TEST_TEXT_GOLDEN what `make_text.py pack` made of it. */
 
+#include <limits.h>
 #include <stdatomic.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -449,10 +450,69 @@ static void test_many_pieces(void)
     imagine_context_release(&context);
 }
 
+/* ---- cancelling --------------------------------------------------------------------------------------------------- */
+
+/* Reading a tokenizer and cutting a text into tokens end once the token has fired; the tokenizer serves on. */
+static void test_cancelled(void)
+{
+    static const char text[] = "a red apple </s> on a table";
+    imagine_context *context = new_context();
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine__tokenizer *t = NULL, *none = NULL;
+    imagine_cancel *cancel = NULL;
+    int32_t *ids = NULL, count = 0;
+    REQUIRE_OK(imagine_cancel_create(&cancel, context, &err));
+    for (size_t i = 0; i < TOKENIZERS; i++) {
+        imagine_cancel_reset(cancel);
+        REQUIRE_OK(imagine__tokenizer_open(&t, context, golden(tokenizers[i], ".json"), cancel, &err));
+        CHECK_OK(imagine__tokenize(t, text, strlen(text), 0, cancel, &ids, &count, &err));
+        imagine__free(context, ids);
+        imagine_cancel_fire(cancel);
+        CHECK_STATUS(imagine__tokenizer_open(&none, context, golden(tokenizers[i], ".json"), cancel, &err),
+                     IMAGINE_ERROR_CANCELLED);
+        CHECK_STATUS(imagine__tokenize(t, text, strlen(text), 0, cancel, &ids, &count, &err), IMAGINE_ERROR_CANCELLED);
+        CHECK(!none && !ids && !count);
+        CHECK_OK(imagine__tokenize(t, text, strlen(text), 0, NULL, &ids, &count, &err));
+        imagine__free(context, ids);
+        imagine__tokenizer_close(t);
+    }
+    imagine_cancel_release(&cancel);
+    imagine_context_release(&context);
+}
+
+/* The text stage hands its token on: its tokenizer, which is read before the weights, is not read to the end. */
+static void test_stage_cancelled(void)
+{
+    imagine_context *context = new_context();
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_model *model;
+    imagine_text *text = NULL;
+    imagine_buffer *ids = NULL;
+    imagine_text_options options;
+    imagine_text_options_init(&options, sizeof options);
+    REQUIRE_OK(imagine_cancel_create(&options.cancel, context, &err));
+    REQUIRE_OK(imagine_model_open(&model, context, test_path("packs/two-layer"), NULL, &err));
+    imagine_cancel_fire(options.cancel);
+    CHECK_STATUS(imagine_text_create(&text, model, &options, &err), IMAGINE_ERROR_CANCELLED);
+    CHECK(!text && strstr(err.message, "the tokenizer was read"));
+    imagine_cancel_reset(options.cancel);
+    CHECK_OK(imagine_text_create(&text, model, &options, &err));
+    imagine_cancel_fire(options.cancel);
+    CHECK_STATUS(imagine_text_tokenize(text, "a red apple", 0, &ids, &err), IMAGINE_ERROR_CANCELLED);
+    CHECK(!ids);
+    imagine_cancel_reset(options.cancel);
+    CHECK_OK(imagine_text_tokenize(text, "a red apple", 0, &ids, &err));
+    imagine_buffer_release(&ids);
+    imagine_text_destroy(&text);
+    imagine_model_release(&model);
+    imagine_cancel_release(&options.cancel);
+    imagine_context_release(&context);
+}
+
 /* ---- memory that runs out ---------------------------------------------------------------------------------------- */
 
 typedef struct ration {
-    atomic_long left, held;
+    atomic_long left, held, bytes; /* bytes: asked for in all */
 } ration;
 
 static void *ration_allocate(void *data, size_t size, size_t alignment)
@@ -463,6 +523,7 @@ static void *ration_allocate(void *data, size_t size, size_t alignment)
     void *p = aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
     if (p)
         atomic_fetch_add(&r->held, 1);
+    atomic_fetch_add(&r->bytes, (long)size);
     return p;
 }
 
@@ -494,7 +555,7 @@ static imagine_status everything(imagine_context *context, const char *name, ima
 static void test_memory(void)
 {
     for (size_t i = 0; i < TOKENIZERS; i++) {
-        ration r = { 1000000, 0 };
+        ration r = { 1000000, 0, 0 };
         imagine_context *context = NULL;
         imagine_error err = IMAGINE_ERROR_INIT;
         imagine_context_options options;
@@ -515,6 +576,60 @@ static void test_memory(void)
         imagine_context_release(&context);
         CHECK(atomic_load(&r.held) == 0);
     }
+}
+
+/* A file with as many added tokens as some have; NULL: no memory for it. */
+static char *many_added(int count, size_t *size)
+{
+    size_t room = (size_t)count * 160 + 1000, at = 0;
+    char *text = malloc(room);
+    if (!text)
+        return NULL;
+    at += (size_t)snprintf(text, room, "{\"version\": \"1.0\", \"added_tokens\": [");
+    for (int i = 0; i < count; i++)
+        at += (size_t)snprintf(text + at, room - at,
+                               "%s{\"id\": %d, \"content\": \"<extra_token_%08d>\", \"single_word\": false, \"lstrip\": false, "
+                               "\"rstrip\": false, \"normalized\": false, \"special\": true}", i ? ", " : "", i + 1, i);
+    at += (size_t)snprintf(text + at, room - at, "], \"model\": {\"type\": \"Unigram\", \"unk_id\": 0, "
+                                                 "\"vocab\": [[\"<unk>\", 0]]}}");
+    *size = at;
+    return text;
+}
+
+/* Reading many added tokens asks for memory in proportion to them: a copy of all text so far for each one would be 35 GB. */
+static void test_many_added(void)
+{
+    const int added = 40000;
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context_options options;
+    imagine_context *context = NULL;
+    imagine__tokenizer *t = NULL;
+    ration r = { LONG_MAX, 0, 0 };
+    size_t size;
+    int32_t *ids = NULL, count = 0;
+    char *text = many_added(added, &size);
+    REQUIRE(text);
+    const char *path = scratch_file(text, size);
+    free(text);
+    imagine_context_options_init(&options, sizeof options);
+    options.threads = 1;
+    options.allocate = ration_allocate;
+    options.release = ration_release;
+    options.allocator_data = &r;
+    REQUIRE_OK(imagine_context_create(&context, &options, &err));
+    long before = atomic_load(&r.bytes);
+    double start = seconds();
+    CHECK_OK(imagine__tokenizer_open(&t, context, path, NULL, &err));
+    double asked = (double)(atomic_load(&r.bytes) - before);
+    printf("    %.1f MB with %d added tokens: %.1f MB asked for, %.0f ms\n", (double)size / 1e6, added, asked / 1e6,
+           1e3 * (seconds() - start));
+    CHECK(t && imagine__tokenizer_size(t) == added + 1);
+    CHECK(asked < 20 * (double)size);
+    CHECK_OK(imagine__tokenize(t, "<extra_token_00039999><extra_token_00000000>", 44, 0, NULL, &ids, &count, &err));
+    CHECK(count == 2 && ids[0] == added && ids[1] == 1);
+    imagine__free(context, ids);
+    imagine__tokenizer_close(t);
+    imagine_context_release(&context);
 }
 
 /* ---- the encoder ------------------------------------------------------------------------------------------------- */
@@ -713,7 +828,10 @@ int main(int argc, char **argv)
         { "damaged files", test_mutations },
         { "refusals", test_refusals },
         { "many pieces", test_many_pieces },
+        { "cancelled", test_cancelled },
+        { "stage cancelled", test_stage_cancelled },
         { "memory", test_memory },
+        { "many added tokens", test_many_added },
         { "encoder", test_encoder },
         { "encoder errors", test_encoder_errors },
         { "configurations", test_configurations },
