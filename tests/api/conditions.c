@@ -208,36 +208,98 @@ static void ends(void)
 }
 
 /* One bright pixel makes its latent anew, in the latent frame that its frame belongs to; all else stays to the bit. */
+static void mask_one(const inputs *in, int64_t count, int64_t channels, int64_t frame, int64_t y, int64_t x)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    asked a;
+    imagine_buffer *mask;
+    REQUIRE_OK(imagine_buffer_create(&mask, in->context, IMAGINE_U8, 4, (int64_t[]){ count, HEIGHT, WIDTH, channels }, &err));
+    uint8_t *pixels = imagine_buffer_data(mask);
+    memset(pixels, 127, imagine_buffer_size(mask));
+    pixels[((frame * HEIGHT + y) * WIDTH + x) * channels + channels - 1] = 128;
+    ask(&a, in);
+    a.sampler.steps = 2;
+    a.job.init_latents = in->latents;
+    a.job.mask_frames = mask;
+    imagine_buffer *latents = result(in, &a.job);
+    REQUIRE(latents);
+    const float *now = imagine_buffer_data(latents), *before = imagine_buffer_data(in->latents);
+    size_t wrong = 0;
+    for (int64_t i = 0; i < 16 * 3 * 24; i++) { /* [16, 3, 4, 6] */
+        int anew = i % 24 == y / 8 * 6 + x / 8 && (count == 1 || i / 24 % 3 == (frame + 3) / 4);
+        wrong += (now[i] == before[i]) == anew;
+    }
+    CHECK(wrong == 0);
+    if (wrong)
+        fprintf(stderr, "    frame %d of %d, row %d, column %d\n", (int)frame, (int)count, (int)y, (int)x);
+    imagine_buffer_release(&latents);
+    imagine_buffer_release(&mask);
+}
+
 static void masked(void)
+{
+    /* Inside, and at the edges of a latent and of the picture. */
+    static const int64_t places[][3] = { { 5, 17, 30 }, { 0, 0, 0 }, { 8, HEIGHT - 1, WIDTH - 1 }, { 4, 7, 41 }, { 1, 24, 39 } };
+    inputs in;
+    REQUIRE(open_inputs(&in, 2));
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++)
+        for (int64_t channels = 1; channels <= 3; channels += 2) {
+            mask_one(&in, FRAMES, channels, places[i][0], places[i][1], places[i][2]);
+            mask_one(&in, 1, channels, 0, places[i][1], places[i][2]);
+        }
+    close_inputs(&in);
+}
+
+/* With the VAE at hand the mask is what a job reads first: it ends there once its token has fired. */
+static void mask_cancelled(void)
 {
     imagine_error err = IMAGINE_ERROR_INIT;
     inputs in;
-    REQUIRE(open_inputs(&in, 2));
-    for (int many = 0; many < 2; many++)
-        for (int64_t channels = 1; channels <= 3; channels += 2) {
+    asked a;
+    imagine_vae *vae;
+    imagine_buffer *mask;
+    imagine_job *job;
+    REQUIRE(open_inputs(&in, 1));
+    REQUIRE_OK(imagine_vae_create(&vae, in.model, NULL, &err));
+    REQUIRE_OK(imagine_buffer_create(&mask, in.context, IMAGINE_U8, 4, (int64_t[]){ 1, HEIGHT, WIDTH, 1 }, &err));
+    ask(&a, &in);
+    a.job.init_latents = in.latents;
+    a.job.mask_frames = mask;
+    REQUIRE_OK(imagine_cancel_create(&a.job.cancel, in.context, &err));
+    imagine_cancel_fire(a.job.cancel);
+    REQUIRE_OK(imagine_job_create(&job, in.model, &a.job, &err));
+    CHECK_STATUS(run_job(job, &err), IMAGINE_ERROR_CANCELLED);
+    CHECK(strstr(err.message, "while the mask was read"));
+    imagine_job_destroy(&job);
+    imagine_cancel_release(&a.job.cancel);
+    imagine_buffer_release(&mask);
+    imagine_vae_destroy(&vae);
+    close_inputs(&in);
+}
+
+/* A side that the caller leaves open is the pictures', or the latents', also where the other one is given. */
+static void sides_left_open(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    inputs in;
+    imagine_buffer *tall;
+    REQUIRE(open_inputs(&in, 1)); /* whose pack makes 32x32 */
+    REQUIRE_OK(imagine_buffer_create(&tall, in.context, IMAGINE_U8, 4, (int64_t[]){ 1, 80, 64, 3 }, &err));
+    for (int what = 0; what < 3; what++)
+        for (int given = 0; given < 4; given++) {
             asked a;
-            imagine_buffer *mask;
-            int64_t count = many ? FRAMES : 1, frame = many ? 5 : 0, y = 17, x = 30; /* latent frame 2 of 3, row 2, column 3 */
-            REQUIRE_OK(imagine_buffer_create(&mask, in.context, IMAGINE_U8, 4,
-                                             (int64_t[]){ count, HEIGHT, WIDTH, channels }, &err));
-            uint8_t *pixels = imagine_buffer_data(mask);
-            memset(pixels, 127, imagine_buffer_size(mask));
-            pixels[((frame * HEIGHT + y) * WIDTH + x) * channels + channels - 1] = 128;
+            imagine_estimate told = { .struct_size = sizeof told };
             ask(&a, &in);
-            a.job.init_latents = in.latents;
-            a.job.mask_frames = mask;
-            imagine_buffer *latents = result(&in, &a.job);
-            REQUIRE(latents);
-            const float *now = imagine_buffer_data(latents), *before = imagine_buffer_data(in.latents);
-            size_t wrong = 0;
-            for (int64_t i = 0; i < 16 * 3 * 24; i++) {
-                int anew = i % 24 == 2 * 6 + 3 && (!many || i / 24 % 3 == 2);
-                wrong += (now[i] == before[i]) == anew;
-            }
-            CHECK(wrong == 0);
-            imagine_buffer_release(&latents);
-            imagine_buffer_release(&mask);
+            a.job.first_frames = what == 0 ? tall : NULL;
+            a.job.last_frame = what == 1 ? tall : NULL;
+            a.job.init_latents = what == 2 ? in.latents : NULL;
+            int32_t width = what == 2 ? WIDTH : 64, height = what == 2 ? HEIGHT : 80;
+            a.sampler.width = given & 1 ? width : 0;
+            a.sampler.height = given & 2 ? height : 0;
+            CHECK_OK(imagine_job_estimate(in.model, &a.job, &told, &err));
+            CHECK(told.width == width && told.height == height);
         }
+    imagine_buffer_release(&tall);
     close_inputs(&in);
 }
 
@@ -356,6 +418,8 @@ int main(int argc, char **argv)
         { "parity from pictures", parity_from_pictures },
         { "ends", ends },
         { "masked", masked },
+        { "mask cancelled", mask_cancelled },
+        { "sides left open", sides_left_open },
         { "all together", all_together },
         { "told", told },
         { "refusals", refusals },

@@ -338,6 +338,56 @@ static void nearest_size(void)
     sized_remove(path);
 }
 
+/* A clip of 61 frames that begins with a picture of 160x96 and whose size is given, or left to the picture. */
+static void clip_of_picture(imagine_buffer *picture, int given, imagine_sampler_options *sampler, imagine_job_options *options)
+{
+    set_options(&plain_clip, sampler, options);
+    sampler->width = given ? 160 : 0;
+    sampler->height = given ? 96 : 0;
+    sampler->frames = 61;
+    sampler->steps = 1;
+    options->first_frames = picture;
+}
+
+/* The size that a picture brings is the job's, whether the caller says it or not: the same is told, and the same named. */
+static void nearest_size_of_pictures(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_estimate told[2] = { { .struct_size = sizeof *told }, { .struct_size = sizeof *told } };
+    imagine_sampler_options sampler;
+    imagine_job_options options;
+    char path[512], messages[2][sizeof err.message];
+    imagine_buffer *picture;
+    imagine_context *context = open_context(1, &err);
+    REQUIRE(context && sized_make(&middling, path)); /* whose own size is 64x64 */
+    REQUIRE_OK(imagine_buffer_create(&picture, context, IMAGINE_U8, 4, (int64_t[]){ 1, 96, 160, 3 }, &err));
+    clip_of_picture(picture, 1, &sampler, &options);
+    imagine_model *model = open_sized(path, 1, 20 << 20, IMAGINE_WEIGHTS_AUTO, &err);
+    REQUIRE_OK(imagine_job_estimate(model, &options, &told[0], &err));
+    imagine_model_release(&model);
+    /* A bit less than the least that it could do with. */
+    model = open_sized(path, 1, told[0].peak_bytes - (2 << 20), IMAGINE_WEIGHTS_AUTO, &err);
+    for (int given = 0; given < 2; given++) {
+        imagine_job *job;
+        clip_of_picture(picture, given, &sampler, &options);
+        CHECK_OK(imagine_job_estimate(model, &options, &told[given], &err));
+        CHECK(!told[given].fits && told[given].width == 160 && told[given].height == 96);
+        CHECK(told[given].nearest_width == 160 && told[given].nearest_height == 96);
+        CHECK(told[given].nearest_frames > 1 && told[given].nearest_frames < 61);
+        CHECK_STATUS(imagine_job_create(&job, model, &options, &err), IMAGINE_ERROR_NO_MEMORY);
+        snprintf(messages[given], sizeof messages[given], "%s", err.message);
+        sampler.frames = told[given].nearest_frames;
+        CHECK_OK(imagine_job_estimate(model, &options, &told[given], &err));
+        CHECK(told[given].fits && told[given].frames == sampler.frames);
+    }
+    printf("    %s\n", messages[0]);
+    CHECK(!memcmp(&told[0], &told[1], sizeof told[0]) && !strcmp(messages[0], messages[1]));
+    imagine_buffer_release(&picture);
+    imagine_context_release(&context);
+    imagine_model_release(&model);
+    sized_remove(path);
+}
+
 /* The same pictures, all at once. */
 static void decoded_in_tiles(void)
 {
@@ -549,6 +599,7 @@ int main(int argc, char **argv)
         { "told and used", told_and_used }, { "told again", told_again }, { "large model", large_model },
         { "asked otherwise", asked_otherwise }, { "streamed is resident", streamed_is_resident },
         { "limits are kept", limits_are_kept }, { "nearest size", nearest_size },
+        { "nearest size of pictures", nearest_size_of_pictures },
         { "decoded in tiles", decoded_in_tiles }, { "stages by hand", stages_by_hand }, { "cut short", cut_short }, { "shared under a limit", shared_under_a_limit }, { "large model in little", large_model_in_little },
     };
     return test_main("api/memory", cases, sizeof cases / sizeof cases[0], argc, argv);

@@ -134,6 +134,11 @@ static void context_options(void)
     REFUSED(log_level, 9, IMAGINE_ERROR_INVALID_ARGUMENT);
     REFUSED(reserved0, 1, IMAGINE_ERROR_INVALID_ARGUMENT);
     REFUSED(memory_limit, 1000, IMAGINE_ERROR_NO_MEMORY); /* two threads' scratch does not fit */
+    imagine_context_options_init(&o, sizeof o);
+    o.threads = 8;
+    o.memory_limit = 4000000;
+    CHECK_STATUS(imagine_context_create(&context, &o, &err), IMAGINE_ERROR_NO_MEMORY);
+    CHECK(!context && strstr(err.message, "threads: 8 need") && strstr(err.message, "limit is 4.0 MB"));
     CHECK_STATUS(imagine_context_create(NULL, NULL, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
     REQUIRE_OK(imagine_context_create(&context, NULL, &err));
     imagine_context_info info = info_of(context);
