@@ -4,6 +4,7 @@
  * device can fail. */
 
 #include <pthread.h>
+#include <unistd.h>
 
 #include "cuda.h"
 
@@ -534,6 +535,54 @@ static void buffers(void)
     CHECK(!emulated.allocations_held || emulated.allocations_held() == 0);
 }
 
+static imagine_buffer *on_device(imagine_context *context, const imagine_buffer *host)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_buffer *device = NULL;
+    imagine_buffer_info info = { .struct_size = sizeof info };
+    CHECK_OK(imagine_buffer_get_info(host, &info, &err));
+    CHECK_OK(imagine_buffer_create_on(&device, context, IMAGINE_DEVICE_CUDA, info.dtype, info.ndim, info.shape, &err));
+    CHECK_OK(imagine_buffer_copy(device, host, &err));
+    return device;
+}
+
+/* What lies on a device is saved as it is: pictures, and tensors from both sides in one file. */
+static void saved(void)
+{
+    static const char *const names[] = { "b", "a", "c" };
+    char folder[] = P_tmpdir "/imagine-cuda-XXXXXX", path[96], clip[96];
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context *context = open_device(IMAGINE_DEVICE_CUDA, &err), *cpu = open_context(1, &err);
+    REQUIRE(context && cpu && mkdtemp(folder));
+    snprintf(path, sizeof path, "%s/x.safetensors", folder);
+    snprintf(clip, sizeof clip, "%s/x.png", folder);
+    imagine_buffer *host[3] = { floats(cpu, 2, (int64_t[]){ 3, 50 }, &err), floats(cpu, 1, (int64_t[]){ 70000 }, &err) };
+    imagine_buffer *device[3] = { NULL }, *read = NULL;
+    REQUIRE_OK(imagine_buffer_create(&host[2], cpu, IMAGINE_U8, 4, (int64_t[]){ 3, 8, 12, 3 }, &err));
+    for (size_t i = 0; i < imagine_buffer_size(host[2]); i++)
+        ((uint8_t *)imagine_buffer_data(host[2]))[i] = (uint8_t)(i * 37);
+    for (int i = 0; i < 3; i++)
+        device[i] = on_device(context, host[i]);
+    CHECK_OK(imagine_buffer_save(context, path, 3, (imagine_buffer *const[]){ device[0], host[1], device[2] }, names, &err));
+    for (int i = 0; i < 3; i++) {
+        CHECK_OK(imagine_buffer_load(&read, cpu, path, names[i], &err));
+        CHECK(same_bytes(read, host[i]));
+        imagine_buffer_release(&read);
+    }
+    CHECK_OK(imagine_picture_save(context, clip, device[2], 8, &err));
+    CHECK_OK(imagine_picture_load(&read, cpu, clip, &err));
+    CHECK(same_bytes(read, host[2]));
+    imagine_buffer_release(&read);
+    for (int i = 0; i < 3; i++) {
+        imagine_buffer_release(&host[i]);
+        imagine_buffer_release(&device[i]);
+    }
+    CHECK(!unlink(path) && !unlink(clip) && !rmdir(folder)); /* nothing else is left there */
+    imagine_context_release(&cpu);
+    imagine_context_release(&context);
+    CHECK(!emulated.allocations_held || emulated.allocations_held() == 0);
+}
+
 /* As a tensor of DLPack and back, without a copy. */
 static void dlpack(void)
 {
@@ -611,7 +660,7 @@ int main(int argc, char **argv)
         { "launches fail", launches_fail }, { "handles go on", handles_go_on },
         { "steps allocate nothing", steps_allocate_nothing }, { "cancelled", cancelled }, { "estimates", estimates },
         { "streamed", streamed }, { "bf16", bf16 }, { "measurements", measurements },
-        { "several at once", several_at_once }, { "buffers", buffers }, { "dlpack", dlpack },
+        { "several at once", several_at_once }, { "buffers", buffers }, { "saved", saved }, { "dlpack", dlpack },
         { "inputs on either side", inputs_on_either_side },
     };
     find_hooks();

@@ -324,8 +324,8 @@ static void given_to_a_job(void)
         imagine_buffer *prompt, *negative, *noise, *latents, *known, *mask;
         const char *first, *second; /* of the message; NULL: nothing is wrong */
     } given[] = {
-        { text, fine, .first = "positive", .second = "[1, 5]" },
-        { fine, text, .first = "negative", .second = "[1, 5]" },
+        { text, fine, .first = "prompt_embeds", .second = "[1, 5]" },
+        { fine, text, .first = "negative_embeds", .second = "[1, 5]" },
         { fine, fine, .noise = latents, .first = "noise", .second = "[1, 0, 1, 2]" },
         { .latents = latents, .first = "latents", .second = "[1, 0, 1, 2]" },
         { fine, fine, .known = latents, .mask = mask, .first = "known latents", .second = "[1, 0, 1, 2]" },
@@ -363,6 +363,75 @@ static void given_to_a_job(void)
     imagine_context_release(&context);
 }
 
+/* One forward: what holds the NaN is named, and the handle still serves. */
+static void given_to_a_forward(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context *context = open_context(2, &err);
+    imagine_model *model;
+    imagine_sampler *sampler;
+    imagine_buffer *sample = NULL;
+    REQUIRE(context);
+    REQUIRE_OK(imagine_model_open(&model, context, PACK, NULL, &err));
+    REQUIRE_OK(imagine_sampler_create(&sampler, model, NULL, &err));
+    imagine_buffer *hidden = tensor_with(context, 5, (int64_t[]){ 2, 16, 2, 4, 4 }, 0, 0);
+    imagine_buffer *times = tensor_with(context, 1, (int64_t[]){ 2 }, 1, 500);
+    imagine_buffer *text = tensor_with(context, 3, (int64_t[]){ 2, 3, 16 }, 0, 0);
+    const struct {
+        imagine_buffer *in;
+        const char *name;
+    } given[] = { { hidden, "hidden_states" }, { text, "encoder_hidden_states" } };
+    for (size_t i = 0; i < sizeof given / sizeof *given; i++) {
+        float *last = (float *)imagine_buffer_data(given[i].in) + imagine_buffer_size(given[i].in) / sizeof(float) - 1;
+        for (int infinite = 0; infinite < 2; infinite++) {
+            *last = infinite ? -INFINITY : NAN;
+            CHECK_STATUS(imagine_sampler_denoise(sampler, hidden, times, text, &sample, &err), IMAGINE_ERROR_NOT_FINITE);
+            CHECK(!sample && !strncmp(err.message, given[i].name, strlen(given[i].name)));
+        }
+        *last = 0;
+        CHECK_OK(imagine_sampler_denoise(sampler, hidden, times, text, &sample, &err));
+        imagine_buffer_release(&sample);
+    }
+    imagine_buffer_release(&hidden);
+    imagine_buffer_release(&times);
+    imagine_buffer_release(&text);
+    imagine_sampler_destroy(&sampler);
+    imagine_model_release(&model);
+    imagine_context_release(&context);
+}
+
+/* Finite weights and a forward that is not: told as for a step. */
+static void forward_overflows(void)
+{
+    pack p;
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context *context = open_context(1, &err);
+    imagine_model *model;
+    imagine_sampler *sampler;
+    imagine_buffer *sample = NULL;
+    REQUIRE(context && make_pack(&p, transformer));
+    while (next_tensor(&p) && !strstr(p.name, "ffn.net.2.weight"))
+        ;
+    for (int finite = 0; finite < 2; finite++) {
+        poison(&p, finite ? 3e38f : NAN);
+        REQUIRE_OK(imagine_model_open(&model, context, p.folder, NULL, &err));
+        REQUIRE_OK(imagine_sampler_create(&sampler, model, NULL, &err));
+        imagine_buffer *hidden = tensor_with(context, 5, (int64_t[]){ 1, 16, 1, 2, 2 }, 3, 1);
+        imagine_buffer *times = tensor_with(context, 1, (int64_t[]){ 1 }, 0, 500);
+        imagine_buffer *text = tensor_with(context, 3, (int64_t[]){ 1, 3, 16 }, 5, 1);
+        CHECK_STATUS(imagine_sampler_denoise(sampler, hidden, times, text, &sample, &err), IMAGINE_ERROR_NOT_FINITE);
+        CHECK(!sample && strstr(err.message, "the transformer's prediction"));
+        CHECK(strstr(err.message, finite ? "as they are stored are finite" : p.name));
+        imagine_buffer_release(&hidden);
+        imagine_buffer_release(&times);
+        imagine_buffer_release(&text);
+        imagine_sampler_destroy(&sampler);
+        imagine_model_release(&model);
+    }
+    imagine_context_release(&context);
+    remove_pack(&p);
+}
+
 static void frames_to_encode(void)
 {
     imagine_error err = IMAGINE_ERROR_INIT;
@@ -393,6 +462,8 @@ int main(int argc, char **argv)
                                        { "overflow", overflow },
                                        { "jobs", jobs },
                                        { "given to a job", given_to_a_job },
+                                       { "given to a forward", given_to_a_forward },
+                                       { "forward overflows", forward_overflows },
                                        { "frames to encode", frames_to_encode } };
     return test_main("api/finite", cases, sizeof cases / sizeof cases[0], argc, argv);
 }

@@ -188,6 +188,44 @@ static void cancel_from_anywhere(void)
     imagine_context_release(&context);
 }
 
+/* A job listens to the token of its options and to the one of its sampler's options, whichever of them fires. */
+static void either_token(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context *context = open_context(1, &err);
+    imagine_model *model;
+    imagine_cancel *tokens[2];
+    REQUIRE(context);
+    REQUIRE_OK(imagine_model_open(&model, context, PACK, NULL, &err));
+    for (int i = 0; i < 2; i++)
+        REQUIRE_OK(imagine_cancel_create(&tokens[i], context, &err));
+    /* The bits say which of them are given, the first to the job; `fired` is the one that fires, or 2. */
+    for (int given = 1; given < 4; given++)
+        for (int fired = 0; fired <= 2; fired++) {
+            imagine_sampler_options sampler;
+            imagine_job_options options;
+            imagine_job *job;
+            imagine_sampler_options_init(&sampler, sizeof sampler);
+            sampler.width = sampler.height = 16;
+            sampler.frames = 1;
+            sampler.cancel = given & 2 ? tokens[1] : NULL;
+            imagine_job_options_init(&options, sizeof options);
+            options.sampler = &sampler;
+            options.cancel = given & 1 ? tokens[0] : NULL;
+            if (fired < 2)
+                imagine_cancel_fire(tokens[fired]);
+            REQUIRE_OK(imagine_job_create(&job, model, &options, &err));
+            CHECK_STATUS(run_job(job, &err), fired < 2 && given >> fired & 1 ? IMAGINE_ERROR_CANCELLED : IMAGINE_OK);
+            imagine_job_destroy(&job);
+            for (int i = 0; i < 2; i++)
+                imagine_cancel_reset(tokens[i]);
+        }
+    for (int i = 0; i < 2; i++)
+        imagine_cancel_release(&tokens[i]);
+    imagine_model_release(&model);
+    imagine_context_release(&context);
+}
+
 static void latents_survive(void)
 {
     imagine_error err = IMAGINE_ERROR_INIT;
@@ -264,13 +302,47 @@ static void failing_job(void)
     imagine_context_release(&context);
 }
 
+/* Embeddings of the wrong type or width are called what the job's options call them. */
+static void wrong_embeds(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context *context = open_context(1, &err);
+    imagine_model *model;
+    imagine_buffer *right, *wrong[2];
+    REQUIRE(context);
+    REQUIRE_OK(imagine_model_open(&model, context, PACK, NULL, &err));
+    REQUIRE_OK(imagine_buffer_create(&right, context, IMAGINE_F32, 2, (int64_t[]){ 3, 16 }, &err));
+    REQUIRE_OK(imagine_buffer_create(&wrong[0], context, IMAGINE_BF16, 2, (int64_t[]){ 3, 16 }, &err));
+    REQUIRE_OK(imagine_buffer_create(&wrong[1], context, IMAGINE_F32, 2, (int64_t[]){ 3, 20 }, &err));
+    for (int i = 0; i < 4; i++) {
+        static const char *const names[] = { "prompt_embeds: ", "negative_embeds: " };
+        imagine_job_options options;
+        imagine_job *job;
+        imagine_job_options_init(&options, sizeof options);
+        options.prompt_embeds = i & 1 ? right : wrong[i / 2];
+        options.negative_embeds = i & 1 ? wrong[i / 2] : right;
+        REQUIRE_OK(imagine_job_create(&job, model, &options, &err));
+        memset(err.message, 0, sizeof err.message);
+        CHECK_STATUS(run_job(job, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+        CHECK(!strncmp(err.message, names[i & 1], strlen(names[i & 1])));
+        CHECK(strstr(err.message, i / 2 ? "20" : "bf16"));
+        imagine_job_destroy(&job);
+    }
+    imagine_buffer_release(&right);
+    imagine_buffer_release(&wrong[0]);
+    imagine_buffer_release(&wrong[1]);
+    imagine_model_release(&model);
+    imagine_context_release(&context);
+}
+
 int main(int argc, char **argv)
 {
     static const test_case cases[] = {
         { "events in order", events_in_order }, { "event mask", event_mask },
         { "timeouts and fd", timeouts_and_fd },
-        { "cancel from anywhere", cancel_from_anywhere }, { "latents survive", latents_survive },
-        { "failing job", failing_job },
+        { "cancel from anywhere", cancel_from_anywhere }, { "either token", either_token },
+        { "latents survive", latents_survive },
+        { "failing job", failing_job }, { "wrong embeds", wrong_embeds },
     };
     return test_main("api/job", cases, sizeof cases / sizeof cases[0], argc, argv);
 }

@@ -185,6 +185,39 @@ static void callers_noise(void)
     imagine_model_release(&model);
 }
 
+/* A struct for the step's info that nothing can be written to is told before the step is taken, and the step is still to come. */
+static void info_of_no_size(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_model *model = open_model(1, &err);
+    imagine_context *context = open_context(1, &err);
+    imagine_sampler_options o = defaults(IMAGINE_SCHEDULE_FLOW);
+    imagine_sampler *sampler;
+    imagine_buffer *text, *latents[2];
+    imagine_step_info info = { .struct_size = 0 };
+    REQUIRE(model && context);
+    REQUIRE_OK(imagine_buffer_create(&text, context, IMAGINE_F32, 2, (int64_t[]){ 3, 16 }, &err));
+    REQUIRE_OK(imagine_sampler_create(&sampler, model, &o, &err));
+    REQUIRE_OK(imagine_sampler_set_text(sampler, text, text, &err));
+    REQUIRE_OK(imagine_sampler_begin(sampler, NULL, &err));
+    REQUIRE_OK(imagine_sampler_get_latents(sampler, 0, &latents[0], &err));
+    CHECK_STATUS(imagine_sampler_step(sampler, &info, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    CHECK(strstr(err.message, "imagine_step_info") && strstr(err.message, "struct_size"));
+    REQUIRE_OK(imagine_sampler_get_latents(sampler, 0, &latents[1], &err));
+    CHECK(same_bytes(latents[0], latents[1]));
+    info.struct_size = sizeof info;
+    for (int32_t step = 1; step <= 2; step++) {
+        REQUIRE_OK(imagine_sampler_step(sampler, &info, &err));
+        CHECK(info.step == step && info.steps == 4);
+    }
+    imagine_buffer_release(&latents[0]);
+    imagine_buffer_release(&latents[1]);
+    imagine_buffer_release(&text);
+    imagine_sampler_destroy(&sampler);
+    imagine_context_release(&context);
+    imagine_model_release(&model);
+}
+
 int main(int argc, char **argv)
 {
     static const test_case cases[] = {
@@ -192,6 +225,7 @@ int main(int argc, char **argv)
         { "presets bring defaults", presets_bring_defaults },
         { "refusals", refusals },
         { "caller's noise", callers_noise },
+        { "info of no size", info_of_no_size },
     };
     return test_main("api/sampling", cases, sizeof cases / sizeof cases[0], argc, argv);
 }
