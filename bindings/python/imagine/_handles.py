@@ -34,6 +34,10 @@ class Handle:
         if getattr(self, "_pointer", None):
             getattr(lib(), self._free)(ctypes.byref(self._pointer))
 
+    def __reduce__(self) -> Any:
+        """copy and pickle would give the C handle a second owner, who frees it as well."""
+        raise TypeError(f"a {type(self).__name__} owns a handle of the library and can be neither copied nor pickled")
+
     def __enter__(self: Self) -> Self:
         return self
 
@@ -143,10 +147,14 @@ class Buffer(Handle):
     """A tensor of the library, dense and in the host's memory.
 
     Its memory is shared, not copied: numpy.asarray(buffer) (or `array`), numpy.from_dlpack(buffer) and
-    torch.from_dlpack(buffer) are views of it and keep it alive; Buffer.wrap and Buffer.from_dlpack lie over other
-    libraries' memory and keep that alive."""
+    torch.from_dlpack(buffer) are views of it and keep it alive, also when the buffer is closed; copy.copy(buffer) is another
+    handle of the same memory; Buffer.wrap and Buffer.from_dlpack lie over other libraries' memory and keep that alive."""
 
     _free = "imagine_buffer_release"
+    _lasting: Optional[Buffer] = None  # what keeps the memory for arrays, which hold this object, after close()
+
+    def __copy__(self) -> Buffer:
+        return Buffer(lib().imagine_buffer_retain(self._pointer))
 
     def _info(self) -> _api.BufferInfo:
         info = _api.BufferInfo(struct_size=ctypes.sizeof(_api.BufferInfo))
@@ -188,13 +196,16 @@ class Buffer(Handle):
             raise AttributeError("the buffer lies on a GPU; host() makes a copy that has an array")
         if info.dtype not in _api.DTYPES:
             raise AttributeError("numpy has no type for this buffer's elements")
+        if self._lasting is None:
+            self._lasting = self.__copy__()
         return {"version": 3, "shape": tuple(info.shape[:info.ndim]), "typestr": "<" + _api.DTYPES[info.dtype],
                 "data": (info.data or 0, bool(info.flags & _api.BUFFER_READ_ONLY))}
 
     @property
     def array(self) -> Array:
+        """A view of the memory, which lives until both this buffer is closed and the last view is gone."""
         import numpy
-        return numpy.asarray(self)
+        return numpy.asarray(self.__copy__())
 
     # ---- DLPack, as the Python array API 2023.12 has it
 
@@ -290,5 +301,6 @@ class Buffer(Handle):
         if array.dtype not in (numpy.uint8, numpy.int32, numpy.int64):
             array = array.astype(numpy.float32)
         buffer = cls._create(context, NUMBERS[array.dtype.name], array.shape)
-        buffer.array[...] = array
+        view = buffer.array
+        numpy.copyto(view, array)  # a call, after which Ctrl-C is seen: not first in a __del__, which would lose it
         return buffer

@@ -59,6 +59,20 @@ class Interrupts(unittest.TestCase):
     def test_encode(self):
         self.interrupted("model.encode(numpy.zeros((161, 512, 512, 3), 'uint8'))")
 
+    def test_while_memory_is_copied(self):
+        """A signal that came during a copy is seen before anything is dropped: what is raised in a __del__ is lost."""
+        context, large = imagine.Context(threads=1), numpy.zeros((4096, 8192), "uint8").T  # which takes its time
+        before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+        self.addCleanup(signal.signal, signal.SIGALRM, before)
+        begin = time.monotonic()
+        imagine.Buffer.copy_of(context, large)
+        whole = time.monotonic() - begin
+        for share in (0.3, 0.5, 0.7, 0.9):
+            with self.assertRaises(KeyboardInterrupt):
+                signal.setitimer(signal.ITIMER_REAL, share * whole)
+                imagine.Buffer.copy_of(context, large)
+                time.sleep(2)  # where the copy was done before
+
     def test_unhandled_ends_the_program(self):
         with session(f"print('begun', flush=True)\nfor event in model.job('a', {LONG}): pass\n") as process:
             process.stdout.readline()

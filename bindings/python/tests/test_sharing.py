@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Memory shared with other libraries: addresses are compared, and who keeps whom alive."""
 
+import copy
 import ctypes
 import gc
 import pathlib
+import pickle
 import sys
 import unittest
 import weakref
@@ -58,6 +60,47 @@ class ToNumpy(unittest.TestCase):
         del arrays
         gc.collect()
         self.assertLess(context.info["memory_used"], empty)
+
+    def test_closing_leaves_the_memory_to_the_arrays(self):
+        for view in (numpy.asarray, lambda buffer: buffer.array):
+            buffer, context = make(shape=(256, 256))
+            inside = context.info["memory_used"]
+            with buffer:
+                array = view(buffer)
+            with array.base as base:  # a Buffer too
+                self.assertIsInstance(base, imagine.Buffer)
+            with self.assertRaises(imagine.InvalidArgument):
+                buffer.array
+            self.assertGreaterEqual(context.info["memory_used"], inside)
+            others = [imagine.Buffer.copy_of(context, numpy.full((256, 256), 7, "float32")) for _ in range(4)]
+            self.assertEqual(array[1, 2], 258)
+            del array, base, buffer, others
+            gc.collect()
+            self.assertLess(context.info["memory_used"], inside - 256 * 256 * 4 + 1)
+
+    def test_a_view_that_is_gone_keeps_nothing(self):
+        buffer, context = make(shape=(256, 256))
+        self.assertEqual(buffer.array[0, 1], 1)
+        buffer.close()
+        self.assertLess(context.info["memory_used"], 256 * 256 * 4)
+
+    def test_a_copy_is_another_handle(self):
+        buffer, context = make()
+        again = copy.copy(buffer)
+        self.assertEqual(again._info().data, buffer._info().data)
+        del again
+        gc.collect()
+        self.assertEqual(buffer.array[1, 2, 3], 23)
+        model = imagine.open(ROOT / "tests" / "packs" / "two-layer", context)
+        with model.job("a", steps=1) as job, imagine.Cancel(context) as cancel:
+            handles = [(handle, way) for handle in (context, model, job, cancel, buffer)
+                       for way in (copy.copy, copy.deepcopy, pickle.dumps)]
+            for handle, way in handles:
+                if (handle, way) != (buffer, copy.copy):
+                    with self.assertRaisesRegex(TypeError, f"a {type(handle).__name__} owns"):
+                        way(handle)
+        gc.collect()
+        self.assertEqual(model.info["width"], 32)
 
     def test_empty_and_scalar(self):
         for shape in ((0,), (3, 0, 2), ()):
