@@ -41,16 +41,24 @@ _pointer = _declare("PyCapsule_GetPointer", ctypes.c_void_p, ctypes.py_object, c
 _rename = _declare("PyCapsule_SetName", ctypes.c_int, ctypes.py_object, ctypes.c_char_p)
 
 
+# Called while an exception is on its way in C code, under which no Python code works, this raises it in Python.
+raise_pending = _declare("PyErr_Occurred", ctypes.c_void_p)
+
+
 def _delete(pointer: int, name: bytes) -> None:
     tensor = (ManagedVersioned if name == VERSIONED else Managed).from_address(pointer)
     tensor.deleter(pointer)
 
 
 def _destroy(capsule: int) -> None:
-    """Deletes the tensor of a capsule that nobody has used."""
-    name = _name_of(capsule)
-    if name in USED:
-        _delete(_pointer_at(capsule, name), name)
+    """Deletes the tensor of a capsule that nobody has used. A consumer that refuses one drops it with its exception on the way,
+    which ends here: Python prints it as ignored."""
+    try:
+        raise_pending()
+    finally:
+        name = _name_of(capsule)
+        if name in USED:
+            _delete(_pointer_at(capsule, name), name)
 
 
 _destructor = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(_destroy)

@@ -88,6 +88,10 @@ def invalid(message: str) -> InvalidArgument:
     return InvalidArgument(message, -1, "ERROR_INVALID_ARGUMENT")
 
 
+def unsupported(message: str) -> Unsupported:
+    return Unsupported(message, -5, "ERROR_UNSUPPORTED")
+
+
 def choice(what: str, table: Mapping[str, int], value: str) -> int:
     """The number of a named constant."""
     if value not in table:

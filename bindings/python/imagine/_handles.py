@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple, Type, TypeVar, Union
 
 from . import _api, _dlpack
-from ._errors import Error, Unsupported, call, choice, invalid, lib
+from ._errors import Error, Unsupported, call, choice, invalid, lib, unsupported
 
 if TYPE_CHECKING:
     import numpy
@@ -136,7 +136,10 @@ _numbers = itertools.count(1)
 
 
 def _give_back(number: int, data: int) -> None:
-    _lent.pop(number, None)
+    try:
+        _dlpack.raise_pending()  # of who drops a tensor of this memory
+    finally:
+        _lent.pop(number, None)
 
 
 _release = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(_give_back)
@@ -152,6 +155,11 @@ class Buffer(Handle):
 
     _free = "imagine_buffer_release"
     _lasting: Optional[Buffer] = None  # what keeps the memory for arrays, which hold this object, after close()
+    _refused: Any = None  # a capsule that numpy will not take: were it numpy's alone, its exception would not arrive
+
+    def close(self) -> None:
+        self._refused = None
+        super().close()
 
     def __copy__(self) -> Buffer:
         return Buffer(lib().imagine_buffer_retain(self._pointer))
@@ -193,9 +201,9 @@ class Buffer(Handle):
     def __array_interface__(self) -> Dict[str, Any]:
         info = self._info()
         if info.device == _api.DEVICES["cuda"]:
-            raise AttributeError("the buffer lies on a GPU; host() makes a copy that has an array")
+            raise unsupported("the buffer lies on a GPU; host() makes a copy that has an array")
         if info.dtype not in _api.DTYPES:
-            raise AttributeError("numpy has no type for this buffer's elements")
+            raise unsupported(f"numpy has no type for the buffer's {self.dtype}; torch.from_dlpack takes it")
         if self._lasting is None:
             self._lasting = self.__copy__()
         return {"version": 3, "shape": tuple(info.shape[:info.ndim]), "typestr": "<" + _api.DTYPES[info.dtype],
@@ -233,7 +241,10 @@ class Buffer(Handle):
         assert pointer.value
         if copy and versioned:
             _dlpack.ManagedVersioned.from_address(pointer.value).flags |= _dlpack.IS_COPIED
-        return _dlpack.capsule(pointer.value, _dlpack.VERSIONED if versioned else _dlpack.PLAIN)
+        given = _dlpack.capsule(pointer.value, _dlpack.VERSIONED if versioned else _dlpack.PLAIN)
+        if device != _dlpack.CPU or self._info().dtype not in _api.DTYPES:
+            self._refused = given
+        return given
 
     def _copy(self) -> Buffer:
         info = self._info()

@@ -8,6 +8,7 @@ import pathlib
 import pickle
 import sys
 import unittest
+import unittest.mock
 import weakref
 
 import numpy
@@ -102,6 +103,12 @@ class ToNumpy(unittest.TestCase):
         gc.collect()
         self.assertEqual(model.info["width"], 32)
 
+    def test_what_numpy_has_no_type_for(self):
+        buffer, _ = make("bfloat16")
+        for view in (numpy.asarray, numpy.array, lambda buffer: buffer.array):
+            with self.assertRaisesRegex(imagine.Unsupported, "no type for the buffer's bfloat16"):
+                view(buffer)
+
     def test_empty_and_scalar(self):
         for shape in ((0,), (3, 0, 2), ()):
             buffer, _ = make(shape=shape)
@@ -156,6 +163,26 @@ class Protocol(unittest.TestCase):
         del capsules
         gc.collect()
         self.assertEqual(context.info["memory_used"], before)
+
+    def test_a_refused_tensor_is_given_back(self):
+        """numpy and sum() drop the capsule with their exception on its way."""
+        buffer, context = make("bfloat16", (256, 256))
+        before = context.info["memory_used"]
+        for refuse in (numpy.from_dlpack, lambda buffer: sum(buffer.__dlpack__() for _ in range(1))):
+            with self.assertRaises((TypeError, RuntimeError, BufferError)) as caught:
+                refuse(buffer)
+            self.assertNotIsInstance(caught.exception, imagine.Error)
+        buffer.close()
+        self.assertLess(context.info["memory_used"], before - 256 * 256)
+        buffer, context = make()
+        before, ignored = context.info["memory_used"], []
+        with unittest.mock.patch("sys.unraisablehook", lambda given: ignored.append(given.exc_type)):
+            with self.assertRaises(SystemError):  # what is left of a TypeError that nobody foresees
+                sum(buffer.__dlpack__(max_version=(1, 0)) for _ in range(1))
+            self.assertEqual((ignored, context.info["memory_used"]), ([TypeError], before))
+            with self.assertRaises(SystemError):
+                sum(imagine.Buffer.wrap(numpy.zeros(3)).__dlpack__() for _ in range(1))
+        self.assertFalse(_handles._lent)
 
     def test_a_used_capsule_is_refused(self):
         class Once:
