@@ -20,7 +20,8 @@ from . import _api
 from ._clip import Clip, load, save
 from ._errors import (Cancelled, Error, FileError, FormatError, InvalidArgument, ModelError, NotFinite, NotFound, OutOfMemory,
                       StateError, TimeoutReached, Unsupported)
-from ._errors import call as _call, choice as _choice, lib as _lib, text as _text
+from ._errors import call as _call, choice as _choice, integer as _integer, invalid as _invalid, lib as _lib
+from ._errors import path as _path, text as _text
 from ._handles import Buffer, Cancel, Context
 from ._handles import Handle as _Handle, interruptible as _interruptible
 
@@ -44,8 +45,10 @@ def _tile(value: Tile) -> Dict[str, int]:
     if value is None or isinstance(value, str):
         side = 0 if value is None else _choice("tile", {"auto": -1}, value)
         return {"tile_width": side, "tile_height": side}
-    width, height = value if isinstance(value, (tuple, list)) else (value, value)
-    return {"tile_width": int(width), "tile_height": int(height)}
+    sides = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(sides) != 2:
+        raise _invalid(f"tile: wanted are a width and a height, not {len(sides)} numbers")
+    return {"tile_width": _integer("tile", sides[0], -1), "tile_height": _integer("tile", sides[1], -1)}
 
 
 class Event:
@@ -92,7 +95,9 @@ class Job(_Handle):
         if not self._pointer:
             raise StateError("the job is closed", -4, "ERROR_STATE")
         raw = _api.Event(struct_size=ctypes.sizeof(_api.Event))
-        nanoseconds = -1 if timeout is None else int(timeout * 1e9)
+        if timeout is not None and timeout != timeout:
+            raise _invalid("timeout: wanted are seconds, not nan")
+        nanoseconds = -1 if timeout is None else int(min(max(timeout, -1) * 1e9, 2**62))
         if _call("imagine_job_next", self._pointer, ctypes.byref(raw), nanoseconds) == _api.STATUS_TIMEOUT:
             raise TimeoutReached("no event yet", _api.STATUS_TIMEOUT, "TIMEOUT")
         return Event(raw)
@@ -172,7 +177,7 @@ class Model(_Handle):
         pointer = ctypes.c_void_p()
         options = _api.ModelOptions(struct_size=ctypes.sizeof(_api.ModelOptions),
                                     weights=_choice("weights", _api.WEIGHTS, weights))
-        _call("imagine_model_open", ctypes.byref(pointer), self.context._pointer, os.fsencode(path),
+        _call("imagine_model_open", ctypes.byref(pointer), self.context._pointer, _path(path),
               ctypes.byref(options))
         super().__init__(pointer.value)
         self.path = str(path)
@@ -201,8 +206,10 @@ class Model(_Handle):
         With `tile` (as for decode()) pictures are coded in tiles, and the clip's frames come all at once."""
         sampler = _api.SamplerOptions()
         _lib().imagine_sampler_options_init(ctypes.byref(sampler), ctypes.sizeof(sampler))
-        sampler.seed, sampler.width, sampler.height, sampler.frames = seed & (2**64 - 1), width, height, frames
-        sampler.steps, sampler.guidance, sampler.shift, sampler.eta = steps, guidance, shift, eta
+        sampler.seed = _integer("seed", seed, -2**63, 2**64 - 1) & (2**64 - 1)
+        for name, number in (("width", width), ("height", height), ("frames", frames), ("steps", steps)):
+            setattr(sampler, name, _integer(name, number))
+        sampler.guidance, sampler.shift, sampler.eta = guidance, shift, eta
         sampler.guidance_rescale, sampler.guidance_start = guidance_rescale, guidance_start
         sampler.guidance_2 = guidance_2
         sampler.guidance_stop, sampler.strength = guidance_stop, strength

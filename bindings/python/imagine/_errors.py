@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any, Mapping, Optional
+import operator
+import os
+from typing import Any, Mapping, Optional, Union
 
 from . import _api
 
@@ -92,6 +94,17 @@ def unsupported(message: str) -> Unsupported:
     return Unsupported(message, -5, "ERROR_UNSUPPORTED")
 
 
+def integer(what: str, value: Any, low: int = 0, high: int = 2**31 - 1) -> int:
+    """A whole number of any kind, numpy's too. C would take its lower bits for it, so it must lie in the range."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise invalid(f"{what}: wanted is a whole number, not {type(value).__name__}") from None
+    if not low <= number <= high:
+        raise invalid(f"{what}: {number} is not in {low}..{high}")
+    return number
+
+
 def choice(what: str, table: Mapping[str, int], value: str) -> int:
     """The number of a named constant."""
     if value not in table:
@@ -106,3 +119,11 @@ def text(what: str, value: Optional[str]) -> Optional[bytes]:
     if value is not None and "\0" in value:
         raise invalid(f"{what}: holds a zero character")
     return None if value is None else value.encode("utf-8")
+
+
+def path(value: Union[str, os.PathLike[str]]) -> bytes:
+    """A file's name as C takes it, for which it would end at a zero character."""
+    name = os.fsencode(value)
+    if b"\0" in name:
+        raise invalid("path: holds a zero character")
+    return name

@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple, Type, TypeVar, Union
 
 from . import _api, _dlpack
-from ._errors import Error, Unsupported, call, choice, invalid, lib, unsupported
+from ._errors import Error, Unsupported, call, choice, integer, invalid, lib, unsupported
 
 if TYPE_CHECKING:
     import numpy
@@ -62,9 +62,11 @@ class Context(Handle):
                  device_number: int = 0, precision: str = "f32", graphs: bool = True) -> None:
         options = _api.ContextOptions()
         lib().imagine_context_options_init(ctypes.byref(options), ctypes.sizeof(options))
-        options.threads, options.memory_limit = threads, memory_limit
+        options.threads = integer("threads", threads)
+        options.memory_limit = integer("memory_limit", memory_limit, 0, 2**64 - 1)
         options.cpu_level = choice("cpu_level", _api.CPU_LEVELS, cpu_level)
-        options.device, options.device_number = choice("device", _api.DEVICES, device), device_number
+        options.device = choice("device", _api.DEVICES, device)
+        options.device_number = integer("device_number", device_number)
         options.precision = choice("precision", _api.PRECISIONS, precision)
         options.graphs = 0 if graphs else _api.GRAPHS_OFF
         pointer = ctypes.c_void_p()

@@ -195,6 +195,38 @@ class Failures(unittest.TestCase):
         with self.assertRaises(imagine.InvalidArgument):
             model.decode(numpy.zeros((2, 2), "float32"))
 
+    def test_numbers_that_c_would_cut(self):
+        model = imagine.open(PACK)
+        for name, make in (("threads", imagine.Context), ("memory_limit", imagine.Context), ("device_number", imagine.Context),
+                           ("seed", model.estimate), ("width", model.estimate), ("height", model.estimate),
+                           ("frames", model.estimate), ("steps", model.estimate), ("tile", model.estimate)):
+            for wrong in (2**64 + 32, -2**63 - 1, 4.0, "4"):
+                with self.assertRaisesRegex(imagine.InvalidArgument, rf"^{name}: "):
+                    make(**{name: wrong})
+            if name not in ("seed", "memory_limit"):
+                with self.assertRaisesRegex(imagine.InvalidArgument, rf"^{name}: .* is not in"):
+                    make(**{name: 2**32 + 1})
+        with self.assertRaisesRegex(imagine.InvalidArgument, "^memory_limit: -1 is not in"):
+            imagine.Context(memory_limit=-1)
+        for wrong in ((8,), (8, 8, 8), (8, 2**32)):
+            with self.assertRaisesRegex(imagine.InvalidArgument, "^tile: "):
+                model.decode(numpy.zeros((16, 1, 4, 4), "float32"), tile=wrong)
+
+    def test_numbers_of_numpy(self):
+        model = imagine.open(PACK, imagine.Context(threads=numpy.int32(1), memory_limit=numpy.uint64(2**63)))
+        mine = {"seed": 7, "width": 48, "frames": 1, "steps": 1}
+        numpys = {name: numpy.int64(value) for name, value in mine.items()}
+        self.assertTrue(numpy.array_equal(model.generate("a", **numpys), model.generate("a", **mine)))
+        largest = [model.generate("a", seed=seed, frames=1, steps=1) for seed in (-1, 2**64 - 1, numpy.uint64(2**64 - 1))]
+        self.assertTrue(all(numpy.array_equal(frames, largest[0]) for frames in largest))
+
+    def test_paths_that_c_would_cut(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for call in (imagine.open, imagine.load, lambda path: imagine.save(path, numpy.zeros((1, 8, 8, 3), "uint8"))):
+                with self.assertRaisesRegex(imagine.InvalidArgument, "^path: holds a zero"):
+                    call(os.path.join(folder, "x.png\0y"))
+            self.assertEqual(os.listdir(folder), [])
+
     def test_memory_limit(self):
         with self.assertRaises(MemoryError):
             imagine.open(PACK, imagine.Context(memory_limit=4096)).generate("a")
@@ -247,6 +279,10 @@ class Failures(unittest.TestCase):
             with self.assertRaises(TimeoutError):
                 while True:
                     job.next(timeout=0)
+            with self.assertRaises(imagine.InvalidArgument):
+                job.next(timeout=float("nan"))
+            for long in (1e10, float("inf")):
+                self.assertEqual(job.next(timeout=long).kind, "step")
 
     def test_nothing_is_left(self):
         context = imagine.Context()
