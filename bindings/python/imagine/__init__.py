@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional,
 
 from . import _api
 from ._clip import Clip, load, save
-from ._errors import (Cancelled, Error, FileError, FormatError, InvalidArgument, ModelError, NotFinite, NotFound, OutOfMemory,
-                      StateError, TimeoutReached, Unsupported)
+from ._errors import (Cancelled, Error, FileError, FileNotFound, FormatError, InvalidArgument, ModelError, NotFinite, NotFound,
+                      OutOfMemory, StateError, TimeoutReached, Unsupported)
 from ._errors import call as _call, choice as _choice, integer as _integer, invalid as _invalid, lib as _lib
 from ._errors import path as _path, text as _text
 from ._handles import Buffer, Cancel, Context
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 Tile = Union[None, int, str, Tuple[int, int]]  # of a VAE: see Model.decode
 
 __all__ = ["open", "version", "Context", "Cancel", "Model", "Job", "Event", "Buffer", "Clip", "save", "load", "Error",
-           "InvalidArgument", "OutOfMemory", "Cancelled", "StateError", "Unsupported", "NotFound", "FormatError", "ModelError",
-           "FileError", "NotFinite", "TimeoutReached"]
+           "InvalidArgument", "OutOfMemory", "Cancelled", "StateError", "Unsupported", "NotFound", "FileNotFound", "FormatError",
+           "ModelError", "FileError", "NotFinite", "TimeoutReached"]
 
 
 def version() -> str:
@@ -178,7 +178,7 @@ class Model(_Handle):
         options = _api.ModelOptions(struct_size=ctypes.sizeof(_api.ModelOptions),
                                     weights=_choice("weights", _api.WEIGHTS, weights))
         _call("imagine_model_open", ctypes.byref(pointer), self.context._pointer, _path(path),
-              ctypes.byref(options))
+              ctypes.byref(options), filename=path)
         super().__init__(pointer.value)
         self.path = str(path)
 

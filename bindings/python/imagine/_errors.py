@@ -6,17 +6,37 @@ from __future__ import annotations
 import ctypes
 import operator
 import os
-from typing import Any, Mapping, Optional, Union
+from typing import Any, Dict, Mapping, Optional, Type, Union
 
 from . import _api
 
 
 class Error(Exception):
-    """A failure in the library: `status` is its number, `name` its name."""
+    """A failure in the library: `status` is its number, `name` its name, `native_code` errno or the device's own code, 0 where
+    there is none."""
 
-    def __init__(self, message: str, status: int = 0, name: str = "ERROR") -> None:
+    def __init__(self, message: str, status: int = 0, name: str = "ERROR", native_code: int = 0) -> None:
         super().__init__(message)
-        self.status, self.name = status, name
+        self.status, self.name, self.native_code = status, name, native_code
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+    def __reduce__(self) -> Any:
+        return type(self), (str(self), self.status, self.name, self.native_code)
+
+
+class _OfFile(Error, OSError):
+    """One with errno, and `filename`, the path that was given."""
+
+    def __init__(self, message: str, status: int = 0, name: str = "ERROR", native_code: int = 0, filename: Any = None) -> None:
+        super().__init__(message, status, name, native_code)
+        self.filename = filename
+        if native_code:
+            self.errno, self.strerror = native_code, os.strerror(native_code)
+
+    def __reduce__(self) -> Any:
+        return type(self), (str(self), self.status, self.name, self.native_code, self.filename)
 
 
 class InvalidArgument(Error, ValueError):
@@ -39,12 +59,16 @@ class Unsupported(Error):
     """This library or machine cannot do what was asked."""
 
 
-class FileError(Error, OSError):
+class FileError(_OfFile):
     """A file could not be read or written."""
 
 
 class NotFound(Error, LookupError):
     """A file, stage or tensor does not exist."""
+
+
+class FileNotFound(NotFound, _OfFile, FileNotFoundError):
+    """A file or folder does not exist."""
 
 
 class FormatError(Error, ValueError):
@@ -63,8 +87,9 @@ class TimeoutReached(Error, TimeoutError):
     """No event came within the time given."""
 
 
-_ERRORS = {-1: InvalidArgument, -2: OutOfMemory, -3: Cancelled, -4: StateError, -5: Unsupported, -20: FileError,
-           -21: NotFound, -22: FormatError, -23: ModelError, -60: NotFinite}
+_ERRORS: Dict[int, Type[Error]] = {
+    -1: InvalidArgument, -2: OutOfMemory, -3: Cancelled, -4: StateError, -5: Unsupported, -20: FileError, -21: NotFound,
+    -22: FormatError, -23: ModelError, -60: NotFinite}
 _library: Optional[ctypes.CDLL] = None
 
 
@@ -76,13 +101,23 @@ def lib() -> ctypes.CDLL:
     return _library
 
 
-def call(name: str, *arguments: Any) -> int:
-    """Calls a function whose last parameter is the error, and raises what it reports."""
+def _error(raw: _api.Error, filename: Any) -> Error:
+    kind = _ERRORS.get(raw.status, Error)
+    if kind is NotFound and raw.native_code:
+        kind = FileNotFound
+    name = lib().imagine_status_name(raw.status).decode()
+    made = kind(raw.message.decode("utf-8", "replace"), raw.status, name, raw.native_code)
+    if isinstance(made, _OfFile):
+        made.filename = filename
+    return made
+
+
+def call(name: str, *arguments: Any, filename: Any = None) -> int:
+    """Calls a function whose last parameter is the error, and raises what it reports, of the file of that name."""
     error = _api.Error(struct_size=ctypes.sizeof(_api.Error))
     status: int = getattr(lib(), name)(*arguments, ctypes.byref(error))
     if status < 0:
-        text = error.message.decode("utf-8", "replace")
-        raise _ERRORS.get(status, Error)(text, status, lib().imagine_status_name(status).decode())
+        raise _error(error, filename)
     return status
 
 

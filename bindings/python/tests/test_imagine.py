@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: MIT
 """The Python binding on the two-layer pack: python3 -m unittest discover bindings/python/tests."""
 
+import copy
 import ctypes
+import errno
 import gc
 import os
 import pathlib
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -181,6 +184,28 @@ class Failures(unittest.TestCase):
             imagine.open("no-such-model")
         self.assertIn("no-such-model", str(caught.exception))
         self.assertEqual((caught.exception.status, caught.exception.name), (-21, "ERROR_NOT_FOUND"))
+
+    def test_errors_about_files_are_those_of_python(self):
+        frames, missing = numpy.zeros((1, 8, 8, 3), "uint8"), pathlib.Path("/no/such/x.png")
+        for kind, also, work in ((imagine.FileError, OSError, lambda: imagine.save(missing, frames)),
+                                 (imagine.NotFound, FileNotFoundError, lambda: imagine.load(missing)),
+                                 (imagine.NotFound, FileNotFoundError, lambda: imagine.open(missing))):
+            with self.assertRaises(also) as caught:
+                work()
+            error = caught.exception
+            for one in (error, pickle.loads(pickle.dumps(error)), copy.copy(error)):
+                self.assertIsInstance(one, kind)
+                self.assertEqual((one.errno, one.native_code), (errno.ENOENT, errno.ENOENT))
+                self.assertEqual((one.strerror, one.filename), (os.strerror(errno.ENOENT), missing))
+                self.assertEqual((one.status, one.name), (error.status, error.name))
+                self.assertTrue(str(one).startswith("/no/such/x.png"), str(one))
+
+    def test_what_is_missing_and_no_file(self):
+        with tempfile.TemporaryDirectory() as folder:
+            with self.assertRaises(imagine.NotFound) as caught:
+                imagine.load(folder)
+        self.assertNotIsInstance(caught.exception, OSError)
+        self.assertEqual((caught.exception.native_code, str(caught.exception)), (0, f"{folder}: no file in it is named *.png"))
 
     def test_bad_options(self):
         model = imagine.open(PACK)
