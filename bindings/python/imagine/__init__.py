@@ -23,7 +23,7 @@ from ._errors import (Cancelled, Error, FileError, FileNotFound, FormatError, In
 from ._errors import call as _call, choice as _choice, integer as _integer, invalid as _invalid, lib as _lib
 from ._errors import path as _path, text as _text
 from ._handles import Buffer, Cancel, Context
-from ._handles import Handle as _Handle, interruptible as _interruptible
+from ._handles import Handle as _Handle, child as _child, interruptible as _interruptible, token as _token
 
 if TYPE_CHECKING:
     from ._handles import Array
@@ -197,13 +197,14 @@ class Model(_Handle):
             prompt_embeds: Any = None, negative_embeds: Any = None, first_frames: Any = None, last_frame: Any = None,
             init_frames: Any = None, init_latents: Any = None, strength: float = 1.0, mask_frames: Any = None,
             known_latents: Any = None, known_mask: Any = None, known_mode: str = "auto", previews: bool = False,
-            decode: bool = True, tile: Tile = None,
+            decode: bool = True, tile: Tile = None, cancel: Optional[Cancel] = None,
             _use: Callable[[Model, _api.JobOptions, List[Any]], Any] = Job) -> Job:
         """Starts a generation and returns its Job: `for event in model.job("a dog"): ...`. Sizes of 0 are the pack's
         defaults. `noise`, `latents` and the embeds are anything that numpy makes an array of. Pictures to begin with or to
         keep are uint8 [frames, height, width, 3]: `first_frames` (1 for picture to video, more to go on with a clip),
         `last_frame`, and `init_frames` with `strength`, of which `mask_frames` marks by brightness what is made anew.
-        With `tile` (as for decode()) pictures are coded in tiles, and the clip's frames come all at once."""
+        With `tile` (as for decode()) pictures are coded in tiles, and the clip's frames come all at once. Firing `cancel`
+        cancels the job too."""
         sampler = _api.SamplerOptions()
         _lib().imagine_sampler_options_init(ctypes.byref(sampler), ctypes.sizeof(sampler))
         sampler.seed = _integer("seed", seed, -2**63, 2**64 - 1) & (2**64 - 1)
@@ -230,6 +231,9 @@ class Model(_Handle):
         options.events = 1 << _api.EVENT_STEP | 1 << _api.EVENT_LATENTS | 1 << _api.EVENT_FRAMES
         if previews:
             options.events |= 1 << _api.EVENT_PREVIEW
+        given = _token(cancel)
+        if given is not None:
+            options.cancel = given._pointer
         for field, value in (("noise", noise), ("renoise", renoise), ("latents", latents), ("prompt_embeds", prompt_embeds),
                              ("negative_embeds", negative_embeds), ("first_frames", first_frames),
                              ("last_frame", last_frame), ("init_frames", init_frames), ("init_latents", init_latents),
@@ -266,22 +270,23 @@ class Model(_Handle):
         """What generate() gives as a Clip, which a notebook shows by itself. `fps` 0 is the pack's."""
         return Clip(self.generate(prompt, negative_prompt, **options), fps or self.info["frames_per_second"] or 8.0)
 
-    def decode(self, latents: Any, dtype: str = "u1", tile: Tile = None) -> Array:
+    def decode(self, latents: Any, dtype: str = "u1", tile: Tile = None, cancel: Optional[Cancel] = None) -> Array:
         """Frames of latents: "u1" gives uint8 [frames, height, width, 3], "f4" float32 [3, frames, height, width].
         With `tile`, the same in tiles, for less memory: pixels along a side, (width, height), or "auto", which takes
-        the largest that the context's memory limit has room for."""
-        return self._vae("imagine_vae_decode", latents, tile, _choice("dtype", {"u1": 1, "f4": 6}, dtype))
+        the largest that the context's memory limit has room for. Firing `cancel` ends it with Cancelled."""
+        return self._vae("imagine_vae_decode", latents, tile, cancel, _choice("dtype", {"u1": 1, "f4": 6}, dtype))
 
-    def encode(self, frames: Any, tile: Tile = None) -> Array:
-        """Latents of uint8 [frames, height, width, 3] or float32 [3, frames, height, width] in [-1, 1]. `tile` as for
-        decode()."""
-        return self._vae("imagine_vae_encode", frames, tile)
+    def encode(self, frames: Any, tile: Tile = None, cancel: Optional[Cancel] = None) -> Array:
+        """Latents of uint8 [frames, height, width, 3] or float32 [3, frames, height, width] in [-1, 1]. `tile` and
+        `cancel` as for decode()."""
+        return self._vae("imagine_vae_encode", frames, tile, cancel)
 
-    def _stage(self, kind: str, settings: Dict[str, int], options: Any, use: Callable[[ctypes.c_void_p], Any]) -> Any:
-        """What `use` returns for a stage's handle, which is ended afterwards; Ctrl-C cancels it."""
-        with Cancel(self.context) as cancel:
+    def _stage(self, kind: str, settings: Dict[str, int], options: Any, cancel: Optional[Cancel],
+               use: Callable[[ctypes.c_void_p], Any]) -> Any:
+        """What `use` returns for a stage's handle, which is ended afterwards; Ctrl-C cancels it, as the token does."""
+        with _child(self.context, _token(cancel)) as own:
             getattr(_lib(), f"imagine_{kind}_options_init")(ctypes.byref(options), ctypes.sizeof(options))
-            options.cancel = cancel._pointer
+            options.cancel = own._pointer
             for name, value in settings.items():
                 setattr(options, name, value)
 
@@ -293,18 +298,18 @@ class Model(_Handle):
                 finally:
                     getattr(_lib(), f"imagine_{kind}_destroy")(ctypes.byref(handle))
 
-            return _interruptible(cancel, work)
+            return _interruptible(own, work)
 
-    def _vae(self, function: str, value: Any, tile: Tile, *arguments: Any) -> Array:
+    def _vae(self, function: str, value: Any, tile: Tile, cancel: Optional[Cancel], *arguments: Any) -> Array:
         given, result = Buffer.copy_of(self.context, value), ctypes.c_void_p()
-        self._stage("vae", _tile(tile), _api.VaeOptions(),
+        self._stage("vae", _tile(tile), _api.VaeOptions(), cancel,
                     lambda vae: _call(function, vae, given._pointer, *arguments, ctypes.byref(result)))
         return Buffer(result.value).array
 
-    def encode_text(self, prompt: str) -> Tuple[Array, Array]:
-        """(token ids int32 [length], embeddings float32 [length, text_dim]) of a prompt."""
+    def encode_text(self, prompt: str, cancel: Optional[Cancel] = None) -> Tuple[Array, Array]:
+        """(token ids int32 [length], embeddings float32 [length, text_dim]) of a prompt. `cancel` as for decode()."""
         ids, embeds, data = ctypes.c_void_p(), ctypes.c_void_p(), _text("prompt", prompt)
-        self._stage("text", {}, _api.TextOptions(),
+        self._stage("text", {}, _api.TextOptions(), cancel,
                     lambda text: _call("imagine_text_encode", text, data, ctypes.byref(ids), ctypes.byref(embeds)))
         return Buffer(ids.value).array, Buffer(embeds.value).array
 

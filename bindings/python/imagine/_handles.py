@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import itertools
 import threading
-from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple, Type, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Tuple, Type, TypeVar, Union
 
 from . import _api, _dlpack
 from ._errors import Error, Unsupported, call, choice, integer, invalid, lib, unsupported
@@ -87,7 +88,7 @@ class Context(Handle):
 
 
 class Cancel(Handle):
-    """A token that stops work which was given it. fire() may be called from any thread."""
+    """A token that stops all work which was given it as `cancel`. fire() may be called from any thread."""
 
     _free = "imagine_cancel_release"
 
@@ -95,14 +96,43 @@ class Cancel(Handle):
         pointer = ctypes.c_void_p()
         call("imagine_cancel_create", ctypes.byref(pointer), context._pointer)
         super().__init__(pointer.value)
+        self._children: List[Cancel] = []
 
     def fire(self) -> None:
         """What has this token ends with Cancelled, soon."""
         lib().imagine_cancel_fire(self._pointer)
+        for child in self._children[:]:
+            child.fire()
 
     @property
     def fired(self) -> bool:
         return bool(lib().imagine_cancel_fired(self._pointer))
+
+
+def token(given: Optional[Cancel]) -> Optional[Cancel]:
+    """A caller's token, looked at."""
+    if given is not None and not isinstance(given, Cancel):
+        raise invalid(f"cancel: wanted is an imagine.Cancel, not {type(given).__name__}")
+    if given is not None and not given._pointer:
+        raise invalid("cancel: the token is closed")
+    return given
+
+
+@contextlib.contextmanager
+def child(context: Context, parent: Optional[Cancel]) -> Iterator[Cancel]:
+    """A token for one piece of work: what fires the caller's fires it, and it may be fired alone. It is not closed, as another
+    thread may be firing it still."""
+    made = Cancel(context)
+    if parent is None:
+        yield made
+        return
+    parent._children.append(made)
+    try:
+        if parent.fired:
+            made.fire()
+        yield made
+    finally:
+        parent._children.remove(made)
 
 
 def interruptible(cancel: Cancel, work: Callable[[], Any]) -> Any:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 
@@ -87,6 +88,49 @@ class Interrupts(unittest.TestCase):
         with session(code + "print(job.next().kind)\n") as process:
             self.assertEqual(process.communicate(timeout=30)[0], "step\n")
             self.assertEqual(process.returncode, 0)
+
+
+class Tokens(unittest.TestCase):
+    def test_one_stops_all_that_has_it(self):
+        model = imagine.open(PACK)
+        zeros = numpy.zeros
+        works = [lambda cancel: list(model.job("a", steps=1000, width=256, height=256, frames=33, cancel=cancel)),
+                 lambda cancel: model.generate("a", steps=1000, width=256, height=256, frames=33, cancel=cancel),
+                 lambda cancel: model.decode(zeros((16, 60, 128, 128), "float32"), cancel=cancel),
+                 lambda cancel: model.encode(zeros((161, 512, 512, 3), "uint8"), cancel=cancel)]
+        for work in works:
+            token, spared = (imagine.Cancel(model.context) for _ in range(2))
+            timer = threading.Timer(0.2, token.fire)
+            timer.start()
+            begin = time.monotonic()
+            with self.assertRaises(imagine.Cancelled):
+                work(token)
+            self.assertLess(time.monotonic() - begin, 10)
+            timer.join()
+            self.assertEqual((token.fired, spared.fired, token._children), (True, False, []))
+        for work in (*works, lambda cancel: model.encode_text("a b c", cancel=cancel)):
+            with self.assertRaises(imagine.Cancelled):
+                work(token)  # fired already
+        self.assertEqual(model.encode_text("a b c", cancel=spared)[1].shape[1], model.info["text_dim"])
+
+    def test_refused(self):
+        model = imagine.open(PACK)
+        with imagine.Cancel(model.context) as closed:
+            pass
+        for wrong in (closed, True, closed._pointer):
+            for work in (model.generate, model.encode_text, model.estimate):
+                with self.assertRaisesRegex(imagine.InvalidArgument, "^cancel: "):
+                    work(prompt="a", cancel=wrong)
+
+    def test_ctrl_c_leaves_the_callers_token_alone(self):
+        code = (f"token = imagine.Cancel(model.context)\nprint('begun', flush=True)\ntry:\n"
+                "    model.decode(numpy.zeros((16, 60, 128, 128), 'float32'), cancel=token)\nexcept KeyboardInterrupt:\n"
+                "    print(token.fired, model.encode_text('a', cancel=token)[0].shape)\n")
+        with session(code) as process:
+            self.assertEqual(process.stdout.readline(), "begun\n")
+            time.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+            self.assertRegex(process.communicate(timeout=60)[0], r"^False \(\d+,\)\n$")
 
 
 class Managers(unittest.TestCase):
