@@ -4,8 +4,8 @@
     import imagine
     frames = imagine.open("tiny").generate("a red apple bouncing")   # numpy, uint8 [frames, height, width, 3]
 
-Arrays that come from here are views of the library's memory: nothing is copied, and the memory lives as long as an
-array does. Every failure raises imagine.Error or one of its subclasses, with the library's own message."""
+Arrays that come from here are views of the library's memory, which lives as long as an array does. Every failure raises
+imagine.Error or one of its subclasses, with the library's own message."""
 
 from __future__ import annotations
 
@@ -142,6 +142,20 @@ class Job(_Handle):
         return {"width": info.width, "height": info.height, "frames": info.frames, "steps": info.steps,
                 "guidance": info.guidance, "seconds": stages, "memory_peak": info.memory_peak}
 
+    def _join(self, whole: Optional[Array], event: Event) -> Array:
+        """The clip so far with one more piece of it, which may be all. It lies in a context of its own: what this one may
+        hold was settled without it."""
+        import numpy
+        piece, begin = cast("Array", event.frames), event.first_frame
+        if whole is None:
+            latent_frames = self.latents.shape[1]
+            count = (latent_frames - 1) * self._model.info["temporal_factor"] + 1
+            if count == len(piece):
+                return piece
+            whole = Buffer._create(Context(threads=1), 1, (count,) + piece.shape[1:]).array
+        numpy.copyto(whole[begin:begin + len(piece)], piece)
+        return whole
+
 
 def _estimate(model: Model, options: _api.JobOptions, keep: List[Any]) -> Dict[str, Any]:
     raw = _api.Estimate(struct_size=ctypes.sizeof(_api.Estimate))
@@ -255,16 +269,22 @@ class Model(_Handle):
     def generate(self, prompt: str = "", negative_prompt: Optional[str] = None, *,
                  progress: Optional[Callable[[int, int], None]] = None, preview: Optional[Callable[[Array], None]] = None,
                  **options: Any) -> Array:
-        """The frames for a prompt, uint8 [frames, height, width, 3]. `progress(step, steps)` is called after each step,
-        `preview(frames)` with the first frame as it is so far, uint8 [1, height, width, 3]. Options as for job()."""
-        with self.job(prompt, negative_prompt, decode=False, previews=preview is not None, **options) as job:
+        """The frames for a prompt, uint8 [frames, height, width, 3]. After a step `progress(step, steps)` is called, and
+        `preview(frames)` with the first frame as it is so far, uint8 [1, height, width, 3]; where steps are faster than these
+        functions, some steps are left out. Options as for job(). What it holds within the context's memory limit is what
+        estimate() tells; frames that come in pieces are put together in memory outside of it."""
+        whole: Optional[Array] = None
+        with self.job(prompt, negative_prompt, decode=True, previews=preview is not None, **options) as job:
             for event in job:
                 if event.kind == "step" and progress:
                     progress(event.step, event.steps)
                 if event.kind == "preview" and preview and event.frames is not None:
                     preview(event.frames)
-            latents = job.latents if options.get("latents") is None else options["latents"]
-        return self.decode(latents, tile=options.get("tile"))
+                if event.kind == "frames" and event.frames is not None:
+                    whole = job._join(whole, event)
+                event.frames = None  # or it would stay until the next one is there
+        assert whole is not None
+        return whole
 
     def clip(self, prompt: str = "", negative_prompt: Optional[str] = None, *, fps: float = 0.0, **options: Any) -> Clip:
         """What generate() gives as a Clip, which a notebook shows by itself. `fps` 0 is the pack's."""

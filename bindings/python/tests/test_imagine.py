@@ -121,6 +121,8 @@ class Generation(unittest.TestCase):
             with self.model.job(latents=latents, tile=tile) as job:
                 frames = [event.frames for event in job if event.kind == "frames"]
                 self.assertTrue(numpy.array_equal(numpy.concatenate(frames), whole))
+            self.assertTrue(numpy.array_equal(self.model.generate(latents=latents, tile=tile), whole))
+        self.assertTrue(numpy.array_equal(self.model.generate(latents=latents), whole))
         self.assertTrue(numpy.array_equal(self.model.encode(whole, tile=8), self.model.encode(whole)))
 
     def test_pictures_to_begin_with_and_to_keep(self):
@@ -284,6 +286,30 @@ class Failures(unittest.TestCase):
             pass
         with self.assertRaises(ValueError):
             imagine.Model(PACK, weights="elsewhere")
+
+    def test_generate_keeps_within_what_estimate_tells(self):
+        size = {"seed": 3, "width": 96, "height": 96, "frames": 33, "steps": 1}
+        whole = imagine.open(PACK).generate("a", **size)
+        peak = imagine.open(PACK, imagine.Context(threads=1)).estimate(**size)["peak_bytes"]
+        for share in (1, 0.8):  # in pieces, and in tiles
+            model = imagine.open(PACK, imagine.Context(threads=1, memory_limit=int(peak * share)))
+            told = model.estimate(**size)
+            self.assertTrue(told["fits"])
+            frames = model.generate("a", **size)
+            self.assertTrue(numpy.array_equal(frames, whole))
+            self.assertIsInstance(frames.base, imagine.Buffer)
+            self.assertLessEqual(model.context.info["memory_peak"], told["peak_bytes"])
+
+    def test_generate_ends_its_job(self):
+        model = imagine.open(PACK, imagine.Context(threads=2))
+        before = model.context.info["memory_used"]
+        for name in ("progress", "preview"):
+            with self.assertRaises(ZeroDivisionError):
+                model.generate("a", steps=1000, width=256, height=256, frames=33, **{name: lambda *_: 1 / 0})
+            gc.collect()
+            self.assertLess(model.context.info["memory_used"] - before, 20 << 20)  # the weights stay
+        with self.assertRaises(TypeError):
+            model.generate("a", decode=False)
 
     def test_cancel_from_another_thread(self):
         model = imagine.open(PACK)
