@@ -4,17 +4,22 @@
 use std::env;
 use std::process::ExitCode;
 
-use imagine::{save_picture, Event, JobOptions, Model, Vae};
+use imagine::{save_picture, Event, Frames, JobOptions, Model};
 
 fn generate(folder: &str, prompt: &str, file: &str, seed: u64) -> imagine::Result<()> {
     let model = Model::open(folder)?;
-    let mut job = model.job(&JobOptions::new(prompt).seed(seed).decode(false))?;
-    for event in &mut job {
-        if let Event::Step { step, steps, seconds, .. } = event? {
-            eprintln!("step {} of {}, {:.1} s", step, steps, seconds);
+    let (mut rgb, mut width, mut height) = (Vec::new(), 0, 0);
+    for event in model.job(&JobOptions::new(prompt).seed(seed))? {
+        match event? {
+            Event::Step { step, steps, seconds, .. } => eprintln!("step {} of {}, {:.1} s", step, steps, seconds),
+            Event::Frames { frames, .. } => {
+                (width, height) = (frames.width(), frames.height());
+                rgb.extend_from_slice(frames.rgb());
+            }
+            _ => {}
         }
     }
-    let frames = Vae::new(&model)?.decode(&job.latents()?)?;
+    let frames = Frames::from_rgb(model.context(), rgb, width, height)?;
     save_picture(model.context(), file, &frames, model.info()?.frames_per_second)?;
     println!("{}: {} frames of {}x{}", file, frames.count(), frames.width(), frames.height());
     Ok(())

@@ -79,6 +79,11 @@ impl Error {
         Error::new(sys::IMAGINE_ERROR_INVALID_ARGUMENT, 0, message)
     }
 
+    pub(crate) fn memory(size: usize, what: &str) -> Self {
+        let message = format!("out of memory: {} bytes for {} could not be had", size, what);
+        Error::new(sys::IMAGINE_ERROR_NO_MEMORY, 0, message)
+    }
+
     /// The library's number for this failure, always below 0.
     pub fn status(&self) -> i32 {
         self.detail().status

@@ -5,7 +5,7 @@ use std::path::Path;
 use imagine_sys as sys;
 
 use crate::handle::{check, count, path as c_path, Handle, Plain};
-use crate::{Context, Estimate, Frames, Job, JobOptions, Result, Vae};
+use crate::{Context, Error, Estimate, Event, Frames, Job, JobOptions, Result};
 
 /// What a [`Model`] is made for. Zero where the stage that says so is missing.
 #[derive(Clone, Debug, PartialEq)]
@@ -146,12 +146,22 @@ impl Model {
         Estimate::new(self, options)
     }
 
-    /// All frames of a generation at once. [`Model::job`] gives them piece by piece, and tells how far it is.
+    /// All frames of a generation at once. [`Model::job`] gives them piece by piece, and tells how far it is. Within the
+    /// context's memory limit it takes what [`Model::estimate`] tells; the frames are put together outside of it.
     pub fn generate(&self, options: &JobOptions) -> Result<Frames> {
-        let job = Job::start(self, &options.clone().decode(false))?;
-        let token = job.cancel_token();
-        let latents = job.finish()?;
-        Vae::with_cancel(self, &token)?.decode(&latents)
+        let job = Job::start(self, &options.clone().decode(true))?;
+        let clip = usize::try_from(job.info()?.frames).unwrap_or(0);
+        let (mut rgb, mut width, mut height) = (Vec::new(), 0, 0);
+        for event in job {
+            if let Event::Frames { frames, .. } = event? {
+                (width, height) = (frames.width(), frames.height());
+                let frame = frames.rgb().len() / frames.count().max(1);
+                let left = frame.saturating_mul(clip).saturating_sub(rgb.len()).max(frames.rgb().len());
+                rgb.try_reserve_exact(left).map_err(|_| Error::memory(left, "the frames"))?;
+                rgb.extend_from_slice(frames.rgb());
+            }
+        }
+        Frames::from_rgb(&self.context, rgb, width, height)
     }
 }
 

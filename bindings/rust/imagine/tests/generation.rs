@@ -88,6 +88,28 @@ fn weights_and_limits() {
 }
 
 #[test]
+fn generate_keeps_within_what_estimate_tells() {
+    let size = options().size(96, 96).frames(33).steps(1);
+    let alone = ContextOptions::new().threads(1);
+    let free = Model::open_in(&Context::with(&alone).unwrap(), pack()).unwrap();
+    let whole = free.generate(&size).unwrap();
+    assert_eq!(whole.shape(), [33, 96, 96, 3]);
+    free.context().reset_peak();
+    let tiles = size.clone().tiles(Tile::Pixels(16), Tile::Pixels(16));
+    assert_eq!(free.generate(&tiles).unwrap().rgb(), whole.rgb());
+    let (told, tiled) = (free.estimate(&size).unwrap(), free.context().info().unwrap().memory_peak);
+    assert!(tiled < told.decode.peak, "{} {}", tiled, told.decode.peak);
+    for limit in [told.peak, told.peak / 5 * 4] {
+        let context = Context::with(&alone.memory_limit(limit)).unwrap();
+        let model = Model::open_in(&context, pack()).unwrap();
+        let told = model.estimate(&size).unwrap();
+        assert!(told.fits);
+        assert_eq!(model.generate(&size).unwrap().rgb(), whole.rgb());
+        assert!(context.info().unwrap().memory_peak <= told.peak);
+    }
+}
+
+#[test]
 fn generate_gives_frames() {
     let frames = model().generate(&options()).unwrap();
     assert_eq!(frames.shape(), [5, 32, 32, 3]);
