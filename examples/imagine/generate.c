@@ -23,12 +23,14 @@ typedef struct generation {
 static int load_inputs(generation *g)
 {
     const arguments *o = g->o;
-    imagine_error ignored = IMAGINE_ERROR_INIT;
     if (o->embeds) {
         if (imagine_buffer_load(&g->prompt_embeds, g->s.context, o->embeds, "prompt_embeds", &g->s.error) < 0)
             return session_failed(&g->s);
+        imagine_status status =
+            imagine_buffer_load(&g->negative_embeds, g->s.context, o->embeds, "negative_prompt_embeds", &g->s.error);
         /* A file without them means the negative prompt's text. */
-        imagine_buffer_load(&g->negative_embeds, g->s.context, o->embeds, "negative_prompt_embeds", &ignored);
+        if (status < 0 && status != IMAGINE_ERROR_NOT_FOUND)
+            return session_failed(&g->s);
     }
     if (o->noise && imagine_buffer_load(&g->noise, g->s.context, o->noise, NULL, &g->s.error) < 0)
         return session_failed(&g->s);

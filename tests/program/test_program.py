@@ -37,7 +37,7 @@ def save(path, tensors):
     header, body = {}, b""
     for name, value in tensors.items():
         raw = numpy.ascontiguousarray(value).tobytes()
-        kind = {"float32": "F32", "int64": "I64", "int32": "I32"}[str(value.dtype)]
+        kind = {"float32": "F32", "int64": "I64", "int32": "I32", "int8": "I8"}[str(value.dtype)]
         header[name] = {"dtype": kind, "shape": list(value.shape), "data_offsets": [len(body), len(body) + len(raw)]}
         body += raw
     text = json.dumps(header).encode()
@@ -262,6 +262,20 @@ class Program(unittest.TestCase):
         self.generate("--out", "a.safetensors")
         self.run_program("generate", "--embeds", "t.safetensors", "--model", PACK, "--out", "b.safetensors")
         self.assertTrue((load(self.path("a.safetensors"))["latents"] == load(self.path("b.safetensors"))["latents"]).all())
+
+    def test_negative_embeds_of_a_file(self):
+        self.run_program("text", "a red apple", "--model", PACK, "--out", "t.safetensors")
+        embeds = load(self.path("t.safetensors"))["prompt_embeds"]
+
+        def latents(**negative):
+            save(self.path("e.safetensors"), {"prompt_embeds": embeds, **negative})
+            self.run_program("generate", "--embeds", "e.safetensors", "--model", PACK, "--out", "l.safetensors")
+            return load(self.path("l.safetensors"))["latents"]
+
+        self.assertTrue((latents() != latents(negative_prompt_embeds=embeds * -1)).any())
+        save(self.path("e.safetensors"), {"prompt_embeds": embeds, "negative_prompt_embeds": embeds.astype(numpy.int8)})
+        refused = self.run_program("generate", "--embeds", "e.safetensors", "--model", PACK, status=1).stderr
+        self.assertIn("negative_prompt_embeds", refused)
 
     def test_interrupt_saves_the_latents(self):
         for delay in (0.4, 0.8, 1.6):  # a busy machine may need longer for the first step
