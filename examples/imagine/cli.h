@@ -40,6 +40,9 @@ int run_denoise(const arguments *o);
 int run_info(const arguments *o);
 int run_bench(const arguments *o);
 
+/* Asked before the work, that it be not in vain: whether a file can be put there. 0, or EXIT_FAILED after saying why not. */
+int check_output(const char *path);
+
 /* What every command opens and closes again. */
 typedef struct session {
     imagine_context *context;

@@ -3,7 +3,9 @@
 /* imagine generate: a job from prompt to file. */
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli.h"
 
@@ -16,7 +18,6 @@ typedef struct generation {
     imagine_buffer *prompt_embeds, *negative_embeds, *noise;
     imagine_buffer *first, *last, *extended, *init, *mask; /* pictures, or latents for `extended` and `init` */
     const char *out;
-    char partial[4096]; /* where latents were saved instead, or "" */
     progress bar;
 } generation;
 
@@ -132,36 +133,59 @@ static imagine_status listen(generation *g)
     }
 }
 
-static imagine_status save_latents(generation *g, const char *path)
+static imagine_status write_latents(generation *g, imagine_buffer *latents, const char *path)
 {
-    imagine_buffer *latents;
-    imagine_status status = imagine_job_get_latents(g->job, &latents, &g->s.error);
-    if (status < 0)
-        return status;
-    status = imagine_buffer_save(g->s.context, path, 1, &latents, &(const char *){ "latents" }, &g->s.error);
-    imagine_buffer_release(&latents);
-    return status;
+    return imagine_buffer_save(g->s.context, path, 1, &latents, &(const char *){ "latents" }, &g->s.error);
 }
 
 static imagine_status save(generation *g)
 {
     imagine_model_info model = { .struct_size = sizeof model };
-    if (has_suffix(g->out, ".safetensors"))
-        return save_latents(g, g->out);
+    if (has_suffix(g->out, ".safetensors")) {
+        imagine_buffer *latents;
+        imagine_status status = imagine_job_get_latents(g->job, &latents, &g->s.error);
+        if (status >= 0)
+            status = write_latents(g, latents, g->out);
+        imagine_buffer_release(&latents);
+        return status;
+    }
     imagine_model_get_info(g->s.model, &model, NULL);
     double fps = g->o->fps > 0 ? g->o->fps : model.frames_per_second > 0 ? model.frames_per_second : 16;
     return imagine_picture_save(g->s.context, g->out, g->frames, fps, &g->s.error);
+}
+
+/* Where latents may be put that cannot be decoded now: beside the output, here, or among temporary files. */
+static void rescue_path(char *path, size_t size, const char *out, int place)
+{
+    const char *slash = strrchr(out, '/'), *name = slash ? slash + 1 : out, *temporary = getenv("TMPDIR");
+    if (!place)
+        snprintf(path, size, "%s.latents.safetensors", out);
+    else
+        snprintf(path, size, "%s/%s.%ld.latents.safetensors",
+                 place == 1                 ? "."
+                 : temporary && *temporary ? temporary
+                                            : "/tmp",
+                 name, (long)getpid());
 }
 
 /* After a failure or Ctrl-C: what was sampled is kept. */
 static void rescue(generation *g)
 {
     imagine_error error = g->s.error;
-    snprintf(g->partial, sizeof g->partial, "%s.latents.safetensors", g->out);
-    if (save_latents(g, g->partial) < 0)
-        g->partial[0] = 0;
-    else
-        fprintf(stderr, "imagine: the latents so far are in %s (imagine decode reads them)\n", g->partial);
+    imagine_buffer *latents;
+    char path[8192];
+    imagine_status status = imagine_job_get_latents(g->job, &latents, &g->s.error);
+    int sampled = status != IMAGINE_ERROR_STATE;
+    for (int place = 0; place < 3 && sampled && latents; place++) {
+        rescue_path(path, sizeof path, g->out, place);
+        if ((status = write_latents(g, latents, path)) >= 0)
+            break;
+    }
+    if (status >= 0)
+        fprintf(stderr, "imagine: the latents so far are in %s (imagine decode reads them)\n", path);
+    else if (sampled)
+        fprintf(stderr, "imagine: the latents so far are lost: %s\n", g->s.error.message);
+    imagine_buffer_release(&latents);
     g->s.error = error;
 }
 
@@ -226,8 +250,8 @@ int run_generate(const arguments *o)
         return usage_error(o, "%s: it goes with --init", o->mask ? "--mask" : "--strength");
     if (!has_suffix(g.out, ".png") && !has_suffix(g.out, ".safetensors"))
         return usage_error(o, "--out: \"%s\" ends neither with .png nor with .safetensors", g.out);
-    int status = session_open(&g.s, o, 1);
-    if (status)
+    int status = check_output(g.out);
+    if (status || (status = session_open(&g.s, o, 1)))
         return status;
     status = generate(&g);
     imagine_job_destroy(&g.job);

@@ -2,6 +2,8 @@
 
 /* What the commands share: opening a model, Ctrl-C, the progress bar, JSON. */
 
+#include <errno.h>
+#include <fcntl.h>
 #include <libgen.h>
 #include <signal.h>
 #include <stdio.h>
@@ -95,6 +97,30 @@ int session_failed(const session *s)
 {
     fprintf(stderr, "imagine: %s\n", s->error.message);
     return EXIT_FAILED;
+}
+
+int check_output(const char *path)
+{
+    struct stat there;
+    char trial[8192]; /* as the library names what it will rename to `path` */
+    const char *slash = strrchr(path, '/');
+    int length = slash && slash != path ? (int)(slash - path) : 1;
+    if (!stat(path, &there) && !S_ISREG(there.st_mode)) {
+        fprintf(stderr, "imagine: %s: exists and is not a regular file\n", path);
+        return EXIT_FAILED;
+    }
+    snprintf(trial, sizeof trial, "%s.%ld-0.part", path, (long)getpid());
+    int fd = open(trial, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd < 0 && errno != EEXIST) {
+        fprintf(stderr, "imagine: %s: no such file can be made in the folder %.*s: %s\n", path, length, slash ? path : ".",
+                strerror(errno));
+        return EXIT_FAILED;
+    }
+    if (fd >= 0) {
+        close(fd);
+        unlink(trial);
+    }
+    return EXIT_OK;
 }
 
 int has_suffix(const char *text, const char *suffix)

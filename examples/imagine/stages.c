@@ -47,8 +47,8 @@ int run_encode(const arguments *o)
     session s;
     if (!o->input)
         return usage_error(o, "the pictures are missing: a PNG, an animated PNG or a folder of PNGs");
-    int result = session_open(&s, o, 1);
-    if (result)
+    int result = check_output(out);
+    if (result || (result = session_open(&s, o, 1)))
         return result;
     if (imagine_picture_load(&frames, s.context, o->input, &s.error) < 0 || open_vae(&s, o, &vae) < 0 ||
         imagine_vae_encode(vae, frames, &latents, &s.error) < 0 || save_one(&s, out, latents, "latents") < 0)
@@ -89,8 +89,8 @@ int run_decode(const arguments *o)
         return usage_error(o, "the file with the latents is missing");
     if (!has_suffix(out, ".png") && !has_suffix(out, ".safetensors"))
         return usage_error(o, "--out: \"%s\" ends neither with .png nor with .safetensors", out);
-    int result = session_open(&s, o, 1);
-    if (result)
+    int result = check_output(out);
+    if (result || (result = session_open(&s, o, 1)))
         return result;
     if (imagine_buffer_load(&latents, s.context, o->input, "latents", &s.error) < 0 ||
         decode_to(&s, o, out, latents, &frames) < 0)
@@ -135,8 +135,8 @@ int run_text(const arguments *o)
     session s;
     if (!prompt || (o->prompt && o->input))
         return usage_error(o, "give one prompt");
-    int result = session_open(&s, o, 1);
-    if (result)
+    int result = check_output(out);
+    if (result || (result = session_open(&s, o, 1)))
         return result;
     imagine_text_options_init(&options, sizeof options);
     options.cancel = s.cancel;
@@ -183,8 +183,8 @@ int run_denoise(const arguments *o)
     session s;
     if (!o->input)
         return usage_error(o, "the file with the tensors is missing");
-    int result = session_open(&s, o, 1);
-    if (result)
+    int result = check_output(out);
+    if (result || (result = session_open(&s, o, 1)))
         return result;
     for (int i = 0; i < 3 && !result; i++)
         if (imagine_buffer_load(&inputs[i], s.context, o->input, names[i], &s.error) < 0)

@@ -4,6 +4,7 @@
 import json
 import os
 import pathlib
+import resource
 import signal
 import struct
 import subprocess
@@ -293,6 +294,66 @@ class Program(unittest.TestCase):
         self.assertIn("out.png.latents.safetensors", errors)
         self.assertEqual(load(self.path("out.png.latents.safetensors"))["latents"].shape, (16, 13, 32, 32))
         self.assertFalse(os.path.exists(self.path("out.png")))
+
+    def test_an_output_that_cannot_be_is_refused_before_the_work(self):
+        for name in ("folder.png", "folder.safetensors"):
+            os.mkdir(self.path(name))
+        os.mkfifo(self.path("pipe.png"))
+        long = ("--width", "256", "--height", "256", "--frames", "49", "--steps", "1000")
+        for out, says in (("/no/folder/a.png", "in the folder /no/folder: No such file"),
+                          (self.path("pipe.png") + "/a.png", "pipe.png: Not a directory"),
+                          ("x" * 250 + ".png", "in the folder .: File name too long"),
+                          ("folder.png", "not a regular file"), ("pipe.png", "not a regular file")):
+            refused = self.generate("--out", out, *long, status=1).stderr
+            self.assertIn(says, refused)
+            self.assertIn(out, refused)
+            self.assertNotIn(".part", refused)
+        for command in ("encode", "decode", "text", "denoise"):
+            for out, says in (("/no/folder/a.safetensors", "/no/folder"), ("folder.safetensors", "not a regular file")):
+                refused = self.run_program(command, "none", "--model", PACK, "--out", out, status=1).stderr
+                self.assertIn(says, refused)
+        self.assertEqual(sorted(os.listdir(self.folder.name)), ["folder.png", "folder.safetensors", "pipe.png"])
+
+    def interrupted(self, vanishing, **env):
+        """What a long generation into vanishing/out.png says when it is interrupted once that folder is gone; cwd is `here`."""
+        for delay in (0.4, 0.8, 1.6, 3.2):
+            for name in ("there", "here", "temporary"):
+                os.makedirs(self.path(name), exist_ok=True)
+            process = subprocess.Popen([PROGRAM, "generate", "a dog", "--model", PACK, "--width", "256", "--height", "256",
+                                        "--frames", "49", "--steps", "1000", "--out", self.path("there/out.png")],
+                                       stderr=subprocess.PIPE, text=True, cwd=self.path("here"), env=dict(os.environ, **env))
+            time.sleep(delay)
+            for name in vanishing:
+                os.rmdir(self.path(name))
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
+            self.assertEqual(process.returncode, 1, errors)
+            if "latents so far" in errors:
+                return errors, process.pid
+        self.fail("no step was done")
+
+    def test_latents_go_elsewhere_when_the_output_cannot_be(self):
+        temporary = {"TMPDIR": self.path("temporary")}
+        errors, pid = self.interrupted(["there"], **temporary)
+        self.assertIn(f"are in ./out.png.{pid}.latents.safetensors ", errors)
+        found = self.path(f"here/out.png.{pid}.latents.safetensors")
+        self.assertEqual(load(found)["latents"].shape, (16, 13, 32, 32))
+        os.remove(found)
+        errors, pid = self.interrupted(["there", "here"], **temporary)
+        found = self.path(f"temporary/out.png.{pid}.latents.safetensors")
+        self.assertIn(f"are in {found} ", errors)
+        self.assertEqual(load(found)["latents"].shape, (16, 13, 32, 32))
+        errors, _ = self.interrupted(["there", "here"], TMPDIR="/no/folder")
+        self.assertRegex(errors, "the latents so far are lost: /no/folder/.*: No such file")
+
+    def test_a_full_disk_is_no_silence(self):
+        def full():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+
+        # Python ignores SIGXFSZ, and so does what it starts where signals are not restored.
+        refused = self.generate(status=1, preexec_fn=full, restore_signals=False).stderr
+        self.assertRegex(refused, "latents so far are lost: .*: File too large\nimagine: out.png: .*: File too large\n$")
+        self.assertEqual(os.listdir(self.folder.name), [])
 
     def test_terminal_gets_a_bar(self):
         import pty
