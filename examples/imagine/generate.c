@@ -100,20 +100,35 @@ static int start(generation *g)
     return 0;
 }
 
-/* Puts a piece of the clip where it belongs. */
+/* Room for the whole clip, in a context of its own: what the job's may hold was settled without it. */
+static imagine_status make_room(generation *g)
+{
+    const int64_t shape[] = { g->info.frames, g->info.height, g->info.width, 3 };
+    imagine_context *own = NULL;
+    imagine_context_options options;
+    imagine_context_options_init(&options, sizeof options);
+    options.threads = 1;
+    imagine_status status = imagine_context_create(&own, &options, &g->s.error);
+    if (status >= 0)
+        status = imagine_buffer_create(&g->frames, own, IMAGINE_U8, 4, shape, &g->s.error);
+    imagine_context_release(&own); /* the buffer holds it */
+    return status;
+}
+
+/* Puts a piece of the clip where it belongs; one that is the whole clip is kept as it is. */
 static imagine_status keep_frames(generation *g, const imagine_event *event)
 {
-    int64_t shape[] = { g->info.frames, g->info.height, g->info.width, 3 };
-    if (!g->frames) {
-        imagine_status status =
-            imagine_buffer_create(&g->frames, g->s.context, IMAGINE_U8, 4, shape, &g->s.error);
-        if (status < 0)
-            return status;
+    imagine_status status = IMAGINE_OK;
+    if (event->frame_count == g->info.frames) {
+        g->frames = imagine_buffer_retain(event->frames);
+        return status;
     }
+    if (!g->frames && (status = make_room(g)) < 0)
+        return status;
     size_t frame = imagine_buffer_size(g->frames) / (size_t)g->info.frames;
     memcpy((char *)imagine_buffer_data(g->frames) + frame * (size_t)event->first_frame,
            imagine_buffer_data(event->frames), imagine_buffer_size(event->frames));
-    return IMAGINE_OK;
+    return status;
 }
 
 static imagine_status listen(generation *g)
@@ -142,7 +157,7 @@ static imagine_status save(generation *g)
 {
     imagine_model_info model = { .struct_size = sizeof model };
     if (has_suffix(g->out, ".safetensors")) {
-        imagine_buffer *latents;
+        imagine_buffer *latents = NULL;
         imagine_status status = imagine_job_get_latents(g->job, &latents, &g->s.error);
         if (status >= 0)
             status = write_latents(g, latents, g->out);
@@ -172,7 +187,7 @@ static void rescue_path(char *path, size_t size, const char *out, int place)
 static void rescue(generation *g)
 {
     imagine_error error = g->s.error;
-    imagine_buffer *latents;
+    imagine_buffer *latents = NULL;
     char path[8192];
     imagine_status status = imagine_job_get_latents(g->job, &latents, &g->s.error);
     int sampled = status != IMAGINE_ERROR_STATE;

@@ -173,6 +173,16 @@ class Program(unittest.TestCase):
         self.assertIn("limit is 6.3 MB", refused)
         self.assertIn("32 and 48", self.run_program("info", "--model", PACK, "--width", 33, status=1).stderr)
 
+    def test_what_fits_is_generated(self):
+        """The whole clip, 2 MB, is not within the limit, and has no need to be."""
+        size = ("--width", 64, "--height", 64, "--frames", 161, "--steps", 1, "--threads", 1)
+        limit = ("--memory-limit", 6)
+        told = json.loads(self.run_program("info", "--json", "--model", PACK, *size, *limit).stdout)["memory"]
+        self.assertTrue(told["fits"])
+        self.generate(*size, "--out", "a.png")
+        self.generate(*size, *limit, "--out", "b.png")
+        self.assertEqual(*(pathlib.Path(self.path(name)).read_bytes() for name in ("a.png", "b.png")))
+
     def test_latents_then_decode_is_generate(self):
         self.generate("--out", "a.png")
         self.generate("--out", "a.safetensors")
