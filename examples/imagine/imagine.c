@@ -303,7 +303,7 @@ static int read_option(arguments *o, size_t index, const char *text)
     case 'B': return read_precision(o, text);
     case 'M':
         status = read_integer(o, name, text, 1, 1ll << 40, &megabytes);
-        o->memory_limit = (uint64_t)megabytes << 20;
+        o->memory_limit = (uint64_t)megabytes * 1000000;
         return status;
     case 'j': o->json = 1; return 0;
     case 'Q': o->quick = 1; return 0;

@@ -165,12 +165,12 @@ class Program(unittest.TestCase):
         self.assertIn("memory for 64x32", self.run_program("info", "--model", PACK, "--width", 64).stdout)
         small = json.loads(self.run_program("info", "--json", "--model", PACK, "--width", 512, "--height", 512,
                                             "--memory-limit", 6, "--threads", 1).stdout)["memory"]
-        self.assertFalse(small["fits"])
+        self.assertEqual((small["fits"], small["limit_bytes"]), (False, 6000000))
         nearest = "{width}x{height} with {frames} frame".format(**small["nearest"])
         refused = self.run_program("generate", "a", "--model", PACK, "--width", 512, "--height", 512, "--memory-limit", 6,
                                    "--threads", 1, status=1).stderr
         self.assertIn(nearest, refused)
-        self.assertIn("limit is 6.3 MB", refused)
+        self.assertIn("limit is 6.0 MB", refused)
         self.assertIn("32 and 48", self.run_program("info", "--model", PACK, "--width", 33, status=1).stderr)
 
     def test_what_fits_is_generated(self):
