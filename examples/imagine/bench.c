@@ -59,7 +59,7 @@ static imagine_status bench_kernels(session *s, const arguments *o)
     imagine_bench_row last = { .struct_size = sizeof last };
     int32_t always = o->device == IMAGINE_DEVICE_CUDA ? 3 : 1;
     int first = 1;
-    for (int32_t i = 0; !imagine_cancel_fired(s->cancel); i++) {
+    for (int32_t i = 0;; i++) {
         imagine_bench_row row = { .struct_size = sizeof row, .device = o->device, .peak = last.peak,
                                   .peak_f32 = last.peak_f32, .bandwidth = last.bandwidth,
                                   .size = o->quick ? IMAGINE_BENCH_TINY : IMAGINE_BENCH_USUAL };
@@ -68,6 +68,10 @@ static imagine_status bench_kernels(session *s, const arguments *o)
             return IMAGINE_OK;
         if (status < 0)
             return status;
+        if (imagine_cancel_fired(s->cancel)) {
+            snprintf(s->error.message, sizeof s->error.message, "%s", imagine_status_text(IMAGINE_ERROR_CANCELLED));
+            return IMAGINE_ERROR_CANCELLED;
+        }
         if (i >= always && o->filter && !strstr(row.name, o->filter))
             continue;
         if ((status = imagine_bench(s->context, i, &row, &s->error)) < 0)
@@ -80,7 +84,6 @@ static imagine_status bench_kernels(session *s, const arguments *o)
         last = row;
         first = 0;
     }
-    return IMAGINE_OK;
 }
 
 /* ---- a whole generation ------------------------------------------------------------------------------------------ */

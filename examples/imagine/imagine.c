@@ -12,11 +12,11 @@
 
 #include "cli.h"
 
-#define MACHINE " model weights threads cpu-level device precision memory-limit json quiet help "
+#define MACHINE " model weights threads cpu-level device precision memory-limit json help "
 
 const command commands[] = {
     { "generate", "a picture or clip from a prompt",
-      MACHINE "prompt negative seed width height frames steps guidance guidance-2 guidance-rescale guidance-start guidance-stop "
+      MACHINE "quiet prompt negative seed width height frames steps guidance guidance-2 guidance-rescale guidance-start guidance-stop "
               "schedule step-rule shift eta cfg noise embeds image last-image extend init strength mask known out fps tile ",
       "PROMPT",
       "  imagine generate \"a red apple\"\n"
@@ -26,20 +26,20 @@ const command commands[] = {
       "  imagine generate \"in snow\" --init clip.png --strength 0.6 --out snow.png\n"
       "  imagine generate \"a dog\" --out dog.safetensors        only the latents, for `imagine decode`\n",
       run_generate },
-    { "encode", "pictures to latents", MACHINE "out tile ", "PICTURES",
+    { "encode", "pictures to latents", MACHINE "quiet out tile ", "PICTURES",
       "  imagine encode clip.png --out latents.safetensors       a PNG or an animated PNG\n"
       "  imagine encode frames/ --out latents.safetensors        a folder of PNGs, in the order of their names\n",
       run_encode },
-    { "decode", "latents to pictures", MACHINE "out fps tile ", "LATENTS",
+    { "decode", "latents to pictures", MACHINE "quiet out fps tile ", "LATENTS",
       "  imagine decode latents.safetensors --out clip.png\n"
       "  imagine decode latents.safetensors --out frames.safetensors    `frames` as f32 in [-1, 1]\n"
       "  imagine decode latents.safetensors --tile auto --memory-limit 4000    in tiles that fit\n",
       run_decode },
-    { "text", "token ids and embeddings of a prompt", MACHINE "prompt out ", "PROMPT",
+    { "text", "token ids and embeddings of a prompt", MACHINE "quiet prompt out ", "PROMPT",
       "  imagine text \"a red apple\" --out text.safetensors\n"
       "  imagine text \"a red apple\" --json                      prints the ids\n",
       run_text },
-    { "denoise", "one forward of the transformer on given tensors", MACHINE "out ", "TENSORS",
+    { "denoise", "one forward of the transformer on given tensors", MACHINE "quiet out ", "TENSORS",
       "  imagine denoise inputs.safetensors --out sample.safetensors\n"
       "\n"
       "The file holds hidden_states [batch, channels, frames, height, width], timestep [batch] or [batch, tokens] and\n"
@@ -348,7 +348,7 @@ static int read_command_line(arguments *o, const command *c, int argc, char **ar
     return 0;
 }
 
-int main(int argc, char **argv)
+static int run(int argc, char **argv)
 {
     arguments o = { .guidance = -1, .guidance_2 = -1, .guidance_stop = 1, .eta = 1, .strength = 1, .runs = 2 };
     if (argc < 2) {
@@ -372,4 +372,13 @@ int main(int argc, char **argv)
     fprintf(stderr, "imagine: \"%s\" is no command\n", argv[1]);
     print_overview(stderr);
     return EXIT_USAGE;
+}
+
+int main(int argc, char **argv)
+{
+    int status = run(argc, argv);
+    if (!fflush(stdout) && !ferror(stdout))
+        return status;
+    fprintf(stderr, "imagine: the standard output could not be written\n");
+    return status ? status : EXIT_FAILED;
 }

@@ -139,6 +139,8 @@ int run_info(const arguments *o)
     arguments settled = *o;
     char path[8192];
     session s;
+    if (o->input && o->model)
+        return usage_error(o, "give the model as the argument or with --model, not both");
     if (o->input)
         settled.model = o->input;
     int result = sampler_options(&sampler, sigmas, o);

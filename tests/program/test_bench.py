@@ -4,6 +4,7 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import unittest
 
@@ -72,6 +73,15 @@ class OnTheProcessor(unittest.TestCase):
         rows = json.loads(done.stdout)["kernels"]
         self.assertEqual([row["name"] for row in rows], ["peak of multiply-add", "linear 48x256x256 f32"])
         self.assertTrue(0 < rows[1]["share"] <= 1 and rows[1]["gflops"] > 0)
+
+    def test_an_interrupt_is_a_failure(self):
+        with subprocess.Popen([PROGRAM, "bench", "--threads", "1", "--filter", "linear"], stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True) as process:
+            self.assertIn("libimagine", process.stdout.readline())
+            self.assertIn("peak of multiply-add", process.stdout.readline())
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=120)
+        self.assertEqual((process.returncode, errors), (1, "imagine: the work was cancelled\n"))
 
     def test_quick_is_for_a_device(self):
         self.assertEqual(bench("--quick").returncode, 2)

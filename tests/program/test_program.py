@@ -76,6 +76,20 @@ class Program(unittest.TestCase):
         self.assertIn("/no/model", self.run_program("info", "--model", "/no/model", status=1).stderr)
         self.generate("--out", "/no/folder/a.png", status=1)
 
+    def test_what_would_be_ignored_is_refused(self):
+        for command in ("info", "bench"):
+            self.assertIn("--quiet does not apply", self.run_program(command, "--quiet", status=2).stderr)
+            self.assertNotIn("--quiet", self.run_program(command, "--help").stdout)
+        self.assertEqual(self.generate("--quiet").stdout, "")
+        self.assertIn("not both", self.run_program("info", PACK, "--model", PACK, status=2).stderr)
+
+    def test_a_full_output_is_a_failure(self):
+        for arguments in (["--version"], ["info", PACK], ["info", "--json", PACK], ["text", "a", "--model", PACK]):
+            with open("/dev/full", "w") as full:
+                done = subprocess.run([PROGRAM, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, timeout=120,
+                                      cwd=self.folder.name)
+            self.assertEqual((done.returncode, done.stderr), (1, "imagine: the standard output could not be written\n"))
+
     def test_help_has_examples(self):
         for command in ("generate", "encode", "decode", "text", "denoise", "info", "bench"):
             self.assertIn(f"  imagine {command}", self.run_program(command, "--help").stdout)
