@@ -10,6 +10,7 @@ PLAIN, VERSIONED = b"dltensor", b"dltensor_versioned"
 USED = {PLAIN: b"used_dltensor", VERSIONED: b"used_dltensor_versioned"}
 CPU = (1, 0)
 CUDA = 2
+DEFAULT_STREAM = 1  # as __dlpack__ is asked for the legacy default stream
 IS_COPIED = 2  # a bit of `flags`
 
 

@@ -290,10 +290,13 @@ class Buffer(Handle):
         """A buffer over a tensor of another library (anything with __dlpack__), without a copy. Unsupported when the tensor
         is not dense, neither in the host's memory nor on the GPU of `context`, or of a type that the library has not."""
         context = context or Context(threads=1)
+        # On a GPU in the order of the default stream, which the library waits for; else there would be none.
+        on_gpu = getattr(tensor, "__dlpack_device__", lambda: (1, 0))()[0] == _dlpack.CUDA
+        order = {"stream": _dlpack.DEFAULT_STREAM} if on_gpu else {}
         try:
-            given = tensor.__dlpack__(max_version=(1, 0))
+            given = tensor.__dlpack__(max_version=(1, 0), **order)
         except TypeError:  # made before there were versions
-            given = tensor.__dlpack__()
+            given = tensor.__dlpack__(**order)
         address, name = _dlpack.opened(given)
         pointer = ctypes.c_void_p()
         call("imagine_buffer_from_dlpack" if name == _dlpack.VERSIONED else "imagine_buffer_from_dlpack_unversioned",

@@ -196,6 +196,27 @@ class Protocol(unittest.TestCase):
             imagine.Buffer.from_dlpack(Once())
 
 
+    def test_tensors_on_a_gpu_are_asked_for_in_the_default_stream(self):
+        asked = []
+
+        class OnGpu:
+            def __dlpack_device__(self):
+                return 2, 0
+
+            def __dlpack__(self, **options):
+                asked.append(options)
+                raise BufferError("there is no GPU here")
+
+        class OnHost(OnGpu):
+            def __dlpack_device__(self):
+                return 1, 0
+
+        for tensor in OnGpu(), OnHost():
+            with self.assertRaises(BufferError):
+                imagine.Buffer.from_dlpack(tensor)
+        self.assertEqual([options.get("stream") for options in asked], [1, None])
+
+
 class FromNumpy(unittest.TestCase):
     def test_every_type_without_a_copy(self):
         for dtype in TYPES + ["bool"]:
