@@ -75,7 +75,11 @@ static imagine_status check_finite(imagine_sampler *s, const float *values, cons
     imagine_status status = imagine__work_check(&s->work, error);
     if (status < 0 || finite)
         return status;
-    return imagine__fail(error, IMAGINE_ERROR_NOT_FINITE, "%s: holds a NaN or an infinity", name);
+    imagine_buffer *on_host; /* to tell where */
+    if ((status = imagine__buffer_on_host(&on_host, buffer, error)) >= 0)
+        status = imagine__need_finite(&s->work, on_host, name, error);
+    imagine_buffer_release(&on_host);
+    return status;
 }
 
 static imagine_status denoise(imagine_sampler *s, const imagine_buffer *hidden, const imagine_buffer *timestep,
