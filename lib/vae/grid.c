@@ -5,7 +5,7 @@
 #include "vae/handle.h"
 
 #define SMALLEST 4 /* latents along a side of a tile that is chosen: with its margin that is mostly margin */
-#define PLANNED 3 /* latent frames until every cache is full */
+#define PLANNED 4 /* latent frames until every cache is full: what doubles the frames first sees none of the first */
 
 /* What is to be coded. */
 typedef struct work_load {

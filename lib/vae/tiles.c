@@ -46,16 +46,17 @@ static void decode_ranges(const imagine__vae_model *vae, range tile, int64_t lat
     }
 }
 
+/* Where level 0 begins there is conv_in before it, which reaches one further. */
 static void encode_ranges(const imagine__vae_model *vae, range tile, int64_t latents, range *ranges)
 {
     int32_t last = vae->config.levels - 1;
     const vae_level *levels = vae->encoder.levels;
     ranges[last + 1] = tile;
-    ranges[last] = grown(tile, reach(&levels[last]), latents);
+    ranges[last] = grown(tile, reach(&levels[last]) + !last, latents);
     for (int32_t i = last - 1; i >= 0; i--) {
         int64_t size = latents << (last - i);
         range read = { 2 * ranges[i + 1].first, at_most(2 * ranges[i + 1].end + 1, size) };
-        ranges[i] = grown(read, reach(&levels[i]) + !i, size); /* !i: conv_in */
+        ranges[i] = grown(read, reach(&levels[i]) + !i, size);
     }
 }
 

@@ -412,6 +412,27 @@ static void chosen_under_a_limit(void)
     }
 }
 
+/* A little less than the whole needs: what is planned must be all of it, the caches of every latent frame among it. */
+static void just_below_the_whole(void)
+{
+    static const size s = { 6, 16, 16 };
+    imagine_context_info info = { .struct_size = sizeof info };
+    imagine_buffer *got = NULL;
+    bench b;
+    if (open_bench(&b, "f32", 1, 0)) {
+        peak_of(&b, 0, s, 0, &got);
+        imagine_context_get_info(b.context, &info, NULL);
+    }
+    imagine_buffer_release(&got);
+    close_bench(&b);
+    for (uint64_t less = 0; less < 24000; less += 2000) {
+        if (open_bench(&b, "f32", 1, info.memory_peak - less))
+            peak_of(&b, 0, s, IMAGINE_VAE_TILE_AUTO, &got);
+        imagine_buffer_release(&got);
+        close_bench(&b);
+    }
+}
+
 /* Every allocation of a clip in tiles fails in turn; afterwards the same handle does it right. */
 static void every_allocation_fails(void)
 {
@@ -479,6 +500,7 @@ int main(int argc, char **argv)
         { "pieces_refused", pieces_refused },
         { "tiles_need_less", tiles_need_less },
         { "chosen_under_a_limit", chosen_under_a_limit },
+        { "just_below_the_whole", just_below_the_whole },
         { "every_allocation_fails", every_allocation_fails },
         { "sizes_refused", sizes_refused },
     };
