@@ -35,6 +35,18 @@ imagine_status imagine__fail(imagine_error *error, imagine_status status, const 
     return status;
 }
 
+/* strerror_r is GNU's, which returns the text, or POSIX's, which writes it. */
+static inline const char *as_returned(const char *text, const char *space)
+{
+    (void)space;
+    return text;
+}
+
+static inline const char *as_written(int failed, const char *space)
+{
+    return failed ? "an unknown error" : space;
+}
+
 imagine_status imagine__fail_errno(imagine_error *error, imagine_status status, int number, const char *format, ...)
 {
     if (!error)
@@ -43,8 +55,9 @@ imagine_status imagine__fail_errno(imagine_error *error, imagine_status status, 
     va_start(arguments, format);
     fill(error, status, number, format, arguments);
     va_end(arguments);
-    char space[128];
-    const char *text = strerror_r(number, space, sizeof space); /* GNU's, which returns the text */
+    char space[128] = "";
+    const char *text = _Generic(strerror_r(number, space, sizeof space), char *: as_returned, int: as_written)(
+        strerror_r(number, space, sizeof space), space);
     size_t used = strlen(error->message), room = sizeof error->message;
     if (used + 2 + strlen(text) < room)
         snprintf(error->message + used, room - used, ": %s", text);
