@@ -60,7 +60,7 @@ class Installed(unittest.TestCase):
         headers = {f"include/imagine/{path.name}" for path in (ROOT / "include/imagine").glob("*.h")}
         wanted = {"bin/imagine", "share/man/man1/imagine.1", f"{lib}/libimagine.so", f"{lib}/libimagine.so.0",
                   f"{lib}/pkgconfig/imagine.pc", f"{lib}/cmake/imagine/imagineConfig.cmake",
-                  f"{lib}/cmake/imagine/imagineConfigVersion.cmake"} | headers
+                  f"{lib}/cmake/imagine/imagineConfigVersion.cmake", "share/imagine/models/tiny/imagine.json"} | headers
         self.assertLessEqual(wanted, names)
         self.assertFalse([name for name in names if "test" in name or name.endswith((".a", ".py"))])
 
@@ -84,7 +84,8 @@ class Installed(unittest.TestCase):
         major, minor, patch = re.findall(r"VERSION_(?:MAJOR|MINOR|PATCH) (\d+)", (ROOT / "include/imagine/version.h").read_text())
         self.assertEqual(major, "0")
         for wanted, found in (("0.1", True), (f"0.{minor}.{patch} EXACT", True), (f"0.{minor}.{int(patch) + 1}", False),
-                              (f"0.{int(minor) + 1}", False), ("1.0", False)):
+                              (f"0.{int(minor) + 1}", False), ("1.0", False), ("0.1...0.1.9", False),
+                              (f"0.1...0.{int(minor) + 1}", True), (f"0.1...<0.{minor}.{patch}", False)):
             source = self.place / "version"
             shutil.rmtree(source, ignore_errors=True)
             source.mkdir()
@@ -94,8 +95,9 @@ class Installed(unittest.TestCase):
             self.assertEqual(done.returncode == 0, found, done.stdout)
 
     def test_program(self):
-        done = run(self.prefix / "bin" / "imagine", "info", "--json", "--model", PACK, env=self.env)
-        self.assertEqual(done.returncode, 0, done.stdout)
+        for model in ("--model", PACK), (): # the other is the one that is installed
+            done = run(self.prefix / "bin" / "imagine", "info", "--json", *model, env=self.env)
+            self.assertEqual(done.returncode, 0, done.stdout)
 
 
 class ManPage(unittest.TestCase):
