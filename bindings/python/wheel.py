@@ -3,6 +3,7 @@
 stands on Python's own library alone, so that installing needs no network."""
 
 import base64
+import ctypes
 import hashlib
 import os
 import pathlib
@@ -54,12 +55,24 @@ def library(folder):
         return pathlib.Path(os.environ["IMAGINE_LIBRARY"])
     built = TOP / "build" / "libimagine.so.0"
     if built.exists():
+        up_to_date(built)
         return built
     if not (TOP / "meson.build").exists() or not shutil.which("meson"):
         sys.exit("libimagine.so.0 is not built, and cannot be: build it (examples/quickstart does) or name it in IMAGINE_LIBRARY")
     subprocess.run(["meson", "setup", folder / "build", TOP], check=True)
     subprocess.run(["ninja", "-C", folder / "build", "libimagine.so." + project()[1]], check=True)
     return folder / "build" / "libimagine.so.0"
+
+
+def up_to_date(built):
+    """Builds it anew where its sources have changed, and stops where it is another version's all the same."""
+    if (built.parent / "build.ninja").exists() and shutil.which("ninja"):
+        subprocess.run(["ninja", "-C", built.parent, "libimagine.so." + project()[1]], check=True, stdout=subprocess.DEVNULL)
+    library = ctypes.CDLL(str(built.resolve()))
+    library.imagine_version_string.restype = ctypes.c_char_p
+    version = library.imagine_version_string().decode()
+    if version != project()[1]:
+        sys.exit(f"{built} is of version {version}, and the package of {project()[1]}: build it anew")
 
 
 def needed(path):
@@ -70,7 +83,7 @@ def needed(path):
 
 def stripped(path, folder):
     """The library without debug information, where there is a strip."""
-    copy = pathlib.Path(folder) / "libimagine.so.0"
+    copy = pathlib.Path(folder) / path.name
     shutil.copyfile(path, copy)
     if shutil.which("strip"):
         subprocess.run(["strip", "--strip-unneeded", copy], check=True)
@@ -115,6 +128,10 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     with tempfile.TemporaryDirectory() as folder:
         built = library(pathlib.Path(folder))
         wheel.add("imagine/lib/libimagine.so.0", stripped(built, folder))
+        module = next((path for path in (built.parent / "libimagine_cuda.so", built.parent / "kernels/cuda/libimagine_cuda.so")
+                       if path.exists()), None)
+        if module:
+            wheel.add("imagine/lib/libimagine_cuda.so", stripped(module, folder))
         for name, path in sorted(needed(built).items()):
             wheel.add(f"imagine/lib/{name}", pathlib.Path(path).read_bytes())
     tiny = TOP / "models" / "tiny"
