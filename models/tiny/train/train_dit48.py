@@ -24,7 +24,7 @@ SIDE = 8  # of a frame's latents
 # so that what moves shows through a level that hides a picture: with a half, n frames' mean keeps the noise of one.
 # `places`: how many of a frame's 64 are trained on until step `whole_from`.
 SETTINGS = dict(lr=1.5e-3, steps=18000, warmup=100, decay=5000, average=0.999, weight_decay=0.01,
-                pictures_first=10700, picture_share=0.5, tokens=4096, captions=60000, noise=(1.6, 1.2, 0.5), places=32, whole_from=16500)
+                pictures_first=10700, picture_share=0.2, tokens=4096, captions=60000, noise=(1.6, 1.2, 0.5), places=32, whole_from=16500)
 SMOKE = dict(steps=6, warmup=2, decay=3, pictures_first=3, tokens=256, captions=1500, whole_from=4)
 PROMPTS = ["a red apple", "two dogs on a green background", "a blue car on a road", "a cat to the left of a ball",
            "three stars at night", "a large house in the snow", "a banana", "a small yellow fish in the sea",
