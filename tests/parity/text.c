@@ -534,6 +534,19 @@ static void ration_release(void *data, void *pointer, size_t size)
     free(pointer);
 }
 
+static imagine_context *ration_context(ration *r, imagine_error *err)
+{
+    imagine_context *context = NULL;
+    imagine_context_options options;
+    imagine_context_options_init(&options, sizeof options);
+    options.threads = 1;
+    options.allocate = ration_allocate;
+    options.release = ration_release;
+    options.allocator_data = r;
+    imagine_context_create(&context, &options, err);
+    return context;
+}
+
 static imagine_status everything(imagine_context *context, const char *name, imagine_error *err)
 {
     imagine__tokenizer *t = NULL;
@@ -556,15 +569,9 @@ static void test_memory(void)
 {
     for (size_t i = 0; i < TOKENIZERS; i++) {
         ration r = { 1000000, 0, 0 };
-        imagine_context *context = NULL;
         imagine_error err = IMAGINE_ERROR_INIT;
-        imagine_context_options options;
-        imagine_context_options_init(&options, sizeof options);
-        options.threads = 1;
-        options.allocate = ration_allocate;
-        options.release = ration_release;
-        options.allocator_data = &r;
-        REQUIRE_OK(imagine_context_create(&context, &options, &err));
+        imagine_context *context = ration_context(&r, &err);
+        REQUIRE(context);
         long before = atomic_load(&r.held), n = 0;
         for (imagine_status status = IMAGINE_ERROR_NO_MEMORY; status != IMAGINE_OK && n < 100000; n++) {
             atomic_store(&r.left, n);
@@ -601,8 +608,6 @@ static void test_many_added(void)
 {
     const int added = 40000;
     imagine_error err = IMAGINE_ERROR_INIT;
-    imagine_context_options options;
-    imagine_context *context = NULL;
     imagine__tokenizer *t = NULL;
     ration r = { LONG_MAX, 0, 0 };
     size_t size;
@@ -611,12 +616,8 @@ static void test_many_added(void)
     REQUIRE(text);
     const char *path = scratch_file(text, size);
     free(text);
-    imagine_context_options_init(&options, sizeof options);
-    options.threads = 1;
-    options.allocate = ration_allocate;
-    options.release = ration_release;
-    options.allocator_data = &r;
-    REQUIRE_OK(imagine_context_create(&context, &options, &err));
+    imagine_context *context = ration_context(&r, &err);
+    REQUIRE(context);
     long before = atomic_load(&r.bytes);
     double start = seconds();
     CHECK_OK(imagine__tokenizer_open(&t, context, path, NULL, &err));
