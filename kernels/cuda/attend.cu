@@ -5,8 +5,8 @@
 
 /* Attention as the stages have it. bf16 tensors go to the kernels for tensor cores as they are where these take them so. All
  * else in one of three ways: rounded to bf16, with padded heads, for those kernels, where that precision is asked for and the
- * shape suits them; f32 as two products with a softmax between, where there is much to do; or by the plain kernel, which needs
- * no workspace. */
+ * shape suits them; as two products in f32 with a softmax between, where there is much to do, bf16 widened head by head for it;
+ * or by the plain kernel, which needs no workspace. */
 
 #define THREADS 256
 
