@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 import common
-import latents48
+import latents128
 import objects
 import sample
 import text
 import train_dit
-import train_dit48
-import vae48
+import train_dit128
+import vae128
 
 LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
 LONGEST = 60  # characters of a caption, so that the noun is much of it
@@ -44,7 +44,7 @@ def turned(caption):
 
 def examples(state, kind, shard, count):
     """Latents, their captions, and the same with other nouns or, of clips, with directions turned round."""
-    path = state / "latents48" / f"{kind}-{shard:04d}"
+    path = state / "latents128" / f"{kind}-{shard:04d}"
     words = json.loads(path.with_suffix(".json").read_text())
     names = sorted((o.name for o in objects.Catalogue().core), key=len, reverse=True)
     rng, rows, right, wrong = np.random.default_rng(0), [], [], []
@@ -55,8 +55,8 @@ def examples(state, kind, shard, count):
             rows.append(row)
             right.append(pair[0])
             wrong.append(pair[1])
-    x = latents48.load_file(path.with_suffix(".safetensors"))["latents"][rows].float()
-    mean, std = latents48.statistics(state)
+    x = latents128.load_file(path.with_suffix(".safetensors"))["latents"][rows].float()
+    mean, std = latents128.statistics(state)
     return (x - mean.view(1, -1, 1, 1, 1)) / std.view(1, -1, 1, 1, 1), right, wrong
 
 
@@ -85,8 +85,8 @@ def draw(path, model, tok, state, x, captions):
         for level in reversed(LEVELS):
             noisy = (1 - level) * x + level * noise
             rows.append(noisy - level * model(noisy, torch.full((len(x),), level * 1000), ids, mask))
-        trained, (mean, std) = latents48.trained_vae(state), latents48.statistics(state)
-        sample.sheet(sample.frames_of(trained, torch.cat(rows), mean, std, vae48.decode), path, len(x))
+        trained, (mean, std) = latents128.trained_vae(state), latents128.statistics(state)
+        sample.sheet(sample.frames_of(trained, torch.cat(rows), mean, std, vae128.decode), path, len(x))
 
 
 def main():
@@ -98,9 +98,9 @@ def main():
     parser.add_argument("--sheet", metavar="FILE", help="a PNG of one step's estimates for 16 pictures, at each level")
     args = parser.parse_args()
     common.prepare(args)
-    saved = common.load(args.state / "dit48.pt")
-    tok = text.tokenizer(args.state, train_dit48.TEXT, "tokenizer48.json", train_dit48.corpus)
-    model = train_dit.Model(tok, train_dit48.TEXT, train_dit48.CONFIG).eval()
+    saved = common.load(args.state / "dit128.pt")
+    tok = text.tokenizer(args.state, train_dit128.TEXT, "tokenizer128.json", train_dit128.corpus)
+    model = train_dit.Model(tok, train_dit128.TEXT, train_dit128.CONFIG).eval()
     model.load_state_dict(saved[args.weights], strict=False)
     kind, change = ("clip", "turned round") if args.clips else ("picture", "noun swapped")
     x, right, wrong = examples(args.state, kind, args.shard, args.count)

@@ -21,7 +21,7 @@ import torch
 
 import captions
 import common
-import latents48
+import latents128
 import render
 import scenes
 import text
@@ -46,17 +46,17 @@ def captioned(tok, seed):
     """Blocks for the transformer: frames, and the ids and masks of WORDINGS captions each; pictures and clips of the
     next length in turn."""
     def blocks(rank):
-        stream, first = scenes.Stream(seed * 1000 + rank, step=latents48.STEP), 0
+        stream, first = scenes.Stream(seed * 1000 + rank, step=latents128.STEP), 0
         lengths = itertools.cycle(np.roll(scenes.LENGTHS, rank))
         for number in itertools.count():
             frames = int(next(lengths)) if number % 2 else 1
             count = PICTURES if frames == 1 else CLIPS
             made = [stream.scene(first + i, frames) for i in range(count)]
             words = [captions.caption(np.random.default_rng((seed, rank, first + i, w)), s).text
-                     for i, s in enumerate(made) for w in range(latents48.WORDINGS)]
+                     for i, s in enumerate(made) for w in range(latents128.WORDINGS)]
             first += count
             ids, mask = text.tokens(tok, words)
-            shape = count, latents48.WORDINGS, -1
+            shape = count, latents128.WORDINGS, -1
             yield dict(x=as_bytes(render.batch(made, stream.store)), ids=ids.to(torch.int16).view(shape), mask=mask.to(torch.int8).view(shape))
     return blocks
 
@@ -161,7 +161,7 @@ class Pool:
 
 
 class Latents:
-    """Latents of drawn scenes with captions, by (kind, latent frames), as latents48.load() has them, growing while one trains."""
+    """Latents of drawn scenes with captions, by (kind, latent frames), as latents128.load() has them, growing while one trains."""
 
     def __init__(self, drawers, vae, state):
         self.drawers, self.vae, self.pools = drawers, vae, {}
@@ -177,7 +177,7 @@ class Latents:
             return False
         frames = block["x"].shape[2]
         with common.autocast():
-            block["x"] = torch.cat([latents48.encoded_frames(self.vae, as_frames(x)) for x in block["x"].split(max(1, 512 // frames))]).half()
+            block["x"] = torch.cat([latents128.encoded_frames(self.vae, as_frames(x)) for x in block["x"].split(max(1, 512 // frames))]).half()
         key = "picture" if frames == 1 else "clip", block["x"].shape[2]
         if key not in self.pools:
             self.pools[key] = Pool(ROOM.get(frames, ROOM_OF_CLIPS))
@@ -185,10 +185,10 @@ class Latents:
         return True
 
     def statistics(self, state):
-        """As latents48.statistics(), of the first scenes; kept in the same file."""
-        folder = state / "latents48"
+        """As latents128.statistics(), of the first scenes; kept in the same file."""
+        folder = state / "latents128"
         folder.mkdir(exist_ok=True)
         if not (folder / "statistics.json").exists():
             flat = torch.cat([p.kept["x"][:p.filled].float().transpose(0, 1).flatten(1) for p in self.pools.values()], 1)
-            latents48.write_statistics(folder, flat.mean(1), flat.std(1))
-        return latents48.statistics(state)
+            latents128.write_statistics(folder, flat.mean(1), flat.std(1))
+        return latents128.statistics(state)

@@ -6,18 +6,18 @@ import torch
 
 import captions
 import common
-import latents48
+import latents128
 import live
 import places
 import sample
 import scenes
 import text
 import train_dit
-import vae48
+import vae128
 
 TEXT = text.Size(length=48, pieces=4000, width=192, layers=4, heads=6, inner=448)
-CONFIG = dict(patch_size=(1, 1, 1), num_attention_heads=4, attention_head_dim=64, in_channels=vae48.Z,
-              out_channels=vae48.Z, text_dim=TEXT.width, freq_dim=256, ffn_dim=896, num_layers=6, cross_attn_norm=True,
+CONFIG = dict(patch_size=(1, 1, 1), num_attention_heads=4, attention_head_dim=64, in_channels=vae128.Z,
+              out_channels=vae128.Z, text_dim=TEXT.width, freq_dim=256, ffn_dim=896, num_layers=6, cross_attn_norm=True,
               qk_norm="rms_norm_across_heads", eps=1e-6, rope_max_seq_len=1024)
 SIDE = 8  # of a frame's latents
 # `noise`: mean and spread of the level's logit, and how much the log of the latent frames adds to the mean. Frames repeat each other,
@@ -78,33 +78,33 @@ class Compiled:
 
 
 class Trainer(train_dit.Trainer):
-    name = "dit48"
+    name = "dit128"
 
     live = None  # scenes drawn meanwhile
 
     def __init__(self, args, settings):
         if args.drawers:
-            self.drawers = live.Drawers(args.drawers, live.captioned(text.tokenizer(args.state, TEXT, "tokenizer48.json"), args.seed))
+            self.drawers = live.Drawers(args.drawers, live.captioned(text.tokenizer(args.state, TEXT, "tokenizer128.json"), args.seed))
         super().__init__(args, settings)
         self.rope = self.model.dit.rope = places.Rope(self.model.dit.rope, SIDE, SIDE)
         if args.compile:
             self.forward = Compiled(self.model)
 
     def tokenizer(self):
-        return text.tokenizer(self.args.state, TEXT, "tokenizer48.json", lambda: corpus(self.s["captions"]))
+        return text.tokenizer(self.args.state, TEXT, "tokenizer128.json", lambda: corpus(self.s["captions"]))
 
     def new_model(self):
         return train_dit.Model(self.tok, TEXT, CONFIG)
 
     def load_data(self):
         self.optimisers.position = common.Clock(self.args.minutes, self.s["steps"])
-        self.vae = latents48.trained_vae(self.args.state)
+        self.vae = latents128.trained_vae(self.args.state)
         if self.args.drawers:
             self.live = live.Latents(self.drawers, self.vae, self.args.state)
             self.mean, self.std = self.live.mean, self.live.std
             return
-        sets = latents48.load(self.args.state)
-        self.mean, self.std = latents48.statistics(self.args.state)
+        sets = latents128.load(self.args.state)
+        self.mean, self.std = latents128.statistics(self.args.state)
         self.sets = {k: (x, *self.token_table(words)) for k, (x, words) in sets.items()}
         clips = [k for k in self.sets if k[0] == "clip"]
         counts = np.array([len(self.sets[k][0]) for k in clips], float)
@@ -113,7 +113,7 @@ class Trainer(train_dit.Trainer):
     def token_table(self, words):
         """Ids and masks [n, wordings, length] as narrow integers."""
         ids, mask = text.tokens(self.tok, [c for some in words for c in some])
-        shape = -1, latents48.WORDINGS, TEXT.length
+        shape = -1, latents128.WORDINGS, TEXT.length
         return ids.to(torch.int16).view(shape), mask.to(torch.int8).view(shape)
 
     def batch(self, rng):
@@ -121,7 +121,7 @@ class Trainer(train_dit.Trainer):
         if self.live and self.step % live.TAKE_EVERY == 0:
             self.live.take()
         x, ids, mask = (self.some_live if self.live else self.some_stored)(rng, pictures)
-        wording = torch.randint(latents48.WORDINGS, (len(x),), generator=self.random, device=common.DEVICE)
+        wording = torch.randint(latents128.WORDINGS, (len(x),), generator=self.random, device=common.DEVICE)
         every, shape = torch.arange(len(x), device=common.DEVICE), (1, -1, 1, 1, 1)
         x = (x.float() - self.mean.view(shape)) / self.std.view(shape)
         return x, ids[every, wording].long(), mask[every, wording].long()
@@ -163,7 +163,7 @@ class Trainer(train_dit.Trainer):
         frames = 1 if self.position() < self.s["pictures_first"] + 100 else 13
         with common.autocast():
             z = self.drawn(PROMPTS, frames)
-            out = sample.frames_of(self.vae, z, self.mean, self.std, vae48.decode)
+            out = sample.frames_of(self.vae, z, self.mean, self.std, vae128.decode)
         out = out[:, :, ::4] if frames > 1 else out
         sample.sheet(out, self.args.state / f"{self.name}-{self.step:05d}.png", 8 if frames == 1 else 2)
 

@@ -38,7 +38,7 @@ def new_vae():
     """A fresh VAE that begins near its shortcuts, and on still clips does what it does on pictures."""
     vae = AutoencoderKLWan(**CONFIG)
     with torch.no_grad():
-        vae.quant_conv.weight[Z:] = 0  # the log variance is a constant: see SPREAD in train_vae48.py
+        vae.quant_conv.weight[Z:] = 0  # the log variance is a constant: see SPREAD in train_vae128.py
         vae.quant_conv.bias[Z:] = -6.0
         for m in vae.modules():
             if isinstance(m, wan.WanCausalConv3d) and m.kernel_size[0] == 3:

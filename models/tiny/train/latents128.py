@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Encodes captioned scenes of 128x128 once, as shards of latents: pictures and clips of every length.
 
-A shard `latents48/KIND-NNNN.safetensors` holds `latents` f16 [n, 48, t, 8, 8], not normalised; `.json` beside it the captions,
+A shard `latents128/KIND-NNNN.safetensors` holds `latents` f16 [n, 48, t, 8, 8], not normalised; `.json` beside it the captions,
 WORDINGS of each scene; `statistics.json` what to normalise with. Shards that are there are left alone, so a stopped run goes on;
 more can be added later.
 """
@@ -16,7 +16,7 @@ import captions
 import common
 import render
 import scenes
-import vae48 as fast
+import vae128 as fast
 
 WORDINGS = 4
 PICTURES, CLIPS = 1024, 160  # of a shard; its clips have all one length
@@ -26,10 +26,10 @@ STEP = 16  # pixels, of sizes and places at rest: those of a latent pixel
 
 
 def trained_vae(state):
-    saved = next((s for s in (common.load(state / f"vae48-{stage}.pt") for stage in ("whole", "decoder", "clips", "pictures")) if s),
+    saved = next((s for s in (common.load(state / f"vae128-{stage}.pt") for stage in ("whole", "decoder", "clips", "pictures")) if s),
                  None)
     if saved is None:
-        raise SystemExit(f"{state}: no trained VAE; run train_vae48.py first")
+        raise SystemExit(f"{state}: no trained VAE; run train_vae128.py first")
     vae = fast.new_vae()
     vae.load_state_dict(saved["average"], strict=False)
     return vae.to(common.DEVICE).eval().requires_grad_(False)
@@ -72,7 +72,7 @@ def make_shard(vae, stream, path, kind, number, count):
 def load(state):
     """{(kind, latent frames): (latents f16 [n, 48, t, 8, 8], captions)} of all shards."""
     found = {}
-    for path in sorted((state / "latents48").glob("*.safetensors")):
+    for path in sorted((state / "latents128").glob("*.safetensors")):
         x = load_file(path)["latents"]
         key = path.stem.split("-")[0], x.shape[2]
         found.setdefault(key, ([], []))
@@ -84,7 +84,7 @@ def load(state):
 def statistics(state):
     """Mean and spread of every channel, pictures and clips counting as much as they have frames. Computed once from the
     shards that there are then: a transformer is bound to them."""
-    path = state / "latents48" / "statistics.json"
+    path = state / "latents128" / "statistics.json"
     if not path.exists():
         flat = torch.cat([x.float().transpose(0, 1).flatten(1) for x, _ in load(state).values()], 1)
         write_statistics(path.parent, flat.mean(1), flat.std(1))
@@ -102,10 +102,10 @@ def main():
         parser.add_argument(f"--{kind}-shards", type=int, default=count, help="default: %(default)s")
     args = parser.parse_args()
     common.prepare(args)
-    folder = args.state / "latents48"
+    folder = args.state / "latents128"
     folder.mkdir(exist_ok=True)
     vae, stream = trained_vae(args.state), scenes.Stream(SEED, step=STEP)
-    meter = common.Meter(args.state / "latents48.log")
+    meter = common.Meter(args.state / "latents128.log")
     for kind in SHARDS:
         for number in range(1 if args.smoke else getattr(args, f"{kind}_shards")):
             path = folder / f"{kind}-{number:04d}.safetensors"

@@ -21,12 +21,12 @@ import export
 import sample
 import text
 import train_dit
-import train_dit48
+import train_dit128
 
 STEPS, PARTS = 4, 8  # of the schedule, and of a step: as finely as the teacher is followed
-SETTINGS = dict(train_dit48.SETTINGS, places=64, lr=4e-4, steps=2000, warmup=50, decay=1800, average=0.99, pictures_first=0, picture_share=0.4,
+SETTINGS = dict(train_dit128.SETTINGS, places=64, lr=4e-4, steps=2000, warmup=50, decay=1800, average=0.99, pictures_first=0, picture_share=0.4,
                 tokens=2048)
-SMOKE = dict(train_dit48.SMOKE, steps=3, tokens=128)
+SMOKE = dict(train_dit128.SMOKE, steps=3, tokens=128)
 NEAR = 0.01  # errors below this count as squares, larger ones as themselves
 RULES = {"consistency": "renoise", "segments": "euler"}
 
@@ -43,12 +43,12 @@ def tall(x):
     return x.view(-1, 1, 1, 1, 1)
 
 
-class Trainer(train_dit48.Trainer):
+class Trainer(train_dit128.Trainer):
     def __init__(self, args, settings):
-        self.name = f"{args.kind}48"
-        teacher = common.load(args.state / "dit48.pt")
+        self.name = f"{args.kind}128"
+        teacher = common.load(args.state / "dit128.pt")
         if not teacher:
-            raise SystemExit(f"{args.state}: no trained transformer; run train_dit48.py first")
+            raise SystemExit(f"{args.state}: no trained transformer; run train_dit128.py first")
         super().__init__(args, settings)
         self.teacher = self.new_model().to(common.DEVICE).eval().requires_grad_(False)
         self.teacher.load_state_dict(teacher["average"], strict=False)
@@ -98,7 +98,7 @@ class Trainer(train_dit48.Trainer):
 
 
 def main():
-    parser = train_dit48.arguments(__doc__)
+    parser = train_dit128.arguments(__doc__)
     parser.add_argument("--kind", choices=RULES, required=True, help="which of the two ways")
     args = parser.parse_args()
     common.prepare(args)

@@ -17,7 +17,7 @@ import live
 import pixels
 import render
 import scenes
-import vae48 as fast
+import vae128 as fast
 from train_vae import psnr, sheet
 
 SPREAD = 0.05  # of the noise on the latents while training, so that the decoder forgives small errors
@@ -95,7 +95,7 @@ def measure(vae, source, held, frames, path):
 
 def starting_weights(state, stage):
     before = STAGES[stage]["before"]
-    saved = before and common.load(state / f"vae48-{before}.pt")
+    saved = before and common.load(state / f"vae128-{before}.pt")
     return saved["average"] if saved else {}
 
 
@@ -127,7 +127,7 @@ class Trainer:
         self.args, self.stage, self.s = args, stage, settings
         self.frames = Frames(args.state, stage)
         self.drawers = live.Drawers(args.drawers, self.frames.blocks(settings["frames"])) if args.drawers else None
-        self.path = args.state / f"vae48-{stage}.pt"
+        self.path = args.state / f"vae128-{stage}.pt"
         self.vae = fast.new_vae().to(common.DEVICE)
         saved = common.load(self.path)
         self.vae.load_state_dict(saved["model"] if saved else starting_weights(args.state, stage), strict=False)
@@ -145,7 +145,7 @@ class Trainer:
         if saved:
             self.optimisers.load(saved["optimisers"])
             self.average.values, self.step = saved["average"], saved["step"]
-        self.meter = common.Meter(args.state / f"vae48-{stage}.log", saved and saved["meter"])
+        self.meter = common.Meter(args.state / f"vae128-{stage}.log", saved and saved["meter"])
         self.pools = {1: live.Pool(PICTURES), settings["frames"]: live.Pool(CLIPS)}
         while self.drawers and not all(p.filled for p in self.pools.values()):
             self.take(wait=True)
@@ -195,13 +195,13 @@ class Trainer:
             return
         shown = fast.new_vae().to(common.DEVICE)
         self.average.store_into(shown)
-        path = self.args.state / f"vae48-{self.stage}-{self.step:05d}.png"
+        path = self.args.state / f"vae128-{self.stage}-{self.step:05d}.png"
         self.meter.say(f"step {self.step}, {measure(shown, self.frames.source, self.frames.held, self.s['frames'], path)}")
 
     def run(self):
         last = self.optimisers.position(self.step) >= self.optimisers.total
         while not last:
-            if common.wants_to_finish(self.args.state, f"vae48-{self.stage}"):
+            if common.wants_to_finish(self.args.state, f"vae128-{self.stage}"):
                 self.optimisers.finish(self.step)
             loss, parts = self.one_step()
             if self.step % 50 == 0:
@@ -219,12 +219,12 @@ class Trainer:
 def measure_only(state, stage):
     """What the stage's weights make of pictures and of clips."""
     frames, vae = Frames(state, stage), fast.new_vae().to(common.DEVICE).eval()
-    saved = common.load(state / f"vae48-{stage}.pt")
+    saved = common.load(state / f"vae128-{stage}.pt")
     if not saved:
         raise SystemExit(f"{state}: no weights of this stage; train it first")
     vae.load_state_dict(saved["average"], strict=False)
     for count in (1, STAGES["clips"]["frames"]):
-        path = state / f"vae48-{stage}-measured-{count}.png"
+        path = state / f"vae128-{stage}-measured-{count}.png"
         print(f"step {saved['step']}, frames {count}: {measure(vae, frames.source, frames.held, count, path)}", flush=True)
 
 
