@@ -1,11 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Encodes captioned scenes once with the trained VAE, and measures the latents' mean and spread."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
-from diffusers import AutoencoderKLWan
 
 import common
 import data
@@ -15,17 +12,12 @@ PICTURES, CLIPS = 4000, 5000
 BATCH = 24
 
 
-COMMITTED = Path(__file__).resolve().parents[1] / "vae"
-
-
 def trained_vae(state):
-    """The VAE trained in this state folder, else the one that is in the repository."""
     saved = common.load(state / "vae-decoder.pt") or common.load(state / "vae-clips.pt")
-    if saved:
-        vae = fast.new_vae()
-        vae.load_state_dict(saved["average"], strict=False)
-    else:
-        vae = AutoencoderKLWan.from_pretrained(COMMITTED, torch_dtype=torch.float32)
+    if saved is None:
+        raise SystemExit(f"{state}: no trained VAE; run train_vae.py first")
+    vae = fast.new_vae()
+    vae.load_state_dict(saved["average"], strict=False)
     return vae.eval().requires_grad_(False)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Encodes captioned scenes of 128x128 once, as shards of latents: pictures and clips of every length.
 
-A shard `latents128/KIND-NNNN.safetensors` holds `latents` f16 [n, 48, t, 8, 8], not normalised; `.json` beside it the captions,
+A shard `latents128/KIND-NNNN.safetensors` holds `latents` f16 [n, 32, t, 8, 8], not normalised; `.json` beside it the captions,
 WORDINGS of each scene; `statistics.json` what to normalise with. Shards that are there are left alone, so a stopped run goes on;
 more can be added later.
 """
@@ -16,11 +16,13 @@ import captions
 import common
 import render
 import scenes
+import train_vae128
 import vae128 as fast
 
 WORDINGS = 4
 PICTURES, CLIPS = 1024, 160  # of a shard; its clips have all one length
-SHARDS = {"picture": 60, "clip": 90}
+SHARDS = {"picture": 48, "clip": 96}
+LENGTHS = (9, 17, 9, 25, 17, 33)  # frames of the shards of clips in turn
 SEED = 48
 STEP = 16  # pixels, of sizes and places at rest: those of a latent pixel
 
@@ -36,7 +38,7 @@ def trained_vae(state):
 
 
 def frames_of_shard(kind, number):
-    return 1 if kind == "picture" else scenes.LENGTHS[number % len(scenes.LENGTHS)]
+    return 1 if kind == "picture" else LENGTHS[number % len(LENGTHS)]
 
 
 def encoded_frames(vae, x):
@@ -70,7 +72,7 @@ def make_shard(vae, stream, path, kind, number, count):
 
 
 def load(state):
-    """{(kind, latent frames): (latents f16 [n, 48, t, 8, 8], captions)} of all shards."""
+    """{(kind, latent frames): (latents f16 [n, 32, t, 8, 8], captions)} of all shards."""
     found = {}
     for path in sorted((state / "latents128").glob("*.safetensors")):
         x = load_file(path)["latents"]
@@ -83,11 +85,15 @@ def load(state):
 
 def statistics(state):
     """Mean and spread of every channel, pictures and clips counting as much as they have frames. Computed once from the
-    shards that there are then: a transformer is bound to them."""
+    shards that there are then: a transformer is bound to them. The first channels keep those that the 64x64 model's has learnt with."""
     path = state / "latents128" / "statistics.json"
     if not path.exists():
         flat = torch.cat([x.float().transpose(0, 1).flatten(1) for x, _ in load(state).values()], 1)
-        write_statistics(path.parent, flat.mean(1), flat.std(1))
+        mean, std, small = flat.mean(1), flat.std(1), train_vae128.small_vae(state).config
+        old_mean, old_std = (torch.tensor(v) for v in (small.latents_mean, small.latents_std))
+        print("first channels, normalised as before:", ((mean[:fast.OLD_Z] - old_mean) / old_std).tolist(), (std[:fast.OLD_Z] / old_std).tolist())
+        mean[:fast.OLD_Z], std[:fast.OLD_Z] = old_mean, old_std
+        write_statistics(path.parent, mean, std)
     found = json.loads(path.read_text())
     return torch.tensor(found["mean"], device=common.DEVICE), torch.tensor(found["std"], device=common.DEVICE)
 

@@ -69,6 +69,8 @@ class Trainer:
         saved = common.load(self.path)
         if saved:
             self.model.load_state_dict(saved["model"])
+        else:
+            self.begin()
         named = list(self.model.named_parameters())
         gentle = [p for n, p in named if inside_encoder(n) and p.requires_grad]
         matrices, others = common.split([(n, p) for n, p in named if not tables(n) and not inside_encoder(n)])
@@ -90,6 +92,9 @@ class Trainer:
 
     def new_model(self):
         return Model(self.tok)
+
+    def begin(self):
+        """What a new model starts from, beyond random weights."""
 
     def load_data(self):
         self.vae = latents.trained_vae(self.args.state)

@@ -1,31 +1,29 @@
 # SPDX-License-Identifier: MIT
-"""Trains the 128x128 model's transformer and text encoder together: pictures first, then clips of every length among them."""
+"""Trains the 128x128 model's transformer and text encoder, grown from the 64x64 model's: pictures first, then clips among them."""
 
 import numpy as np
 import torch
 
 import captions
 import common
+import grow
 import latents128
 import live
-import places
 import sample
 import scenes
 import text
 import train_dit
+import train_vae128
 import vae128
 
-TEXT = text.Size(length=48, pieces=4000, width=192, layers=4, heads=6, inner=448)
-CONFIG = dict(patch_size=(1, 1, 1), num_attention_heads=4, attention_head_dim=64, in_channels=vae128.Z,
-              out_channels=vae128.Z, text_dim=TEXT.width, freq_dim=256, ffn_dim=896, num_layers=6, cross_attn_norm=True,
-              qk_norm="rms_norm_across_heads", eps=1e-6, rope_max_seq_len=1024)
-SIDE = 8  # of a frame's latents
+TEXT = text.Size(length=48, pieces=4000, width=192, layers=3, heads=6, inner=448)
+CONFIG = dict(train_dit.CONFIG, in_channels=vae128.Z, out_channels=vae128.Z, text_dim=TEXT.width, ffn_dim=896, num_layers=6)
+TOKENS = 16  # of a frame's latents
 # `noise`: mean and spread of the level's logit, and how much the log of the latent frames adds to the mean. Frames repeat each other,
 # so that what moves shows through a level that hides a picture: with a half, n frames' mean keeps the noise of one.
-# `places`: how many of a frame's 64 are trained on until step `whole_from`.
-SETTINGS = dict(lr=1.5e-3, steps=18000, warmup=100, decay=5000, average=0.999, weight_decay=0.01,
-                pictures_first=10700, picture_share=0.2, tokens=4096, captions=60000, noise=(1.6, 1.2, 0.5), places=32, whole_from=16500)
-SMOKE = dict(steps=6, warmup=2, decay=3, pictures_first=3, tokens=256, captions=1500, whole_from=4)
+SETTINGS = dict(lr=1.5e-3, steps=4300, warmup=100, decay=2800, average=0.998, weight_decay=0.01,
+                pictures_first=2000, picture_share=0.4, tokens=2048, captions=60000, noise=(1.0, 1.2, 0.4))
+SMOKE = dict(steps=6, warmup=2, decay=3, pictures_first=3, tokens=128, captions=1500)
 PROMPTS = ["a red apple", "two dogs on a green background", "a blue car on a road", "a cat to the left of a ball",
            "three stars at night", "a large house in the snow", "a banana", "a small yellow fish in the sea",
            "赤いりんご", "a robot on a pink background", "a flat drawing of a tree", "a horse in a meadow",
@@ -62,7 +60,7 @@ class Compiled:
     def compare(self, x, timestep, context):
         last = self.dit.proj_out.weight
         kept = last.detach().clone()
-        torch.nn.init.normal_(last, std=0.05)  # it is 0 at first, which would leave the others without gradients
+        torch.nn.init.normal_(last, std=0.05)
         weight, found = torch.randn_like(x), []
         for how in ("force_eager", "default"):
             with torch.compiler.set_stance(how):
@@ -86,7 +84,6 @@ class Trainer(train_dit.Trainer):
         if args.drawers:
             self.drawers = live.Drawers(args.drawers, live.captioned(text.tokenizer(args.state, TEXT, "tokenizer128.json"), args.seed))
         super().__init__(args, settings)
-        self.rope = self.model.dit.rope = places.Rope(self.model.dit.rope, SIDE, SIDE)
         if args.compile:
             self.forward = Compiled(self.model)
 
@@ -95,6 +92,9 @@ class Trainer(train_dit.Trainer):
 
     def new_model(self):
         return train_dit.Model(self.tok, TEXT, CONFIG)
+
+    def begin(self):
+        grow.model(self.model, self.tok, train_vae128.small_pack(self.args.state))
 
     def load_data(self):
         self.optimisers.position = common.Clock(self.args.minutes, self.s["steps"])
@@ -126,19 +126,8 @@ class Trainer(train_dit.Trainer):
         x = (x.float() - self.mean.view(shape)) / self.std.view(shape)
         return x, ids[every, wording].long(), mask[every, wording].long()
 
-    def loss(self, x, ids, mask):
-        self.rope.places = None
-        if self.of_a_frame() < SIDE * SIDE:
-            self.rope.places = places.chosen(x, self.of_a_frame(), self.random)
-            x = places.taken(x, self.rope.places)
-        return super().loss(x, ids, mask)
-
-    def of_a_frame(self):
-        """How many places of a frame are trained on now."""
-        return self.s["places"] if self.position() < self.s["whole_from"] else SIDE * SIDE
-
     def samples(self, depth):
-        return max(1, self.args.times * self.s["tokens"] // (self.of_a_frame() * depth))
+        return max(1, self.args.times * self.s["tokens"] // (TOKENS * depth))
 
     def some_stored(self, rng, pictures):
         key = ("picture", 1) if pictures else self.clips[rng.choice(len(self.clips), p=self.clip_weights)]

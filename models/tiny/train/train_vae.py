@@ -5,12 +5,10 @@ The last stage leaves the encoder as it is, so that it can run beside the traini
 """
 
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKLWan
 from PIL import Image
 
 import common
@@ -25,7 +23,6 @@ STAGES = {
     "decoder": dict(batch=4, steps=1250, lr=1e-3, warmup=30, decay=1200, average=0.995),
 }
 SMOKE = dict(batch=4, steps=6, warmup=2, decay=3)
-COMMITTED = Path(__file__).resolve().parents[1] / "vae"
 SAVE_EVERY, MEASURE_EVERY = 250, 250
 
 
@@ -107,12 +104,11 @@ def sheet(x, y, path):
 
 
 def starting_weights(state, stage):
-    """Of the stage before, else of the VAE that is in the repository."""
     before = {"clips": "pictures", "decoder": "clips"}[stage]
     saved = common.load(state / f"vae-{before}.pt")
-    if saved:
-        return saved["average"]
-    return AutoencoderKLWan.from_pretrained(COMMITTED, torch_dtype=torch.float32).state_dict()
+    if saved is None:
+        raise SystemExit(f"{state}: no weights of the stage before; run --stage {before} first")
+    return saved["average"]
 
 
 class Trainer:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Trains the 128x128 model's VAE: on pictures as a 2-D network, on clips, where its temporal taps awake, then the decoder alone.
+"""Trains the 128x128 model's VAE, grown from the 64x64 model's: on pictures as a 2-D network, on clips, then the decoder alone.
 
+The first 16 channels of the latents are kept near those of the 64x64 model's VAE, so that its transformer goes on with them.
 The last stage leaves the encoder as it is, so that it can run beside the training of the transformer. A stage goes on from its own
 checkpoint, else from the one before. `whole` is for a GPU: all of it, on pictures and clips, for some minutes.
 """
@@ -10,6 +11,7 @@ import itertools
 import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKLWan
 
 import common
 import data
@@ -21,6 +23,7 @@ import vae128 as fast
 from train_vae import psnr, sheet
 
 SPREAD = 0.05  # of the noise on the latents while training, so that the decoder forgives small errors
+KEPT_COST = 0.5  # on the squared difference between the first channels and the 64x64 model's
 SIZE_COST = 1e-3  # on squared latents: without it they would grow until the noise vanished
 STAGES = {
     "pictures": dict(before=None, batch=12, frames=1, steps=4000, lr=1.5e-3, warmup=60, decay=3500, average=0.998),
@@ -45,9 +48,10 @@ def scene_clips(stream, first, count, frames, without=()):
     return render.batch(made, stream.store)
 
 
-def loss_of(vae, x, noise, encoder=True, squares=2):
-    """Error of pixels and of their gradients, fine and at half the size, with a little noise on the latents."""
-    with torch.set_grad_enabled(encoder):
+def loss_of(vae, x, noise, kept=None, squares=2):
+    """Error of pixels and of their gradients, fine and at half the size, with a little noise on the latents. `kept`: what their
+    first channels are to stay near; without it the encoder is not trained."""
+    with torch.set_grad_enabled(kept is not None):
         mean = fast.encode(vae, x)
     d = fast.decode(vae, mean + SPREAD * noise) - x
     pixels_error = d.abs().mean() + squares * d.square().mean()
@@ -55,7 +59,9 @@ def loss_of(vae, x, noise, encoder=True, squares=2):
     if d.ndim == 5:
         edges = edges + 0.5 * (d[:, :, 1:] - d[:, :, :-1]).abs().mean()
     size = mean.square().mean()
-    return pixels_error + 0.5 * edges + SIZE_COST * size, torch.stack([d.square().mean(), size]).detach()
+    moved = F.mse_loss(mean[:, :fast.OLD_Z], kept) if kept is not None else torch.zeros(())
+    loss = pixels_error + 0.5 * edges + SIZE_COST * size + KEPT_COST * moved
+    return loss, torch.stack([d.square().mean(), size, moved.to(size.device)]).detach()
 
 
 @torch.no_grad()
@@ -93,10 +99,27 @@ def measure(vae, source, held, frames, path):
     return report
 
 
-def starting_weights(state, stage):
+def small_pack(state):
+    """The 64x64 model that all of this grows from."""
+    folder = state / "pack64"
+    if not folder.is_dir():
+        raise SystemExit(f"{folder}: not there; train the 64x64 model first, or copy a pack of it here")
+    return folder
+
+
+def small_vae(state):
+    vae = AutoencoderKLWan.from_pretrained(small_pack(state) / "vae", torch_dtype=torch.float32)
+    return vae.to(common.DEVICE).eval().requires_grad_(False)
+
+
+def started(state, stage, small):
+    """A VAE as the stage before left it, or as it grows from the 64x64 model's."""
     before = STAGES[stage]["before"]
     saved = before and common.load(state / f"vae128-{before}.pt")
-    return saved["average"] if saved else {}
+    vae = fast.grown(small).to(common.DEVICE)
+    if saved:
+        vae.load_state_dict(saved["average"], strict=False)
+    return vae
 
 
 class Frames:
@@ -128,9 +151,11 @@ class Trainer:
         self.frames = Frames(args.state, stage)
         self.drawers = live.Drawers(args.drawers, self.frames.blocks(settings["frames"])) if args.drawers else None
         self.path = args.state / f"vae128-{stage}.pt"
-        self.vae = fast.new_vae().to(common.DEVICE)
+        self.small = small_vae(args.state)
+        self.vae = started(args.state, stage, self.small)
         saved = common.load(self.path)
-        self.vae.load_state_dict(saved["model"] if saved else starting_weights(args.state, stage), strict=False)
+        if saved:
+            self.vae.load_state_dict(saved["model"])
         if stage == "decoder":
             self.vae.encoder.requires_grad_(False)
             self.vae.quant_conv.requires_grad_(False)
@@ -156,9 +181,9 @@ class Trainer:
             self.pools[block["x"].shape[2]].add(block)
 
     def shape(self):
-        """Samples and frames of this step: stages after the first two have as many batches of pictures as of clips."""
+        """Samples and frames of this step: stages after the first have as many batches of pictures as of clips."""
         count, frames = self.args.times * self.s["batch"], self.s["frames"]
-        return (count * 6, 1) if self.stage in ("decoder", "whole") and self.step % 2 else (count, frames)
+        return (count * 6, 1) if self.stage != "pictures" and self.step % 2 else (count, frames)
 
     def batch(self):
         count, frames = self.shape()
@@ -177,7 +202,9 @@ class Trainer:
         noise = torch.randn([*outer, x.shape[-2] // fast.SPACE, x.shape[-1] // fast.SPACE], device=x.device,
                             generator=self.random.manual_seed(self.step))
         with common.autocast():
-            loss, parts = loss_of(self.vae, x, noise, self.stage != "decoder", self.s.get("squares", 2))
+            with torch.no_grad():
+                kept = None if self.stage == "decoder" else fast.plain.encode(self.small, fast.halved(x))[0]
+            loss, parts = loss_of(self.vae, x, noise, kept, self.s.get("squares", 2))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.vae.parameters(), 1.0)
         self.optimisers.apply(self.step)
@@ -206,7 +233,7 @@ class Trainer:
             loss, parts = self.one_step()
             if self.step % 50 == 0:
                 self.meter.say(f"step {self.step}, loss {loss:.4f}, batch {psnr(parts[0].item()):.2f} dB, "
-                               f"latents squared {parts[1].item():.3f}")
+                               f"latents squared {parts[1].item():.3f}, first channels off by {parts[2].item():.4f}")
             last = self.optimisers.position(self.step) >= self.optimisers.total
             if self.step % MEASURE_EVERY == 0 or last:
                 self.report()
@@ -239,7 +266,7 @@ def main():
     torch.manual_seed(0)
     settings = dict(STAGES[args.stage], **(SMOKE if args.smoke else {}))
     if args.smoke:
-        fast.check(fast.new_vae())
+        fast.check(fast.grown(small_vae(args.state)))
     Trainer(args, args.stage, settings).run()
 
 

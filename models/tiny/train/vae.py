@@ -135,15 +135,19 @@ def decode(vae, z):
 
 
 @torch.no_grad()
-def check(vae):
-    """Compares both functions with diffusers' own, on noise."""
-    clip = torch.randn(1, 3, 9, 64, 64)
+def compare(vae, encode, decode, clip):
+    """Two such functions with diffusers' own."""
     for frames in (clip[:, :, :1], clip):
         mean = vae.encode(frames).latent_dist.mean
         image = vae.decode(mean).sample
         x = frames[:, :, 0] if frames.shape[2] == 1 else frames
-        ours = encode(vae, x)[0]
+        ours = encode(vae, x)
         back = decode(vae, ours).clamp(-1, 1)
         for a, b in ((mean, ours), (image, back)):
             error = (a.flatten() - b.flatten()).abs().max().item()
             assert error < 1e-3, f"the fast VAE differs from AutoencoderKLWan by {error}"
+
+
+def check(vae):
+    """Compares both functions with diffusers' own, on noise."""
+    compare(vae, lambda vae, x: encode(vae, x)[0], decode, torch.randn(1, 3, 9, 64, 64))

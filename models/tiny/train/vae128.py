@@ -1,53 +1,81 @@
 # SPDX-License-Identifier: MIT
-"""The residual kind of AutoencoderKLWan (Wan 2.2's) as two faster functions with the same result.
+"""The 128x128 model's AutoencoderKLWan, grown from the 64x64 model's, as two faster functions with the same result.
 
-As in vae.py: pictures [b, 3, h, w] run as a 2-D network over the last temporal taps, clips [b, 3, t, h, w] run all frames
-at once. Pixels enter and leave in patches of 2x2, and every level has a shortcut without parameters around it.
+Pixels enter and leave in patches of 2x2, so that the network works on the same grid of 64x64 as before and a latent stands for
+16x16 pixels. It begins as what it has grown from: the first 16 channels of its latents are those of the picture at half the size, and
+it decodes them to that picture with every pixel doubled. More channels, in the latents and in every layer, are there for the details.
 """
 
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
-from diffusers.models.autoencoders import autoencoder_kl_wan as wan
 
 import vae as plain
 
-Z = 48
+Z, OLD_Z = 32, 16
 SPACE, TIME = 16, 4  # pixels of a latent's side, frames of a latent
-CONFIG = dict(
-    base_dim=16,
-    decoder_base_dim=24,
-    z_dim=Z,
-    dim_mult=[1, 2, 4, 4],
-    num_res_blocks=1,
-    attn_scales=[],
-    temperal_downsample=[False, True, True],
-    dropout=0.0,
-    is_residual=True,
-    in_channels=12,
-    out_channels=12,
-    patch_size=2,
-    scale_factor_spatial=SPACE,
-    scale_factor_temporal=TIME,
-    latents_mean=[0.0] * Z,
-    latents_std=[1.0] * Z,
-)
+CONFIG = dict(plain.CONFIG, base_dim=16, decoder_base_dim=20, z_dim=Z, in_channels=12, out_channels=12, patch_size=2,
+              scale_factor_spatial=SPACE, scale_factor_temporal=TIME, latents_mean=[0.0] * Z, latents_std=[1.0] * Z)
+FRESH = 0.5  # of the usual size of random weights, for those that read new channels
 
 
 def new_vae():
-    """A fresh VAE that begins near its shortcuts, and on still clips does what it does on pictures."""
-    vae = AutoencoderKLWan(**CONFIG)
-    with torch.no_grad():
-        vae.quant_conv.weight[Z:] = 0  # the log variance is a constant: see SPREAD in train_vae128.py
-        vae.quant_conv.bias[Z:] = -6.0
-        for m in vae.modules():
-            if isinstance(m, wan.WanCausalConv3d) and m.kernel_size[0] == 3:
-                m.weight[:, :, :2] = 0
-            if isinstance(m, wan.WanResidualBlock):
-                m.conv2.weight.mul_(0.2)
-            if isinstance(m, wan.WanResample) and hasattr(m, "time_conv"):
-                plain.copy_frames(m.time_conv)
+    return AutoencoderKLWan(**CONFIG)
+
+
+def grouped(name, w):
+    """How many blocks of equal size a weight's outputs are: queries, keys and values; the frames of an upsampling."""
+    if "to_qkv" in name:
+        return 3
+    return 2 if "time_conv" in name and w.ndim == 5 and w.shape[0] == 2 * w.shape[1] else 1
+
+
+def wider(old, new, groups):
+    """An old weight or bias in a larger one: new outputs are 0 at first, new inputs are read by random weights."""
+    a, b = (v.reshape(groups, v.shape[0] // groups, *v.shape[1:]) for v in (old, torch.zeros_like(new)))
+    if old.ndim > 1:
+        b[:, :a.shape[1]] = FRESH * new.reshape(b.shape)[:, :a.shape[1]]
+        b[:, :a.shape[1], :a.shape[2]] = a
+    else:
+        b[:, :a.shape[1]] = a
+    return b.reshape(new.shape)
+
+
+@torch.no_grad()
+def grown(small):
+    """A new VAE that begins as the 64x64 model's `small`."""
+    vae, old = new_vae(), small.state_dict()
+    weights = vae.state_dict()
+    for name, new in weights.items():
+        w = old[name]
+        if name == "encoder.conv_in.weight":  # the mean of a patch's pixels
+            w = w.repeat_interleave(4, 1) / 4
+        elif name in ("decoder.conv_out.weight", "decoder.conv_out.bias"):  # the same for each of them
+            w = w.repeat_interleave(4, 0)
+        if "gamma" in name:  # norms are of more channels, though most are 0 at first
+            weights[name] = torch.ones_like(new)
+            weights[name][:len(w)] = w * (len(w) / len(new)) ** 0.5
+            continue
+        weights[name] = wider(w, new, grouped(name, old[name.rpartition(".")[0] + ".weight"]))
+        if "to_qkv" in name:  # scores are divided by the root of the channels
+            size = new.shape[0] // 3
+            weights[name][:size] *= (size / (w.shape[0] // 3)) ** 0.5
+    grow_latents(weights, vae.state_dict(), old)
+    vae.load_state_dict(weights)
     return vae
+
+
+def grow_latents(weights, fresh, old):
+    """The old channels as they were, new ones from random weights; the log variance stays a constant (train_vae.py's SPREAD)."""
+    new = slice(OLD_Z, Z)
+    more = slice(2 * OLD_Z, 2 * Z)
+    weights["encoder.conv_out.weight"][more] = fresh["encoder.conv_out.weight"][more]
+    mean, bias = torch.zeros_like(fresh["quant_conv.weight"]), torch.zeros_like(fresh["quant_conv.bias"])
+    mean[:OLD_Z, :2 * OLD_Z] = old["quant_conv.weight"][:OLD_Z]
+    mean[new, more] = fresh["quant_conv.weight"][new, more]
+    bias[:OLD_Z], bias[Z:] = old["quant_conv.bias"][:OLD_Z], -6.0
+    weights["quant_conv.weight"], weights["quant_conv.bias"] = mean, bias
+    weights["post_quant_conv.weight"][:OLD_Z, new] = 0
+    weights["post_quant_conv.weight"][new, new] = torch.eye(Z - OLD_Z).view(Z - OLD_Z, Z - OLD_Z, 1, 1, 1)
 
 
 def to_patches(x):
@@ -63,72 +91,21 @@ def from_patches(x):
     return x.reshape(b, c // 4, *outer, 2 * h, 2 * w)
 
 
-def shortcut_down(m, x):
-    """Means of groups of values: a picture counts as the second frame of two, after one of zeros."""
-    if x.ndim == 5:
-        return m(x)
-    s = m.factor_s
-    x = F.pixel_unshuffle(x, s) if s > 1 else x
-    b, _, h, w = x.shape
-    x = x.view(b, m.in_channels, 1, s * s, h, w)
-    if m.factor_t > 1:
-        x = torch.cat([torch.zeros_like(x), x], 2)
-    return x.reshape(b, m.out_channels, m.group_size, h, w).mean(2)
-
-
-def shortcut_up(m, x):
-    if x.ndim == 5:
-        return m(x, first_chunk=True)
-    b, _, h, w = x.shape
-    x = x.repeat_interleave(m.repeats, 1).view(b, m.out_channels, m.factor_t, m.factor_s ** 2, h, w)[:, :, -1]
-    return F.pixel_shuffle(x.reshape(b, -1, h, w), m.factor_s)
-
-
-def down(block, x):
-    y = plain.run(block.resnets, x)
-    if block.downsampler is not None:
-        y = plain.resample(block.downsampler, y)
-    return y + shortcut_down(block.avg_shortcut, x)
-
-
-def up(block, x):
-    y = plain.run(block.resnets, x)
-    if block.upsampler is None:
-        return y
-    return plain.resample(block.upsampler, y) + shortcut_up(block.avg_shortcut, x)
-
+def halved(x):
+    """Pictures or clips at half the size, as the 64x64 model sees them."""
+    return to_patches(x).unflatten(1, (-1, 4)).mean(2)
 
 
 def encode(vae, x):
-    """The latents' mean, [b, 48, (frames,) h/16, w/16]."""
-    e = vae.encoder
-    x = plain.conv(e.conv_in, to_patches(x))
-    for block in e.down_blocks:
-        x = down(block, x)
-    x = plain.run(plain.middle(e.mid_block), x)
-    x = plain.conv(vae.quant_conv, plain.conv(e.conv_out, plain.norm_silu(e.norm_out, x)))
-    return x.float().chunk(2, 1)[0]
+    """The latents' mean, [b, 32, (frames,) h/16, w/16]."""
+    return plain.encode(vae, to_patches(x))[0]
 
 
 def decode(vae, z):
     """Pictures or clips in -1..1 (not clamped)."""
-    d = vae.decoder
-    x = plain.run(plain.middle(d.mid_block), plain.conv(d.conv_in, plain.conv(vae.post_quant_conv, z)))
-    for block in d.up_blocks:
-        x = up(block, x)
-    return from_patches(plain.conv(d.conv_out, plain.norm_silu(d.norm_out, x)).float())
+    return from_patches(plain.decode(vae, z))
 
 
-@torch.no_grad()
 def check(vae):
     """Compares both functions with diffusers' own, on noise."""
-    clip = torch.randn(1, 3, 9, 64, 64)
-    for frames in (clip[:, :, :1], clip):
-        mean = vae.encode(frames).latent_dist.mean
-        image = vae.decode(mean).sample
-        x = frames[:, :, 0] if frames.shape[2] == 1 else frames
-        ours = encode(vae, x)
-        back = decode(vae, ours).clamp(-1, 1)
-        for a, b in ((mean, ours), (image, back)):
-            error = (a.flatten() - b.flatten()).abs().max().item()
-            assert error < 1e-3, f"the fast VAE differs from AutoencoderKLWan by {error}"
+    plain.compare(vae, encode, decode, torch.randn(1, 3, 9, 64, 64))

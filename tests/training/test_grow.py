@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: MIT
+"""The 128x128 model begins as the function that the 64x64 model is."""
+
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "models" / "tiny" / "train"))
+
+try:
+    import torch
+    from diffusers import AutoencoderKLWan, WanTransformer3DModel
+
+    import grow
+    import train_dit
+    import train_dit128
+    import vae
+    import vae128
+    MISSING = ""
+except ImportError as error:
+    MISSING = f"Python's {error.name}"
+
+
+def randomised(module):
+    """Weights that are nowhere 0 or 1, as trained ones are."""
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    return module.eval()
+
+
+@unittest.skipIf(MISSING, f"needs {MISSING}")
+class Grow(unittest.TestCase):
+    def setUp(self):
+        torch.manual_seed(0)
+
+    def test_vae(self):
+        small = randomised(AutoencoderKLWan(**vae.CONFIG))
+        large = vae128.grown(small).eval()
+        for shape in ((2, 3, 128, 96), (1, 3, 9, 64, 64)):
+            x = torch.randn(shape)
+            with torch.no_grad():
+                z, old = vae128.encode(large, x), vae.encode(small, vae128.halved(x))[0]
+                torch.testing.assert_close(z[:, :16], old, rtol=1e-4, atol=1e-5)
+                self.assertGreater(z[:, 16:].std().item(), 0.001)  # what is new is not nothing
+                z[:, 16:] = 0
+                frames, doubled = vae128.decode(large, z), vae.decode(small, old)
+            doubled = doubled.repeat_interleave(2, -1).repeat_interleave(2, -2)
+            torch.testing.assert_close(frames, doubled, rtol=1e-4, atol=1e-5)
+
+    def test_transformer(self):
+        small = randomised(WanTransformer3DModel(**train_dit.CONFIG))
+        large = WanTransformer3DModel(**train_dit128.CONFIG).eval()
+        with tempfile.TemporaryDirectory() as folder:
+            small.save_pretrained(Path(folder) / "transformer")
+            grow.transformer(large, Path(folder))
+        x, text, time = torch.randn(2, 16, 3, 8, 6), torch.randn(2, 5, 128), torch.tensor([100.0, 900.0])
+        wider = torch.nn.functional.pad(text, (0, train_dit128.TEXT.width - text.shape[2]))
+        with torch.no_grad():
+            old = small(x, time, text, return_dict=False)[0]
+            new = large(torch.cat([x, torch.zeros_like(x)], 1), time, wider, return_dict=False)[0]
+            moved = large(torch.cat([x, x], 1), time, wider, return_dict=False)[0]
+        torch.testing.assert_close(new[:, :16], old, rtol=1e-4, atol=1e-5)
+        self.assertEqual(new[:, 16:].abs().max().item(), 0)
+        self.assertGreater((moved[:, :16] - old).abs().max().item(), 1e-3)  # the new channels are seen
+
+
+if __name__ == "__main__":
+    unittest.main()
