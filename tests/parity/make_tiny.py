@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """Writes tests/parity/tiny.safetensors: what diffusers' WanPipeline makes of the shipped model, in f32, from given noise: a
-picture of the model's own size and a smaller clip. `make_shipped` runs it, whenever models/tiny has new weights."""
+picture of the model's own size and a smaller clip, with guidance whether or not the pack has any; and two prompts' embeddings.
+`make_shipped` runs it, whenever models/tiny has new weights."""
 import argparse
 import json
 import pathlib
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 
 HERE = pathlib.Path(__file__).parent
 PROMPT, NEGATIVE = "a red apple bouncing", "a dog on a blue background"
+TEXTS = {"": PROMPT, "japanese.": "青い背景のりんごが跳ねている"}
 STEPS, GUIDANCE, SHIFT = 8, 3.0, 3.0
 ROWS = 4  # every fourth row of the frames is kept
 CLIP = (9, 32, 64)  # frames, height, width
@@ -44,9 +46,11 @@ def main():
     pipe.set_progress_bar_config(disable=True)
     own = json.loads((args.model / "imagine.json").read_text())
     length = pipe.tokenizer.model_max_length
-    ids = pipe.tokenizer(PROMPT, return_tensors="pt").input_ids
-    embeds = pipe.text_encoder(ids, torch.ones_like(ids)).last_hidden_state[0]
-    tensors = {"ids": ids[0].int(), "embeds": embeds}
+    tensors = {}
+    for name, text in TEXTS.items():
+        ids = pipe.tokenizer(text, return_tensors="pt").input_ids
+        embeds = pipe.text_encoder(ids, torch.ones_like(ids)).last_hidden_state[0]
+        tensors |= {f"{name}ids": ids[0].int(), f"{name}embeds": embeds}
     for name, size in (("picture", (1, own["height"], own["width"])), ("clip", CLIP)):
         noise, latents, decoded, encoded = sample(pipe, *size, length)
         tensors |= {f"{name}.noise": noise, f"{name}.latents": latents, f"{name}.encoded": encoded}

@@ -2,7 +2,8 @@
 
 /* The shipped model through the public API against diffusers' WanPipeline on the same folder (make_tiny.py): text, an 8-step
  * run with guidance and a negative prompt from the same noise, decode and encode; every fourth row of the f32 frames 0, 4 and 8.
- * Sizes are those of the goldens' noise, the schedule is Wan's, whatever the pack's own. */
+ * Sizes are those of the goldens' noise, schedule, steps and guidance are named, whatever the pack's own. And a job that leaves
+ * all of these to the pack. */
 
 #include <math.h>
 #include <unistd.h>
@@ -31,20 +32,27 @@ static void check_close(const char *what, const imagine_buffer *got, const imagi
     CHECK(nmse <= LIMIT);
 }
 
-static void test_text(void)
+static void check_text(imagine_text *text, const char *prompt, const char *ids_name, const char *embeds_name)
 {
     imagine_error err = IMAGINE_ERROR_INIT;
-    imagine_text *text = NULL;
-    imagine_buffer *ids = NULL, *embeds = NULL, *want_ids = golden("ids"), *want = golden("embeds");
-    REQUIRE_OK(imagine_text_create(&text, model, NULL, &err));
-    REQUIRE_OK(imagine_text_encode(text, "a red apple bouncing", &ids, &embeds, &err));
+    imagine_buffer *ids = NULL, *embeds = NULL, *want_ids = golden(ids_name), *want = golden(embeds_name);
+    REQUIRE_OK(imagine_text_encode(text, prompt, &ids, &embeds, &err));
     CHECK(imagine_buffer_size(ids) == imagine_buffer_size(want_ids) &&
           !memcmp(imagine_buffer_data(ids), imagine_buffer_data(want_ids), imagine_buffer_size(ids)));
-    check_close("embeds", embeds, want);
+    check_close(embeds_name, embeds, want);
     imagine_buffer_release(&want);
     imagine_buffer_release(&want_ids);
     imagine_buffer_release(&embeds);
     imagine_buffer_release(&ids);
+}
+
+static void test_text(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_text *text = NULL;
+    REQUIRE_OK(imagine_text_create(&text, model, NULL, &err));
+    check_text(text, "a red apple bouncing", "ids", "embeds");
+    check_text(text, "青い背景のりんごが跳ねている", "japanese.ids", "japanese.embeds");
     imagine_text_destroy(&text);
 }
 
@@ -146,6 +154,36 @@ static void test_clip(void)
     run("clip");
 }
 
+/* A job of which nothing but the prompt is said: size, frames, steps and guidance are the pack's. */
+static void test_defaults(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_model_info of = { .struct_size = sizeof of };
+    imagine_job_info made = { .struct_size = sizeof made };
+    imagine_job_options options;
+    imagine_event event = { .struct_size = sizeof event };
+    imagine_job *job = NULL;
+    int32_t frames = 0;
+    uint64_t bytes = 0;
+    REQUIRE_OK(imagine_model_get_info(model, &of, &err));
+    CHECK(of.width > 0 && of.height > 0 && of.frames > 1 && of.steps > 0 && of.guidance >= 1 && of.frames_per_second > 0);
+    imagine_job_options_init(&options, sizeof options);
+    options.prompt = "a red apple bouncing";
+    REQUIRE_OK(imagine_job_create(&job, model, &options, &err));
+    while (event.kind != IMAGINE_EVENT_DONE) {
+        REQUIRE_OK(imagine_job_next(job, &event, -1, &err));
+        if (event.kind != IMAGINE_EVENT_FRAMES)
+            continue;
+        frames += event.frame_count;
+        bytes += imagine_buffer_size(event.frames);
+    }
+    CHECK_OK(imagine_job_get_info(job, &made, &err));
+    imagine_job_destroy(&job);
+    CHECK(made.width == of.width && made.height == of.height && made.frames == of.frames);
+    CHECK(made.steps == of.steps && made.guidance == of.guidance);
+    CHECK(frames == of.frames && bytes == (uint64_t)frames * (uint64_t)of.height * (uint64_t)of.width * 3);
+}
+
 static void test_absent(void)
 {
     SKIP("models/tiny is not there");
@@ -153,7 +191,10 @@ static void test_absent(void)
 
 int main(int argc, char **argv)
 {
-    static const test_case cases[] = { { "text", test_text }, { "picture", test_picture }, { "clip", test_clip } };
+    static const test_case cases[] = { { "text", test_text },
+                                       { "picture", test_picture },
+                                       { "clip", test_clip },
+                                       { "defaults", test_defaults } };
     static const test_case none[] = { { "tiny", test_absent } };
     imagine_error err = IMAGINE_ERROR_INIT;
     imagine_context_options options;
