@@ -1,14 +1,20 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Draws the pictures of the README and of the model card with libimagine itself: fixed prompts, seed 0 for all, none left out.
+"""Draws the pictures of the README and of the model card with libimagine itself, seed 0 for every prompt and none left out.
 
-    models/tiny/sheet.py [--model models/tiny] [--clips CLIPS.png] [--pictures PICTURES.png]
+    models/tiny/sheet.py [--model models/tiny] [--japanese] [--out docs/pictures]
+    models/tiny/sheet.py --list
 
-`--clips` is an animation of 16 prompts side by side, `--pictures` a sheet of 64 prompts as single pictures. Needs numpy and
-libimagine.so in build/.
+The prompts are the first 64 of pictures.jsonl, as single pictures (tiny-pictures.png), and the first 16 of heldout.jsonl, as clips:
+four frames of each in a row, first and last among them (tiny-frames.png), and all 16 moving side by side, every second frame
+(tiny-clips.png). --list prints the prompts, for the card.
+
+A file that would be larger than 700 KB has fewer levels of each colour, and then smaller pictures; what it came to is printed.
+Needs numpy and libimagine.so in build/.
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -19,22 +25,15 @@ sys.path.insert(0, str(HERE.parents[1] / "bindings/python"))
 
 import imagine  # noqa: E402
 
-CLIPS = ["a red apple bouncing", "a dog on a blue background", "a yellow car moving to the right", "a panda growing",
-         "a cat on a pink background", "a house on a green background", "a blue balloon bouncing", "a star growing",
-         "a green fish moving to the left", "a tree on a yellow background", "a robot bouncing", "a pink heart growing",
-         "an airplane moving to the right on a blue background", "a banana bouncing", "a frog on a pink background",
-         "a red flower growing on a green background"]
-NOUNS = ("apple banana strawberry pear pineapple mushroom hamburger doughnut dog cat cow pig rabbit fox panda frog "
-         "elephant horse duck bird owl penguin fish whale octopus turtle butterfly bee car truck train airplane "
-         "helicopter rocket boat house tree flower sunflower cactus sun moon star cloud rainbow snowman ball "
-         "basketball balloon heart crown key bell book umbrella guitar clock robot ghost pizza soccer_ball "
-         "teddy_bear light_bulb bunch_of_grapes").split()
-GROUNDS = ("", " on a blue background", " on a green background", " on a yellow background", " on a pink background")
+PICTURES, CLIPS = ("pictures.jsonl", 64), ("heldout.jsonl", 16)
+MOST = 700_000  # bytes of a file
+BITS = (8, 7, 6, 5)  # of each colour, while the file is too large
 
 
-def larger(frames, factor=2):
-    """Each pixel as a square of pixels."""
-    return frames.repeat(factor, 1).repeat(factor, 2)
+def prompts(which, japanese=False):
+    name, count = which
+    lines = (HERE / name).read_text(encoding="utf-8").splitlines()[:count]
+    return [json.loads(line)["japanese" if japanese else "prompt"] for line in lines]
 
 
 def grid(clips, columns):
@@ -43,21 +42,73 @@ def grid(clips, columns):
     return np.ascontiguousarray(np.concatenate(rows, 1))
 
 
-def made(model, prompts, **options):
-    return [larger(np.asarray(model.generate(p, seed=0, **options))) for p in prompts]
+def weights(before, after):
+    """[after, before]: means of neighbours, by a triangle as wide as the reduction."""
+    scale = max(1.0, before / after)
+    centres = (np.arange(after)[:, None] + 0.5) * before / after - 0.5
+    near = np.maximum(0, 1 - np.abs(np.arange(before) - centres) / scale)
+    return near / near.sum(1, keepdims=True)
+
+
+def resized(frames, side):
+    """Frames [t, h, w, 3] as side x side, small ones with each pixel as a square of pixels."""
+    height, width = frames.shape[1:3]
+    if side % height == 0 and side % width == 0:
+        return frames.repeat(side // height, 1).repeat(side // width, 2)
+    x = np.einsum("yh,thwc,xw->tyxc", weights(height, side), frames.astype(np.float64), weights(width, side), optimize=True)
+    return x.round().clip(0, 255).astype(np.uint8)
+
+
+def levels(frames, bits):
+    """With 2**bits levels of each colour, black and white among them."""
+    steps = 2**bits - 1
+    return ((frames.astype(np.uint16) * steps + 127) // 255 * 255 // steps).astype(np.uint8)
+
+
+def save(path, clips, columns, sides, **options):
+    """Clips side by side, in the first size and number of levels that MOST allows; else in the last."""
+    for side in sides:
+        sheet = grid([resized(c, side) for c in clips], columns)
+        for bits in BITS:
+            imagine.save(str(path), levels(sheet, bits), **options)
+            if path.stat().st_size <= MOST:
+                break
+        if path.stat().st_size <= MOST:
+            break
+    print(f"{path}: {side}x{side} each, {bits} bits a colour, {len(sheet)} frame(s), {path.stat().st_size / 1000:.0f} KB")
+
+
+def made(model, texts, **options):
+    return [np.asarray(model.generate(text, seed=0, **options)) for text in texts]
+
+
+def some(frames, count=4):
+    """So many frames, the first and the last among them, as clips of one."""
+    return [frames[[k]] for k in np.linspace(0, len(frames) - 1, count).round().astype(int)]
+
+
+def listed():
+    for title, which in ("Pictures, row by row:", PICTURES), ("Clips, row by row:", CLIPS):
+        print(f"{title}\n")
+        for number, text in enumerate(prompts(which), 1):
+            print(f"{number}. {text}")
+        print()
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=str(HERE))
-    parser.add_argument("--clips", default=str(HERE.parents[1] / "docs/pictures/tiny-clips.png"))
-    parser.add_argument("--pictures", default=str(HERE.parents[1] / "docs/pictures/tiny-pictures.png"))
+    parser.add_argument("--model", default=str(HERE), help="the pack (default: the shipped one)")
+    parser.add_argument("--out", type=Path, default=HERE.parents[1] / "docs/pictures", help="folder (default: docs/pictures)")
+    parser.add_argument("--japanese", action="store_true", help="with the prompts in Japanese")
+    parser.add_argument("--list", action="store_true", help="print the prompts and draw nothing")
     args = parser.parse_args()
+    if args.list:
+        return listed()
     model = imagine.open(args.model)
-    imagine.save(args.clips, grid(made(model, CLIPS), 4), fps=8)
-    nouns = [n.replace("_", " ") for n in NOUNS]
-    prompts = [f"{'an' if n[0] in 'aeiou' else 'a'} {n}{GROUNDS[i % len(GROUNDS)]}" for i, n in enumerate(nouns)]
-    imagine.save(args.pictures, grid(made(model, prompts, frames=1), 16))
+    save(args.out / "tiny-pictures.png", made(model, prompts(PICTURES, args.japanese), frames=1), 8, (128, 96))
+    clips = made(model, prompts(CLIPS, args.japanese))
+    save(args.out / "tiny-frames.png", [one for c in clips for one in some(c)], 8, (128, 96))
+    save(args.out / "tiny-clips.png", [c[::2] for c in clips], 4, (96, 80, 64), fps=model.info["frames_per_second"] / 2)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ class Installed(unittest.TestCase):
                   f"{lib}/pkgconfig/imagine.pc", f"{lib}/cmake/imagine/imagineConfig.cmake",
                   f"{lib}/cmake/imagine/imagineConfigVersion.cmake", "share/imagine/models/tiny/imagine.json"} | headers
         self.assertLessEqual(wanted, names)
-        self.assertFalse([name for name in names if "test" in name or name.endswith((".a", ".py"))])
+        self.assertFalse([name for name in names if "test" in name or name.endswith((".a", ".py", ".jsonl"))])
 
     def test_c_with_pkg_config(self):
         self.generates(self.compiled("cc", "hello.c", "c11"))

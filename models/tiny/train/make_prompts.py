@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Writes ../heldout.jsonl: prompts of scenes that training never sees, each with its truth.
+"""Writes ../heldout.jsonl: prompts of scenes that training never sees, each with its truth; and ../pictures.jsonl, of pictures.
 
 A line has the prompt, the same in Japanese, what the prompt names, the held-out combinations in it, and the scene as
 `stream().scene(number)` gives it: its objects with colour, style and size, and so on. ../evaluate.py draws them from here.
+Those of pictures, of `stream(frames=1)`, have the prompts alone, for ../sheet.py.
 """
 
 import json
@@ -16,13 +17,13 @@ import japanese
 import scenes
 import split
 
-SEED, FRAMES, COUNT = 20268, 17, 500
+SEED, FRAMES, COUNT, PICTURES = 20268, 17, 500, 64
 OUT = Path(__file__).resolve().parents[1] / "heldout.jsonl"
 ALWAYS = ("size", "place", "ground", "motion")
 
 
-def stream(**options):
-    return scenes.Stream(SEED, frames=FRAMES, held=True, mixture={"core": 1.0}, **options)
+def stream(frames=FRAMES, **options):
+    return scenes.Stream(SEED, frames=frames, held=True, mixture={"core": 1.0}, **options)
 
 
 def truth(scene):
@@ -39,10 +40,16 @@ def record(number, scene):
             "held": [list(c) for c in split.held_combinations(scene)], "truth": truth(scene)}
 
 
+def write(path, records):
+    path.write_text("".join(json.dumps(r, ensure_ascii=False, separators=(",", ":")) + "\n" for r in records))
+
+
 def main():
     made = stream()
-    lines = [json.dumps(record(n, made.scene(n)), ensure_ascii=False, separators=(",", ":")) for n in range(COUNT)]
-    OUT.write_text("\n".join(lines) + "\n")
+    write(OUT, [record(n, made.scene(n)) for n in range(COUNT)])
+    made = stream(frames=1)
+    records = [record(n, made.scene(n)) for n in range(PICTURES)]
+    write(OUT.with_name("pictures.jsonl"), [{k: r[k] for k in ("number", "prompt", "japanese")} for r in records])
 
 
 if __name__ == "__main__":
