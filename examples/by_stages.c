@@ -51,11 +51,14 @@ static imagine_status sample(stages *s, imagine_error *error)
 
 static imagine_status decode(stages *s, const char *path, imagine_error *error)
 {
+    imagine_model_info info = { .struct_size = sizeof info };
     imagine_status status = imagine_vae_create(&s->vae, s->model, NULL, error);
+    if (status >= 0)
+        status = imagine_model_get_info(s->model, &info, error);
     if (status >= 0)
         status = imagine_vae_decode(s->vae, s->latents, IMAGINE_U8, &s->frames, error);
     if (status >= 0)
-        status = imagine_picture_save(s->context, path, s->frames, 8, error);
+        status = imagine_picture_save(s->context, path, s->frames, info.frames_per_second, error);
     imagine_vae_destroy(&s->vae);
     return status;
 }

@@ -74,7 +74,10 @@ try {
     options.prompt = argc > 2 ? argv[2] : "a red apple";
     Job job = make<Job>(imagine_job_create, model.get(), &options);
     Buffer frames = frames_of(context.get(), job.get());
-    call(imagine_picture_save, context.get(), argc > 3 ? argv[3] : "out.png", frames.get(), 8.0);
+    imagine_model_info info = {};
+    info.struct_size = sizeof info;
+    call(imagine_model_get_info, model.get(), &info);
+    call(imagine_picture_save, context.get(), argc > 3 ? argv[3] : "out.png", frames.get(), info.frames_per_second);
     return 0;
 } catch (const std::exception &problem) {
     std::fprintf(stderr, "%s\n", problem.what());
