@@ -3,30 +3,38 @@
 """Measures, without a person, whether the shipped model draws what a prompt asks for.
 
     models/tiny/evaluate.py [--model models/tiny] [--count 500] [--out table.md]
-    models/tiny/evaluate.py --held [--truth] [--japanese] ...
+    models/tiny/evaluate.py --beside PACK STEPS GUIDANCE
+    models/tiny/evaluate.py --truth
+    models/tiny/evaluate.py --small --model PACK
 
-Prompts are captions of scenes drawn with a seed that training never used; libimagine itself makes the clips, and three
-things are read off the frames:
+Prompts are the 500 held-out ones of heldout.jsonl: one to three objects, count, size, place, relation, ground, motion and
+direction. libimagine itself makes the clips; look.py and tracks.py say how frames are read, measure.py what is asked of them,
+and every question is asked only where the prompt names its answer. "nearest" is how far the likeliest object is from the nearest
+of all training pictures of the core, beside the same for the true scenes, which are made of them.
+
+The same is done with the true scenes and with what the VAE makes of them: the first says how far the measurement itself can be
+trusted, the second what the VAE costs. Every share is given with its 95% Wilson interval. --beside adds a column, of another pack,
+or of this one with other options; --truth measures the true scenes alone.
+
+--small measures a model of 64x64, the first stage of the training. Its prompts are captions of scenes of one object, drawn with a
+seed that training never used, and three things are read off the frames:
 
 - background: the median colour of the frames' rim, named by the nearest of the colours that captions speak of;
 - motion: from the foreground's centroid and area over time (`motion_of` has the rules);
 - object: the frame with the largest foreground is cropped to it, reduced to 20x20 pixels, and described by colour, shape
   and edge directions (`describe`); its nearest neighbours among all objects' pictures, described in the same way, name it.
 
-The same is done with real scenes and with what the VAE makes of them: the first says how far the measurement itself can be
-trusted, the second what the VAE costs. Every share is given with its 95% Wilson interval.
-
-With --held it does the same for models of 128x128 scenes and the 500 held-out prompts of heldout.jsonl: one to three objects,
-count, size, place, relation, ground, motion and direction. look.py and tracks.py say how frames are read; every question
-is asked only where the prompt names it. "nearest" is how far the likeliest object is from the nearest of all training
-pictures of the core, beside the same for the true scenes, which are made of them. --truth measures the true scenes alone.
-
-Needs the training set-up (see train/README.md), libimagine.so in build/ and the shared data folder.
+Below the table stands what made it: the options, and the commit. Needs the training set-up (see train/README.md), libimagine.so in
+build/ and the shared data folder.
 """
 
 import argparse
 import json
 import math
+import multiprocessing
+import os
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -40,8 +48,9 @@ sys.path[:0] = [str(HERE / "train"), str(HERE.parents[1] / "bindings/python")]
 import data  # noqa: E402
 import imagine  # noqa: E402
 
-SEED = 20261  # of the scenes; training uses 1 and 2, and its measurements 12345
+SEED = 20261  # of the scenes of --small; training uses 1 and 2, and its measurements 12345
 GRID = 20  # pixels along a side of a described crop
+REPORT = 50  # prompts between two words of progress
 FOREGROUND = 26  # a pixel this far (of 255, largest channel) from the ground belongs to the object
 
 
@@ -154,7 +163,7 @@ def wilson(hits, count):
     """The 95% interval of a share."""
     z, p = 1.96, hits / count
     middle, half = p + z * z / (2 * count), z * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count))
-    return (middle - half) / (1 + z * z / count), (middle + half) / (1 + z * z / count)
+    return max(0.0, middle - half) / (1 + z * z / count), (middle + half) / (1 + z * z / count)
 
 
 def table(columns, count):
@@ -207,45 +216,102 @@ def at_128(frames):
     return x.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
 
 
-def held_out(args):
-    """The table of --held."""
-    import make_prompts
-    import measure
-    import render
+class Source:
+    """A pack, by the options that it draws with."""
 
-    stream = make_prompts.stream()
-    judge = measure.Judge(stream.catalogue, stream.store)
-    records = [json.loads(line) for line in make_prompts.OUT.read_text().splitlines()][:args.count]
-    columns = {"true scenes": []} if args.truth else {"true scenes": [], "through the VAE": [], "generated": []}
-    model = None if args.truth else imagine.open(args.model)
-    for r in records:
-        real = bytes_of(render.batch([stream.scene(r["number"])], stream.store))[0]
+    def __init__(self, pack, steps=0, guidance=-1.0, threads=0):
+        self.model = imagine.open(pack, imagine.Context(threads=threads))
+        self.options = {"steps": int(steps), "guidance": float(guidance)}
+        self.name = f"{Path(pack).resolve().name}, {steps} steps, guidance {guidance}"
+
+    def draw(self, prompt, seed, **options):
+        return np.asarray(self.model.generate(prompt, seed=seed, **self.options, **options))
+
+    def through(self, frames):
+        """What the VAE makes of frames."""
+        return np.asarray(self.model.decode(self.model.encode(np.ascontiguousarray(frames))))
+
+
+class Held:
+    """Judges what is drawn for the held-out prompts."""
+
+    def __init__(self, args):
+        import make_prompts
+        import measure
+        import render
+
+        torch.set_num_threads(1)
+        self.frames, self.render = make_prompts.FRAMES, render
+        self.stream, self.language = make_prompts.stream(), "japanese" if args.japanese else "prompt"
+        self.judge = measure.Judge(self.stream.catalogue, self.stream.store)
+        self.shipped = None if args.truth else Source(args.model, args.steps, args.guidance, threads=1)
+        beside = [] if args.truth else [Source(*one, threads=1) for one in args.beside]
+        self.sources = {"generated": self.shipped} if self.shipped else {}
+        self.sources |= {source.name: source for source in beside}
+
+    def judged(self, record):
+        """{column: answers}."""
+        real = bytes_of(self.render.batch([self.stream.scene(record["number"])], self.stream.store))[0]
         made = {"true scenes": real}
-        if model:
-            prompt = r["japanese" if args.japanese else "prompt"]
-            made["through the VAE"] = np.asarray(model.decode(model.encode(np.ascontiguousarray(real))))
-            made["generated"] = np.asarray(model.generate(prompt, seed=r["number"], frames=make_prompts.FRAMES,
-                                                          steps=args.steps, guidance=args.guidance))
-        for name, frames in made.items():
-            columns[name].append(judge.clip(at_128(frames), r["truth"], r["said"]))
+        if self.shipped:
+            made["through the VAE"] = self.shipped.through(real)
+        for name, source in self.sources.items():
+            made[name] = source.draw(record[self.language], record["number"], frames=self.frames)
+        return {name: self.judge.clip(at_128(frames), record["truth"], record["said"]) for name, frames in made.items()}
+
+
+def begin(args):
+    """In each process, before the first prompt."""
+    global HELD
+    HELD = Held(args)
+
+
+def judged(record):
+    return HELD.judged(record)
+
+
+def counted(items, count):
+    """The items, with a word of progress now and then."""
+    for i, item in enumerate(items, 1):
+        yield item
+        if i % REPORT == 0 or i == count:
+            print(f"{i} of {count} prompts", file=sys.stderr, flush=True)
+
+
+def held_out(args):
+    """The table of the held-out prompts."""
+    records = [json.loads(line) for line in (HERE / "heldout.jsonl").read_text(encoding="utf-8").splitlines()][:args.count]
+    columns = {}
+    with multiprocessing.Pool(args.jobs, begin, [args]) as pool:
+        for answers in counted(pool.imap(judged, records), len(records)):
+            for name, answer in answers.items():
+                columns.setdefault(name, []).append(answer)
     return held_table(columns)
 
 
 def one_object(args):
-    """The table of the shipped model, of single objects in 64x64."""
+    """The table of a model of 64x64."""
     objects = data.Objects()
-    gallery, model = Gallery(objects), imagine.open(args.model)
+    gallery, source = Gallery(objects), Source(args.model, args.steps, args.guidance)
     rng = np.random.default_rng(SEED)
     columns = {"real scenes": [], "through the VAE": [], "generated": []}
-    for i in range(args.count):
+    for i in counted(range(args.count), args.count):
         scene = data.Scene(rng, objects)
         prompt = scene.caption(rng)
         real = bytes_of(data.render_scenes(objects, [scene]))[0]
-        made = {"real scenes": real, "through the VAE": np.asarray(model.decode(model.encode(np.ascontiguousarray(real)))),
-                "generated": np.asarray(model.generate(prompt, seed=i, steps=args.steps, guidance=args.guidance))}
+        made = {"real scenes": real, "through the VAE": source.through(real), "generated": source.draw(prompt, i)}
         for name, frames in made.items():
             columns[name].append(judge(gallery, frames, scene))
     return table(columns, args.count)
+
+
+def made_by():
+    """The command and the commit that a table was made by."""
+    def git(*words):
+        return subprocess.run(["git", "-C", str(HERE), *words], capture_output=True, text=True).stdout.strip()
+
+    changed = " with changes" if git("status", "--porcelain", "--untracked-files=no") else ""
+    return f"`{shlex.join(['models/tiny/evaluate.py', *sys.argv[1:]])}`, commit {git('rev-parse', '--short', 'HEAD')}{changed}."
 
 
 def main():
@@ -254,16 +320,21 @@ def main():
     parser.add_argument("--count", type=int, default=500, help="prompts (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=0, help="sampling steps (default: the pack's)")
     parser.add_argument("--guidance", type=float, default=-1.0, help="scale of guidance (default: the pack's)")
-    parser.add_argument("--held", action="store_true", help="measure with the held-out prompts of 128x128 scenes")
-    parser.add_argument("--truth", action="store_true", help="with --held: the true scenes alone, without a model")
-    parser.add_argument("--japanese", action="store_true", help="with --held: the prompts in Japanese")
+    parser.add_argument("--beside", nargs=3, action="append", default=[], metavar=("PACK", "STEPS", "GUIDANCE"),
+                        help="another column; may be given several times")
+    parser.add_argument("--japanese", action="store_true", help="the prompts in Japanese")
+    parser.add_argument("--truth", action="store_true", help="the true scenes alone, without a model")
+    parser.add_argument("--small", action="store_true", help="a model of 64x64, with captions of one object")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes, but with --small (default: one a core)")
     parser.add_argument("--out", type=Path, help="also write the table to this file")
     args = parser.parse_args()
+    if args.small and (args.beside or args.japanese or args.truth):
+        parser.error("--small goes with --model, --count, --steps, --guidance and --out only")
     torch.set_num_threads(1)
-    text = held_out(args) if args.held else one_object(args)
+    text = (one_object if args.small else held_out)(args) + f"\n\n{made_by()}"
     print(text)
     if args.out:
-        args.out.write_text(text + "\n")
+        args.out.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

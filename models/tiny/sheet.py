@@ -3,14 +3,16 @@
 """Draws the pictures of the README and of the model card with libimagine itself, seed 0 for every prompt and none left out.
 
     models/tiny/sheet.py [--model models/tiny] [--japanese] [--out docs/pictures]
+    models/tiny/sheet.py --vae
     models/tiny/sheet.py --list
 
 The prompts are the first 64 of pictures.jsonl, as single pictures (tiny-pictures.png), and the first 16 of heldout.jsonl, as clips:
 four frames of each in a row, first and last among them (tiny-frames.png), and all 16 moving side by side, every second frame
-(tiny-clips.png). --list prints the prompts, for the card.
+(tiny-clips.png). --list prints the prompts, for the card. --vae draws instead the true scenes of the first 16 pictures, a row of
+them above a row of what the VAE makes of them (tiny-vae.png).
 
 A file that would be larger than 700 KB has fewer levels of each colour, and then smaller pictures; what it came to is printed.
-Needs numpy and libimagine.so in build/.
+Needs numpy and libimagine.so in build/, --vae also the training set-up (see train/README.md).
 """
 
 import argparse
@@ -87,6 +89,19 @@ def some(frames, count=4):
     return [frames[[k]] for k in np.linspace(0, len(frames) - 1, count).round().astype(int)]
 
 
+def rows_of_the_vae(model, columns=8, count=16):
+    """True scenes, and what the VAE makes of them, row by row."""
+    sys.path.insert(0, str(HERE / "train"))
+    import make_prompts
+    import render
+
+    stream = make_prompts.stream(frames=1)
+    scenes = render.batch([stream.scene(n) for n in range(count)], stream.store)
+    scenes = np.ascontiguousarray(scenes.add(1).mul(127.5).round().byte().permute(0, 2, 3, 4, 1).numpy())
+    back = [np.asarray(model.decode(model.encode(scene))) for scene in scenes]
+    return [one for i in range(0, count, columns) for one in [*scenes[i:i + columns], *back[i:i + columns]]]
+
+
 def listed():
     for title, which in ("Pictures, row by row:", PICTURES), ("Clips, row by row:", CLIPS):
         print(f"{title}\n")
@@ -100,11 +115,14 @@ def main():
     parser.add_argument("--model", default=str(HERE), help="the pack (default: the shipped one)")
     parser.add_argument("--out", type=Path, default=HERE.parents[1] / "docs/pictures", help="folder (default: docs/pictures)")
     parser.add_argument("--japanese", action="store_true", help="with the prompts in Japanese")
+    parser.add_argument("--vae", action="store_true", help="draw scenes and what the VAE makes of them, and nothing else")
     parser.add_argument("--list", action="store_true", help="print the prompts and draw nothing")
     args = parser.parse_args()
     if args.list:
         return listed()
     model = imagine.open(args.model)
+    if args.vae:
+        return save(args.out / "tiny-vae.png", rows_of_the_vae(model), 8, (128, 96))
     save(args.out / "tiny-pictures.png", made(model, prompts(PICTURES, args.japanese), frames=1), 8, (128, 96))
     clips = made(model, prompts(CLIPS, args.japanese))
     save(args.out / "tiny-frames.png", [one for c in clips for one in some(c)], 8, (128, 96))
