@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The measurement names what true scenes show, and does not name what they do not."""
 
+import json
 import sys
 import types
 import unittest
@@ -106,13 +107,21 @@ class Measure(unittest.TestCase):
 
     def test_held_out_prompts(self):
         """The committed prompts are what their script writes."""
-        import json
         stream = scenes.Stream(make_prompts.SEED, CATALOGUE, STORE, make_prompts.FRAMES, True, {"core": 1.0})
         lines = make_prompts.OUT.read_text().splitlines()
         self.assertEqual(len(lines), make_prompts.COUNT)
         for number in range(0, make_prompts.COUNT, 25):
             self.assertEqual(json.loads(lines[number]), make_prompts.record(number, stream.scene(number)))
             self.assertTrue(json.loads(lines[number])["held"])
+
+    def test_prompts_of_pictures(self):
+        stream = scenes.Stream(make_prompts.SEED, CATALOGUE, STORE, 1, True, {"core": 1.0})
+        lines = make_prompts.OUT.with_name("pictures.jsonl").read_text().splitlines()
+        self.assertEqual(len(lines), make_prompts.PICTURES)
+        for number in range(0, make_prompts.PICTURES, 8):
+            line = json.loads(lines[number])
+            made = make_prompts.record(number, stream.scene(number))
+            self.assertEqual(line, {name: made[name] for name in ("number", "prompt", "japanese")})
 
 
 if __name__ == "__main__":
