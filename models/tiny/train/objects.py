@@ -89,7 +89,7 @@ class Catalogue:
         self.by_name = {c.name: c for c in self.core}
         self.others = self.other_concepts()
         self.any = [Concept(r["caption"], "", (), (), (Cutout(r["file"], r["style"], "-"),), "thing", (), False) for r in rows]
-        self.animations = [self.animation(row) for row in table("animations.tsv")]
+        self.animations = [self.animation(row) for row in table("animations.tsv") if (self.shared / "animations" / row[0]).exists()]
 
     def core_concept(self, row):
         name, plural, others, japanese, cutouts, looks, home, colours = row

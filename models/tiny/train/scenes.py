@@ -83,7 +83,7 @@ class Stream:
         """Scene `number`, with `frames` frames or a length drawn from the stream's."""
         rng = np.random.default_rng((self.seed, number))
         frames = frames or self.frames[rng.integers(len(self.frames))]
-        kinds, weights = zip(*((k, w) for k, w in self.mixture.items() if k != "animation" or frames > 1))
+        kinds, weights = zip(*((k, w) for k, w in self.mixture.items() if self.has(k, frames)))
         subject = kinds[rng.choice(len(kinds), p=np.array(weights) / sum(weights))]
         layout = tuple(LAYOUTS)[rng.choice(4, p=list(LAYOUTS.values()))] if subject == "core" else "one"
         wanted = motions.kind(rng, IN_GROUPS.get(layout)) if self.step and frames > 1 else ""
@@ -96,6 +96,12 @@ class Stream:
                 continue
             if scene and (self.held is None or split.held_out(scene) == self.held) and not self.hides(scene):
                 return scene
+
+    def has(self, kind, frames):
+        """True where there is something of the kind; some may be left behind where all would be too much to carry."""
+        if kind == "animation":
+            return frames > 1 and bool(self.catalogue.animations)
+        return kind != "other" or bool(self.catalogue.others)
 
     def hides(self, scene):
         """True where an object is hard to tell from its ground."""

@@ -94,6 +94,10 @@ class Trainer(train_dit.Trainer):
         return train_dit.Model(self.tok, TEXT, CONFIG)
 
     def begin(self):
+        """From the weights that carry.py took along, else grown from the 64x64 model's."""
+        start = common.load(self.args.state / "start128.pt")
+        if start:
+            return self.model.load_state_dict(start["average"], strict=False)
         grow.model(self.model, self.tok, train_vae128.small_pack(self.args.state))
 
     def load_data(self):
