@@ -21,7 +21,7 @@ CONFIG = dict(train_dit.CONFIG, in_channels=vae128.Z, out_channels=vae128.Z, tex
 TOKENS = 16  # of a frame's latents
 # `noise`: mean and spread of the level's logit, and how much the log of the latent frames adds to the mean. Frames repeat each other,
 # so that what moves shows through a level that hides a picture: with a half, n frames' mean keeps the noise of one.
-SETTINGS = dict(lr=1.5e-3, steps=4300, warmup=100, decay=2800, average=0.998, weight_decay=0.01,
+SETTINGS = dict(lr=1.5e-3, steps=12000, warmup=100, decay=5000, average=0.998, weight_decay=0.01,
                 pictures_first=2000, picture_share=0.4, tokens=2048, captions=60000, noise=(1.0, 1.2, 0.4))
 SMOKE = dict(steps=6, warmup=2, decay=3, pictures_first=3, tokens=128, captions=1500)
 PROMPTS = ["a red apple", "two dogs on a green background", "a blue car on a road", "a cat to the left of a ball",
