@@ -41,6 +41,9 @@ def unlike(a, b):
     return np.hypot(a.x - b.x, a.y - b.y) / max(b.side, 12) + abs(np.log(a.side / b.side))
 
 
+SHOWN = 300  # of 4,096 places of two pictures at half their size that both show the ground: with fewer nothing can be told
+
+
 def camera(frames, followed):
     """("zoom" or "pan", direction), or None where the camera stands still: told by the ground around the objects."""
     x = torch.from_numpy(frames[[0, -1]].astype(np.float32)).permute(0, 3, 1, 2) / 255
@@ -57,22 +60,24 @@ def camera(frames, followed):
     for shift in list(range(-38, -2)) + list(range(3, 39)):
         a, b = (first[..., shift:], last[..., :-shift]) if shift > 0 else (first[..., :shift], last[..., -shift:])
         unmoved = apart(first[..., shift:], last[..., shift:]) if shift > 0 else apart(first[..., :shift], last[..., :shift])
-        if unmoved > 0.003:
+        if 0.003 < unmoved < np.inf:
             best = min(best, (apart(a, b) / unmoved, ("pan", "right" if shift > 0 else "left")), key=lambda p: p[0])
     for zoom in (1.25, 1.3, 1.35, 1.4, 1.45, 1.5, 1.55, 1.6, 1.65):
         for a, b, way in ((first, last, "in"), (last, first, "out")):
             theta = torch.tensor([[[1 / zoom, 0, 0], [0, 1 / zoom, 0]]])
             grid = F.affine_grid(theta, a.shape, align_corners=False)
             err = apart(F.grid_sample(a, grid, align_corners=False), b)
-            if still > 0.004:
+            if 0.004 < still < np.inf:
                 best = min(best, (err / still, ("zoom", way)), key=lambda p: p[0])
     return best[1] if best[0] < 0.5 else None
 
 
 def apart(a, b):
-    """The mean difference of two pictures where both show the ground (the fourth channel)."""
+    """The mean difference of two pictures where both show the ground (the fourth channel); infinite where they hardly do."""
     both = a[:, 3:] * b[:, 3:]
-    return float(((a[:, :3] - b[:, :3]).abs() * both).sum() / (3 * both.sum()).clamp(min=1))
+    if both.sum() < SHOWN:
+        return np.inf
+    return float(((a[:, :3] - b[:, :3]).abs() * both).sum() / (3 * both.sum()))
 
 
 def turns(frames, track, limit=28, step=4):

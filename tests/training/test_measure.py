@@ -123,6 +123,17 @@ class Measure(unittest.TestCase):
             made = make_prompts.record(number, stream.scene(number))
             self.assertEqual(line, {name: made[name] for name in ("number", "prompt", "japanese")})
 
+    def test_no_camera_without_ground(self):
+        """An object over nearly all of two pictures that flicker: nothing tells that the camera moves."""
+        rng = np.random.default_rng(0)
+        frames = (np.linspace(60, 200, 128)[None, :, None, None] + rng.normal(0, 3, (2, 128, 128, 3))).clip(0, 255).astype(np.uint8)
+        box = slice(10, 118), slice(10, 118)
+        mask = np.zeros((128, 128), bool)
+        mask[box] = True
+        track = tracks.Track(2, 0, look.Piece(mask, box))
+        track.pieces[1] = track.pieces[0]
+        self.assertIsNone(tracks.camera(frames, [track]))
+
 
 if __name__ == "__main__":
     unittest.main()
