@@ -72,7 +72,8 @@ class Scenes(unittest.TestCase):
             self.assertTrue(scene.motion.kind == "orbit" or scenes.apart(scene))
 
     def test_steps(self):
-        """Sizes and corners at rest are multiples of the step, whatever moves stays whole and apart, and layouts keep their shares."""
+        """Sizes and corners at rest are multiples of the step, of several objects those of their boxes; whatever moves stays whole,
+        several are never next to each other without a gap, nor at the edge, and layouts keep their shares."""
         layouts = [[], []]
         for number in range(150):
             frames = 1 if number % 2 else 17
@@ -87,14 +88,24 @@ class Scenes(unittest.TestCase):
                                                        (scene.paths[0].x, scene.paths[0].y)))
                 self.assertIn(round(moved, 3), (8, 16), scene.motion)
             for path in scene.paths:
-                side = path.width[rest]
+                side = path.width[rest] / (1 if len(scene.paths) == 1 else scenes.INSET)
                 for value in (side, path.x[rest] - side / 2, path.y[rest] - side / 2):
                     self.assertAlmostEqual(value, 8 * round(value / 8), delta=0.01, msg=f"{number} {scene.motion}")
                 if scene.motion.kind not in ("zoom", "pan"):
                     self.assertTrue(-0.02 < min(path.box()) and max(path.box()) < 128.02)
             self.assertTrue(scenes.apart(scene))
+            if frames == 1:
+                self.assert_gaps(scene.paths)
         for kind in scenes.LAYOUTS:
             self.assertAlmostEqual(layouts[0].count(kind), layouts[1].count(kind), delta=8)
+
+    def assert_gaps(self, paths):
+        """Of several objects at rest: 2 pixels to each other in some direction, 1 to the edge."""
+        for k, a in enumerate(paths if len(paths) > 1 else ()):
+            self.assertGreater(min(*a.box()[:2], *(128 - v for v in a.box()[2:])), 1)
+            for b in paths[:k]:
+                gaps = [abs(p[0] - q[0]) - (r[0] + s[0]) / 2 for p, q, r, s in ((a.x, b.x, a.width, b.width), (a.y, b.y, a.height, b.height))]
+                self.assertGreater(max(gaps), 2)
 
     def test_motions_keep_their_shares(self):
         """In steps, what does not fit is drawn again with the same kind of motion; of one object all kinds go."""

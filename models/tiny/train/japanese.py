@@ -14,7 +14,7 @@ GROUND = {"meadow": "草原", "sky": "青空", "sea": "海", "beach": "砂浜", 
           "autumn forest": "秋の森"}
 STYLE = {"3D emoji": "3Dの", "flat emoji": "フラットな", "noto emoji": "アニメ風の", "color emoji": "", "game art": "ゲーム風の"}
 SIZE = {"small": "小さな", "large": "大きな"}
-PLACE = {"left": "左側", "right": "右側", "top": "上", "bottom": "下", "centre": "真ん中", "top left": "左上", "top right": "右上",
+PLACE = {"left": "左側", "right": "右側", "top": "上側", "bottom": "下側", "centre": "真ん中", "top left": "左上", "top right": "右上",
          "bottom left": "左下", "bottom right": "右下"}
 RELATION = {"left of": "左", "right of": "右", "above": "上", "below": "下", "next to": "隣"}
 WAY = {"left": "左へ", "right": "右へ", "up": "上へ", "down": "下へ", "up left": "左上へ", "up right": "右上へ",

@@ -37,7 +37,7 @@ PACE = {"slow": 0.55, "": 1.0, "fast": 1.7}
 WAYS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "up left": (-0.8, -0.8), "up right": (0.8, -0.8),
         "down left": (-0.8, 0.8), "down right": (0.8, 0.8)}
 # Of even motions: what they cover in a second (pixels, degrees) and repeats in a second by speed; sizes of what has none.
-EVEN = {"slide": (24, 24, 48), "pan": (24, 24, 48), "hop": (24,) * 3, "spin": (45, 90, 180), "orbit": (60, 120, 180)}
+EVEN = {"slide": (24, 24, 48), "pan": (24, 24, 48), "hop": (24,) * 3, "spin": (45, 90, 180), "orbit": (90, 120, 180)}
 EVEN_RATE = {"bounce": (0.5, 1, 1.5), "rock": (0.75,) * 3, "shake": (1.5, 1.5, 3)}
 EVEN_SIZE = {"bounce": 24, "rock": 18, "shake": 5, "grow": 2, "shrink": 2, "fall": 48, "zoom": 1.5}
 # Nobody sees these turn.

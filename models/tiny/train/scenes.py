@@ -19,6 +19,8 @@ LENGTHS = (9, 13, 17, 25, 33)
 SIZES = {"small": (28, 36), "": (56, 74), "large": (90, 108)}  # of one object alone, in pixels
 ROAMING = ("slide", "bounce", "hop", "fall", "orbit", "zoom", "pan")  # motions that need room, so that things are a little smaller
 SMALLER = {"small": 0.95, "": 0.82, "large": 0.94}
+STEPPED_USUAL, STEPPED_LARGE = 64, 96  # of one object in steps: at most, at least
+INSET = 0.88  # of the box of each of several objects in steps, so that there is something between them
 OF_TWO, OF_THREE = (44, 56), (34, 40)  # of several at rest or in place
 OF_TWO_ROAMING, OF_THREE_ROAMING = (38, 52), (31, 39)
 STYLE_WEIGHTS = {"3D emoji": 0.70, "noto emoji": 0.11, "flat emoji": 0.09, "color emoji": 0.08, "game art": 0.02}
@@ -255,7 +257,7 @@ def stepped(scene, step):
         return True
     rest = -1 if kind in ("grow", "fall") else 0
     for item, path in zip(scene.items, scene.paths):
-        size = step * max(1, round(item.size / step))
+        size = stepped_size(scene, item, step)
         path.scale(size / item.size)
         item.size = size
         corner = path.x[rest] - path.width[rest] / 2, path.y[rest] - path.height[rest] / 2
@@ -266,7 +268,20 @@ def stepped(scene, step):
         path.shift(*(step * out))
     boxes = np.array([p.box() for p in scene.paths])
     inside = boxes.min() > -0.01 and boxes.max() < SIDE + 0.01
+    if len(scene.paths) > 1:  # boxes that touch, or the edge: what is in them does not
+        for item, path in zip(scene.items, scene.paths):
+            path.scale(INSET)
+            item.size *= INSET
     return inside and apart(scene) and fits_camera(scene) and (not scene.place or keeps_place(scene))
+
+
+def stepped_size(scene, item, step):
+    """The nearest multiple; of one object "large" and usual sizes stay two, of several of a kind all have that of the largest."""
+    size = max(i.size for i in scene.items) if scene.layout == "same" else item.size
+    size = step * max(1, round(size / step))
+    if scene.layout != "one":
+        return size
+    return max(size, STEPPED_LARGE) if item.size_word == "large" else min(size, STEPPED_USUAL)
 
 
 def keeps_place(scene):
