@@ -51,16 +51,22 @@ class Grow(unittest.TestCase):
 
     def test_transformer(self):
         small = randomised(WanTransformer3DModel(**train_dit.CONFIG))
-        large = WanTransformer3DModel(**train_dit128.CONFIG).eval()
+        large, scaled = (WanTransformer3DModel(**train_dit128.CONFIG).eval() for _ in range(2))
+        scale, offset = torch.rand(16) + 0.5, torch.randn(16)
         with tempfile.TemporaryDirectory() as folder:
             small.save_pretrained(Path(folder) / "transformer")
             grow.transformer(large, Path(folder))
+            grow.transformer(scaled, Path(folder), scale, offset)
         x, text, time = torch.randn(2, 16, 3, 8, 6), torch.randn(2, 5, 128), torch.tensor([100.0, 900.0])
         wider = torch.nn.functional.pad(text, (0, train_dit128.TEXT.width - text.shape[2]))
         with torch.no_grad():
             old = small(x, time, text, return_dict=False)[0]
             new = large(torch.cat([x, torch.zeros_like(x)], 1), time, wider, return_dict=False)[0]
             moved = large(torch.cat([x, x], 1), time, wider, return_dict=False)[0]
+            # noise less latents: of latents (old - offset) / scale
+            a, b = (v.view(1, -1, 1, 1, 1) for v in (scale, offset))
+            other = scaled(torch.cat([x / a, torch.zeros_like(x)], 1), time, wider, return_dict=False)[0]
+        torch.testing.assert_close(other[:, :16], (old + b) / a, rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(new[:, :16], old, rtol=1e-4, atol=1e-5)
         self.assertEqual(new[:, 16:].abs().max().item(), 0)
         self.assertGreater((moved[:, :16] - old).abs().max().item(), 1e-3)  # the new channels are seen

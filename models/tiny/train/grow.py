@@ -7,7 +7,7 @@ as what the old encoder made of its letters, for Japanese names as what it made 
 """
 
 import torch
-from diffusers import WanTransformer3DModel
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 
 import objects
@@ -26,8 +26,9 @@ def embedded(w, new, scale=1.0):
 
 
 @torch.no_grad()
-def transformer(dit, folder):
-    """Makes a fresh `dit` what the one in a pack's `folder` is."""
+def transformer(dit, folder, scale=None, offset=None):
+    """Makes a fresh `dit` what the one in a pack's `folder` is. Where latents are normalised in another way, an old channel's
+    value is `scale` times the new one and `offset`; of noisy latents that holds for what is seen and not for the noise's share."""
     old = WanTransformer3DModel.from_pretrained(folder / "transformer", torch_dtype=torch.float32).state_dict()
     fresh = dit.state_dict()
     out = {}
@@ -47,6 +48,12 @@ def transformer(dit, folder):
             out[name] = embedded(old[name], QUIET * new)
         else:
             out[name] = old[name].clone()
+    if scale is not None:
+        out["patch_embedding.weight"][:, :OLD_Z] *= scale.view(1, -1, 1, 1, 1)
+        for name, more in (("proj_out.weight", 0), ("proj_out.bias", offset)):
+            rows = out[name].unflatten(0, (-1, dit.config.out_channels))[:, :OLD_Z]
+            rows += more
+            rows /= scale.view(1, -1, *[1] * (rows.ndim - 2))
     dit.load_state_dict(out)
 
 
@@ -82,7 +89,10 @@ def encoder(new, tok, dit, folder):
     return known
 
 
-def model(model, tok, folder):
-    transformer(model.dit, folder)
+def model(model, tok, folder, mean, std):
+    """`mean` and `std`: what the new model's latents are normalised with."""
+    small = AutoencoderKLWan.load_config(folder / "vae")
+    old_mean, old_std = (torch.tensor(small[key]) for key in ("latents_mean", "latents_std"))
+    transformer(model.dit, folder, std[:OLD_Z] / old_std, (mean[:OLD_Z] - old_mean) / old_std)
     known = encoder(model.encoder, tok, model.dit, folder)
     print(f"{folder}: grown; {known} of {len(tok)} pieces begin as the old encoder's words", flush=True)

@@ -16,7 +16,6 @@ import captions
 import common
 import render
 import scenes
-import train_vae128
 import vae128 as fast
 
 WORDINGS = 4
@@ -85,15 +84,11 @@ def load(state):
 
 def statistics(state):
     """Mean and spread of every channel, pictures and clips counting as much as they have frames. Computed once from the
-    shards that there are then: a transformer is bound to them. The first channels keep those that the 64x64 model's has learnt with."""
+    shards that there are then: a transformer is bound to them."""
     path = state / "latents128" / "statistics.json"
     if not path.exists():
         flat = torch.cat([x.float().transpose(0, 1).flatten(1) for x, _ in load(state).values()], 1)
-        mean, std, small = flat.mean(1), flat.std(1), train_vae128.small_vae(state).config
-        old_mean, old_std = (torch.tensor(v) for v in (small.latents_mean, small.latents_std))
-        print("first channels, normalised as before:", ((mean[:fast.OLD_Z] - old_mean) / old_std).tolist(), (std[:fast.OLD_Z] / old_std).tolist())
-        mean[:fast.OLD_Z], std[:fast.OLD_Z] = old_mean, old_std
-        write_statistics(path.parent, mean, std)
+        write_statistics(path.parent, flat.mean(1), flat.std(1))
     found = json.loads(path.read_text())
     return torch.tensor(found["mean"], device=common.DEVICE), torch.tensor(found["std"], device=common.DEVICE)
 

@@ -22,7 +22,7 @@ TOKENS = 16  # of a frame's latents
 # `noise`: mean and spread of the level's logit, and how much the log of the latent frames adds to the mean. Frames repeat each other,
 # so that what moves shows through a level that hides a picture: with a half, n frames' mean keeps the noise of one.
 SETTINGS = dict(lr=1.5e-3, steps=12000, warmup=100, decay=5000, average=0.998, weight_decay=0.01,
-                pictures_first=2000, picture_share=0.4, tokens=2048, captions=60000, noise=(1.0, 1.2, 0.4))
+                pictures_first=0, picture_share=0.5, tokens=2048, captions=60000, noise=(1.0, 1.2, 0.4))
 SMOKE = dict(steps=6, warmup=2, decay=3, pictures_first=3, tokens=128, captions=1500)
 PROMPTS = ["a red apple", "two dogs on a green background", "a blue car on a road", "a cat to the left of a ball",
            "three stars at night", "a large house in the snow", "a banana", "a small yellow fish in the sea",
@@ -98,7 +98,7 @@ class Trainer(train_dit.Trainer):
         start = common.load(self.args.state / "start128.pt")
         if start:
             return self.model.load_state_dict(start["average"], strict=False)
-        grow.model(self.model, self.tok, train_vae128.small_pack(self.args.state))
+        grow.model(self.model, self.tok, train_vae128.small_pack(self.args.state), *latents128.statistics(self.args.state))
 
     def load_data(self):
         self.optimisers.position = common.Clock(self.args.minutes, self.s["steps"])
@@ -111,7 +111,7 @@ class Trainer(train_dit.Trainer):
         self.mean, self.std = latents128.statistics(self.args.state)
         self.sets = {k: (x, *self.token_table(words)) for k, (x, words) in sets.items()}
         clips = [k for k in self.sets if k[0] == "clip"]
-        counts = np.array([len(self.sets[k][0]) for k in clips], float)
+        counts = np.array([len(self.sets[k][0]) / k[1] for k in clips], float)  # the short ones more often
         self.clips, self.clip_weights = clips, counts / max(counts.sum(), 1)
 
     def token_table(self, words):
