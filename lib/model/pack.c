@@ -161,14 +161,14 @@ static const rule unipc_rules[] = {
     { "shift_terminal", "null" },
     { NULL, NULL },
 };
-static const rule euler_rules[] = {
-    { "num_train_timesteps", "1000" }, { "use_dynamic_shifting", "false" },    { "invert_sigmas", "false" },
-    { "use_karras_sigmas", "false" },  { "use_exponential_sigmas", "false" }, { "use_beta_sigmas", "false" },
-    { "shift_terminal", "null" },      { "scale_factors", "null" },           { NULL, NULL },
-};
+#define EULER_RULES                                                                                            \
+    { "num_train_timesteps", "1000" }, { "use_dynamic_shifting", "false" },   { "invert_sigmas", "false" },    \
+    { "use_karras_sigmas", "false" },  { "use_exponential_sigmas", "false" }, { "use_beta_sigmas", "false" },  \
+    { "shift_terminal", "null" },      { "scale_factors", "null" },           { NULL, NULL }
+static const rule euler_rules[] = { EULER_RULES };
 static const rule heun_rules[] = { { "num_train_timesteps", "1000" }, { NULL, NULL } };
 static const rule scm_rules[] = { { "prediction_type", "\"trigflow\"" }, { NULL, NULL } };
-static const rule ancestral_rules[] = { { "eta", "1.0" }, { "s_noise", "1.0" }, { NULL, NULL } };
+static const rule ancestral_rules[] = { { "eta", "1.0" }, { "s_noise", "1.0" }, EULER_RULES };
 
 /* The schedulers of diffusers that this library has, by the names of their classes. */
 typedef struct scheduler {
@@ -243,7 +243,8 @@ static imagine_status read_schedule(imagine__config *config, imagine__defaults *
                              imagine__config_path(config));
     for (const rule *r = found->rules; r->key && status >= 0; r++)
         status = imagine__config_expect(config, r->key, r->value, error);
-    if (status >= 0)
+    /* The other classes do not have the key, but keep it where they were made from Euler's configuration. */
+    if (status >= 0 && found->step_rule == IMAGINE_STEP_EULER)
         status = imagine__config_bool(config, "stochastic_sampling", &stochastic, 0, error);
     set_schedule(&read, found->schedule, stochastic ? IMAGINE_STEP_RENOISE : found->step_rule);
     if (status >= 0 && found->shift)

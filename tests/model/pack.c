@@ -217,6 +217,8 @@ static void refused(void)
     CHECK(strstr(err.message, "transformer_2/config.json") != NULL);
 }
 
+#define ANCESTRAL "{\"_class_name\":\"LTXEulerAncestralRFScheduler\",\"eta\":1.0,\"s_noise\":1.0,"
+
 static void schedules(void)
 {
     static const struct {
@@ -233,6 +235,12 @@ static void schedules(void)
           IMAGINE_SCHEDULE_DEFAULT, 1, "\"epsilon\"" },
         { "{\"_class_name\":\"UniPCMultistepScheduler\"}", IMAGINE_SCHEDULE_DEFAULT, 1, "use_flow_sigmas" },
         { "{\"_class_name\":\"DDIMScheduler\"}", IMAGINE_SCHEDULE_DEFAULT, 1, "DDIMScheduler" },
+        { ANCESTRAL "\"num_train_timesteps\":500}", IMAGINE_SCHEDULE_DEFAULT, 1, "num_train_timesteps" },
+        { ANCESTRAL "\"use_karras_sigmas\":true}", IMAGINE_SCHEDULE_DEFAULT, 1, "use_karras_sigmas" },
+        { ANCESTRAL "\"use_dynamic_shifting\":true}", IMAGINE_SCHEDULE_DEFAULT, 1, "use_dynamic_shifting" },
+        { ANCESTRAL "\"shift_terminal\":0.1}", IMAGINE_SCHEDULE_DEFAULT, 1, "shift_terminal" },
+        { ANCESTRAL "\"invert_sigmas\":true}", IMAGINE_SCHEDULE_DEFAULT, 1, "invert_sigmas" },
+        { ANCESTRAL "\"shift\":3}", IMAGINE_SCHEDULE_FLOW, 3, "" },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         imagine_error err = IMAGINE_ERROR_INIT;
@@ -276,6 +284,13 @@ static void chosen_schedules(void)
         { "scheduler/scheduler_config.json",
           "{\"_class_name\":\"FlowMatchEulerDiscreteScheduler\",\"stochastic_sampling\":true}", IMAGINE_SCHEDULE_FLOW,
           IMAGINE_STEP_RENOISE, 4, 3, 1 },
+        /* A key that the class does not have, left over from another scheduler. */
+        { "scheduler/scheduler_config.json",
+          "{\"_class_name\":\"FlowMatchHeunDiscreteScheduler\",\"stochastic_sampling\":true,\"shift\":3}",
+          IMAGINE_SCHEDULE_FLOW, IMAGINE_STEP_HEUN, 4, 3, 3 },
+        { "scheduler/scheduler_config.json",
+          "{\"_class_name\":\"UniPCMultistepScheduler\",\"use_flow_sigmas\":true,\"prediction_type\":\"flow_prediction\","
+          "\"flow_shift\":2,\"stochastic_sampling\":true}", IMAGINE_SCHEDULE_WAN_UNIPC, IMAGINE_STEP_UNIPC, 4, 3, 2 },
         { "scheduler/scheduler_config.json", "{\"_class_name\":\"FlowMatchHeunDiscreteScheduler\",\"shift\":3}",
           IMAGINE_SCHEDULE_FLOW, IMAGINE_STEP_HEUN, 4, 3, 3 },
         { "scheduler/scheduler_config.json", "{\"_class_name\":\"FlowMatchLCMScheduler\",\"shift\":2}",
