@@ -75,14 +75,18 @@ static size_t spaces_after(const char *text, size_t size)
     return at;
 }
 
-/* Cuts the span at the tokens of this trie: the leftmost, and of those the longest. */
+/* Cuts the span at the tokens of this trie: the leftmost, and of those the longest. A token's white space is left to the tokens
+ * that stand in it, except that those with lstrip take none that is taken already. */
 static imagine_status cut(const imagine__tokenizer *t, const imagine__trie *trie, const char *text, imagine__span whole,
                           imagine__spans *out, imagine_error *error)
 {
     size_t end = whole.begin + whole.size, plain = whole.begin, found = whole.begin;
+    size_t spaced = whole.begin; /* where the last scan of white space ended: none of it is read twice */
     imagine_status status = IMAGINE_OK;
     for (size_t at = whole.begin; at < end && trie->nodes > 1 && status == IMAGINE_OK; at = found) {
         size_t length = 0;
+        if (imagine_cancel_fired(out->text.cancel))
+            return imagine__fail(error, IMAGINE_ERROR_CANCELLED, "cancelled while the text was cut into tokens");
         int32_t i = imagine__trie_longest(trie, text + at, end - at, &length);
         found = at + (i < 0 ? 1 : length);
         if (i < 0)
@@ -91,8 +95,14 @@ static imagine_status cut(const imagine__tokenizer *t, const imagine__trie *trie
         size_t begin = at, stop = at + length;
         if (token->lstrip && begin > plain)
             begin -= spaces_before(text, plain, begin);
+        if (token->rstrip && stop >= spaced)
+            spaced = stop + spaces_after(text + stop, end - stop);
         if (token->rstrip)
-            stop += spaces_after(text + stop, end - stop);
+            stop = spaced;
+        if (token->lstrip && begin < plain)
+            begin = plain;
+        if (begin >= stop)
+            continue;
         if (plain < begin) {
             size_t skipped = plain - whole.begin;
             imagine__span part = { plain, begin - plain, whole.origin > skipped ? whole.origin - skipped : 0, -1, 0 };

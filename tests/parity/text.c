@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "tests/parity/tensors.h"
-#include "text/tokenizer.h"
+#include "text/pieces.h"
 #include "text/umt5.h"
 
 #define LIMIT 1e-10
@@ -156,6 +156,93 @@ static void test_cut(void)
     CHECK_STATUS(imagine__tokenize(t, "a\xED\xA0\x80", 4, 0, NULL, &cut, &count, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
     CHECK(strstr(err.message, "byte 1") != NULL);
     imagine__free(context, whole);
+    imagine__tokenizer_close(t);
+    imagine_context_release(&context);
+}
+
+static const char *scratch_file(const char *bytes, size_t size);
+
+/* A tokenizer with these added tokens, pieces of one character, and the parts that `rest` gives. */
+static imagine__tokenizer *small_tokenizer(imagine_context *context, const char *added, const char *rest)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine__tokenizer *t = NULL;
+    size_t room = strlen(added) + strlen(rest) + 300;
+    char *text = malloc(room);
+    if (!text)
+        return NULL;
+    int size = snprintf(text, room, "{\"version\":\"1.0\",\"added_tokens\":[%s],%s\"model\":{\"type\":\"Unigram\",\"unk_id\":0,"
+                        "\"vocab\":[[\"<unk>\",0],[\"a\",-2],[\"b\",-2],[\"\\n\",-3],[\" \",-3],[\"e\",-2],"
+                        "[\"\\u2581\",-2]]}}", added, rest);
+    CHECK_OK(imagine__tokenizer_open(&t, context, scratch_file(text, (size_t)size), NULL, &err));
+    free(text);
+    return t;
+}
+
+#define ADDED(id, text, left, right, normalized)                                                                     \
+    "{\"id\":" id ",\"content\":\"" text "\",\"single_word\":false,\"lstrip\":" left ",\"rstrip\":" right            \
+    ",\"normalized\":" normalized ",\"special\":true}"
+#define LINE(left, right, normalized) ADDED("3", "\\n", left, right, normalized)
+
+static void check_ids(const imagine__tokenizer *t, const char *text, const char *expected)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    int32_t *ids = NULL, count = 0;
+    char found[64] = "";
+    REQUIRE_OK(imagine__tokenize(t, text, strlen(text), 0, NULL, &ids, &count, &err));
+    for (int32_t i = 0; i < count && i < 20; i++)
+        snprintf(found + strlen(found), sizeof found - strlen(found), "%s%d", i ? " " : "", ids[i]);
+    CHECK(!strcmp(found, expected));
+    if (strcmp(found, expected))
+        fprintf(stderr, "    \"%s\" is %s, expected %s\n", text, found, expected);
+    imagine__free(t->context, ids);
+}
+
+/* Added tokens in white space that another one has taken; ids as tokenizers has them. */
+static void test_stripped(void)
+{
+    static const struct {
+        const char *added, *text, *ids;
+    } cases[] = {
+        { LINE("true", "true", "false"), "a\n\nb", "1 3 2" },
+        { LINE("true", "true", "false"), "a\n \n\nb", "1 3 2" },
+        { LINE("true", "true", "false"), "\n\n", "3" },
+        { LINE("true", "true", "false"), "a\n b\n\n", "1 3 2 3" },
+        { LINE("true", "true", "true"), "a\n \n\nb", "1 3 2" },
+        { LINE("true", "true", "false") "," ADDED("7", "<s>", "false", "true", "false"), "a<s>\n b", "1 7 2" },
+        { LINE("true", "true", "false") "," ADDED("7", "<s>", "false", "true", "false"), "a<s> b\nb", "1 7 2 3 2" },
+        { LINE("true", "false", "false") "," ADDED("7", "<s>", "false", "true", "false"), "a<s>\nb", "1 7 2" },
+        { LINE("false", "true", "false"), "a\n\nb", "1 3 3 2" },
+    };
+    imagine_context *context = new_context();
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        imagine__tokenizer *t = small_tokenizer(context, cases[i].added, "");
+        REQUIRE(t);
+        check_ids(t, cases[i].text, cases[i].ids);
+        imagine__tokenizer_close(t);
+    }
+    imagine_context_release(&context);
+}
+
+/* A token that takes the white space behind it, 100,000 times in a row. */
+static void test_long_space(void)
+{
+    const size_t size = 100000;
+    imagine_context *context = new_context();
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine__tokenizer *t = small_tokenizer(context, LINE("false", "true", "false"), "");
+    char *text = malloc(size);
+    int32_t *ids = NULL, count = 0;
+    REQUIRE(t && text);
+    memset(text, '\n', size);
+    double start = seconds();
+    CHECK_OK(imagine__tokenize(t, text, size, 0, NULL, &ids, &count, &err));
+    double taken = seconds() - start;
+    printf("    %zu tokens in white space took %.1f ms\n", size, taken * 1e3);
+    CHECK(count == (int32_t)size && ids[0] == 3 && ids[size - 1] == 3);
+    CHECK(taken < 2.0); /* a scan for each of them would take some 10 s */
+    imagine__free(context, ids);
+    free(text);
     imagine__tokenizer_close(t);
     imagine_context_release(&context);
 }
@@ -476,6 +563,14 @@ static void test_cancelled(void)
         imagine__free(context, ids);
         imagine__tokenizer_close(t);
     }
+    /* Also in a text of added tokens only, which no normaliser and no model sees. */
+    t = small_tokenizer(context, LINE("false", "true", "false"), "");
+    REQUIRE(t);
+    ids = NULL;
+    CHECK_STATUS(imagine__tokenize(t, "\n\n", 2, 0, cancel, &ids, &count, &err), IMAGINE_ERROR_CANCELLED);
+    CHECK(!ids);
+    imagine__free(context, ids);
+    imagine__tokenizer_close(t);
     imagine_cancel_release(&cancel);
     imagine_context_release(&context);
 }
@@ -824,6 +919,8 @@ int main(int argc, char **argv)
     static const test_case cases[] = {
         { "token ids", test_ids },
         { "cut to a length", test_cut },
+        { "stripped", test_stripped },
+        { "long white space", test_long_space },
         { "long texts", test_long },
         { "prompts", test_clean },
         { "damaged files", test_mutations },
