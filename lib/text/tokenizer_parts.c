@@ -305,12 +305,15 @@ static imagine_status read_template_piece(reader *r, const imagine__json *specia
     char *id = NULL;
     size_t size = 0;
     int more = 0;
+    imagine_status status = going_on(r);
+    if (status < 0)
+        return status;
     if (r->json.kind != IMAGINE__JSON_OBJECT || next_key(r, "single") != 1)
         return bad(r, "single", "has a member that is not an object of one key");
     int sequence = is_key(r, "Sequence");
     if (!sequence && !is_key(r, "SpecialToken"))
         return unsupported(r, "single");
-    imagine_status status = expect(r, IMAGINE__JSON_OBJECT, "single", "has a member that is not an object");
+    status = expect(r, IMAGINE__JSON_OBJECT, "single", "has a member that is not an object");
     while (status == IMAGINE_OK && (more = next_key(r, "single")) > 0)
         status = is_key(r, "id") ? read_string(r, &id, &size, "id") : skip_value(r, "single");
     if (status == IMAGINE_OK && (more < 0 || !id))
@@ -332,7 +335,7 @@ static imagine_status read_template(reader *r)
 {
     imagine__json start = r->json, specials = { 0 }, single = { 0 };
     imagine_status status = IMAGINE_OK;
-    int more = 0, sequences = 0;
+    int more = 0, sequences = 0, pieces = 0;
     while (status == IMAGINE_OK && (more = next_key(r, "post_processor")) > 0) {
         imagine__json *value = is_key(r, "single") ? &single : is_key(r, "special_tokens") ? &specials : NULL;
         if (value) {
@@ -352,7 +355,8 @@ static imagine_status read_template(reader *r)
     }
     r->json = single;
     while (status == IMAGINE_OK && imagine__json_next(&r->json) != IMAGINE__JSON_ARRAY_END)
-        status = read_template_piece(r, &specials, &sequences);
+        status = ++pieces > 1024 ? bad(r, "single", "has more than 1024 members")
+                                 : read_template_piece(r, &specials, &sequences);
     if (status == IMAGINE_OK && sequences != 1)
         status = bad(r, "single", "does not hold sequence A once");
     if (status == IMAGINE_OK)

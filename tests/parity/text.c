@@ -509,6 +509,33 @@ static void test_refusals(void)
     imagine_context_release(&context);
 }
 
+/* A template is as long as the ids that it may give, also where its pieces have none: each one is looked up in all of
+ * "special_tokens". */
+static void test_long_template(void)
+{
+    static const char front[] = "{\"version\":\"1.0\",\"model\":{\"type\":\"Unigram\",\"unk_id\":0,\"vocab\":[[\"a\",0]]},"
+                                "\"post_processor\":{\"type\":\"TemplateProcessing\",\"special_tokens\":{\"z\":{\"ids\":[]}},"
+                                "\"single\":[";
+    imagine_context *context = new_context();
+    for (int pieces = 1024; pieces <= 1025; pieces++) {
+        imagine_error err = IMAGINE_ERROR_INIT;
+        imagine__tokenizer *t = NULL;
+        size_t room = sizeof front + (size_t)pieces * 40, at = sizeof front - 1;
+        char *text = malloc(room);
+        REQUIRE(text);
+        memcpy(text, front, at);
+        for (int i = 1; i < pieces; i++)
+            at += (size_t)snprintf(text + at, room - at, "{\"SpecialToken\":{\"id\":\"z\"}},");
+        at += (size_t)snprintf(text + at, room - at, "{\"Sequence\":{\"id\":\"A\"}}]}}");
+        CHECK_STATUS(imagine__tokenizer_open(&t, context, scratch_file(text, at), NULL, &err),
+                     pieces > 1024 ? IMAGINE_ERROR_FORMAT : IMAGINE_OK);
+        CHECK(!t == (pieces > 1024) && (t || strstr(err.message, "\"single\" has more than 1024 members")));
+        imagine__tokenizer_close(t);
+        free(text);
+    }
+    imagine_context_release(&context);
+}
+
 /* As many pieces as umT5-XXL has, in a file of its size. */
 static void test_many_pieces(void)
 {
@@ -925,6 +952,7 @@ int main(int argc, char **argv)
         { "prompts", test_clean },
         { "damaged files", test_mutations },
         { "refusals", test_refusals },
+        { "long template", test_long_template },
         { "many pieces", test_many_pieces },
         { "cancelled", test_cancelled },
         { "stage cancelled", test_stage_cancelled },
