@@ -79,7 +79,7 @@ static size_t count_characters(const char *text, size_t size)
 
 static void align(alignment *a, const source *in, const char *old, size_t old_size, const char *new, size_t new_size)
 {
-    if (!a->open || new_size == 0)
+    if (!a->open || (new_size == 0 && a->origin == 0)) /* what is removed before any output moves nothing on */
         return;
     size_t before = count_characters(old, old_size), after = count_characters(new, new_size), n = 0;
     for (size_t i = 0, length; i < new_size && a->open; i += length, n++) {

@@ -224,6 +224,34 @@ static void test_stripped(void)
     imagine_context_release(&context);
 }
 
+/* What the charsmap removes behind other output is part of the text's beginning, which Metaspace's "first" asks for; ids as
+ * tokenizers has them. */
+static void test_removed(void)
+{
+    static const char parts[] = "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Prepend\",\"prepend\":\" \"},"
+                                "{\"type\":\"Precompiled\",%.*s},{\"type\":\"Strip\",\"strip_left\":true,\"strip_right\":true}]},"
+                                "\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"\\u2581\",\"prepend_scheme\":\"first\","
+                                "\"split\":true},";
+    imagine_context *context = new_context();
+    size_t size;
+    char *text = slurp(golden("t5", ".json"), &size), *map = text ? strstr(text, "\"precompiled_charsmap\"") : NULL;
+    REQUIRE(map);
+    int length = (int)(strchr(map, '}') - map);
+    char *rest = malloc(size + sizeof parts);
+    REQUIRE(rest);
+    snprintf(rest, size + sizeof parts, parts, length, map);
+    imagine__tokenizer *t = small_tokenizer(context, "", rest);
+    REQUIRE(t);
+    check_ids(t, "e", "6 5");
+    check_ids(t, "\xC2\xAD" "e", "5");
+    check_ids(t, "\xC2\xAD\xC2\xAD" "e", "5");
+    check_ids(t, "\xC2\xAD" "e\xC2\xAD" "e", "5 5");
+    imagine__tokenizer_close(t);
+    free(rest);
+    free(text);
+    imagine_context_release(&context);
+}
+
 /* A token that takes the white space behind it, 100,000 times in a row. */
 static void test_long_space(void)
 {
@@ -947,6 +975,7 @@ int main(int argc, char **argv)
         { "token ids", test_ids },
         { "cut to a length", test_cut },
         { "stripped", test_stripped },
+        { "removed", test_removed },
         { "long white space", test_long_space },
         { "long texts", test_long },
         { "prompts", test_clean },
