@@ -64,6 +64,8 @@ typedef struct animation {
     size_t size;
     const uint8_t *header; /* IHDR's 13 bytes */
     uint32_t width, height, frames;
+    uint8_t common[12 + 768 + 12 + 256]; /* PLTE and tRNS, which every frame's stream needs, as they stand there */
+    size_t common_size;
     uint8_t *stream; /* a PNG stream of one frame, assembled for the decoder: never longer than the file + 64 */
     uint8_t *canvas, *saved; /* RGBA */
 } animation;
@@ -83,15 +85,23 @@ static size_t put_chunk(uint8_t *out, uint32_t tag, const uint8_t *data, uint32_
     return (size_t)size + 12;
 }
 
-/* Chunks that every frame's stream needs: all before the first IDAT but IHDR and the animation's own. */
-static size_t put_common(const animation *a, uint8_t *out)
+/* Assembles the common chunks once; longer or further ones would be copied as often as there are frames. */
+static imagine_status read_common(animation *a, imagine_error *error)
 {
-    size_t at = 8, length = 0;
+    size_t at = 8;
+    int palettes = 0, alphas = 0;
     chunk c;
-    while (next_chunk(a->bytes, a->size, &at, &c) && c.tag != TAG('I', 'D', 'A', 'T'))
-        if (c.tag == TAG('P', 'L', 'T', 'E') || c.tag == TAG('t', 'R', 'N', 'S'))
-            length += put_chunk(out + length, c.tag, c.data, c.size);
-    return length;
+    while (next_chunk(a->bytes, a->size, &at, &c) && c.tag != TAG('I', 'D', 'A', 'T')) {
+        int palette = c.tag == TAG('P', 'L', 'T', 'E'), alpha = c.tag == TAG('t', 'R', 'N', 'S');
+        if (!palette && !alpha)
+            continue;
+        palettes += palette;
+        alphas += alpha;
+        if (palettes > 1 || alphas > 1 || c.size > (palette ? 768u : 256u))
+            return broken(a, error, "it has more of PLTE or tRNS than one of 768 and one of 256 bytes");
+        a->common_size += put_chunk(a->common + a->common_size, c.tag, c.data, c.size);
+    }
+    return IMAGINE_OK;
 }
 
 static int read_control(const animation *a, const chunk *c, frame_control *f)
@@ -168,7 +178,8 @@ static size_t begin_frame(const animation *a, const frame_control *f)
     put32(header, f->width);
     put32(header + 4, f->height);
     size_t length = 8 + put_chunk(a->stream + 8, TAG('I', 'H', 'D', 'R'), header, 13);
-    return length + put_common(a, a->stream + length);
+    memcpy(a->stream + length, a->common, a->common_size);
+    return length + a->common_size;
 }
 
 static imagine_status read_frames(animation *a, uint8_t *rgb, imagine_error *error)
@@ -258,6 +269,9 @@ imagine_status imagine__apng_decode(imagine_context *context, const char *name, 
         return status;
     if (!a.frames)
         return decode_single(&a, frames, error);
+    status = read_common(&a, error);
+    if (status < 0)
+        return status;
     int64_t shape[4] = { a.frames, a.height, a.width, 3 };
     size_t canvas = (size_t)a.width * a.height * 4;
     status = imagine__buffer_new(frames, context, IMAGINE_U8, 4, shape, error);

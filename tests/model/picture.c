@@ -248,6 +248,51 @@ static void test_hostile(void)
     }
 }
 
+/* An animation with these chunks in front of its pixels, each of `sizes` bytes. */
+static imagine_status load_with_chunks(const char *tag, const size_t *sizes, size_t count, imagine_error *err)
+{
+    static uint8_t bytes[1 << 16], made[1 << 17];
+    imagine_buffer *read = NULL;
+    size_t size = slurp(test_path("model/pictures/animated_00.png"), bytes, sizeof bytes), front = 33, length = front;
+    memcpy(made, bytes, front); /* signature and IHDR */
+    for (size_t i = 0; i < count; i++) {
+        const uint8_t head[] = { 0, 0, (uint8_t)(sizes[i] >> 8), (uint8_t)sizes[i] };
+        memcpy(made + length, head, 4);
+        memcpy(made + length + 4, tag, 4);
+        memset(made + length + 8, 0, sizes[i] + 4);
+        length += sizes[i] + 12;
+    }
+    memcpy(made + length, bytes + front, size - front);
+    const char *path = scratch_file("chunks.png");
+    FILE *f = fopen(path, "wb");
+    CHECK(f && fwrite(made, 1, length + size - front, f) == length + size - front);
+    if (f)
+        fclose(f);
+    imagine_status status = imagine_picture_load(&read, context, path, err);
+    imagine_buffer_release(&read);
+    return status;
+}
+
+/* What is copied for every frame is as short as the format says, and there once. */
+static void test_common_chunks(void)
+{
+    static const struct {
+        const char *tag;
+        size_t sizes[2], count;
+        imagine_status status;
+    } cases[] = {
+        { "PLTE", { 768 }, 1, IMAGINE_OK },           { "PLTE", { 771 }, 1, IMAGINE_ERROR_FORMAT },
+        { "PLTE", { 60000 }, 1, IMAGINE_ERROR_FORMAT }, { "PLTE", { 3, 3 }, 2, IMAGINE_ERROR_FORMAT },
+        { "tRNS", { 256 }, 1, IMAGINE_OK },           { "tRNS", { 257 }, 1, IMAGINE_ERROR_FORMAT },
+        { "tRNS", { 2, 2 }, 2, IMAGINE_ERROR_FORMAT }, { "juNk", { 60000 }, 1, IMAGINE_OK },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        imagine_error err = IMAGINE_ERROR_INIT;
+        CHECK_STATUS(load_with_chunks(cases[i].tag, cases[i].sizes, cases[i].count, &err), cases[i].status);
+        CHECK(cases[i].status == IMAGINE_OK || (strstr(err.message, "PLTE") && strstr(err.message, "chunks.png")));
+    }
+}
+
 static void test_errors(void)
 {
     imagine_error err = IMAGINE_ERROR_INIT;
@@ -459,6 +504,7 @@ int main(int argc, char **argv)
         { "errors", test_errors },         { "full_disk", test_full_disk }, { "links", test_links },
         { "modes", test_modes },           { "long_names", test_long_names }, { "no_folder", test_no_folder },
         { "memory", test_memory },
+        { "common_chunks", test_common_chunks },
     };
     imagine_error err = IMAGINE_ERROR_INIT;
     snprintf(folder, sizeof folder, "%s/imagine-picture-XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
