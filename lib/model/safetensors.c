@@ -62,6 +62,8 @@ static size_t element_size(const imagine__json *json, imagine_dtype *dtype)
         { "F8_E4M3", 0, 1 },
         { "F8_E5M2", 0, 1 },
         { "F8_E8M0", 0, 1 },
+        { "F8_E4M3FNUZ", 0, 1 },
+        { "F8_E5M2FNUZ", 0, 1 },
     };
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         if (imagine__json_is(json, kinds[i].name)) {
@@ -83,7 +85,10 @@ static char *take_name(reader *r)
 
 static imagine_status read_metadata(reader *r)
 {
-    if (imagine__json_next(&r->json) != IMAGINE__JSON_OBJECT)
+    imagine__json_kind kind = imagine__json_next(&r->json);
+    if (kind == IMAGINE__JSON_NULL)
+        return IMAGINE_OK;
+    if (kind != IMAGINE__JSON_OBJECT)
         return fail(r, "__metadata__ is no object");
     while (imagine__json_next(&r->json) == IMAGINE__JSON_KEY) {
         char *key = take_name(r);

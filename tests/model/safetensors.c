@@ -100,6 +100,10 @@ static void accepts(void)
         { ONE("\"data_offsets\":[0,4],\"shape\":[1],\"dtype\":\"F32\""), 4 },
         { ONE("\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]"), 0 },
         { ONE("\"dtype\":\"F32\",\"shape\":[0,9223372036854775807],\"data_offsets\":[0,0]"), 0 },
+        { ONE("\"dtype\":\"F8_E4M3FNUZ\",\"shape\":[3],\"data_offsets\":[0,3]"), 3 },
+        { ONE("\"dtype\":\"F8_E5M2FNUZ\",\"shape\":[3],\"data_offsets\":[0,3]"), 3 },
+        { ONE("\"dtype\":\"F8_E8M0\",\"shape\":[3],\"data_offsets\":[0,3]"), 3 },
+        { "{\"__metadata__\":null,\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1 },
         { ONE("\"dtype\":\"BOOL\",\"shape\":[3],\"data_offsets\":[0,3]"), 3 },
         { ONE("\"dtype\":\"U8\",\"shape\":[1,1,1,1,1,1,1,3],\"data_offsets\":[0,3]"), 3 },
         { "{\"a\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[2,2]},\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_"
@@ -166,6 +170,7 @@ static void refuses(void)
         { "{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}", 4 },
         { "{\"a\\u0000b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}", 2 },
         { "{\"__metadata__\":1}", 0 },
+        { "{\"__metadata__\":null,\"__metadata__\":null}", 0 },
         { "{\"__metadata__\":{\"a\":1}}", 0 },
         { "{\"__metadata__\":{\"a\":null}}", 0 },
         { "{\"__metadata__\":{\"a\":\"1\",\"a\":\"2\"}}", 0 },
