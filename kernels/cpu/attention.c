@@ -317,14 +317,22 @@ static float exp2_one(float x)
     return y[0];
 }
 
+/* A finite bias stays finite with the factor: a row that is masked by -FLT_MAX throughout has weights, one of -inf has none. The
+ * second product is too small to show in a score, unless the bias is infinite. */
+static vec biased(vec s, vec bias)
+{
+    const float largest = 0x1p+126f;
+    vec inside = vec_max(vec_set1(-largest), vec_min(vec_set1(largest), bias));
+    return vec_fma(bias, vec_set1(0x1p-120f), vec_fma(inside, vec_set1(LOG2_E), s));
+}
+
 static void add_bias(float *s, const float *bias, int64_t n)
 {
     int64_t i = 0;
     for (; i + VEC_LANES <= n; i += VEC_LANES)
-        vec_store(s + i, vec_fma(vec_load(bias + i), vec_set1(LOG2_E), vec_load(s + i)));
+        vec_store(s + i, biased(vec_load(s + i), vec_load(bias + i)));
     if (i < n)
-        vec_store_n(s + i, vec_first(n - i),
-                    vec_fma(vec_load_n(bias + i, vec_first(n - i)), vec_set1(LOG2_E), vec_load(s + i)));
+        vec_store_n(s + i, vec_first(n - i), biased(vec_load(s + i), vec_load_n(bias + i, vec_first(n - i))));
 }
 
 /* The scores of a block become weights. */

@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: MIT */
+#include <float.h>
+
 #include "check.h"
 
 /* Plain C sums in double, the others in f32 by blocks. Measured: 2.6e-13 for d up to 130, 7.9e-13 at 384, 3.8e-12 at
@@ -159,8 +161,8 @@ static void large_heads(void)
         SKIP("this machine has no more than plain C");
 }
 
-/* NaN and infinities stay in their rows and columns; nothing beyond a length is read; scores of thousands do not
- * overflow; a row whose every score is -inf is NaN. */
+/* NaN and infinities stay in their rows and columns; nothing beyond a length is read; neither scores of thousands nor a bias
+ * next to the largest number overflow; a row whose every score is -inf is NaN. */
 static void special_values(void)
 {
     const imagine__kernels *tables[2];
@@ -179,7 +181,13 @@ static void special_values(void)
         for (int64_t j = 0; j < 300; j++) {
             in.bias[(50 + 20) * 300 + j] = -INFINITY; /* head 1, row 20 */
             in.bias[(50 + 21) * 300 + j] = j < 80 ? -INFINITY : 0.5f;
+            in.bias[22 * 300 + j] = -3e38f;
+            in.bias[23 * 300 + j] = FLT_MAX;
+            in.bias[24 * 300 + j] = j < 80 ? -FLT_MAX : 0.5f;
         }
+        /* Where all scores are so large, single precision sees no differences. */
+        memset(in.q + 22 * stride, 0, 40 * sizeof *in.q);
+        memset(in.q + 23 * stride, 0, 40 * sizeof *in.q);
         for (int64_t i = 0; i < 40; i++)
             in.q[30 * stride + i] *= 3000;
         in.q[11 * stride + 45] = INFINITY;
@@ -188,6 +196,7 @@ static void special_values(void)
         float *y = run_attention(tables[t], &s, &in, CHECK_FORWARD);
         CHECK(isnan(y[7 * stride]) && isfinite(y[7 * stride + 40]) && isfinite(y[8 * stride]));
         CHECK(isnan(y[20 * stride + 40]) && isfinite(y[(50 + 21) * stride + 40]) && isfinite(y[30 * stride]));
+        CHECK(isfinite(y[22 * stride]) && isfinite(y[23 * stride]) && isfinite(y[24 * stride]));
         CHECK(isnan(y[25 * stride + 41]) && isfinite(y[25 * stride + 42]));
         check_free(y);
         free_inputs(&in);
