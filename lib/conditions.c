@@ -41,6 +41,16 @@ static int latent_sizes(const imagine_buffer *latents, const imagine_model *mode
     return 1;
 }
 
+/* As many as there are to begin with; first_frames and last_frame are only a part of the clip. */
+static void set_frames(const imagine_job_options *o, const imagine_model *model, imagine_sampler_options *sampler)
+{
+    int64_t sizes[4];
+    int there = o->init_frames ? picture_sizes(o->init_frames, sizes)
+                               : o->init_latents && latent_sizes(o->init_latents, model, sizes);
+    if (!sampler->frames && there && sizes[0] <= 1 << 20)
+        sampler->frames = (int32_t)sizes[0];
+}
+
 void imagine__conditions_sizes(const imagine_job_options *o, const imagine_model *model,
                                imagine_sampler_options *sampler)
 {
@@ -49,14 +59,13 @@ void imagine__conditions_sizes(const imagine_job_options *o, const imagine_model
                                                        : o->last_frame;
     const imagine_buffer *latents = o->init_latents ? o->init_latents : o->known_latents;
     int64_t sizes[4];
+    set_frames(o, model, sampler);
     if (!(pictures ? picture_sizes(pictures, sizes) : latents && latent_sizes(latents, model, sizes)))
         return;
     if (!sampler->height && sizes[1] <= 1 << 16)
         sampler->height = (int32_t)sizes[1];
     if (!sampler->width && sizes[2] <= 1 << 16)
         sampler->width = (int32_t)sizes[2];
-    if (!sampler->frames && (o->init_frames || o->init_latents) && sizes[0] <= 1 << 20)
-        sampler->frames = (int32_t)sizes[0];
 }
 
 /* ---- checks ------------------------------------------------------------------------------------------------------ */

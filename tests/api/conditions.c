@@ -303,6 +303,30 @@ static void sides_left_open(void)
     close_inputs(&in);
 }
 
+/* Frames left open are those of the latents to begin with, and no matter of the first frames or the last. */
+static void frames_left_open(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    inputs in;
+    REQUIRE(open_inputs(&in, 1)); /* whose pack makes 5 frames */
+    imagine_buffer *one = pictures(&in, 0, 1, 1);
+    for (int ends = 0; ends < 4; ends++) {
+        asked a;
+        imagine_estimate told = { .struct_size = sizeof told };
+        ask(&a, &in);
+        a.sampler.frames = 0;
+        a.job.init_latents = in.latents;
+        a.job.first_frames = ends & 1 ? one : NULL;
+        a.job.last_frame = ends & 2 ? one : NULL;
+        CHECK_OK(imagine_job_estimate(in.model, &a.job, &told, &err));
+        CHECK(told.frames == FRAMES);
+        imagine_buffer *latents = result(&in, &a.job);
+        imagine_buffer_release(&latents);
+    }
+    imagine_buffer_release(&one);
+    close_inputs(&in);
+}
+
 /* A mask, a first frame and strength together, for any number of threads; decoded as well. */
 static void all_together(void)
 {
@@ -420,6 +444,7 @@ int main(int argc, char **argv)
         { "masked", masked },
         { "mask cancelled", mask_cancelled },
         { "sides left open", sides_left_open },
+        { "frames left open", frames_left_open },
         { "all together", all_together },
         { "told", told },
         { "refusals", refusals },
