@@ -182,6 +182,20 @@ static imagine_status check_strides(const struct DLTensor *t, imagine_error *err
     return IMAGINE_OK;
 }
 
+/* A tensor that is one, but none that a buffer can be. */
+static imagine_status check_fit(const struct DLTensor *t, imagine_dtype dtype, imagine_error *error)
+{
+    if (t->ndim > IMAGINE_MAX_DIMS)
+        return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED,
+                             "ndim: the tensor has %d dimensions, a buffer %d at most; reshape it first",
+                             t->ndim, IMAGINE_MAX_DIMS);
+    if (t->data && ((uintptr_t)t->data + t->byte_offset) % imagine__dtype_size(dtype))
+        return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED,
+                             "byte_offset: the tensor's data is not aligned to its elements of %zu bytes; copy it first",
+                             (size_t)imagine__dtype_size(dtype));
+    return IMAGINE_OK;
+}
+
 static imagine_status take_in(imagine_buffer **buffer, imagine_context *context, const struct DLTensor *t, int read_only,
                               imagine_buffer_release_fn *release, void *owner, imagine_error *error)
 {
@@ -189,7 +203,7 @@ static imagine_status take_in(imagine_buffer **buffer, imagine_context *context,
     imagine_device device;
     imagine_status status;
     if ((status = find_device(t, context, &device, error)) < 0 || (status = find_dtype(t, &dtype, error)) < 0 ||
-        (status = check_strides(t, error)) < 0 ||
+        (status = check_fit(t, dtype, error)) < 0 || (status = check_strides(t, error)) < 0 ||
         (device == IMAGINE_DEVICE_CUDA && (status = imagine__device_wait_default(context, error)) < 0))
         return status;
     void *data = t->data ? (char *)t->data + t->byte_offset : NULL;

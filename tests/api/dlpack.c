@@ -296,7 +296,7 @@ static void refused(void)
     REFUSED(dl_tensor.dtype.bits, 8, UNSUPPORTED, "8 bits");
     REFUSED(dl_tensor.dtype.lanes, 4, UNSUPPORTED, "4 lanes");
     REFUSED(dl_tensor.dtype.lanes, 0, UNSUPPORTED, "0 lanes");
-    REFUSED(dl_tensor.ndim, 9, INVALID_ARGUMENT, "9 dimensions");
+    REFUSED(dl_tensor.ndim, 9, UNSUPPORTED, "9 dimensions");
     REFUSED(dl_tensor.ndim, -1, INVALID_ARGUMENT, "-1 dimensions");
     REFUSED(dl_tensor.ndim, INT32_MIN, INVALID_ARGUMENT, "ndim");
     REFUSED(dl_tensor.shape, NULL, INVALID_ARGUMENT, "ndim");
@@ -304,7 +304,7 @@ static void refused(void)
     REFUSED(dl_tensor.shape, huge, INVALID_ARGUMENT, "beyond");
     REFUSED(dl_tensor.strides, strides, UNSUPPORTED, "strides");
     REFUSED(dl_tensor.data, NULL, INVALID_ARGUMENT, "NULL");
-    REFUSED(dl_tensor.byte_offset, 2, INVALID_ARGUMENT, "aligned");
+    REFUSED(dl_tensor.byte_offset, 2, UNSUPPORTED, "aligned");
     DLManagedTensorVersioned tensor = versioned(), *none = &tensor;
     DLManagedTensor *old;
     CHECK_STATUS(imagine_buffer_from_dlpack(&buffer, context, NULL, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
