@@ -249,6 +249,9 @@ imagine_status imagine_buffer_get_info(const imagine_buffer *buffer, imagine_buf
 {
     if (!buffer)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "buffer: the pointer is NULL");
+    imagine_status status = imagine__check_process(buffer->context, error);
+    if (status < 0)
+        return status;
     imagine_buffer_info known = {
         .struct_size = sizeof known,
         .dtype = buffer->dtype,

@@ -624,7 +624,9 @@ static void forked(void)
         imagine_cancel *cancel = NULL;
         imagine__work work;
         int wrong = imagine_context_get_info(context, &info, &err) != IMAGINE_ERROR_FORKED;
+        imagine_buffer_info sizes = { .struct_size = sizeof sizes };
         wrong |= imagine_buffer_create(&other, context, IMAGINE_F32, 1, &one, &err) != IMAGINE_ERROR_FORKED;
+        wrong |= imagine_buffer_get_info(buffer, &sizes, &err) != IMAGINE_ERROR_FORKED;
         wrong |= imagine_cancel_create(&cancel, context, &err) != IMAGINE_ERROR_FORKED;
         wrong |= imagine__work_init(&work, context, NULL, &err) != IMAGINE_ERROR_FORKED;
         imagine_buffer_release(&buffer);
