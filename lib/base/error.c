@@ -3,6 +3,15 @@
 #include <string.h>
 
 #include "base/base.h"
+#include "text/unicode.h"
+
+/* Paths may hold any bytes, a message only UTF-8. */
+static void mend(char *text)
+{
+    size_t size = strlen(text), at = 0;
+    while ((at += imagine__utf8_check(text + at, size - at)) < size)
+        text[at++] = '?';
+}
 
 static imagine_status fill(imagine_error *error, imagine_status status, int native, const char *format,
                            va_list arguments)
@@ -17,6 +26,7 @@ static imagine_status fill(imagine_error *error, imagine_status status, int nati
     int length = vsnprintf(error->message, room, format, arguments);
     if (length < 0)
         error->message[0] = 0;
+    mend(error->message);
     if (length >= (int)room) {
         size_t at = room - 4;
         while (at && ((unsigned char)error->message[at] & 0xc0) == 0x80)
@@ -61,6 +71,7 @@ imagine_status imagine__fail_errno(imagine_error *error, imagine_status status, 
     size_t used = strlen(error->message), room = sizeof error->message;
     if (used + 2 + strlen(text) < room)
         snprintf(error->message + used, room - used, ": %s", text);
+    mend(error->message);
     return status;
 }
 

@@ -53,6 +53,13 @@ static void errors(void)
         CHECK(length > 480 && length < sizeof err.message && !strcmp(err.message + length - 3, "..."));
         CHECK((length - 3 - shift) % 3 == 0);
     }
+    imagine__fail(&err, IMAGINE_ERROR_IO, "%s", "a\xff\xe2\x96 \xc3\xa9\xed\xa0\x80"); /* a path's bytes that are no UTF-8 */
+    CHECK(!strcmp(err.message, "a??? \xc3\xa9???"));
+    memset(text, 0x80, sizeof text - 1);
+    imagine__fail(&err, IMAGINE_ERROR_IO, "%s", text);
+    CHECK(strlen(err.message) == sizeof err.message - 1 && strspn(err.message, "?.") == strlen(err.message));
+    imagine__fail_errno(&err, IMAGINE_ERROR_NOT_FOUND, ENOENT, "%s", "\xfe");
+    CHECK(!strncmp(err.message, "?: ", 3));
     CHECK(!strcmp(imagine_status_name(IMAGINE_ERROR_NO_MEMORY), "ERROR_NO_MEMORY"));
     CHECK(!strcmp(imagine_status_name(-12345), "UNKNOWN"));
     CHECK(!strcmp(imagine_status_text(IMAGINE_OK), "success"));
