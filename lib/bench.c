@@ -136,7 +136,6 @@ static imagine_status bench_device(imagine_context *context, int32_t index, imag
     int32_t operations = imagine__device_bench_count();
     row->device = IMAGINE_DEVICE_CUDA;
     row->emulated = imagine__device_is_emulated(context);
-    row->left_out[0] = 0;
     imagine__device_name(context, row->device_name, sizeof row->device_name);
     imagine_status status = describe_device(index, row, error);
     if (status < 0)
@@ -171,6 +170,13 @@ imagine_status imagine_bench_describe(int32_t index, imagine_bench_row *row, ima
     return status < 0 ? status : imagine__write_struct(row, &known, sizeof known, "imagine_bench_row", error);
 }
 
+/* The row may be that of another entry or of another context: what goes in stays, all else is found anew. */
+static void clear_results(imagine_bench_row *row)
+{
+    *row = (imagine_bench_row){ .struct_size = row->struct_size, .size = row->size, .peak = row->peak,
+                                .peak_f32 = row->peak_f32, .bandwidth = row->bandwidth };
+}
+
 imagine_status imagine_bench(imagine_context *context, int32_t index, imagine_bench_row *row, imagine_error *error)
 {
     imagine_bench_row known;
@@ -178,6 +184,7 @@ imagine_status imagine_bench(imagine_context *context, int32_t index, imagine_be
     if (status < 0 || (status = read_row(&known, row, error)) < 0 ||
         (status = imagine__check_process(context, error)) < 0)
         return status;
+    clear_results(&known);
     status = imagine__on_device(context) ? bench_device(context, index, &known, error)
                                          : bench_cpu(context, index, &known, error);
     return status < 0 ? status : imagine__write_struct(row, &known, sizeof known, "imagine_bench_row", error);

@@ -287,6 +287,20 @@ static void forked(void)
     imagine_context_release(&context);
 }
 
+/* A row in which another context's measurement stands: nothing of it is left but the peaks. */
+static void bench_row_again(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context *context = open_context(1, &err);
+    REQUIRE(context);
+    imagine_bench_row row = { .struct_size = sizeof row, .device = IMAGINE_DEVICE_CUDA, .emulated = 1, .left_out = "no memory",
+                              .device_name = "a GPU", .peak = 1e9, .peak_f32 = 5, .bandwidth = 7 };
+    REQUIRE_OK(imagine_bench(context, 0, &row, &err));
+    CHECK(!row.left_out[0] && !row.emulated && !row.device_name[0] && row.device == IMAGINE_DEVICE_CPU && row.value > 0);
+    CHECK(row.peak_f32 == 5 && row.bandwidth == 7);
+    imagine_context_release(&context);
+}
+
 /* A pack serves with the stages that it has. */
 static void missing_stage(void)
 {
@@ -325,6 +339,7 @@ int main(int argc, char **argv)
         { "struct sizes", struct_sizes }, { "messages", messages },
         { "wrong tensors", wrong_tensors }, { "not finite", not_finite },
         { "forked", forked },       { "missing stage", missing_stage },
+        { "bench row again", bench_row_again },
     };
     return test_main("api/life", cases, sizeof cases / sizeof cases[0], argc, argv);
 }
