@@ -286,6 +286,8 @@ static void *job_thread(void *arg)
     read_peak(job);
     pthread_mutex_unlock(&job->mutex);
     done.seconds = imagine__seconds() - job->created;
+    if (!job->decode)
+        done.frame_count = job->info.frames;
     done.step = done.steps = status >= 0 && !job->finished ? job->info.steps : 0;
     imagine__events_finish(&job->events, status, &error, &done);
     return NULL;

@@ -95,6 +95,27 @@ static void event_mask(void)
     imagine_model_release(&model);
 }
 
+/* The end tells the whole clip's frames, also where none of them is decoded. */
+static void frames_at_the_end(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_model *model = open_model(1, &err);
+    REQUIRE(model);
+    for (int32_t decode = 0; decode < 2; decode++) {
+        imagine_job_options options;
+        imagine_job *job;
+        imagine_event event = { .struct_size = sizeof event };
+        imagine_job_options_init(&options, sizeof options);
+        options.events = 0;
+        options.decode = decode;
+        REQUIRE_OK(imagine_job_create(&job, model, &options, &err));
+        REQUIRE_OK(imagine_job_next(job, &event, -1, &err));
+        CHECK(event.kind == IMAGINE_EVENT_DONE && event.frame_count == 5);
+        imagine_job_destroy(&job);
+    }
+    imagine_model_release(&model);
+}
+
 static imagine_job *long_job(imagine_model *model, imagine_cancel *cancel, imagine_error *error)
 {
     imagine_sampler_options sampler;
@@ -339,7 +360,7 @@ int main(int argc, char **argv)
 {
     static const test_case cases[] = {
         { "events in order", events_in_order }, { "event mask", event_mask },
-        { "timeouts and fd", timeouts_and_fd },
+        { "frames at the end", frames_at_the_end }, { "timeouts and fd", timeouts_and_fd },
         { "cancel from anywhere", cancel_from_anywhere }, { "either token", either_token },
         { "latents survive", latents_survive },
         { "failing job", failing_job }, { "wrong embeds", wrong_embeds },
