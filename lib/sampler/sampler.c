@@ -194,30 +194,35 @@ typedef struct noise_job {
     const imagine_sampler *s;
     uint32_t purpose;
     float *out;
+    int64_t pieces; /* of a channel */
 } noise_job;
 
-/* One latent frame of one clip. Noise is drawn per frame, so that a longer clip begins as a shorter one of the same
- * seed. */
-static void noise_frame(void *arg, int64_t tile, void *scratch)
+#define NOISE_PIECE 65536 /* values; a multiple of the four that are drawn together */
+
+/* A piece of one channel of one latent frame of one clip. Noise is drawn per frame, so that a longer clip begins as a
+ * shorter one of the same seed. */
+static void noise_piece(void *arg, int64_t tile, void *scratch)
 {
     const noise_job *job = arg;
     const imagine_sampler *s = job->s;
     int64_t channels = s->shape[0], frames = s->shape[1], area = s->shape[2] * s->shape[3];
-    int64_t clip = tile / frames, frame = tile % frames;
+    int64_t first = tile % job->pieces * NOISE_PIECE, count = area - first < NOISE_PIECE ? area - first : NOISE_PIECE;
+    tile /= job->pieces;
+    int64_t c = tile % channels, frame = tile / channels % frames, clip = tile / channels / frames;
     (void)scratch;
-    for (int64_t c = 0; c < channels; c++)
-        imagine__noise_fill(job->out + clip * s->clip + (c * frames + frame) * area, c * area, area,
-                            s->o.seed + (uint64_t)clip, job->purpose, (uint32_t)frame);
+    imagine__noise_fill(job->out + clip * s->clip + (c * frames + frame) * area + first, c * area + first, count,
+                        s->o.seed + (uint64_t)clip, job->purpose, (uint32_t)frame);
 }
 
 imagine_status imagine__sampler_noise(imagine_sampler *s, uint32_t purpose, float *out, imagine_error *error)
 {
     size_t size = (size_t)s->count * sizeof *out;
     imagine__arena_mark mark = imagine__arena_save(s->work.arena);
-    noise_job job = { s, purpose, imagine__borrow(&s->work, out, size, IMAGINE__WRITE) };
+    int64_t pieces = (s->shape[2] * s->shape[3] + NOISE_PIECE - 1) / NOISE_PIECE;
+    noise_job job = { s, purpose, imagine__borrow(&s->work, out, size, IMAGINE__WRITE), pieces };
     if (!job.out)
         return imagine__fail_memory(error, size, "the noise");
-    imagine__parallel(&s->work.run, s->o.batch * s->shape[1], noise_frame, &job);
+    imagine__parallel(&s->work.run, s->o.batch * s->shape[1] * s->shape[0] * pieces, noise_piece, &job);
     imagine__return(&s->work, out, job.out, size);
     imagine__arena_restore(s->work.arena, mark);
     return imagine__work_check(&s->work, error);
