@@ -106,11 +106,20 @@ static size_t unescape_name(const char *text, size_t size, char *out, size_t *wr
     return 0;
 }
 
-/* html.unescape; `out` has room for 2 * size bytes. */
-static size_t unescape(const char *text, size_t size, char *out)
+/* 1 once cancelled; looked at every 4 KiB from *next on. */
+static int stopped(const imagine_cancel *cancel, size_t at, size_t *next)
 {
-    size_t at = 0, end = 0;
-    while (at < size) {
+    if (at < *next)
+        return 0;
+    *next = at + 4096;
+    return imagine_cancel_fired(cancel);
+}
+
+/* html.unescape; `out` has room for 2 * size bytes. Once cancelled the rest is left out, as in fold_spaces. */
+static size_t unescape(const char *text, size_t size, const imagine_cancel *cancel, char *out)
+{
+    size_t at = 0, end = 0, look = 0;
+    while (at < size && !stopped(cancel, at, &look)) {
         size_t read = 0, written = 0;
         if (text[at] == '&')
             read = at + 1 < size && text[at + 1] == '#' ? unescape_number(text + at, size - at, out + end, &written)
@@ -126,11 +135,11 @@ static size_t unescape(const char *text, size_t size, char *out)
 }
 
 /* Strips, and makes every run of Python's white space one space; in place. */
-static size_t fold_spaces(char *text, size_t size)
+static size_t fold_spaces(char *text, size_t size, const imagine_cancel *cancel)
 {
-    size_t end = 0, length;
+    size_t end = 0, look = 0, length;
     int space = 0;
-    for (size_t at = 0; at < size; at += length) {
+    for (size_t at = 0; at < size && !stopped(cancel, at, &look); at += length) {
         int32_t c = imagine__utf8_decode(text + at, size - at, &length);
         if (imagine__is_space(c) || (c >= 0x1C && c <= 0x1F)) {
             space = end > 0;
@@ -145,8 +154,8 @@ static size_t fold_spaces(char *text, size_t size)
     return end;
 }
 
-imagine_status imagine__clean_prompt(imagine_context *context, const char *prompt, char **clean, size_t *size,
-                                     imagine_error *error)
+imagine_status imagine__clean_prompt(imagine_context *context, const char *prompt, const imagine_cancel *cancel, char **clean,
+                                     size_t *size, imagine_error *error)
 {
     size_t length = strlen(prompt), bad = imagine__utf8_check(prompt, length), room;
     *clean = NULL;
@@ -161,10 +170,14 @@ imagine_status imagine__clean_prompt(imagine_context *context, const char *promp
         imagine__free(context, twice);
         return imagine__fail_memory(error, room, "the prompt");
     }
-    size_t end = unescape(prompt, length, once);
-    end = unescape(once, end, twice);
+    size_t end = unescape(prompt, length, cancel, once);
+    end = unescape(once, end, cancel, twice);
     imagine__free(context, once);
-    end = fold_spaces(twice, end);
+    end = fold_spaces(twice, end, cancel);
+    if (imagine_cancel_fired(cancel)) {
+        imagine__free(context, twice);
+        return imagine__fail(error, IMAGINE_ERROR_CANCELLED, "cancelled while the prompt was cleaned");
+    }
     twice[end] = 0;
     *clean = twice;
     *size = end;

@@ -86,7 +86,7 @@ static imagine_status make_ids(imagine_text *text, const char *prompt, int32_t m
         *ids = imagine__calloc(text->context, (size_t)max_length, sizeof **ids);
         return *ids ? IMAGINE_OK : imagine__fail_memory(error, (size_t)max_length * sizeof **ids, "token ids");
     }
-    imagine_status status = imagine__clean_prompt(text->context, prompt, &clean, &size, error);
+    imagine_status status = imagine__clean_prompt(text->context, prompt, text->cancel, &clean, &size, error);
     if (status < 0)
         return status;
     status = imagine__tokenize(text->tokenizer, clean, size, max_length, text->cancel, ids, count, error);

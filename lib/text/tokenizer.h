@@ -22,7 +22,7 @@ imagine_status imagine__tokenize(const imagine__tokenizer *tokenizer, const char
 
 /* The prompt as diffusers cleans it for Wan before tokenizing, ftfy aside: html.unescape twice, strip, then runs of
  * white space to one space and strip. *clean is allocated from the context. */
-imagine_status imagine__clean_prompt(imagine_context *context, const char *prompt, char **clean, size_t *size,
-                                     imagine_error *error);
+imagine_status imagine__clean_prompt(imagine_context *context, const char *prompt, const imagine_cancel *cancel, char **clean,
+                                     size_t *size, imagine_error *error);
 
 #endif

@@ -29,7 +29,7 @@ static void use(const imagine__tokenizer *tokenizer, const char *text, size_t si
     char *clean;
     size_t length;
     tokenize(tokenizer, text, size, 0);
-    if (imagine__clean_prompt(fuzz_context(), text, &clean, &length, NULL) < 0)
+    if (imagine__clean_prompt(fuzz_context(), text, NULL, &clean, &length, NULL) < 0)
         return;
     FUZZ_CHECK(length == strlen(clean));
     tokenize(tokenizer, clean, length, 7);

@@ -326,7 +326,7 @@ static void test_clean(void)
     while ((text = next_record(&in, 1, &size)) && (expected = next_record(&out, 1, &expected_size))) {
         char *prompt = strndup(text, size);
         REQUIRE(prompt);
-        REQUIRE_OK(imagine__clean_prompt(context, prompt, &clean, &clean_size, &err));
+        REQUIRE_OK(imagine__clean_prompt(context, prompt, NULL, &clean, &clean_size, &err));
         if (clean_size != expected_size || memcmp(clean, expected, clean_size) != 0 || clean[clean_size] != 0) {
             test_fail(__FILE__, __LINE__, "a prompt as Python cleans it");
             fprintf(stderr, "    \"%.200s\"\n    \"%.200s\"\n    \"%.*s\"\n", prompt, clean, (int)expected_size,
@@ -337,7 +337,7 @@ static void test_clean(void)
         number++;
     }
     CHECK(number > 800 && in.at == in.size && out.at == out.size);
-    CHECK_STATUS(imagine__clean_prompt(context, "a\xFF", &clean, &clean_size, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    CHECK_STATUS(imagine__clean_prompt(context, "a\xFF", NULL, &clean, &clean_size, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
     free(in.bytes);
     free(out.bytes);
     imagine_context_release(&context);
@@ -705,7 +705,7 @@ static imagine_status everything(imagine_context *context, const char *name, ima
     size_t size;
     imagine_status status = imagine__tokenizer_open(&t, context, golden(name, ".json"), NULL, err);
     if (status == IMAGINE_OK)
-        status = imagine__clean_prompt(context, " a &eacute; &amp;lt; b new word </s>x", &clean, &size, err);
+        status = imagine__clean_prompt(context, " a &eacute; &amp;lt; b new word </s>x", NULL, &clean, &size, err);
     if (status == IMAGINE_OK)
         status = imagine__tokenize(t, clean, size, 0, NULL, &ids, &count, err);
     CHECK(status == IMAGINE_OK ? ids != NULL : ids == NULL);
