@@ -17,15 +17,25 @@ static size_t area_values(const imagine__vae_tile *area)
 
 /* ---- encode ------------------------------------------------------------------------------------------------------ */
 
-/* `area` of a frame of planes[3][frames][height][width] to out[y][x][3]. */
-static void gather_planes(float *out, const vae_clip *in, int64_t frame, const imagine__vae_tile *area)
+typedef struct gather_job {
+    float *out;
+    const vae_clip *in;
+    int64_t frame;
+    const imagine__vae_tile *area;
+} gather_job;
+
+/* A row of `area` of a frame of planes[3][frames][height][width] to out[y][x][3]. */
+static void gather_row(void *arg, int64_t y, void *scratch)
 {
-    for (int64_t c = 0; c < 3; c++)
-        for (int64_t y = 0; y < area->height; y++) {
-            const float *row = in->planes + ((c * in->frames + frame) * in->height + area->y + y) * in->width + area->x;
-            for (int64_t x = 0; x < area->width; x++)
-                out[(y * area->width + x) * 3 + c] = row[x];
-        }
+    const gather_job *job = arg;
+    const vae_clip *in = job->in;
+    const imagine__vae_tile *area = job->area;
+    (void)scratch;
+    for (int64_t c = 0; c < 3; c++) {
+        const float *row = in->planes + ((c * in->frames + job->frame) * in->height + area->y + y) * in->width + area->x;
+        for (int64_t x = 0; x < area->width; x++)
+            job->out[(y * area->width + x) * 3 + c] = row[x];
+    }
 }
 
 static imagine_status gather(imagine_vae *vae, float *out, const vae_clip *in, int64_t frame,
@@ -36,11 +46,12 @@ static imagine_status gather(imagine_vae *vae, float *out, const vae_clip *in, i
     float *host = imagine__borrow(&vae->work, out, size, IMAGINE__WRITE);
     if (!host)
         return imagine__fail_memory(error, size, "frames to encode");
+    gather_job job = { host, in, frame, area };
     if (!imagine__planning(vae->context))
-        gather_planes(host, in, frame, area);
+        imagine__parallel(&vae->work.run, area->height, gather_row, &job);
     imagine__return(&vae->work, out, host, size);
     imagine__arena_restore(vae->work.arena, mark);
-    return IMAGINE_OK;
+    return imagine__work_check(&vae->work, error);
 }
 
 static imagine_status gather_bytes(imagine_vae *vae, float *out, const vae_clip *in, int64_t frame,
@@ -207,19 +218,28 @@ imagine_status vae_encode_clip(imagine_vae *vae, const vae_clip *in, vae_grid gr
 
 /* ---- decode ------------------------------------------------------------------------------------------------------ */
 
-/* out[y][x][3] on the host, clamped, to `area` of a frame of planes. */
-static void scatter_planes(const float *rgb, const imagine__vae_tile *area, imagine_buffer *frames, int64_t frame)
+typedef struct scatter_job {
+    const float *rgb;
+    const imagine__vae_tile *area;
+    imagine_buffer *frames;
+    int64_t frame;
+} scatter_job;
+
+/* A row of rgb[y][x][3] on the host, clamped, to `area` of a frame of planes. */
+static void scatter_row(void *arg, int64_t y, void *scratch)
 {
-    const int64_t *shape = imagine__buffer_shape(frames, NULL);
-    float *planes = imagine_buffer_data(frames);
-    for (int64_t c = 0; c < 3; c++)
-        for (int64_t y = 0; y < area->height; y++) {
-            float *row = planes + ((c * shape[1] + frame) * shape[2] + area->y + y) * shape[3] + area->x;
-            for (int64_t x = 0; x < area->width; x++) {
-                float value = rgb[(y * area->width + x) * 3 + c];
-                row[x] = value < -1 ? -1 : value > 1 ? 1 : value;
-            }
+    const scatter_job *job = arg;
+    const imagine__vae_tile *area = job->area;
+    const int64_t *shape = imagine__buffer_shape(job->frames, NULL);
+    (void)scratch;
+    for (int64_t c = 0; c < 3; c++) {
+        float *row = (float *)imagine_buffer_data(job->frames) +
+                     ((c * shape[1] + job->frame) * shape[2] + area->y + y) * shape[3] + area->x;
+        for (int64_t x = 0; x < area->width; x++) {
+            float value = job->rgb[(y * area->width + x) * 3 + c];
+            row[x] = value < -1 ? -1 : value > 1 ? 1 : value;
         }
+    }
 }
 
 static imagine_status scatter(imagine_vae *vae, float *rgb, const imagine__vae_tile *area, imagine_buffer *frames,
@@ -230,8 +250,9 @@ static imagine_status scatter(imagine_vae *vae, float *rgb, const imagine__vae_t
     const float *host = imagine__borrow(&vae->work, rgb, size, IMAGINE__READ);
     if (!host)
         return imagine__fail_memory(error, size, "decoded frames");
+    scatter_job job = { host, area, frames, frame };
     if (!imagine__planning(vae->context))
-        scatter_planes(host, area, frames, frame);
+        imagine__parallel(&vae->work.run, area->height, scatter_row, &job);
     imagine__arena_restore(vae->work.arena, mark);
     return IMAGINE_OK;
 }

@@ -3,6 +3,8 @@
 /* What must hold however often it is done: nothing grows, every cancel is obeyed soon, the bytes are the same. */
 
 #include <dirent.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -257,6 +259,96 @@ static void cancels(void)
         CHECK(wall[p99] <= limit);
 }
 
+/* Fires once the watched thread has computed for a while. */
+typedef struct trigger {
+    imagine_cancel *cancel;
+    clockid_t clock; /* of the thread */
+    double when, fired;
+    atomic_int over;
+    pthread_t thread;
+} trigger;
+
+static void *fire(void *arg)
+{
+    trigger *t = arg;
+    while (seconds(t->clock) < t->when && !t->over)
+        usleep(200);
+    imagine_cancel_fire(t->cancel);
+    t->fired = seconds(t->clock);
+    return NULL;
+}
+
+static void set_trigger(trigger *t)
+{
+    imagine_cancel_reset(t->cancel);
+    t->over = 0;
+    CHECK(!pthread_getcpuclockid(pthread_self(), &t->clock));
+    t->when = seconds(t->clock) + 0.01;
+    CHECK(!pthread_create(&t->thread, NULL, fire, t));
+}
+
+/* What this thread has computed after the token fired is what the cancel took: the context has no other. */
+static void check_trigger(trigger *t, imagine_status status, const char *what)
+{
+    double end = seconds(t->clock);
+    t->over = 1;
+    CHECK(!pthread_join(t->thread, NULL));
+    printf("    %s: %.1f ms after its cancel\n", what, (end - t->fired) * 1e3);
+    CHECK(status == IMAGINE_ERROR_CANCELLED && end - t->fired <= (SANITIZED ? 0.5 : 0.05));
+}
+
+/* Noise, pixels and text so large that drawing, moving and cleaning them alone takes many times what a cancel may. */
+static void large_inputs(void)
+{
+    enum { SIDE = 8192, LENGTH = 8 << 20 };
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context *context = open_context(1, &err);
+    imagine_model *model;
+    imagine_buffer *pixels, *made = NULL;
+    imagine_sampler *sampler;
+    imagine_vae *vae;
+    imagine_text *text;
+    trigger t = { 0 };
+    REQUIRE(context);
+    REQUIRE_OK(imagine_model_open(&model, context, PACK, NULL, &err));
+    REQUIRE_OK(imagine_cancel_create(&t.cancel, context, &err));
+    imagine_sampler_options o;
+    imagine_sampler_options_init(&o, sizeof o);
+    o.width = o.height = SIDE;
+    o.frames = 1;
+    o.cancel = t.cancel;
+    REQUIRE_OK(imagine_sampler_create(&sampler, model, &o, &err));
+    set_trigger(&t);
+    check_trigger(&t, imagine_sampler_begin(sampler, NULL, &err), "noise");
+    imagine_sampler_destroy(&sampler);
+
+    imagine_vae_options of_vae = { .struct_size = sizeof of_vae, .cancel = t.cancel };
+    imagine_cancel_reset(t.cancel);
+    REQUIRE_OK(imagine_vae_create(&vae, model, &of_vae, &err));
+    REQUIRE_OK(imagine_buffer_create(&pixels, context, IMAGINE_F32, 4, (int64_t[]){ 3, 1, SIDE / 2, SIDE }, &err));
+    memset(imagine_buffer_data(pixels), 0, imagine_buffer_size(pixels)); /* memory of its own for every page */
+    set_trigger(&t);
+    check_trigger(&t, imagine_vae_encode(vae, pixels, &made, &err), "pixels");
+    imagine_buffer_release(&pixels);
+    imagine_vae_destroy(&vae);
+
+    imagine_text_options of_text = { .struct_size = sizeof of_text, .cancel = t.cancel };
+    imagine_cancel_reset(t.cancel);
+    REQUIRE_OK(imagine_text_create(&text, model, &of_text, &err));
+    char *prompt = malloc(LENGTH + 1);
+    REQUIRE(prompt);
+    for (size_t i = 0; i < LENGTH; i++)
+        prompt[i] = i % 2 ? 'a' : '&';
+    prompt[LENGTH] = 0;
+    set_trigger(&t);
+    check_trigger(&t, imagine_text_tokenize(text, prompt, 0, &made, &err), "prompt");
+    free(prompt);
+    imagine_text_destroy(&text);
+    imagine_cancel_release(&t.cancel);
+    imagine_model_release(&model);
+    imagine_context_release(&context);
+}
+
 /* ---- the same bytes ---------------------------------------------------------------------------------------------- */
 
 enum { MOST_CLIPS = 4, MOST_THREADS = 16 };
@@ -327,7 +419,7 @@ static void same_bytes_always(void)
 
 int main(int argc, char **argv)
 {
-    static const test_case cases[] = { { "no growth", no_growth }, { "cancels", cancels },
+    static const test_case cases[] = { { "no growth", no_growth }, { "cancels", cancels }, { "large inputs", large_inputs },
                                        { "same bytes", same_bytes_always } };
     return test_main("api/soak", cases, sizeof cases / sizeof cases[0], argc, argv);
 }
