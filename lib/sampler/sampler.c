@@ -315,8 +315,8 @@ static imagine_status update(imagine_sampler *s, imagine_error *error)
     const imagine_cancel *cancel = s->work.cancel;
     s->work.cancel = NULL;
     imagine_status status = imagine__stepper_step(s->stepper, s->step, s->x, s->v, s->noise, s->estimate, error);
-    if (status >= 0) {
-        imagine__sampler_keep(s, s->x, s->schedule.sigmas[s->step + 1]);
+    if (status >= 0) { /* the last step ends with the known ones as they are, wherever the schedule ends */
+        imagine__sampler_keep(s, s->x, s->step + 1 < s->schedule.steps ? s->schedule.sigmas[s->step + 1] : 0);
         imagine__sampler_keep(s, s->estimate, 0);
     }
     int finite = s->work.run.kernels->finite(&s->work.run, s->x, s->count);

@@ -303,6 +303,31 @@ static void sides_left_open(void)
     close_inputs(&in);
 }
 
+/* A schedule may end above 0: the known latents come out as they went in all the same. */
+static void known_at_the_end(void)
+{
+    static const double sigmas[] = { 1, 0.6, 0.3 };
+    inputs in;
+    REQUIRE(open_inputs(&in, 1));
+    imagine_buffer *first = pictures(&in, 0, 1, 1), *known = encoded(&in, first);
+    for (int32_t mode = IMAGINE_KNOWN_CLEAN; mode <= IMAGINE_KNOWN_RENOISED; mode++) {
+        asked a;
+        ask(&a, &in);
+        a.sampler.steps = 0;
+        a.sampler.schedule = IMAGINE_SCHEDULE_SIGMAS;
+        a.sampler.sigmas = sigmas;
+        a.sampler.sigma_count = 3;
+        a.sampler.known_mode = mode;
+        a.job.known_latents = known;
+        imagine_buffer *latents = result(&in, &a.job);
+        CHECK(latents && same_frames(latents, 0, known, 0, 1));
+        imagine_buffer_release(&latents);
+    }
+    imagine_buffer_release(&first);
+    imagine_buffer_release(&known);
+    close_inputs(&in);
+}
+
 /* Frames left open are those of the latents to begin with, and no matter of the first frames or the last. */
 static void frames_left_open(void)
 {
@@ -445,6 +470,7 @@ int main(int argc, char **argv)
         { "mask cancelled", mask_cancelled },
         { "sides left open", sides_left_open },
         { "frames left open", frames_left_open },
+        { "known at the end", known_at_the_end },
         { "all together", all_together },
         { "told", told },
         { "refusals", refusals },
