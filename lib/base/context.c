@@ -82,6 +82,9 @@ imagine_status imagine_context_create(imagine_context **context, const imagine_c
         status = check_options(&o, error);
     if (status < 0)
         return status;
+    if (o.memory_limit && o.memory_limit < sizeof **context)
+        return imagine__fail(error, IMAGINE_ERROR_NO_MEMORY, "memory_limit: %llu bytes are less than a context itself takes, %zu",
+                             (unsigned long long)o.memory_limit, sizeof **context);
     imagine_alloc_fn *allocate = o.allocate ? o.allocate : imagine__default_allocate;
     imagine_context *made = allocate(o.allocator_data, sizeof *made, 64);
     if (!made)

@@ -142,6 +142,11 @@ static void context_options(void)
     REFUSED(reserved0, 1, IMAGINE_ERROR_INVALID_ARGUMENT);
     REFUSED(memory_limit, 1000, IMAGINE_ERROR_NO_MEMORY); /* two threads' scratch does not fit */
     imagine_context_options_init(&o, sizeof o);
+    o.threads = 1;
+    o.memory_limit = 1; /* the context itself does not fit */
+    CHECK_STATUS(imagine_context_create(&context, &o, &err), IMAGINE_ERROR_NO_MEMORY);
+    CHECK(!context && strstr(err.message, "memory_limit"));
+    imagine_context_options_init(&o, sizeof o);
     o.threads = 8;
     o.memory_limit = 4000000;
     CHECK_STATUS(imagine_context_create(&context, &o, &err), IMAGINE_ERROR_NO_MEMORY);
