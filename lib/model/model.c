@@ -212,8 +212,6 @@ imagine_status imagine_model_get_info(const imagine_model *model, imagine_model_
                                  .width = d->width,
                                  .height = d->height,
                                  .frames = d->frames,
-                                 .steps = d->steps,
-                                 .guidance = d->guidance,
                                  .frames_per_second = d->fps };
     if (s[IMAGINE__STAGE_TOKENIZER].folder && s[IMAGINE__STAGE_ENCODER].folder)
         known.stages |= IMAGINE_STAGE_TEXT;
@@ -231,6 +229,8 @@ imagine_status imagine_model_get_info(const imagine_model *model, imagine_model_
         known.latent_channels = model->dit.in_channels;
         known.text_dim = model->dit.text_dim;
         known.layers = model->dit.layers;
+        known.steps = d->steps;
+        known.guidance = d->guidance;
         known.width_hidden = model->dit.heads * model->dit.head_dim;
         known.size_multiple = factor * least_common_multiple(model->dit.patch_h, model->dit.patch_w);
     }

@@ -154,6 +154,7 @@ static void parts(void)
     drop("scheduler");
     REQUIRE_OK(open_pack(&info, &err));
     CHECK(info.stages == (IMAGINE_STAGE_TEXT | IMAGINE_STAGE_VAE) && info.layers == 0 && info.size_multiple == 8);
+    CHECK(info.steps == 0 && info.guidance == 0);
     REQUIRE_OK(imagine_model_open(&model, context, folder, NULL, &err));
     CHECK_STATUS(imagine__model_dit(model, IMAGINE__READ_AUTO, &dit, NULL, &err), IMAGINE_ERROR_NOT_FOUND);
     CHECK(!dit && strstr(err.message, "transformer"));
