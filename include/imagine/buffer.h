@@ -133,7 +133,7 @@ IMAGINE_API imagine_status imagine_picture_load(imagine_buffer **frames, imagine
                                                 imagine_error *error);
 
 /* Writes U8 [frames, height, width, 3] as PNG: one frame as a plain PNG, several as an animated PNG at
- * `frames_per_second` (above 0), looping for ever. To a temporary name first, then renamed. */
+ * `frames_per_second` (1/65535 to 65535), looping for ever. To a temporary name first, then renamed. */
 IMAGINE_API imagine_status imagine_picture_save(imagine_context *context, const char *path,
                                                 const imagine_buffer *frames, double frames_per_second,
                                                 imagine_error *error);

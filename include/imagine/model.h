@@ -54,7 +54,8 @@ extern "C" {
 IMAGINE_API void imagine_model_options_init(imagine_model_options *options, size_t size);
 
 /* Opens the pack in the folder `path`: reads every configuration and every weight file's header, and refuses what
- * cannot run with a message that names the key or tensor. `options` may be NULL. On failure *model is NULL. */
+ * cannot run by these with a message that names the key or the file. The tensors of a stage and the tokenizer are looked at
+ * when the stage is first needed, and refused then. `options` may be NULL. On failure *model is NULL. */
 IMAGINE_API imagine_status imagine_model_open(imagine_model **model, imagine_context *context, const char *path,
                                               const imagine_model_options *options, imagine_error *error);
 
