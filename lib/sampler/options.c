@@ -148,8 +148,9 @@ static imagine_status check_sizes(const imagine_sampler_options *o, const imagin
     imagine_status status = imagine_model_get_info(model, &info, error);
     if (status < 0)
         return status;
-    int32_t multiple = info.size_multiple > 0 ? info.size_multiple : 1;
-    int32_t factor = info.temporal_factor > 0 ? info.temporal_factor : 1;
+    /* Without a VAE the factors are those that the latents are made for all the same: 8 and 4. */
+    int32_t multiple = info.size_multiple > 0 ? info.size_multiple : 8;
+    int32_t factor = info.temporal_factor > 0 ? info.temporal_factor : 4;
     if ((status = imagine__need_multiple(o->width, multiple, "width", error)) < 0 ||
         (status = imagine__need_multiple(o->height, multiple, "height", error)) < 0 ||
         (status = imagine__need_frames(o->frames, factor, "frames", error)) < 0)

@@ -173,6 +173,29 @@ static void parts(void)
     CHECK(info.stages == (IMAGINE_STAGE_TEXT | IMAGINE_STAGE_SAMPLER) && info.latent_channels == 16);
 }
 
+/* Sizes are checked when the job is created, with the usual factors where no VAE tells them. */
+static void sizes_without_vae(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_model *model;
+    imagine_job *job;
+    imagine_sampler_options sampler;
+    imagine_job_options options;
+    restore();
+    drop("vae");
+    REQUIRE_OK(imagine_model_open(&model, context, folder, NULL, &err));
+    imagine_sampler_options_init(&sampler, sizeof sampler);
+    sampler.frames = 2;
+    imagine_job_options_init(&options, sizeof options);
+    options.sampler = &sampler;
+    options.decode = 0;
+    CHECK_STATUS(imagine_job_create(&job, model, &options, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    CHECK(!job && strstr(err.message, "frames"));
+    imagine_job_destroy(&job);
+    imagine_model_release(&model);
+    restore();
+}
+
 static void refused(void)
 {
     imagine_error err = IMAGINE_ERROR_INIT;
@@ -489,6 +512,7 @@ int main(int argc, char **argv)
     static const test_case cases[] = {
         { "whole", whole },
         { "parts", parts },
+        { "sizes without VAE", sizes_without_vae },
         { "refused", refused },
         { "schedules", schedules }, { "chosen schedules", chosen_schedules },
         { "second look", second_look },
