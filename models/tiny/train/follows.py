@@ -4,6 +4,9 @@ with empty ones, with those of other pictures, and with the noun alone swapped f
 direction of their motion turned round.
 
 Where a swapped noun costs nothing, objects are not being learnt, whatever the loss does; and so with directions.
+
+--motion asks of pure noise, before any training too: how far two captions' predictions are apart in what changes over the frames,
+of the transformer, of what it grows from and of the 64x64 model itself.
 """
 
 import json
@@ -11,19 +14,26 @@ import re
 
 import numpy as np
 import torch
+from diffusers import WanTransformer3DModel
+from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 
 import common
+import grow
 import latents128
 import objects
 import sample
 import text
 import train_dit
 import train_dit128
+import train_vae128
 import vae128
 
 LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
 LONGEST = 60  # characters of a caption, so that the noun is much of it
 OPPOSITE = {a: b for pair in (("left", "right"), ("up", "down"), ("clockwise", "counterclockwise")) for a, b in (pair, pair[::-1])}
+MOTIONS = {"right or left": ("moving to the right", "moving to the left"), "growing or still": ("growing", "standing still"),
+           "bouncing or still": ("bouncing", "standing still")}
+THINGS = ("a red apple", "a dog", "a yellow car", "a blue balloon", "a cat", "a robot", "a green fish", "a house")
 WAY = re.compile(r"\b((?:mov|slid|glid|driv|fly|hopp|spinn|rotat|turn)ing (?:slowly |quickly )?(?:to the )?)(\w+)\b")
 
 
@@ -76,6 +86,35 @@ def losses(model, tok, x, captions, level):
 
 
 @torch.inference_mode()
+def apart(model, tok, channels, frames=3):
+    """{question: mean square of what changes over the frames between two captions' predictions}, of the 64x64 model's channels."""
+    random, found = torch.Generator().manual_seed(1), {}
+    for question, words in MOTIONS.items():
+        squares = []
+        for thing in THINGS:
+            noise = torch.randn(4, channels, frames, 8, 8, generator=random)
+            a, b = (model(noise, torch.full((4,), 1000.0), *text.tokens(tok, [f"{thing} {word}"] * 4))[:, :grow.OLD_Z] for word in words)
+            squares.append((a - b - (a - b).mean(2, keepdim=True)).square().mean())
+        found[question] = torch.stack(squares).mean().item()
+    return found
+
+
+def motion(state, tok, model, step):
+    """Prints apart() of three models."""
+    begun = train_dit.Model(tok, train_dit128.TEXT, train_dit128.CONFIG).eval()
+    folder = train_vae128.small_pack(state)
+    grow.model(begun, tok, folder, *latents128.statistics(state))
+    small_tok = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer", model_max_length=text.LENGTH)
+    small = train_dit.Model(small_tok).eval()
+    small.dit = WanTransformer3DModel.from_pretrained(folder / "transformer", torch_dtype=torch.float32)
+    small.encoder = UMT5EncoderModel.from_pretrained(folder / "text_encoder", torch_dtype=torch.float32)
+    print(f"| | {' | '.join(MOTIONS)} |\n|---|" + "---|" * len(MOTIONS))
+    for name, (one, words, channels) in {"64x64": (small, small_tok, grow.OLD_Z), "grown": (begun, tok, vae128.Z),
+                                         f"step {step}": (model, tok, vae128.Z)}.items():
+        print(f"| {name} | {' | '.join(f'{v:.5f}' for v in apart(one, words, channels).values())} |", flush=True)
+
+
+@torch.inference_mode()
 def draw(path, model, tok, state, x, captions):
     """The pictures, and below them what one step makes of each at every level: where the level is too high for more than colour
     and place, the caption has not said what stands there."""
@@ -96,12 +135,15 @@ def main():
     parser.add_argument("--shard", type=int, default=1, help="of the latents (default: %(default)s)")
     parser.add_argument("--count", type=int, default=128, help="at most so many (default: %(default)s)")
     parser.add_argument("--sheet", metavar="FILE", help="a PNG of one step's estimates for 16 pictures, at each level")
+    parser.add_argument("--motion", action="store_true", help="how far captions of motion are apart, in place of losses")
     args = parser.parse_args()
     common.prepare(args)
     saved = common.load(args.state / "dit128.pt")
     tok = text.tokenizer(args.state, train_dit128.TEXT, "tokenizer128.json", train_dit128.corpus)
     model = train_dit.Model(tok, train_dit128.TEXT, train_dit128.CONFIG).eval()
     model.load_state_dict(saved[args.weights], strict=False)
+    if args.motion:
+        return motion(args.state, tok, model, saved["step"])
     kind, change = ("clip", "turned round") if args.clips else ("picture", "noun swapped")
     x, right, wrong = examples(args.state, kind, args.shard, args.count)
     kinds = {"right": right, "none": [""] * len(x), "another's": right[1:] + right[:1], change: wrong}
