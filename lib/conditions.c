@@ -92,6 +92,30 @@ static imagine_status check_pictures(const imagine_buffer *pictures, const char 
     return IMAGINE_OK;
 }
 
+/* F32 of the clip's latents; `batch`: or of a batch of 1; `fewer`: or of its first frames. The values are the sampler's to check. */
+static imagine_status check_latents(const imagine__conditions *c, const imagine_buffer *latents, const char *name, int batch,
+                                    int fewer, imagine_error *error)
+{
+    int32_t ndim;
+    const int64_t *shape = imagine__buffer_shape(latents, &ndim);
+    int64_t wanted[] = { 1, c->latents[0], c->latents[1], c->latents[2], c->latents[3] };
+    if (ndim == 4 || (ndim == 5 && batch)) {
+        const int64_t *clip = shape + ndim - 4;
+        wanted[1] = wanted[1] ? wanted[1] : clip[0]; /* without a VAE nothing here says how many */
+        if (fewer && clip[1] > 0 && clip[1] < wanted[2])
+            wanted[2] = clip[1];
+        if (imagine__buffer_dtype(latents) == IMAGINE_F32 &&
+            !memcmp(shape, wanted + 5 - ndim, (size_t)ndim * sizeof *shape))
+            return IMAGINE_OK;
+    }
+    char has[160], must[160];
+    imagine__shape_text(has, sizeof has, ndim, shape);
+    imagine__shape_text(must, sizeof must, 4, wanted + 1);
+    return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: is %s %s, must be f32 %s%s", name,
+                         imagine__dtype_name(imagine__buffer_dtype(latents)), has, must,
+                         fewer ? " or have fewer frames" : "");
+}
+
 static imagine_status check_init(const imagine__conditions *c, const imagine_job_options *o,
                                  const imagine_sampler_options *s, imagine_error *error)
 {
@@ -105,6 +129,8 @@ static imagine_status check_init(const imagine__conditions *c, const imagine_job
                              s->strength);
     if (o->init_frames)
         status = check_pictures(o->init_frames, "init_frames", s->width, s->height, &frames, 0, error);
+    if (o->init_latents)
+        status = check_latents(c, o->init_latents, "init_latents", !o->mask_frames, 0, error);
     if (status < 0 || !o->init_frames || frames == c->frames)
         return status;
     return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "init_frames: %lld frames, but the clip has %lld",
@@ -153,7 +179,7 @@ static imagine_status check_ends(const imagine__conditions *c, const imagine_job
     return status;
 }
 
-static imagine_status check_known(const imagine_job_options *o, imagine_error *error)
+static imagine_status check_known(const imagine__conditions *c, const imagine_job_options *o, imagine_error *error)
 {
     if (o->known_mask && !o->known_latents)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "known_mask: there are no known_latents with it");
@@ -161,8 +187,7 @@ static imagine_status check_known(const imagine_job_options *o, imagine_error *e
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
                              "known_latents: give these, or first_frames, last_frame and mask_frames, not both");
     if (o->known_latents)
-        return imagine__need_tensor(o->known_latents, "known_latents", IMAGINE_F32, 4,
-                                    "[channels, frames, height, width]", error);
+        return check_latents(c, o->known_latents, "known_latents", 0, !o->known_mask, error);
     return IMAGINE_OK;
 }
 
@@ -195,7 +220,7 @@ imagine_status imagine__conditions_take(imagine__conditions *c, const imagine_jo
     c->latents[1] = (s->frames - 1) / c->temporal + 1;
     c->latents[2] = s->height / c->spatial;
     c->latents[3] = s->width / c->spatial;
-    if ((status = check_known(o, error)) < 0 || (status = check_init(c, o, s, error)) < 0 ||
+    if ((status = check_known(c, o, error)) < 0 || (status = check_init(c, o, s, error)) < 0 ||
         (status = check_mask(c, o, s, error)) < 0 || (status = check_ends(c, o, s, error)) < 0)
         return status;
     return take_all(c, o, error);
@@ -331,11 +356,6 @@ imagine_status imagine__conditions_encode(imagine__conditions *c, imagine_contex
     imagine_status status = IMAGINE_OK;
     if (c->init_frames)
         status = encode(context, vae, c->init_frames, 1, &c->init_latents, error);
-    if (status >= 0 && c->mask_frames)
-        status = imagine__need_tensor(c->init_latents, "init_latents", IMAGINE_F32, 4,
-                                      "[channels, frames, height, width]", error);
-    if (status >= 0 && c->mask_frames && memcmp(imagine__buffer_shape(c->init_latents, NULL), c->latents, sizeof c->latents))
-        status = imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "init_latents: they do not fit the clip's size");
     if (status >= 0 && (c->first_frames || c->last_frame || c->mask_frames))
         status = begin_known(c, context, cancel, error);
     if (status >= 0)

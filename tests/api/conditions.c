@@ -425,8 +425,9 @@ static void refusals(void)
 {
     imagine_error err = IMAGINE_ERROR_INIT;
     inputs in;
-    imagine_buffer *small, *two;
+    imagine_buffer *small, *two, *flat;
     REQUIRE(open_inputs(&in, 1));
+    REQUIRE_OK(imagine_buffer_create(&flat, in.context, IMAGINE_F32, 3, (int64_t[]){ 3, 4, 6 }, &err));
     imagine_buffer *first = pictures(&in, 0, 1, 1), *begun = pictures(&in, 0, 5, 1);
     REQUIRE_OK(imagine_buffer_create(&small, in.context, IMAGINE_U8, 4, (int64_t[]){ 1, 32, 32, 3 }, &err));
     REQUIRE_OK(imagine_buffer_create(&two, in.context, IMAGINE_U8, 4, (int64_t[]){ 2, HEIGHT, WIDTH, 3 }, &err));
@@ -452,11 +453,17 @@ static void refusals(void)
     REFUSED((a.job.known_latents = in.latents, a.job.first_frames = first), "not both");
     REFUSED(a.job.known_mask = in.latents, "known_mask: there are no known_latents");
     REFUSED(a.job.known_latents = first, "known_latents: is u8");
+    REFUSED((a.job.init_latents = in.latents, a.sampler.frames = 5), "init_latents: is f32 [16, 3, 4, 6], must be f32 [16, 2, 4, 6]");
+    REFUSED((a.job.init_latents = in.latents, a.sampler.width = 32), "must be f32 [16, 3, 4, 4]");
+    REFUSED(a.job.init_latents = flat, "init_latents: is f32 [3, 4, 6]");
+    REFUSED((a.job.known_latents = in.latents, a.sampler.frames = 5), "must be f32 [16, 2, 4, 6] or have fewer frames");
+    REFUSED((a.job.known_latents = in.latents, a.job.known_mask = in.latents, a.sampler.frames = 5), "must be f32 [16, 2, 4, 6]");
     REFUSED((a.job.latents = in.latents, a.job.first_frames = first), "finished ones are only decoded");
 #undef REFUSED
     imagine_buffer_release(&first);
     imagine_buffer_release(&begun);
     imagine_buffer_release(&small);
+    imagine_buffer_release(&flat);
     imagine_buffer_release(&two);
     close_inputs(&in);
 }
