@@ -31,6 +31,7 @@ STAGES = {
     "decoder": dict(before="clips", batch=2, frames=13, steps=3000, lr=1e-3, warmup=30, decay=2900, average=0.998),
     "whole": dict(before="decoder", batch=2, frames=13, steps=3000, lr=1e-3, warmup=30, decay=2700, average=0.998, squares=8),
 }
+SPREAD_BEFORE = "clips", "whole"  # stages that begin with vae128.spread()
 SMOKE = dict(batch=2, steps=4, warmup=2, decay=2)
 SAVE_EVERY, MEASURE_EVERY = 250, 500
 PICTURES, CLIPS = 80_000, 12_000  # drawn ones kept on a GPU
@@ -156,6 +157,8 @@ class Trainer:
         saved = common.load(self.path)
         if saved:
             self.vae.load_state_dict(saved["model"])
+        elif stage in SPREAD_BEFORE:
+            fast.spread(self.vae, self.examples())
         if stage == "decoder":
             self.vae.encoder.requires_grad_(False)
             self.vae.quant_conv.requires_grad_(False)
@@ -174,6 +177,11 @@ class Trainer:
         self.pools = {1: live.Pool(PICTURES), settings["frames"]: live.Pool(CLIPS)}
         while self.drawers and not all(p.filled for p in self.pools.values()):
             self.take(wait=True)
+
+    @torch.no_grad()
+    def examples(self):
+        """Latents of some pictures."""
+        return torch.cat([fast.encode(self.vae, self.frames.some((1 << 30) + k, 48, 1)[:, :, 0].to(common.DEVICE)) for k in range(8)])
 
     def take(self, wait=False):
         block = self.drawers.next(wait)

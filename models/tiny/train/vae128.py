@@ -15,6 +15,7 @@ Z, OLD_Z = 32, 16
 SPACE, TIME = 16, 4  # pixels of a latent's side, frames of a latent
 CONFIG = dict(plain.CONFIG, base_dim=16, decoder_base_dim=20, z_dim=Z, in_channels=12, out_channels=12, patch_size=2,
               scale_factor_spatial=SPACE, scale_factor_temporal=TIME, latents_mean=[0.0] * Z, latents_std=[1.0] * Z)
+LOUD, LOUDER = 0.5, 12.0  # see spread()
 FRESH = 0.5  # of the usual size of random weights, for those that read new channels
 
 
@@ -76,6 +77,25 @@ def grow_latents(weights, fresh, old):
     weights["quant_conv.weight"], weights["quant_conv.bias"] = mean, bias
     weights["post_quant_conv.weight"][:OLD_Z, new] = 0
     weights["post_quant_conv.weight"][new, new] = torch.eye(Z - OLD_Z).view(Z - OLD_Z, Z - OLD_Z, 1, 1, 1)
+
+
+@torch.no_grad()
+def spread(vae, z):
+    """Makes room for the new channels in place: what they have beyond the old ones is turned to axes of its own, each as loud as
+    LOUD where that takes no more than LOUDER, and the decoder turns it back. They begin as quiet copies of the old channels, and
+    the noise that training adds drowns what is new in them. `z`: latents [n, 32, ...]."""
+    flat = z.detach().float().transpose(0, 1).flatten(1)
+    flat = flat - flat.mean(1, keepdim=True)
+    old, new = flat[:OLD_Z], flat[OLD_Z:]
+    follows = torch.linalg.lstsq(old.T, new.T).solution.T
+    sizes, axes = torch.linalg.eigh(torch.cov(new - follows @ old))
+    gain = (LOUD / sizes.clamp(min=1e-12).sqrt()).clamp(max=LOUDER)
+    turn, back = gain[:, None] * axes.T, axes / gain
+    for w in (vae.quant_conv.weight.view(2 * Z, -1), vae.quant_conv.bias.view(2 * Z, 1)):
+        w[OLD_Z:Z] = turn @ (w[OLD_Z:Z] - follows @ w[:OLD_Z])
+    w = vae.post_quant_conv.weight.view(Z, Z)
+    w[:, :OLD_Z] += w[:, OLD_Z:] @ follows
+    w[:, OLD_Z:] = w[:, OLD_Z:] @ back
 
 
 def to_patches(x):
