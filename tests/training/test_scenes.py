@@ -112,7 +112,7 @@ class Scenes(unittest.TestCase):
         made = [stream(19, step=16).scene(number, 17) for number in range(400)]
         kinds = [s.motion.kind for s in made if s.layout == "one" and not s.items[0].animated]
         self.assertGreater(len(kinds), 200)
-        for kind, (weight, _, _) in motions.KINDS.items():
+        for kind, weight in motions.TAUGHT.items():
             self.assertAlmostEqual(kinds.count(kind) / len(kinds), weight, delta=0.06, msg=kind)
 
     def test_what_is_drawn_is_where_it_should_be(self):

@@ -31,6 +31,9 @@ KINDS = {
     "zoom": (0.08, ("in", "out"), ("",)),
     "pan": (0.09, ("left", "right"), ("slow", "", "fast")),
 }
+# Weights where a transformer is taught: what goes somewhere is named in few of the clips above, and soon forgotten.
+TAUGHT = {"still": 0.07, "slide": 0.32, "bounce": 0.10, "hop": 0.06, "spin": 0.10, "rock": 0.04, "grow": 0.08, "shrink": 0.06, "shake": 0.05,
+          "fall": 0.04, "orbit": 0.03, "appear": 0.02, "disappear": 0.01, "zoom": 0.01, "pan": 0.01}
 CAMERA = ("zoom", "pan")
 IN_PLACE = ("spin", "rock", "bounce", "shake", "grow", "shrink")  # what one of several objects can do alone
 PACE = {"slow": 0.55, "": 1.0, "fast": 1.7}
@@ -59,10 +62,10 @@ def seconds(frames):
     return (frames - 1) / FPS
 
 
-def kind(rng, kinds=None):
-    """One of these kinds, or of all."""
+def kind(rng, kinds=None, taught=False):
+    """One of these kinds, or of all; `taught`: in the shares of TAUGHT."""
     kinds = kinds or tuple(KINDS)
-    weights = np.array([KINDS[k][0] for k in kinds])
+    weights = np.array([TAUGHT[k] if taught else KINDS[k][0] for k in kinds])
     return kinds[rng.choice(len(kinds), p=weights / weights.sum())]
 
 

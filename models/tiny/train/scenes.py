@@ -88,7 +88,7 @@ class Stream:
         kinds, weights = zip(*((k, w) for k, w in self.mixture.items() if self.has(k, frames)))
         subject = kinds[rng.choice(len(kinds), p=np.array(weights) / sum(weights))]
         layout = tuple(LAYOUTS)[rng.choice(4, p=list(LAYOUTS.values()))] if subject == "core" else "one"
-        wanted = motions.kind(rng, IN_GROUPS.get(layout)) if self.step and frames > 1 else ""
+        wanted = motions.kind(rng, IN_GROUPS.get(layout), taught=True) if self.step and frames > 1 else ""
         while True:  # until what was drawn fits together; the shares above stay as they are
             if subject == "animation":
                 scene = self.animation(rng, frames)
