@@ -131,9 +131,13 @@ class Trainer:
         x[:n], ids[:n], mask[:n] = clips[rows, :, :1], clip_ids[rows, 0], clip_mask[rows, 0]
         return x, ids, mask
 
-    def loss(self, x, ids, mask):
+    def noise_levels(self, n, depth):
+        """Of n samples with `depth` latent frames: [n, 1, 1, 1, 1]."""
         middle, spread, longer = self.s["noise"]
-        sigma = torch.sigmoid(middle + longer * math.log(x.shape[2]) + spread * self.normal(len(x), 1, 1, 1, 1))
+        return torch.sigmoid(middle + longer * math.log(depth) + spread * self.normal(n, 1, 1, 1, 1))
+
+    def loss(self, x, ids, mask):
+        sigma = self.noise_levels(len(x), x.shape[2])
         noise = self.normal(*x.shape)
         noisy = (1 - sigma) * x + sigma * noise
         with common.autocast(), attention_for(x):

@@ -18,11 +18,14 @@ import vae128
 
 TEXT = text.Size(length=48, pieces=4000, width=192, layers=3, heads=6, inner=448)
 CONFIG = dict(train_dit.CONFIG, in_channels=vae128.Z, out_channels=vae128.Z, text_dim=TEXT.width, ffn_dim=896, num_layers=6)
+NEARLY = 0.1  # what is left of a sample, at most, in those with almost nothing but noise
 TOKENS = 16  # of a frame's latents
 # `noise`: mean and spread of the level's logit, and how much the log of the latent frames adds to the mean. Frames repeat each other,
 # so that what moves shows through a level that hides a picture: with a half, n frames' mean keeps the noise of one.
-SETTINGS = dict(lr=1.5e-3, steps=12000, warmup=100, decay=5000, average=0.998, weight_decay=0.01,
-                pictures_first=0, picture_share=0.5, tokens=2048, captions=60000, noise=(1.0, 1.2, 0.4))
+# `nearly`: the share of clips, and half of it of pictures, with almost nothing but noise. Which way something moves shows through a level
+# of 0.97 in five latent frames, so that captions are asked for it only above that.
+SETTINGS = dict(lr=1.2e-3, steps=12000, warmup=100, decay=12000, average=0.998, weight_decay=0.01, pictures_first=0, picture_share=0.4,
+                tokens=2048, captions=60000, noise=(1.0, 1.2, 0.4), nearly=0.3)
 SMOKE = dict(steps=6, warmup=2, decay=3, pictures_first=3, tokens=128, captions=1500)
 PROMPTS = ["a red apple", "two dogs on a green background", "a blue car on a road", "a cat to the left of a ball",
            "three stars at night", "a large house in the snow", "a banana", "a small yellow fish in the sea",
@@ -129,6 +132,12 @@ class Trainer(train_dit.Trainer):
         every, shape = torch.arange(len(x), device=common.DEVICE), (1, -1, 1, 1, 1)
         x = (x.float() - self.mean.view(shape)) / self.std.view(shape)
         return x, ids[every, wording].long(), mask[every, wording].long()
+
+    def noise_levels(self, n, depth):
+        share = self.s["nearly"] * (0.5 if depth == 1 else 1)
+        drawn = torch.rand(n, 1, 1, 1, 1, generator=self.random, device=common.DEVICE)
+        highest = 1 - NEARLY * (drawn / share).square()  # of those below the share, which are so spread evenly
+        return torch.where(drawn < share, highest, super().noise_levels(n, depth))
 
     def samples(self, depth):
         return max(1, self.args.times * self.s["tokens"] // (TOKENS * depth))
