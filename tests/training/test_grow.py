@@ -13,6 +13,7 @@ try:
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
     import grow
+    import moved
     import train_dit
     import train_dit128
     import vae
@@ -48,6 +49,40 @@ class Grow(unittest.TestCase):
                 frames, doubled = vae128.decode(large, z), vae.decode(small, old)
             doubled = doubled.repeat_interleave(2, -1).repeat_interleave(2, -2)
             torch.testing.assert_close(frames, doubled, rtol=1e-4, atol=1e-5)
+
+    def test_spread(self):
+        """The same function of pictures, with new channels that are loud and independent."""
+        large = vae128.grown(randomised(AutoencoderKLWan(**vae.CONFIG))).eval()
+        x = torch.randn(48, 3, 64, 64)
+        with torch.no_grad():
+            z = vae128.encode(large, x)
+            before = vae128.decode(large, z)
+            vae128.spread(large, z)
+            spread = vae128.encode(large, x)
+            after = vae128.decode(large, spread)
+        torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(spread[:, :16], z[:, :16])
+        flat = spread.transpose(0, 1).flatten(1)
+        flat = flat - flat.mean(1, keepdim=True)
+        sizes = torch.linalg.eigvalsh(torch.cov(flat[16:])).sqrt()
+        self.assertLess(sizes[-1].item(), vae128.LOUD + 0.01)
+        self.assertGreater(sizes.median().item(), 2 * z[:, 16:].std().item())
+        together = (flat[:16] @ flat[16:].T).abs().max() / flat.shape[1]
+        self.assertLess(together.item(), 0.01)
+
+    def test_moved(self):
+        """Where the new latents are the old ones turned round, what is predicted of them is the old prediction turned round."""
+        model = randomised(WanTransformer3DModel(**train_dit128.CONFIG))
+        old, (turn, _) = torch.randn(vae128.Z, 500), torch.linalg.qr(torch.randn(vae128.Z, vae128.Z))
+        weights = {f"dit.{n}": w for n, w in model.state_dict().items()}
+        x, text, time = torch.randn(2, vae128.Z, 3, 8, 6), torch.randn(2, 5, train_dit128.TEXT.width), torch.tensor([100.0, 900.0])
+        def turned(v):
+            return torch.einsum("nc,bcthw->bnthw", turn, v)
+        with torch.no_grad():
+            before = model(x, time, text, return_dict=False)[0]
+            model.load_state_dict({n.removeprefix("dit."): w for n, w in moved.moved(weights, old, turn @ old).items()})
+            after = model(turned(x), time, text, return_dict=False)[0]
+        torch.testing.assert_close(after, turned(before), rtol=1e-3, atol=1e-3)
 
     def test_transformer(self):
         small = randomised(WanTransformer3DModel(**train_dit.CONFIG))
