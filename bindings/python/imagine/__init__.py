@@ -10,9 +10,11 @@ imagine.Error or one of its subclasses, with the library's own message."""
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import os
 import pathlib
+import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union, cast
 
@@ -78,29 +80,46 @@ class Event:
 
 class Job(_Handle):
     """One running generation: iterate over it for its events. cancel() may be called from any thread; Ctrl-C while
-    iterating cancels as well. Leaving a `with` block ends the job, and so does the end of the program."""
+    iterating cancels as well. Leaving a `with` block ends the job, and so does the end of the program. Everything else may
+    be called from any thread too, where calls wait for each other; close() cancels, so that it waits shortly."""
 
     _free = "imagine_job_destroy"
 
     def __init__(self, model: Model, options: _api.JobOptions, keep: List[Any]) -> None:
         pointer = ctypes.c_void_p()
-        _call("imagine_job_create", ctypes.byref(pointer), model._pointer, ctypes.byref(options))
+        _call("imagine_job_create", ctypes.byref(pointer), model, ctypes.byref(options))
+        self._turn = threading.RLock()  # a job is used by one thread at a time, cancelling apart
+        self._model, self._done, self._closing = model, False, False
         super().__init__(pointer.value)
-        self._model, self._done = model, False
         _jobs.add(self)
         del keep  # what the options pointed to: the library has its own copies now
 
+    def close(self) -> None:
+        """Ends the job, which is cancelled where it still runs; calls in other threads end with an exception first."""
+        if getattr(self, "_pointer", None):
+            self._closing = True
+            self.cancel()
+            with self._turn:
+                super().close()
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[ctypes.c_void_p]:
+        """The pointer, which is this thread's until the block is left."""
+        with self._turn:
+            if self._closing or not self._pointer:
+                raise StateError("the job is closed", -4, "ERROR_STATE")
+            yield self._pointer
+
     def next(self, timeout: Optional[float] = None) -> Event:
         """The next event; TimeoutReached after `timeout` seconds (None waits for ever)."""
-        if not self._pointer:
-            raise StateError("the job is closed", -4, "ERROR_STATE")
         raw = _api.Event(struct_size=ctypes.sizeof(_api.Event))
         if timeout is not None and timeout != timeout:
             raise _invalid("timeout: wanted are seconds, not nan")
         nanoseconds = -1 if timeout is None else int(min(max(timeout, -1) * 1e9, 2**62))
-        if _call("imagine_job_next", self._pointer, ctypes.byref(raw), nanoseconds) == _api.STATUS_TIMEOUT:
-            raise TimeoutReached("no event yet", _api.STATUS_TIMEOUT, "TIMEOUT")
-        return Event(raw)
+        with self._open() as pointer:
+            if _call("imagine_job_next", pointer, ctypes.byref(raw), nanoseconds) == _api.STATUS_TIMEOUT:
+                raise TimeoutReached("no event yet", _api.STATUS_TIMEOUT, "TIMEOUT")
+            return Event(raw)
 
     def __iter__(self) -> Iterator[Event]:
         return self
@@ -122,21 +141,24 @@ class Job(_Handle):
 
     def cancel(self) -> None:
         """Asks the job to stop; iterating then raises Cancelled."""
-        if self._pointer:
-            _lib().imagine_job_cancel(self._pointer)
+        with self._lock:
+            if self._pointer:
+                _lib().imagine_job_cancel(self._pointer)
 
     @property
     def latents(self) -> Array:
         """The latents after the last whole step, float32 [channels, frames, height, width]."""
         pointer = ctypes.c_void_p()
-        _call("imagine_job_get_latents", self._pointer, ctypes.byref(pointer))
+        with self._open() as job:
+            _call("imagine_job_get_latents", job, ctypes.byref(pointer))
         return Buffer(pointer.value).array
 
     @property
     def info(self) -> Dict[str, Any]:
         """A dict: the settled sizes, seconds per stage, memory_peak."""
         info = _api.JobInfo(struct_size=ctypes.sizeof(_api.JobInfo))
-        _call("imagine_job_get_info", self._pointer, ctypes.byref(info))
+        with self._open() as job:
+            _call("imagine_job_get_info", job, ctypes.byref(info))
         names = (("load", 1), ("encode", 5), ("text", 2), ("sample", 3), ("decode", 4))
         stages = {name: info.seconds[i] for name, i in names}
         return {"width": info.width, "height": info.height, "frames": info.frames, "steps": info.steps,
@@ -159,7 +181,7 @@ class Job(_Handle):
 
 def _estimate(model: Model, options: _api.JobOptions, keep: List[Any]) -> Dict[str, Any]:
     raw = _api.Estimate(struct_size=ctypes.sizeof(_api.Estimate))
-    _call("imagine_job_estimate", model._pointer, ctypes.byref(options), ctypes.byref(raw))
+    _call("imagine_job_estimate", model, ctypes.byref(options), ctypes.byref(raw))
     del keep
     names = ("width", "height", "frames", "steps", "guidance", "peak_bytes", "held_bytes", "limit_bytes")
     nearest = (raw.nearest_width, raw.nearest_height, raw.nearest_frames) if raw.nearest_frames else None
@@ -184,14 +206,14 @@ class Model(_Handle):
     are while they are used: "resident" in memory, "streamed" block by block from the file, "auto" as the context's memory
     limit wants it."""
 
-    _free = "imagine_model_release"
+    _free, _retain = "imagine_model_release", "imagine_model_retain"
 
     def __init__(self, path: Union[str, os.PathLike[str]], context: Optional[Context] = None, weights: str = "auto") -> None:
         self.context = context or Context()
         pointer = ctypes.c_void_p()
         options = _api.ModelOptions(struct_size=ctypes.sizeof(_api.ModelOptions),
                                     weights=_choice("weights", _api.WEIGHTS, weights))
-        _call("imagine_model_open", ctypes.byref(pointer), self.context._pointer, _path(path),
+        _call("imagine_model_open", ctypes.byref(pointer), self.context, _path(path),
               ctypes.byref(options), filename=path)
         super().__init__(pointer.value)
         self.path = str(path)
@@ -200,7 +222,7 @@ class Model(_Handle):
     def info(self) -> Dict[str, Any]:
         """A dict of what imagine_model_info says."""
         info = _api.ModelInfo(struct_size=ctypes.sizeof(_api.ModelInfo))
-        _call("imagine_model_get_info", self._pointer, ctypes.byref(info))
+        _call("imagine_model_get_info", self, ctypes.byref(info))
         return {name: getattr(info, name) for name, _ in info._fields_ if name != "struct_size"}
 
     def job(self, prompt: str = "", negative_prompt: Optional[str] = None, *, seed: int = 0, width: int = 0,
@@ -247,14 +269,15 @@ class Model(_Handle):
             options.events |= 1 << _api.EVENT_PREVIEW
         given = _token(cancel)
         if given is not None:
-            options.cancel = given._pointer
+            keep.append(given._reference())
+            options.cancel = keep[-1]._pointer
         for field, value in (("noise", noise), ("renoise", renoise), ("latents", latents), ("prompt_embeds", prompt_embeds),
                              ("negative_embeds", negative_embeds), ("first_frames", first_frames),
                              ("last_frame", last_frame), ("init_frames", init_frames), ("init_latents", init_latents),
                              ("mask_frames", mask_frames), ("known_latents", known_latents),
                              ("known_mask", known_mask)):
             if value is not None:
-                keep.append(Buffer.copy_of(self.context, value))
+                keep.append(Buffer.copy_of(self.context, value)._reference())
                 setattr(options, field, keep[-1]._pointer)
         made: Job = _use(self, options, keep)
         return made
@@ -312,7 +335,7 @@ class Model(_Handle):
 
             def work() -> Any:
                 handle = ctypes.c_void_p()
-                _call(f"imagine_{kind}_create", ctypes.byref(handle), self._pointer, ctypes.byref(options))
+                _call(f"imagine_{kind}_create", ctypes.byref(handle), self, ctypes.byref(options))
                 try:
                     return use(handle)
                 finally:
@@ -323,7 +346,7 @@ class Model(_Handle):
     def _vae(self, function: str, value: Any, tile: Tile, cancel: Optional[Cancel], *arguments: Any) -> Array:
         given, result = Buffer.copy_of(self.context, value), ctypes.c_void_p()
         self._stage("vae", _tile(tile), _api.VaeOptions(), cancel,
-                    lambda vae: _call(function, vae, given._pointer, *arguments, ctypes.byref(result)))
+                    lambda vae: _call(function, vae, given, *arguments, ctypes.byref(result)))
         return Buffer(result.value).array
 
     def encode_text(self, prompt: str, cancel: Optional[Cancel] = None) -> Tuple[Array, Array]:

@@ -22,15 +22,14 @@ Path = Union[str, "os.PathLike[str]"]
 def save(path: Path, frames: Any, fps: float = 8.0, context: Optional[Context] = None) -> None:
     """Writes uint8 [frames, height, width, 3] as a PNG (one frame) or an animated PNG."""
     context = context or Context(threads=1)
-    buffer = Buffer.copy_of(context, frames)  # named, so that it lives until the call returns
-    call("imagine_picture_save", context._pointer, c_path(path), buffer._pointer, fps, filename=path)
+    call("imagine_picture_save", context, c_path(path), Buffer.copy_of(context, frames), fps, filename=path)
 
 
 def load(path: Path, context: Optional[Context] = None) -> Array:
     """Frames of a PNG, an animated PNG or a folder of PNGs, uint8 [frames, height, width, 3]."""
     context = context or Context(threads=1)
     pointer = ctypes.c_void_p()
-    call("imagine_picture_load", ctypes.byref(pointer), context._pointer, c_path(path), filename=path)
+    call("imagine_picture_load", ctypes.byref(pointer), context, c_path(path), filename=path)
     return Buffer(pointer.value).array
 
 

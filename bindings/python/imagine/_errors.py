@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import operator
 import os
@@ -113,9 +114,12 @@ def _error(raw: _api.Error, filename: Any) -> Error:
 
 
 def call(name: str, *arguments: Any, filename: Any = None) -> int:
-    """Calls a function whose last parameter is the error, and raises what it reports, of the file of that name."""
+    """Calls a function whose last parameter is the error, and raises what it reports, of the file of that name. Handles among
+    the arguments may be closed by other threads meanwhile."""
     error = _api.Error(struct_size=ctypes.sizeof(_api.Error))
-    status: int = getattr(lib(), name)(*arguments, ctypes.byref(error))
+    with contextlib.ExitStack() as held:
+        given = [held.enter_context(one._reference())._pointer if hasattr(one, "_reference") else one for one in arguments]
+        status: int = getattr(lib(), name)(*given, ctypes.byref(error))
     if status < 0:
         raise _error(error, filename)
     return status

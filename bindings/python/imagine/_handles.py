@@ -23,17 +23,28 @@ NUMBERS = {name: number for number, name in NAMES.items()}
 
 
 class Handle:
-    """Owns one C handle; `_free` names the function that ends it. All are context managers."""
+    """Owns one C handle; `_free` names the function that ends it, `_retain` the one that makes another reference to what is
+    counted. All are context managers."""
 
-    _free = ""
+    _free = _retain = ""
 
     def __init__(self, pointer: Optional[int]) -> None:
+        self._lock = threading.RLock()  # held while the pointer is freed, and while it is used without a reference
         self._pointer = ctypes.c_void_p(pointer)
 
     def close(self) -> None:
         """Frees the handle now; otherwise the garbage collector does."""
         if getattr(self, "_pointer", None):
-            getattr(lib(), self._free)(ctypes.byref(self._pointer))
+            with self._lock:
+                getattr(lib(), self._free)(ctypes.byref(self._pointer))
+
+    def _reference(self) -> Handle:
+        """A reference of one's own, with which work goes on whoever closes this one meanwhile: a call into C lets other
+        threads run. That of a closed handle is closed as well."""
+        with self._lock:
+            made = Handle(getattr(lib(), self._retain)(self._pointer))
+            made._free, made._retain = self._free, self._retain
+        return made
 
     def __reduce__(self) -> Any:
         """copy and pickle would give the C handle a second owner, who frees it as well."""
@@ -57,7 +68,7 @@ class Context(Handle):
     precision "f32" or "bf16"; graphs False starts every launch by itself. Most programs need none of their own: open()
     makes one."""
 
-    _free = "imagine_context_release"
+    _free, _retain = "imagine_context_release", "imagine_context_retain"
 
     def __init__(self, threads: int = 0, memory_limit: int = 0, cpu_level: str = "best", device: str = "cpu",
                  device_number: int = 0, precision: str = "f32", graphs: bool = True) -> None:
@@ -79,7 +90,7 @@ class Context(Handle):
         """A dict: threads, cpu_level, memory_used, memory_peak, device, device_number, device_memory_used,
         device_memory_peak."""
         info = _api.ContextInfo(struct_size=ctypes.sizeof(_api.ContextInfo))
-        call("imagine_context_get_info", self._pointer, ctypes.byref(info))
+        call("imagine_context_get_info", self, ctypes.byref(info))
         level = {number: name for name, number in _api.CPU_LEVELS.items()}.get(info.cpu_level, "unknown")
         return {"threads": info.threads, "cpu_level": level, "memory_used": info.memory_used,
                 "memory_peak": info.memory_peak, "device": "cuda" if info.device == _api.DEVICES["cuda"] else "cpu",
@@ -90,23 +101,25 @@ class Context(Handle):
 class Cancel(Handle):
     """A token that stops all work which was given it as `cancel`. fire() may be called from any thread."""
 
-    _free = "imagine_cancel_release"
+    _free, _retain = "imagine_cancel_release", "imagine_cancel_retain"
 
     def __init__(self, context: Context) -> None:
         pointer = ctypes.c_void_p()
-        call("imagine_cancel_create", ctypes.byref(pointer), context._pointer)
+        call("imagine_cancel_create", ctypes.byref(pointer), context)
         super().__init__(pointer.value)
         self._children: List[Cancel] = []
 
     def fire(self) -> None:
         """What has this token ends with Cancelled, soon."""
-        lib().imagine_cancel_fire(self._pointer)
+        with self._reference() as held:
+            lib().imagine_cancel_fire(held._pointer)
         for child in self._children[:]:
             child.fire()
 
     @property
     def fired(self) -> bool:
-        return bool(lib().imagine_cancel_fired(self._pointer))
+        with self._reference() as held:
+            return bool(lib().imagine_cancel_fired(held._pointer))
 
 
 def token(given: Optional[Cancel]) -> Optional[Cancel]:
@@ -185,7 +198,7 @@ class Buffer(Handle):
     torch.from_dlpack(buffer) are views of it and keep it alive, also when the buffer is closed; copy.copy(buffer) is another
     handle of the same memory; Buffer.wrap and Buffer.from_dlpack lie over other libraries' memory and keep that alive."""
 
-    _free = "imagine_buffer_release"
+    _free, _retain = "imagine_buffer_release", "imagine_buffer_retain"
     _lasting: Optional[Buffer] = None  # what keeps the memory for arrays, which hold this object, after close()
     _refused: Any = None  # a capsule that numpy will not take: were it numpy's alone, its exception would not arrive
 
@@ -194,11 +207,12 @@ class Buffer(Handle):
         super().close()
 
     def __copy__(self) -> Buffer:
-        return Buffer(lib().imagine_buffer_retain(self._pointer))
+        with self._lock:
+            return Buffer(lib().imagine_buffer_retain(self._pointer))
 
     def _info(self) -> _api.BufferInfo:
         info = _api.BufferInfo(struct_size=ctypes.sizeof(_api.BufferInfo))
-        call("imagine_buffer_get_info", self._pointer, ctypes.byref(info))
+        call("imagine_buffer_get_info", self, ctypes.byref(info))
         return info
 
     @property
@@ -231,13 +245,14 @@ class Buffer(Handle):
 
     @property
     def __array_interface__(self) -> Dict[str, Any]:
-        info = self._info()
+        held = self.__copy__()
+        info = held._info()
         if info.device == _api.DEVICES["cuda"]:
             raise unsupported("the buffer lies on a GPU; host() makes a copy that has an array")
         if info.dtype not in _api.DTYPES:
             raise unsupported(f"numpy has no type for the buffer's {self.dtype}; torch.from_dlpack takes it")
         if self._lasting is None:
-            self._lasting = self.__copy__()
+            self._lasting = held
         return {"version": 3, "shape": tuple(info.shape[:info.ndim]), "typestr": "<" + _api.DTYPES[info.dtype],
                 "data": (info.data or 0, bool(info.flags & _api.BUFFER_READ_ONLY))}
 
@@ -266,7 +281,7 @@ class Buffer(Handle):
         source = self._copy() if copy else self
         pointer = ctypes.c_void_p()
         try:
-            call("imagine_buffer_to_dlpack" if versioned else "imagine_buffer_to_dlpack_unversioned", source._pointer,
+            call("imagine_buffer_to_dlpack" if versioned else "imagine_buffer_to_dlpack_unversioned", source,
                  ctypes.byref(pointer))
         except Unsupported as problem:
             raise BufferError(str(problem)) from None
@@ -282,7 +297,7 @@ class Buffer(Handle):
         info = self._info()
         context = Context(threads=1)
         made = Buffer._create(context, info.dtype, tuple(info.shape[:info.ndim]))
-        call("imagine_buffer_copy", made._pointer, self._pointer)
+        call("imagine_buffer_copy", made, self)
         return made
 
     @classmethod
@@ -300,7 +315,7 @@ class Buffer(Handle):
         address, name = _dlpack.opened(given)
         pointer = ctypes.c_void_p()
         call("imagine_buffer_from_dlpack" if name == _dlpack.VERSIONED else "imagine_buffer_from_dlpack_unversioned",
-             ctypes.byref(pointer), context._pointer, address)
+             ctypes.byref(pointer), context, address)
         _dlpack.mark_used(given, name)
         return cls(pointer.value)
 
@@ -310,7 +325,7 @@ class Buffer(Handle):
     def _create(cls, context: Context, dtype: int, shape: Tuple[int, ...]) -> Buffer:
         pointer = ctypes.c_void_p()
         dims = (ctypes.c_int64 * max(len(shape), 1))(*shape)
-        call("imagine_buffer_create", ctypes.byref(pointer), context._pointer, dtype, len(shape), dims)
+        call("imagine_buffer_create", ctypes.byref(pointer), context, dtype, len(shape), dims)
         return cls(pointer.value)
 
     @classmethod
@@ -324,13 +339,13 @@ class Buffer(Handle):
             raise invalid(f"array: the library has no type {array.dtype.str}")
         if not array.flags.c_contiguous:
             raise invalid("array: it is not contiguous; numpy.ascontiguousarray makes a copy that is")
-        context = context or Context(threads=1)  # named, so that it lives until the call returns
+        context = context or Context(threads=1)
         pointer, key = ctypes.c_void_p(), next(_numbers)
         shape = (ctypes.c_int64 * max(array.ndim, 1))(*array.shape)
         _lent[key] = array
         try:
             call("imagine_buffer_wrap" if array.flags.writeable else "imagine_buffer_wrap_read_only", ctypes.byref(pointer),
-                 context._pointer, number, array.ndim, shape, array.ctypes.data,
+                 context, number, array.ndim, shape, array.ctypes.data,
                  ctypes.cast(_release, ctypes.c_void_p), key)
         except Error:
             _lent.pop(key, None)

@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 import unittest
+import unittest.mock
 
 import numpy
 
@@ -131,6 +132,129 @@ class Tokens(unittest.TestCase):
             time.sleep(0.5)
             process.send_signal(signal.SIGINT)
             self.assertRegex(process.communicate(timeout=60)[0], r"^False \(\d+,\)\n$")
+
+
+class Threads(unittest.TestCase):
+    LISTEN = """
+import threading, time
+
+def listen(use):
+    try:
+        while True:
+            use()
+    except imagine.Error as problem:
+        print(type(problem).__name__ + '\\n', end='', flush=True)
+"""
+
+    def ends(self, code, *lines):
+        """What a program prints that listens in other threads; it does not crash."""
+        with session(self.LISTEN + code) as process:
+            output = process.communicate(timeout=120)[0]
+        self.assertEqual(process.returncode, 0, output)
+        for line in lines:
+            self.assertRegex(output, rf"(?m)^(?:{line})$")
+        return output.splitlines()
+
+    def test_a_job_is_closed_while_others_use_it(self):
+        printed = self.ends(f"""
+for users in (1, 1, 3):
+    job = model.job('a', {LONG})
+    uses = [job.next, lambda: job.info, lambda: job.latents][:users]
+    job.next()
+    threads = [threading.Thread(target=listen, args=(use,)) for use in uses]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.2)
+    begin = time.monotonic()
+    job.close()
+    took = time.monotonic() - begin
+    for thread in threads:
+        thread.join()
+    print('closed', took < 1)
+""", "closed True")
+        self.assertEqual(printed.count("closed True"), 3)
+        self.assertEqual(sum(line in ("Cancelled", "StateError") for line in printed), 5, printed)
+
+    def test_the_program_ends_while_a_thread_waits(self):
+        self.ends(f"""
+job = model.job('a', {LONG})
+threading.Thread(target=listen, args=(job.next,), daemon=True).start()
+time.sleep(0.3)
+print('end', flush=True)
+""", "end")
+
+    def test_no_job_is_freed_while_it_is_used(self):
+        library, model = imagine._lib(), imagine.open(PACK)
+        lock, using, seen = threading.Lock(), [], []
+
+        class Watched:
+            def __getattr__(self, name):
+                function = getattr(library, name)
+                if not name.startswith("imagine_job_"):
+                    return function
+
+                def watched(*arguments):
+                    with lock:
+                        seen.append((name, list(using)))
+                        using.append(name)
+                    try:
+                        return function(*arguments)
+                    finally:
+                        with lock:
+                            using.remove(name)
+                return watched
+
+        def listen():
+            try:
+                while True:
+                    job.next()
+            except imagine.Error:
+                pass
+
+        for end in (lambda: job.close(), imagine._end_jobs):
+            job = model.job("a", steps=1000, width=256, height=256, frames=33)
+            with unittest.mock.patch("imagine._errors._library", Watched()):
+                thread = threading.Thread(target=listen)
+                thread.start()
+                time.sleep(0.2)
+                end()
+                thread.join()
+        freed = [users for name, users in seen if name == "imagine_job_destroy"]
+        self.assertEqual(freed, [[], []])
+
+    def test_a_model_is_closed_while_others_use_it(self):
+        """What has begun goes on with references of its own."""
+        self.ends(f"""
+for use in ('encode_text("a")', 'generate("a", steps=1)', 'decode(numpy.zeros((16, 1, 4, 4), "float32"))', 'info') * 10:
+    model = imagine.Model({str(PACK)!r}, imagine.Context(threads=1))
+    thread = threading.Thread(target=listen, args=(lambda: eval('model.' + use),))
+    thread.start()
+    time.sleep(0.004)
+    model.close()
+    model.context.close()
+    thread.join()
+""", "InvalidArgument")
+
+    def test_work_keeps_what_is_closed_meanwhile(self):
+        """Closed by the very call that has it."""
+        with imagine.Context(threads=1) as context:
+            buffer = imagine.Buffer.wrap(numpy.ones(3, "float32"), context)
+            library, closed = imagine._lib(), []
+
+            class Closing:
+                def __getattr__(self, name):
+                    def function(*arguments):
+                        if name == "imagine_buffer_get_info" and not closed:
+                            closed.append(buffer)
+                            buffer.close()
+                        return getattr(library, name)(*arguments)
+                    return function
+
+            with unittest.mock.patch("imagine._errors._library", Closing()):
+                self.assertEqual(buffer.shape, (3,))
+            self.assertEqual(closed, [buffer])
+            with self.assertRaises(imagine.InvalidArgument):
+                buffer.shape
 
 
 class Managers(unittest.TestCase):
