@@ -277,7 +277,7 @@ class Model(_Handle):
                              ("mask_frames", mask_frames), ("known_latents", known_latents),
                              ("known_mask", known_mask)):
             if value is not None:
-                keep.append(Buffer.copy_of(self.context, value)._reference())
+                keep.append(Buffer.copy_of(self.context, value, field)._reference())
                 setattr(options, field, keep[-1]._pointer)
         made: Job = _use(self, options, keep)
         return made
@@ -344,7 +344,8 @@ class Model(_Handle):
             return _interruptible(own, work)
 
     def _vae(self, function: str, value: Any, tile: Tile, cancel: Optional[Cancel], *arguments: Any) -> Array:
-        given, result = Buffer.copy_of(self.context, value), ctypes.c_void_p()
+        given = Buffer.copy_of(self.context, value, "latents" if function == "imagine_vae_decode" else "frames")
+        result = ctypes.c_void_p()
         self._stage("vae", _tile(tile), _api.VaeOptions(), cancel,
                     lambda vae: _call(function, vae, given, *arguments, ctypes.byref(result)))
         return Buffer(result.value).array

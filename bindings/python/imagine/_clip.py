@@ -22,7 +22,7 @@ Path = Union[str, "os.PathLike[str]"]
 def save(path: Path, frames: Any, fps: float = 8.0, context: Optional[Context] = None) -> None:
     """Writes uint8 [frames, height, width, 3] as a PNG (one frame) or an animated PNG."""
     context = context or Context(threads=1)
-    call("imagine_picture_save", context, c_path(path), Buffer.copy_of(context, frames), fps, filename=path)
+    call("imagine_picture_save", context, c_path(path), Buffer.copy_of(context, frames, "frames"), fps, filename=path)
 
 
 def load(path: Path, context: Optional[Context] = None) -> Array:

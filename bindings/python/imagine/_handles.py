@@ -353,10 +353,13 @@ class Buffer(Handle):
         return cls(pointer.value)
 
     @classmethod
-    def copy_of(cls, context: Context, array: Any) -> Buffer:
-        """A new buffer with the values of anything that numpy makes an array of. A Buffer is taken as it is."""
+    def copy_of(cls, context: Context, array: Any, name: str = "array") -> Buffer:
+        """A new buffer with the values of anything that numpy makes an array of. A Buffer is taken as it is, unless it is
+        closed, which is told of `name`."""
         import numpy
         if isinstance(array, Buffer):
+            if not array._pointer:
+                raise invalid(f"{name}: the buffer is closed")
             return array
         array = numpy.asarray(array)
         if array.dtype not in (numpy.uint8, numpy.int32, numpy.int64):

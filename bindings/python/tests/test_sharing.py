@@ -278,6 +278,22 @@ class FromNumpy(unittest.TestCase):
         self.assertFalse(_handles._lent)
 
 
+    def test_a_closed_buffer_is_refused(self):
+        """Nothing is left out silently: noise of a closed one would be noise of the seed."""
+        model = imagine.open(ROOT / "tests" / "packs" / "two-layer")
+        with imagine.Buffer.wrap(numpy.zeros((16, 2, 4, 4), "float32")) as closed:
+            pass
+        for name in ("noise", "renoise", "latents", "prompt_embeds", "negative_embeds", "first_frames", "last_frame",
+                     "init_frames", "init_latents", "mask_frames", "known_latents", "known_mask"):
+            for work in (model.generate, model.estimate):
+                with self.assertRaisesRegex(imagine.InvalidArgument, f"^{name}: the buffer is closed$"):
+                    work(prompt="a", steps=1, **{name: closed})
+        for name, work in (("latents", model.decode), ("frames", model.encode),
+                           ("frames", lambda frames: imagine.save("/no/folder/a.png", frames))):
+            with self.assertRaisesRegex(imagine.InvalidArgument, f"^{name}: the buffer is closed$"):
+                work(closed)
+
+
 @unittest.skipIf(torch is None, "no PyTorch here")
 class Torch(unittest.TestCase):
     def test_to_torch_and_back_without_a_copy(self):
