@@ -111,11 +111,11 @@ class Job(_Handle):
             yield self._pointer
 
     def next(self, timeout: Optional[float] = None) -> Event:
-        """The next event; TimeoutReached after `timeout` seconds (None waits for ever)."""
+        """The next event; TimeoutReached after `timeout` seconds (None waits for ever, what is below 0 is 0)."""
         raw = _api.Event(struct_size=ctypes.sizeof(_api.Event))
         if timeout is not None and timeout != timeout:
             raise _invalid("timeout: wanted are seconds, not nan")
-        nanoseconds = -1 if timeout is None else int(min(max(timeout, -1) * 1e9, 2**62))
+        nanoseconds = -1 if timeout is None else int(min(max(timeout, 0) * 1e9, 2**62))
         with self._open() as pointer:
             if _call("imagine_job_next", pointer, ctypes.byref(raw), nanoseconds) == _api.STATUS_TIMEOUT:
                 raise TimeoutReached("no event yet", _api.STATUS_TIMEOUT, "TIMEOUT")

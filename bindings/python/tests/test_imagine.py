@@ -330,6 +330,10 @@ class Failures(unittest.TestCase):
             with self.assertRaises(TimeoutError):
                 while True:
                     job.next(timeout=0)
+            for past in (-1e-3, -1, float("-inf")):  # a deadline that is over is none that never comes
+                with self.assertRaises(TimeoutError):
+                    while True:
+                        job.next(timeout=past)
             with self.assertRaises(imagine.InvalidArgument):
                 job.next(timeout=float("nan"))
             for long in (1e10, float("inf")):
