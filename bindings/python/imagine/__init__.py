@@ -53,8 +53,15 @@ def _tile(value: Tile) -> Dict[str, int]:
     return {"tile_width": _integer("tile", sides[0], -1), "tile_height": _integer("tile", sides[1], -1)}
 
 
+def _read_only(array: Optional[Array]) -> Optional[Array]:
+    if array is not None:
+        array.flags.writeable = False
+    return array
+
+
 class Event:
-    """What a job reports: `kind` is "step", "preview", "latents", "frames" or "done"; the rest as in imagine_event."""
+    """What a job reports: `kind` is "step", "preview", "latents", "frames" or "done"; the rest as in imagine_event. `latents` are
+    what the job goes on with, and read-only: copy() makes some that are not."""
 
     _KINDS = {1: "step", 2: "preview", 3: "latents", 4: "frames", 5: "done"}
 
@@ -65,7 +72,7 @@ class Event:
         self.kind = self._KINDS.get(raw.kind, "unknown")
         self.step, self.steps, self.sigma, self.seconds = raw.step, raw.steps, raw.sigma, raw.seconds
         self.first_frame, self.frame_count = raw.first_frame, raw.frame_count
-        self.frames, self.latents = self._keep(raw.frames), self._keep(raw.latents)
+        self.frames, self.latents = self._keep(raw.frames), _read_only(self._keep(raw.latents))
 
     @staticmethod
     def _keep(pointer: Optional[int]) -> Optional[Array]:
@@ -147,11 +154,12 @@ class Job(_Handle):
 
     @property
     def latents(self) -> Array:
-        """The latents after the last whole step, float32 [channels, frames, height, width]."""
+        """The latents after the last whole step, float32 [channels, frames, height, width], read-only: the job works with
+        them."""
         pointer = ctypes.c_void_p()
         with self._open() as job:
             _call("imagine_job_get_latents", job, ctypes.byref(pointer))
-        return Buffer(pointer.value).array
+        return cast("Array", _read_only(Buffer(pointer.value).array))
 
     @property
     def info(self) -> Dict[str, Any]:

@@ -125,6 +125,18 @@ class Generation(unittest.TestCase):
         self.assertTrue(numpy.array_equal(self.model.generate(latents=latents), whole))
         self.assertTrue(numpy.array_equal(self.model.encode(whole, tile=8), self.model.encode(whole)))
 
+    def test_latents_are_what_the_job_works_with(self):
+        given = []
+        with self.model.job("a", **self.options) as job:
+            for event in job:
+                if event.kind in ("step", "latents"):
+                    given += [latents for latents in (event.latents, job.latents) if latents is not None]
+        self.assertGreater(len(given), 2)
+        for latents in given:
+            with self.assertRaises(ValueError):
+                latents[:] = 0
+        self.assertTrue(numpy.array_equal(self.model.decode(given[-1]), self.model.generate("a", **self.options)))
+
     def test_pictures_to_begin_with_and_to_keep(self):
         clip = self.model.generate("a", seed=1, frames=9)
         wanted = {"frames": 9, "decode": False}
