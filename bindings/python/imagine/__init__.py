@@ -218,13 +218,20 @@ class Model(_Handle):
 
     def __init__(self, path: Union[str, os.PathLike[str]], context: Optional[Context] = None, weights: str = "auto") -> None:
         self.context = context or Context()
+        self._context = self.context._reference()  # the caller may close theirs
         pointer = ctypes.c_void_p()
         options = _api.ModelOptions(struct_size=ctypes.sizeof(_api.ModelOptions),
                                     weights=_choice("weights", _api.WEIGHTS, weights))
-        _call("imagine_model_open", ctypes.byref(pointer), self.context, _path(path),
+        _call("imagine_model_open", ctypes.byref(pointer), self._context, _path(path),
               ctypes.byref(options), filename=path)
         super().__init__(pointer.value)
         self.path = str(path)
+
+    def close(self) -> None:
+        """Frees the model now, once what works with it is done; otherwise the garbage collector does."""
+        super().close()
+        if hasattr(self, "_context"):
+            self._context.close()
 
     @property
     def info(self) -> Dict[str, Any]:
@@ -285,7 +292,7 @@ class Model(_Handle):
                              ("mask_frames", mask_frames), ("known_latents", known_latents),
                              ("known_mask", known_mask)):
             if value is not None:
-                keep.append(Buffer.copy_of(self.context, value, field)._reference())
+                keep.append(Buffer.copy_of(self._context, value, field)._reference())
                 setattr(options, field, keep[-1]._pointer)
         made: Job = _use(self, options, keep)
         return made
@@ -335,7 +342,7 @@ class Model(_Handle):
     def _stage(self, kind: str, settings: Dict[str, int], options: Any, cancel: Optional[Cancel],
                use: Callable[[ctypes.c_void_p], Any]) -> Any:
         """What `use` returns for a stage's handle, which is ended afterwards; Ctrl-C cancels it, as the token does."""
-        with _child(self.context, _token(cancel)) as own:
+        with _child(self._context, _token(cancel)) as own:
             getattr(_lib(), f"imagine_{kind}_options_init")(ctypes.byref(options), ctypes.sizeof(options))
             options.cancel = own._pointer
             for name, value in settings.items():
@@ -352,7 +359,7 @@ class Model(_Handle):
             return _interruptible(own, work)
 
     def _vae(self, function: str, value: Any, tile: Tile, cancel: Optional[Cancel], *arguments: Any) -> Array:
-        given = Buffer.copy_of(self.context, value, "latents" if function == "imagine_vae_decode" else "frames")
+        given = Buffer.copy_of(self._context, value, "latents" if function == "imagine_vae_decode" else "frames")
         result = ctypes.c_void_p()
         self._stage("vae", _tile(tile), _api.VaeOptions(), cancel,
                     lambda vae: _call(function, vae, given, *arguments, ctypes.byref(result)))

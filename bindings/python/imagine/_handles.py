@@ -38,12 +38,12 @@ class Handle:
             with self._lock:
                 getattr(lib(), self._free)(ctypes.byref(self._pointer))
 
-    def _reference(self) -> Handle:
+    def _reference(self: Self) -> Self:
         """A reference of one's own, with which work goes on whoever closes this one meanwhile: a call into C lets other
         threads run. That of a closed handle is closed as well."""
         with self._lock:
-            made = Handle(getattr(lib(), self._retain)(self._pointer))
-            made._free, made._retain = self._free, self._retain
+            made = type(self).__new__(type(self))
+            Handle.__init__(made, getattr(lib(), self._retain)(self._pointer))
         return made
 
     def __reduce__(self) -> Any:

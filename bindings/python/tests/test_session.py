@@ -270,6 +270,20 @@ class Managers(unittest.TestCase):
             self.assertFalse(handle._pointer)
             handle.close()
 
+    def test_a_model_keeps_its_context(self):
+        with imagine.Context(threads=1) as context:
+            model = imagine.open(PACK, context)
+        latents = numpy.zeros((16, 1, 4, 4), "float32")
+        self.assertEqual(model.generate("a", frames=1, steps=1, noise=latents).shape, (1, 32, 32, 3))
+        self.assertEqual(model.encode(model.decode(latents)).shape, latents.shape)
+        self.assertEqual(model.encode_text("a")[1].shape[1], model.info["text_dim"])
+        self.assertEqual(model.estimate(noise=latents, frames=1)["frames"], 1)
+        model.close()
+        with self.assertRaises(imagine.InvalidArgument):
+            model.info
+        with self.assertRaises(imagine.InvalidArgument):
+            imagine.Model(PACK, context)
+
     def test_a_loop_that_is_left_ends_the_job(self):
         context = imagine.Context(threads=2)
         model = imagine.open(PACK, context)
