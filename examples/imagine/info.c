@@ -17,10 +17,16 @@ const char *level_name(imagine_cpu_level level)
 static imagine_status estimate(session *s, const imagine_sampler_options *sampler, imagine_estimate *out)
 {
     imagine_job_options options;
+    imagine_sampler_options flow = *sampler;
     imagine_job_options_init(&options, sizeof options);
     options.sampler = sampler;
     *out = (imagine_estimate){ .struct_size = sizeof *out };
     imagine_status status = imagine_job_estimate(s->model, &options, out, &s->error);
+    if (status == IMAGINE_ERROR_UNSUPPORTED) { /* perhaps the pack's own schedule, without which it is still of use */
+        flow.schedule = IMAGINE_SCHEDULE_FLOW;
+        options.sampler = &flow;
+        status = imagine_job_estimate(s->model, &options, out, &s->error);
+    }
     if (status != IMAGINE_ERROR_NOT_FOUND)
         return status;
     *out = (imagine_estimate){ .struct_size = sizeof *out };

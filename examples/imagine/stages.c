@@ -164,6 +164,7 @@ static imagine_status open_sampler(session *s, const imagine_buffer *hidden, ima
     imagine_sampler_options_init(&options, sizeof options);
     options.cancel = s->cancel;
     options.guidance = 1;
+    options.schedule = IMAGINE_SCHEDULE_FLOW; /* any will do, also where the pack's own is not known */
     int32_t factor = model.spatial_factor ? model.spatial_factor : 8;
     if (tensor.ndim == 5 && tensor.shape[2] > 0 && tensor.shape[2] < 1 << 16 && tensor.shape[3] < 1 << 12 &&
         tensor.shape[4] < 1 << 12) {

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import resource
+import shutil
 import signal
 import struct
 import subprocess
@@ -265,6 +266,29 @@ class Program(unittest.TestCase):
         save(self.path("l.safetensors"), {"latents": golden["1.latents"]})
         self.run_program("decode", "l.safetensors", "--model", pack, "--out", "f.safetensors")
         self.assertEqual(load(self.path("f.safetensors"))["frames"].shape, golden["1.decoded"].shape)
+
+    def test_a_scheduler_that_is_not_known(self):
+        """It matters to `generate` alone, and there not where a schedule is chosen."""
+        pack = self.path("pack")
+        shutil.copytree(PACK, pack)
+        config = pathlib.Path(pack, "scheduler/scheduler_config.json")
+        config.write_text(json.dumps(dict(json.loads(config.read_text()), _class_name="DDIMScheduler")))
+        told = json.loads(self.run_program("info", "--json", pack).stdout)
+        own = json.loads(self.run_program("info", "--json", PACK).stdout)
+        self.assertEqual([told[key] for key in ("stages", "steps")], [own[key] for key in ("stages", "steps")])
+        self.assertTrue(told["memory"]["fits"])
+        self.assertIn("memory for 32x32", self.run_program("info", pack).stdout)
+        rng = numpy.random.default_rng(1)
+        save(self.path("in.safetensors"), {"hidden_states": rng.standard_normal((1, 16, 2, 4, 4), dtype=numpy.float32),
+                                           "encoder_hidden_states": rng.standard_normal((1, 7, 16), dtype=numpy.float32),
+                                           "timestep": numpy.array([500], numpy.int64)})
+        samples = []
+        for model in (pack, PACK):
+            self.run_program("denoise", "in.safetensors", "--model", model, "--out", "s.safetensors")
+            samples.append(load(self.path("s.safetensors"))["sample"])
+        self.assertTrue((samples[0] == samples[1]).all())
+        self.assertIn("choose a schedule", self.run_program("generate", "a", "--model", pack, status=1).stderr)
+        self.run_program("generate", "a", "--model", pack, "--schedule", "flow")
 
     def test_denoise_with_timesteps_of_every_kind(self):
         rng = numpy.random.default_rng(1)
