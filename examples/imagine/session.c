@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -99,28 +100,40 @@ int session_failed(const session *s)
     return EXIT_FAILED;
 }
 
+/* Whether a file can be made beside `target`, whose name begins at `name`. 0, or errno. */
+static int try_folder(const char *target, size_t name)
+{
+    char trial[PATH_MAX + 64];
+    snprintf(trial, sizeof trial, "%.*s.imagine-%ld.part", (int)name, target, (long)getpid());
+    int fd = open(trial, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd < 0)
+        return errno == EEXIST ? 0 : errno;
+    close(fd);
+    unlink(trial);
+    return 0;
+}
+
+/* The library writes beside what an existing output is a link to, under a name that is no longer than may be. */
 int check_output(const char *path)
 {
     struct stat there;
-    char trial[8192]; /* as the library names what it will rename to `path` */
-    const char *slash = strrchr(path, '/');
-    int length = slash && slash != path ? (int)(slash - path) : 1;
-    if (!stat(path, &there) && !S_ISREG(there.st_mode)) {
+    char linked[PATH_MAX];
+    const char *target = path;
+    int failed = stat(path, &there) ? errno : 0;
+    if (!failed && !S_ISREG(there.st_mode)) {
         fprintf(stderr, "imagine: %s: exists and is not a regular file\n", path);
         return EXIT_FAILED;
     }
-    snprintf(trial, sizeof trial, "%s.%ld-0.part", path, (long)getpid());
-    int fd = open(trial, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (fd < 0 && errno != EEXIST) {
-        fprintf(stderr, "imagine: %s: no such file can be made in the folder %.*s: %s\n", path, length, slash ? path : ".",
-                strerror(errno));
-        return EXIT_FAILED;
-    }
-    if (fd >= 0) {
-        close(fd);
-        unlink(trial);
-    }
-    return EXIT_OK;
+    if (!failed && realpath(path, linked))
+        target = linked;
+    const char *slash = strrchr(target, '/');
+    if (!failed || failed == ENOENT)
+        failed = try_folder(target, slash ? (size_t)(slash + 1 - target) : 0);
+    if (!failed)
+        return EXIT_OK;
+    fprintf(stderr, "imagine: %s: no such file can be made in the folder %.*s: %s\n", path,
+            slash && slash != target ? (int)(slash - target) : 1, slash ? target : ".", strerror(failed));
+    return EXIT_FAILED;
 }
 
 int has_suffix(const char *text, const char *suffix)

@@ -350,7 +350,7 @@ class Program(unittest.TestCase):
         long = ("--width", "256", "--height", "256", "--frames", "49", "--steps", "1000")
         for out, says in (("/no/folder/a.png", "in the folder /no/folder: No such file"),
                           (self.path("pipe.png") + "/a.png", "pipe.png: Not a directory"),
-                          ("x" * 250 + ".png", "in the folder .: File name too long"),
+                          ("x" * 252 + ".png", "in the folder .: File name too long"),
                           ("folder.png", "not a regular file"), ("pipe.png", "not a regular file")):
             refused = self.generate("--out", out, *long, status=1).stderr
             self.assertIn(says, refused)
@@ -361,6 +361,39 @@ class Program(unittest.TestCase):
                 refused = self.run_program(command, "none", "--model", PACK, "--out", out, status=1).stderr
                 self.assertIn(says, refused)
         self.assertEqual(sorted(os.listdir(self.folder.name)), ["folder.png", "folder.safetensors", "pipe.png"])
+
+    def test_an_output_is_asked_for_where_it_will_be(self):
+        """Beside what it is a link to, and under any name that a file may have."""
+        for name in ("x" * 241 + ".png", "y" * 251 + ".png", "\u00e4" * 125 + ".png"):
+            self.generate("--out", name)
+            self.assertTrue(os.path.exists(self.path(name)))
+        os.symlink("/proc/version", self.path("link.safetensors"))  # where no file can be made
+        refused = self.run_program("text", "a", "--model", PACK, "--out", "link.safetensors", status=1).stderr
+        self.assertIn("link.safetensors: no such file can be made in the folder /proc: ", refused)
+        os.symlink("nothing", self.path("dangling.png"))
+        self.generate("--out", "dangling.png")
+        self.assertFalse(os.path.islink(self.path("dangling.png")))
+        self.assertFalse([name for name in os.listdir(self.folder.name) if name.endswith(".part")])
+
+    def test_an_output_may_be_a_link_in_a_folder_that_is_not_writable(self):
+        someone = {"user": 65534} if os.geteuid() == 0 else {}
+        os.chmod(self.folder.name, 0o755)
+        for name in ("open", "closed"):
+            os.mkdir(self.path(name))
+        pathlib.Path(self.path("open/a.png")).touch()
+        os.symlink(self.path("open/a.png"), self.path("closed/a.png"))
+        os.chmod(self.path("open"), 0o777)
+        os.chmod(self.path("closed"), 0o555)
+        try:
+            self.generate("--help", **someone)
+            if subprocess.run(["cat", PACK + "/model_index.json"], capture_output=True, **someone).returncode:
+                raise PermissionError
+        except PermissionError:
+            self.skipTest("another user has no access to the program and the pack")
+        self.assertIn("Permission denied", self.generate("--out", "closed/b.png", status=1, **someone).stderr)
+        self.generate("--out", "closed/a.png", **someone)
+        self.assertGreater(os.path.getsize(self.path("open/a.png")), 0)
+        self.assertTrue(os.path.islink(self.path("closed/a.png")))
 
     def interrupted(self, vanishing, **env):
         """What a long generation into vanishing/out.png says when it is interrupted once that folder is gone; cwd is `here`."""
