@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "cli.h"
@@ -169,18 +170,35 @@ static imagine_status save(generation *g)
     return imagine_picture_save(g->s.context, g->out, g->frames, fps, &g->s.error);
 }
 
-/* Where latents may be put that cannot be decoded now: beside the output, here, or among temporary files. */
+/* Bytes of a name that leave room for what is put after it: names have at most 255. */
+static int kept_of(const char *name)
+{
+    size_t kept = strlen(name);
+    if (kept > 180)
+        for (kept = 180; kept && ((unsigned char)name[kept] & 0xC0) == 0x80;)
+            kept--;
+    return (int)kept;
+}
+
+/* A name that no file has yet, for latents that cannot be decoded now: beside the output, here, or among temporary files. */
 static void rescue_path(char *path, size_t size, const char *out, int place)
 {
     const char *slash = strrchr(out, '/'), *name = slash ? slash + 1 : out, *temporary = getenv("TMPDIR");
-    if (!place)
-        snprintf(path, size, "%s.latents.safetensors", out);
-    else
-        snprintf(path, size, "%s/%s.%ld.latents.safetensors",
-                 place == 1                 ? "."
-                 : temporary && *temporary ? temporary
-                                            : "/tmp",
-                 name, (long)getpid());
+    struct stat there;
+    char process[32] = "", number[32] = "";
+    if (place)
+        snprintf(process, sizeof process, ".%ld", (long)getpid());
+    for (int i = 1;; i++) {
+        if (!place)
+            snprintf(path, size, "%.*s", (int)(name - out), out);
+        else
+            snprintf(path, size, "%s/", place == 1 ? "." : temporary && *temporary ? temporary : "/tmp");
+        size_t folder = strlen(path);
+        snprintf(path + folder, size - folder, "%.*s%s%s.latents.safetensors", kept_of(name), name, process, number);
+        if (lstat(path, &there))
+            return;
+        snprintf(number, sizeof number, ".%d", i);
+    }
 }
 
 /* After a failure or Ctrl-C: what was sampled is kept. */

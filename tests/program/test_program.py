@@ -4,6 +4,7 @@
 import json
 import os
 import pathlib
+import re
 import resource
 import shutil
 import signal
@@ -426,6 +427,24 @@ class Program(unittest.TestCase):
         self.assertEqual(load(found)["latents"].shape, (16, 13, 32, 32))
         errors, _ = self.interrupted(["there", "here"], TMPDIR="/no/folder")
         self.assertRegex(errors, "the latents so far are lost: /no/folder/.*: No such file")
+
+    def test_latents_that_were_kept_before_stay(self):
+        names = []
+        for out in ("out.png", "out.png", "out.png", "\u00e4" * 125 + ".png"):
+            for delay in (0.4, 0.8, 1.6, 3.2):
+                process = subprocess.Popen([PROGRAM, "generate", "a dog", "--model", PACK, "--width", "128", "--height", "128",
+                                            "--frames", "49", "--steps", "1000", "--out", out], stderr=subprocess.PIPE,
+                                           text=True, cwd=self.folder.name)
+                time.sleep(delay)
+                process.send_signal(signal.SIGINT)
+                _, errors = process.communicate(timeout=60)
+                if "latents so far" in errors:
+                    break
+            names.append(re.search("the latents so far are in (.*) \\(imagine decode", errors)[1])
+        self.assertEqual(names, ["out.png.latents.safetensors", "out.png.1.latents.safetensors",
+                                 "out.png.2.latents.safetensors", "\u00e4" * 90 + ".latents.safetensors"])
+        for name in names:
+            self.assertEqual(load(self.path(name))["latents"].shape, (16, 13, 16, 16))
 
     def test_a_full_disk_is_no_silence(self):
         def full():
