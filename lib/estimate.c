@@ -25,19 +25,32 @@ static uint64_t larger(uint64_t a, uint64_t b)
     return a > b ? a : b;
 }
 
+/* The stages of a job that have weights, and whose they are. */
+static const uint32_t stages[8] = {
+    [IMAGINE_JOB_TEXT] = IMAGINE_STAGE_TEXT,
+    [IMAGINE_JOB_SAMPLE] = IMAGINE_STAGE_SAMPLER,
+    [IMAGINE_JOB_DECODE] = IMAGINE_STAGE_VAE,
+    [IMAGINE_JOB_ENCODE] = IMAGINE_STAGE_VAE,
+};
+
+/* What a stage begins with, before its weights are read. */
+static void begin(imagine_job *job, imagine_job_stage from, imagine_job_stage to, uint64_t used)
+{
+    imagine__watch *w = job->watch;
+    if (w->begin[to])
+        return;
+    w->begin[to] = from == IMAGINE_JOB_LOAD ? w->begin[from] : used;
+    for (int stage = IMAGINE_JOB_TEXT; stage <= IMAGINE_JOB_ENCODE; stage++)
+        if (to == IMAGINE_JOB_LOAD ? !w->begin[stage] : stage == to && from != IMAGINE_JOB_LOAD) /* any may come after LOAD */
+            w->kept[stage] = imagine__model_held(job->model, stages[stage]);
+}
+
 void imagine__watch_stage(imagine_job *job, imagine_job_stage from, imagine_job_stage to)
 {
-    static const uint32_t stages[8] = {
-        [IMAGINE_JOB_TEXT] = IMAGINE_STAGE_TEXT,
-        [IMAGINE_JOB_SAMPLE] = IMAGINE_STAGE_SAMPLER,
-        [IMAGINE_JOB_DECODE] = IMAGINE_STAGE_VAE,
-        [IMAGINE_JOB_ENCODE] = IMAGINE_STAGE_VAE,
-    };
     imagine__watch *w = job->watch;
     imagine_context_info info = read_memory(job->context);
     w->peak[from] = larger(w->peak[from], info.memory_peak);
-    if (!w->begin[to])
-        w->begin[to] = from == IMAGINE_JOB_LOAD ? w->begin[from] : info.memory_used;
+    begin(job, from, to, info.memory_used);
     if (from == IMAGINE_JOB_LOAD && to != from) {
         w->peak[to] = larger(w->peak[to], w->peak[from]);
         w->begin[from] = w->peak[from] = 0;
@@ -72,7 +85,7 @@ static imagine_status run(imagine_model *plan, const imagine_job_options *option
 static void fill(imagine_estimate *estimate, const imagine__watch *w)
 {
     for (int stage = 0; stage < 8; stage++) {
-        uint64_t known = w->begin[stage] + w->weights[stage];
+        uint64_t known = w->begin[stage] + w->weights[stage] - w->kept[stage];
         estimate->peak_bytes = larger(estimate->peak_bytes, w->peak[stage]);
         if (!stage || !w->peak[stage])
             continue;

@@ -11,6 +11,7 @@
 /* What a plan notes while a job runs in it, by imagine_job_stage; reading weights belongs to the stage that wants them. */
 typedef struct imagine__watch {
     uint64_t begin[8]; /* held when the stage began */
+    uint64_t kept[8]; /* of that, weights of the stage, which were there from earlier work */
     uint64_t peak[8]; /* held at most */
     uint64_t weights[8];
 } imagine__watch;

@@ -115,6 +115,37 @@ static void told_again(void)
     sized_remove(path);
 }
 
+/* What stages take apart from their weights does not depend on whether those are there already. */
+static void told_with_weights_or_without(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context *context = open_context(1, &err);
+    imagine_model *model = NULL;
+    imagine_job_options options;
+    imagine_sampler_options sampler;
+    imagine_job *job = NULL;
+    imagine_estimate first = { .struct_size = sizeof first }, again = first;
+    char path[512];
+    REQUIRE(sized_make(&middling, path));
+    CHECK_OK(imagine_model_open(&model, context, path, NULL, &err));
+    imagine_context_release(&context);
+    set_options(&configurations[1], &sampler, &options);
+    CHECK_OK(imagine_job_estimate(model, &options, &first, &err));
+    CHECK_OK(imagine_job_create(&job, model, &options, &err));
+    CHECK_OK(run_job(job, &err));
+    imagine_job_destroy(&job);
+    CHECK_OK(imagine_job_estimate(model, &options, &again, &err));
+    for (int stage = IMAGINE_JOB_TEXT; stage <= IMAGINE_JOB_DECODE; stage++) {
+        double ratio = (double)again.stage_work[stage] / (double)first.stage_work[stage];
+        printf("    stage %d: work %llu, then %llu (%+.2f%%)\n", stage, (unsigned long long)first.stage_work[stage],
+               (unsigned long long)again.stage_work[stage], 100 * (ratio - 1));
+        CHECK(ratio > 0.95 && ratio < 1.05); /* but for the tokenizer and such */
+        CHECK(first.stage_weights[stage] == again.stage_weights[stage]);
+    }
+    imagine_model_release(&model);
+    sized_remove(path);
+}
+
 static double cpu_seconds(void)
 {
     struct timespec now;
@@ -596,7 +627,8 @@ static void asked_otherwise(void)
 int main(int argc, char **argv)
 {
     static const test_case cases[] = {
-        { "told and used", told_and_used }, { "told again", told_again }, { "large model", large_model },
+        { "told and used", told_and_used }, { "told again", told_again },
+        { "told with weights or without", told_with_weights_or_without }, { "large model", large_model },
         { "asked otherwise", asked_otherwise }, { "streamed is resident", streamed_is_resident },
         { "limits are kept", limits_are_kept }, { "nearest size", nearest_size },
         { "nearest size of pictures", nearest_size_of_pictures },
