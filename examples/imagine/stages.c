@@ -29,6 +29,14 @@ static imagine_status save_one(session *s, const char *path, imagine_buffer *buf
     return imagine_buffer_save(s->context, path, 1, &buffer, &name, &s->error);
 }
 
+/* Whether tensors can be put there: a name of another kind is likely a slip, and perhaps that of what is read. */
+static int check_tensors_output(const arguments *o, const char *out)
+{
+    if (!has_suffix(out, ".safetensors"))
+        return usage_error(o, "--out: \"%s\" does not end with .safetensors", out);
+    return check_output(out);
+}
+
 static imagine_status open_vae(session *s, const arguments *o, imagine_vae **vae)
 {
     imagine_vae_options options;
@@ -47,7 +55,7 @@ int run_encode(const arguments *o)
     session s;
     if (!o->input)
         return usage_error(o, "the pictures are missing: a PNG, an animated PNG or a folder of PNGs");
-    int result = check_output(out);
+    int result = check_tensors_output(o, out);
     if (result || (result = session_open(&s, o, 1)))
         return result;
     if (imagine_picture_load(&frames, s.context, o->input, &s.error) < 0 || open_vae(&s, o, &vae) < 0 ||
@@ -135,7 +143,7 @@ int run_text(const arguments *o)
     session s;
     if (!prompt || (o->prompt && o->input))
         return usage_error(o, "give one prompt");
-    int result = check_output(out);
+    int result = check_tensors_output(o, out);
     if (result || (result = session_open(&s, o, 1)))
         return result;
     imagine_text_options_init(&options, sizeof options);
@@ -184,7 +192,7 @@ int run_denoise(const arguments *o)
     session s;
     if (!o->input)
         return usage_error(o, "the file with the tensors is missing");
-    int result = check_output(out);
+    int result = check_tensors_output(o, out);
     if (result || (result = session_open(&s, o, 1)))
         return result;
     for (int i = 0; i < 3 && !result; i++)

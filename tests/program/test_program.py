@@ -85,6 +85,14 @@ class Program(unittest.TestCase):
         self.assertEqual(self.generate("--quiet").stdout, "")
         self.assertIn("not both", self.run_program("info", PACK, "--model", PACK, status=2).stderr)
 
+    def test_tensors_are_written_as_such(self):
+        self.picture("in.png", 100)
+        before = pathlib.Path(self.path("in.png")).read_bytes()
+        for command in ("encode", "text", "denoise"):
+            refused = self.run_program(command, "in.png", "--model", PACK, "--out", "in.png", status=2).stderr
+            self.assertIn('--out: "in.png" does not end with .safetensors', refused)
+        self.assertEqual(pathlib.Path(self.path("in.png")).read_bytes(), before)
+
     def test_a_full_output_is_a_failure(self):
         for arguments in (["--version"], ["info", PACK], ["info", "--json", PACK], ["text", "a", "--model", PACK]):
             with open("/dev/full", "w") as full:
