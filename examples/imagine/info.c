@@ -109,6 +109,19 @@ static void info_json(const imagine_model_info *m, const imagine_context_info *c
     printf("}\n");
 }
 
+/* Which sizes there may be, as far as the stages of the pack tell. */
+static void sizes_text(const imagine_model_info *m)
+{
+    if (!m->size_multiple)
+        return;
+    printf("  width and height are multiples of %d", m->size_multiple);
+    if (m->temporal_factor == 1)
+        printf(", frames are any number");
+    else if (m->temporal_factor)
+        printf(", frames are %dk+1", m->temporal_factor);
+    printf("\n");
+}
+
 static void info_text(const imagine_model_info *m, const imagine_context_info *c, const imagine_estimate *e,
                       const char *path)
 {
@@ -127,11 +140,7 @@ static void info_text(const imagine_model_info *m, const imagine_context_info *c
     if (m->stages & IMAGINE_STAGE_VAE)
         printf("  VAE: %.2f million parameters, %d channels, %dx%dx%d\n", (double)m->parameters_vae / 1e6,
                m->latent_channels, m->temporal_factor, m->spatial_factor, m->spatial_factor);
-    printf("  width and height are multiples of %d, ", m->size_multiple);
-    if (m->temporal_factor == 1)
-        printf("frames are any number\n");
-    else
-        printf("frames are %dk+1\n", m->temporal_factor);
+    sizes_text(m);
     memory_text(e);
 }
 

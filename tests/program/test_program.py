@@ -259,6 +259,18 @@ class Program(unittest.TestCase):
         self.run_program("encode", "f.png", "--model", pack, "--out", "e.safetensors")
         self.assertEqual(load(self.path("e.safetensors"))["latents"].shape, golden["2.latents"].shape)
 
+    def test_info_of_a_pack_without_a_vae(self):
+        """Of sizes it says what there is to say."""
+        for stages, says in ((["text_encoder", "tokenizer"], None), (["transformer"], "multiples of 16"),
+                             (["vae"], "multiples of 8, frames are 4k+1")):
+            pack = self.path("-".join(stages))
+            os.mkdir(pack)
+            for stage in stages:
+                os.symlink(os.path.join(PACK, stage), os.path.join(pack, stage))
+            text = self.run_program("info", pack).stdout
+            self.assertEqual(re.findall("(?m)^  width and height are (.*)$", text), [says] if says else [])
+            self.assertNotIn("0k", text)
+
     def test_a_vae_of_a_latent_for_each_frame(self):
         pack, golden = self.vae_pack("per-frame")
         for stage in ("scheduler", "text_encoder", "tokenizer", "transformer", "model_index.json", "imagine.json"):
