@@ -55,14 +55,18 @@ def options(text):
 
 
 def examples(text):
-    """The lines under "Examples:", each with what follows two or more spaces as its explanation."""
-    found = re.search(r"^Examples:\n((?:  .*\n?)+)", text, re.M)
-    return [f".Dl {quoted(line.strip())}" for line in found[1].splitlines()] if found else []
+    """The lines under "Examples:", each with what follows two or more spaces as its explanation, and the paragraphs that
+    follow them."""
+    lines, after = [], text.partition("\nExamples:\n")[2]
+    for line in after.splitlines():
+        lines.append(f".Dl {quoted(line.strip())}" if line.startswith("  ") else escape(line) if line else ".Pp")
+    return lines
 
 
 def remarks(text):
-    """Lines such as "Schedules: flow, ..." below the options."""
-    return [line for remark in re.findall(r"^[A-Z][\w ]+: .*", text, re.M) for line in (".Pp", escape(remark))]
+    """Lines such as "Schedules: flow, ..." between the options and the examples."""
+    before = text.partition("\nExamples:\n")[0]
+    return [line for remark in re.findall(r"^[A-Z][\w ]+: .*", before, re.M) for line in (".Pp", escape(remark))]
 
 
 def today():

@@ -117,6 +117,13 @@ class ManPage(unittest.TestCase):
             for short, long in options:
                 self.assertIn(f".It Fl {short[1:]} , Fl \\-" + long.replace("-", r"\-"), sections[command], command)
 
+    def test_what_follows_the_examples_is_in_it(self):
+        text = run(self.program, "denoise", "--help").stdout
+        paragraphs = [line for line in text.partition("\nExamples:\n")[2].splitlines() if line and not line.startswith(" ")]
+        self.assertTrue(paragraphs)
+        for line in paragraphs:
+            self.assertIn(line, self.page.replace(r"\-", "-").splitlines())
+
     @unittest.skipUnless(shutil.which("mandoc"), "no mandoc here")
     def test_it_is_well_formed(self):
         done = run("mandoc", "-T", "lint", "-W", "warning", BUILD / "packaging" / "imagine.1")
