@@ -61,6 +61,8 @@ __global__ void global_kernel(const float *x, float *y, int bug)
         y[i] = y[(i + 1) % 64];
     if (bug == 5)
         *(volatile float *)nullptr = value;
+    if (bug == 6 && i == 3)
+        y[i] = ((const float4 *)(x + i))->y;
 }
 
 static void global_bounds()
@@ -72,6 +74,7 @@ static void global_bounds()
     expect("read of 4 bytes at byte -4 of 256 bytes", 2, global_kernel, 2, 32, 0, x.device, y.device);
     expect("write of 4 bytes at byte 256 of 256 bytes", 3, global_kernel, 2, 32, 0, x.device, y.device);
     expect("no memory of the device", 5, global_kernel, 2, 32, 0, x.device, y.device);
+    expect("thread (3, 0, 0): access to ", 6, global_kernel, 2, 32, 0, x.device, y.device);
     device_array<float> fresh(64);
     CHECK(launch(global_kernel, 2, 32, 0, nullptr, fresh.device, y.device, 0) && reported("which nobody has written"));
 }
@@ -286,7 +289,7 @@ static void missing_copy_waits()
 /* ---- bulk copies ------------------------------------------------------------------------------------------------- */
 
 struct box_shared {
-    alignas(1024) uint16_t box[16 * 64];
+    uint16_t box[16 * 64]; /* at a multiple of 1024 */
     uint64_t full, empty;
 };
 

@@ -676,4 +676,9 @@ void __ubsan_handle_out_of_bounds(void *, unsigned long index)
     if (emulator::block.current)
         emulator::fault("index %ld is out of the bounds of its array", (long)index);
 }
+void __ubsan_handle_type_mismatch_v1(void *, unsigned long address)
+{
+    if (emulator::block.current)
+        emulator::fault("access to %p, to which its type is not aligned", (void *)address);
+}
 }

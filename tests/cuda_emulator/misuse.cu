@@ -42,7 +42,7 @@ static void shared_memory()
     const char *text[] = {"is not in shared memory", "cp.async of 16 bytes, 17 of them read",
                           "race: write of shared memory at byte", "ended without waiting for its cp.async", "ldmatrix of a row at byte",
                           "there is no barrier 16", "barrier 1 for 96 threads in a block of 64",
-                          "at a shared address that is no multiple of it", "out of bounds"};
+                          "to which its type is not aligned", "out of bounds"};
     x.upload();
     for (int bug = 1; bug <= 9; bug++)
         expect(text[bug - 1], bug, shared_kernel, 1, 64, 64 * 16 + 16, (const uint4 *)x.device, y.device);
