@@ -84,6 +84,12 @@ IMAGINE__INLINE float add(float a, float b)
     return IMAGINE__BODY(__fadd_rn(a, b), a + b);
 }
 
+/* a b + c, rounded once. */
+IMAGINE__INLINE float multiply_add(float a, float b, float c)
+{
+    return IMAGINE__BODY(__fmaf_rn(a, b, c), __builtin_fmaf(a, b, c));
+}
+
 /* ---- the threads of a block -------------------------------------------------------------------------------------- */
 
 IMAGINE__INLINE void *dynamic_shared()

@@ -26,7 +26,9 @@ template <int N> IMAGINE__INLINE void mask_keys(float (&s)[N], int first, int en
         s[i] = key + i / 4 * 8 + i % 2 < end ? s[i] : MINUS_INFINITY;
 }
 
-/* s becomes the weights; shrink is what the sums so far are to be multiplied by. */
+/* s becomes the weights; shrink is what the sums so far are to be multiplied by. It is the power of the difference of two products
+ * that are rounded alike: 1 where the maximum stays, at scores of any size. Fused, it would be that of the rounding's error, tile
+ * after tile. What the weights have of that error they all have alike, and the division at the end takes it out. */
 template <int N> IMAGINE__INLINE void soften(float (&s)[N], running *r, float (&shrink)[2], float c)
 {
 #pragma unroll
@@ -37,13 +39,13 @@ template <int N> IMAGINE__INLINE void soften(float (&s)[N], running *r, float (&
             max = fmaxf(max, fmaxf(s[n + 2 * h], s[n + 2 * h + 1])); /* passes over a NaN, whose weight is one */
         max = fmaxf(max, shuffle_xor(max, 1));
         max = fmaxf(max, shuffle_xor(max, 2));
-        float base = max == MINUS_INFINITY ? 0 : max * c, sum = 0; /* no score yet: all weights are 0 */
-        shrink[h] = exp2_fast(r->max[h] * c - base);
+        float base = max == MINUS_INFINITY ? 0 : multiply(max, c), sum = 0; /* no score yet: all weights are 0 */
+        shrink[h] = exp2_fast(multiply(r->max[h], c) - base);
 #pragma unroll
         for (int n = 0; n < N; n += 4)
 #pragma unroll
             for (int i = n + 2 * h; i < n + 2 * h + 2; i++) {
-                s[i] = exp2_fast(s[i] * c - base);
+                s[i] = exp2_fast(multiply_add(s[i], c, -base));
                 sum += s[i];
             }
         r->max[h] = max;

@@ -287,6 +287,31 @@ static void shared_keys(void)
     }
 }
 
+/* Many tiles of the same large score, the values of which are 1 in the first half and 0 in the second: a weight that changes from tile
+ * to tile shows. */
+static void large_scores(void)
+{
+    check_random r = {31};
+    for (int i = 0; i < 12; i++) {
+        const int64_t d = i % 2 ? 64 : 128;
+        cuda_check_prefer(i / 2 % 2 ? 90 : 80, 0);
+        shape s = {1, 1, d, 3, 4096, 0, 0, 0, 0, IMAGINE__W_BF16, (1 + 0.37f * (float)(i / 4)) / sqrtf((float)d)};
+        problem p;
+        make_problem(&p, &s, &r);
+        memset(p.q, 0, (size_t)(s.tokens * d) * sizeof *p.q);
+        memset(p.k, 0, (size_t)(s.kv * d) * sizeof *p.k);
+        for (int64_t j = 0; j < s.tokens; j++)
+            p.q[j * d] = (float)(900 + 10 * j);
+        for (int64_t j = 0; j < s.kv; j++)
+            p.k[j * d] = 990; /* scaled, the scores are from 8e4 to 2e5 */
+        for (int64_t j = 0; j < s.kv * d; j++)
+            p.v[j] = j < s.kv * d / 2;
+        compare(&p, 4e-5); /* all weights may be rounded up, or down */
+        free_problem(&p);
+    }
+    cuda_report("attention, large scores");
+}
+
 /* ---- the plain kernel -------------------------------------------------------------------------------------------- */
 
 static void plain_shapes(void)
@@ -494,7 +519,7 @@ int main(int argc, char **argv)
         {"sm_80 special values", ampere_special_values},
         {"sm_90a shapes", hopper_shapes}, {"sm_90a edges", hopper_edges},
         {"sm_90a long", hopper_long}, {"sm_90a special values", hopper_special_values},
-        {"shared keys", shared_keys}, {"plain shapes", plain_shapes}, {"sm_80 blocks", ampere_blocks},
+        {"shared keys", shared_keys}, {"large scores", large_scores}, {"plain shapes", plain_shapes}, {"sm_80 blocks", ampere_blocks},
         {"plain blocks", plain_blocks},
         {"f32 products", f32_products}, {"f32 rounded", f32_rounded}, {"bf16 tensors", bf16_tensors}, {"nothing", nothing},
     };

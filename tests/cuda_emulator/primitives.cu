@@ -15,11 +15,12 @@
 
 /* ---- numbers ----------------------------------------------------------------------------------------------------- */
 
-__global__ void convert_kernel(const float *x, uint32_t *pair, float *power)
+__global__ void convert_kernel(const float *x, uint32_t *pair, float *power, float *lost)
 {
     unsigned i = threadIdx.x;
     pair[i] = pack_bf16(x[2 * i], x[2 * i + 1]);
     power[i] = exp2_fast(x[2 * i]) + add(multiply(x[2 * i], 0.0f), 0.0f);
+    lost[i] = multiply_add(x[2 * i + 1], 0.1f, -multiply(x[2 * i + 1], 0.1f));
 }
 
 /* The bits of a value; it as bf16 alone; both halves of its pair; a value from its bits. */
@@ -59,17 +60,20 @@ static void bits()
 static void numbers()
 {
     static const float x[] = {0, -0.0f, 1, -2.5f, 1.00390625f, 1.01171875f, 3e38f, 1e-20f, -40, 20, 0.3f, -0.7f};
-    device_array<float> in(12), power(6);
+    device_array<float> in(12), power(6), lost(6);
     device_array<uint32_t> pair(6);
     memcpy(in.host, x, sizeof x);
     in.upload();
-    REQUIRE(!device_finish(launch(convert_kernel, 1, 6, 0, nullptr, in.device, pair.device, power.device)));
+    REQUIRE(!device_finish(launch(convert_kernel, 1, 6, 0, nullptr, in.device, pair.device, power.device, lost.device)));
     pair.download();
     power.download();
+    lost.download();
     for (int i = 0; i < 6; i++) {
         CHECK((pair.host[i] & 0xffff) == bf16_of(x[2 * i]) && pair.host[i] >> 16 == bf16_of(x[2 * i + 1]));
         double expected = exp2((double)x[2 * i]);
         CHECK(isinf(power.host[i]) ? expected > 1e38 : fabs(power.host[i] - expected) <= 4e-7 * expected);
+        double product = (double)x[2 * i + 1] * 0.1f;
+        CHECK(lost.host[i] == (float)(product - (float)product)); /* what the rounded product has lost, to the bit */
     }
     CHECK(bf16_of(1.00390625f) == 0x3f80 && bf16_of(1.01171875f) == 0x3f82); /* ties go to even */
 }
