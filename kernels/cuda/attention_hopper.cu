@@ -235,7 +235,8 @@ __global__ void __launch_bounds__(128 * (shape<D>::CONSUMERS + 1), 1)
 {
     using S = shape<D>;
     buffers<D> *b = shared_buffers<D>();
-    int end = a.kv_length ? (int)a.kv_length[blockIdx.z] : a.kv, tiles = (end + S::KEYS - 1) / S::KEYS;
+    int end = a.kv_length ? (int)a.kv_length[blockIdx.z] : a.kv;
+    int tiles = end > S::KEYS ? (end + S::KEYS - 1) / S::KEYS : 1; /* one at least, for which the consumers wait */
     init_barriers<D>(b);
     if (threadIdx.x < 128) {
         fewer_registers<S::FEW>();

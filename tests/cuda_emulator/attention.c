@@ -312,6 +312,23 @@ static void large_scores(void)
     cuda_report("attention, large scores");
 }
 
+/* A clip without a key beside one with some: NaN, as plain C has it. */
+static void no_keys(void)
+{
+    check_random r = {32};
+    for (int i = 0; i < 8; i++) {
+        const int tensor_cores = i < 6;
+        cuda_check_prefer(i / 2 % 2 ? 90 : 80, (uint32_t)i);
+        shape s = {2, 1, i % 2 ? 64 : 128, 70, 200, 0, 0, 1, !tensor_cores, IMAGINE__W_BF16, 0.1f};
+        problem p;
+        make_problem(&p, &s, &r);
+        p.lengths[i / 4 % 2] = 0;
+        compare(&p, LIMIT_BF16);
+        free_problem(&p);
+    }
+    cuda_report("attention, no keys");
+}
+
 /* ---- the plain kernel -------------------------------------------------------------------------------------------- */
 
 static void plain_shapes(void)
@@ -519,7 +536,7 @@ int main(int argc, char **argv)
         {"sm_80 special values", ampere_special_values},
         {"sm_90a shapes", hopper_shapes}, {"sm_90a edges", hopper_edges},
         {"sm_90a long", hopper_long}, {"sm_90a special values", hopper_special_values},
-        {"shared keys", shared_keys}, {"large scores", large_scores}, {"plain shapes", plain_shapes}, {"sm_80 blocks", ampere_blocks},
+        {"shared keys", shared_keys}, {"large scores", large_scores}, {"no keys", no_keys}, {"plain shapes", plain_shapes}, {"sm_80 blocks", ampere_blocks},
         {"plain blocks", plain_blocks},
         {"f32 products", f32_products}, {"f32 rounded", f32_rounded}, {"bf16 tensors", bf16_tensors}, {"nothing", nothing},
     };
