@@ -56,6 +56,12 @@ static bool y_is_bf16(const product_epilogue &e)
     return e.y_type == IMAGINE__W_BF16;
 }
 
+/* Where the epilogue's kernel finds the sums: in y's rows where these are f32 and hold nothing that is still needed. */
+static lt_part sums_of(const imagine__linear_args *a, const product_epilogue &e)
+{
+    return a->add == a->y || y_is_bf16(e) ? LT_SUMS : LT_SUMS_IN_PLACE;
+}
+
 static lt_part part_of(const imagine__linear_args *a, const product_epilogue &e, const imagine__cuda_call *call)
 {
     int64_t weights = a->w->n * a->w->k;
@@ -63,9 +69,10 @@ static lt_part part_of(const imagine__linear_args *a, const product_epilogue &e,
     bool plain = !a->mul && (a->act == IMAGINE__ACT_NONE || (a->act == IMAGINE__ACT_GELU_TANH && !a->add && !a->gate));
     if (!imagine__cuda_products_there(call->products) || !e.aligned || !large)
         return LT_NONE;
-    if (plain && !(a->add && y_is_bf16(e)) && (!a->gate || a->gate_rows >= FOLDED_ROWS))
+    bool folds = a->gate_rows >= FOLDED_ROWS && !(a->w->bias && y_is_bf16(e)); /* the bias of a folded W is f32 */
+    if (plain && !(a->add && y_is_bf16(e)) && (!a->gate || folds))
         return a->gate ? LT_FOLDED : LT_ALL;
-    return a->add == a->y || y_is_bf16(e) ? LT_SUMS : LT_SUMS_IN_PLACE;
+    return sums_of(a, e);
 }
 
 /* A piece of a layer. */
@@ -98,7 +105,7 @@ static void share_with_library(piece *p, const imagine__linear_args *a, const im
         if (to && bias)
             return;
         *room = before;
-        p->part = a->add == a->y ? LT_SUMS : LT_SUMS_IN_PLACE;
+        p->part = sums_of(a, p->e);
     }
     if (p->part == LT_ALL && y_is_bf16(p->e) && w->bias) {
         uint16_t *bias = take(room, w->n);
