@@ -169,7 +169,7 @@ __global__ void __launch_bounds__(FINISHERS) finish_kernel(const float *sums, in
     if (row >= e.m - e.first)
         return;
     float v[4];
-    load4(sums, IMAGINE__W_F32, row * stride + column, count_before(column, w.n), e.aligned, v);
+    load4(sums, IMAGINE__W_F32, row * stride + column, count_before(column, w.n), e.aligned && stride % 4 == 0, v);
     finish4(e, w.bias, w.n, row, column, v);
 }
 

@@ -316,6 +316,30 @@ static void folded_bias(void)
     cuda_check_library(0, 0);
 }
 
+/* Sums of rows that are no groups of four lie in the workspace one behind the other, however far apart those of y are. */
+static void library_odd_rows(void)
+{
+    check_random r = {17};
+    int emulated = cuda_check_library(1, 1 << 30);
+    imagine__cuda_call calls[2] = {cuda_call_bf16((size_t)(emulated ? 1 : 64) << 20), cuda_call(IMAGINE__CUDA_F32, (size_t)64 << 20)};
+    void *products = check_alloc(cuda->products_size());
+    (void)cuda->products_open(products);
+    for (int i = 0; i < 2; i++) {
+        shape s = {.m = emulated ? 70 : 700, .n = emulated ? 66 : 1026, .k = emulated ? 40 : 1024, .act = IMAGINE__ACT_SILU, .bias = 1,
+                   .add = 2, .gate_rows = 1};
+        s.ldx = s.k, s.ldy = s.n + 2;
+        calls[i].products = products;
+        compare(&s, &r, &calls[i], LIMIT_BF16);
+    }
+    CHECK(!emulated || cuda_check_products() == 2);
+    cuda_report("linear, cuBLASLt, odd rows");
+    cuda->products_close(products);
+    for (int i = 0; i < 2; i++)
+        cuda->release(calls[i].workspace);
+    free(products);
+    cuda_check_library(0, 0);
+}
+
 /* In f32 a row has the same bytes whatever else is in the batch, with cuBLASLt too. */
 static void library_neighbours(void)
 {
@@ -467,7 +491,7 @@ int main(int argc, char **argv)
     static const test_case cases[] = {
         {"shapes", shapes}, {"deep", deep}, {"nothing", nothing}, {"not_finite", not_finite}, {"neighbours", neighbours},
         {"tensor_cores", tensor_cores}, {"pieces", pieces}, {"library", library},
-        {"folded_gate", folded_gate}, {"folded_bias", folded_bias}, {"library_neighbours", library_neighbours}, {"library_gelu", library_gelu}, {"library_fails", library_fails},
+        {"folded_gate", folded_gate}, {"folded_bias", folded_bias}, {"library_odd_rows", library_odd_rows}, {"library_neighbours", library_neighbours}, {"library_gelu", library_gelu}, {"library_fails", library_fails},
     };
     return cuda_check_main("cuda/linear", cases, sizeof cases / sizeof *cases, argc, argv);
 }
