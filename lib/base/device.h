@@ -43,7 +43,8 @@ typedef struct imagine__queue {
     struct imagine__graphs *graphs; /* NULL: none yet (graphs.c) */
     void *recording; /* the stream that is recorded, instead of the context's; NULL: nothing is */
     int32_t incomplete; /* 1: something was left out of the recording */
-    int32_t no_graphs; /* 1: a recording has failed */
+    int32_t disturbed; /* recordings that others have spoilt */
+    int32_t no_graphs; /* 1: a recording has failed of itself, or too many were spoilt */
 } imagine__queue;
 
 /* Opens the module and the device, and makes the stream (`stream` not NULL: the caller's). */

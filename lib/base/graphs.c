@@ -9,6 +9,7 @@
 #include "base/device.h"
 
 #define SEQUENCES 8 /* that a run keeps: both ways of guidance, a few sizes */
+#define DISTURBED 3 /* recordings that were spoilt, after which a run does without */
 
 struct imagine__sequence {
     imagine__sequence_key key;
@@ -114,9 +115,20 @@ imagine__sequence *imagine__sequence_begin(imagine__work *work, const imagine__s
 
 /* ---- recording ----------------------------------------------------------------------------------------------------- */
 
-/* From now on the run does without. */
+/* The driver's numbers for a recording that was spoilt. That may be another thread's doing, who waits for the whole device. */
+static int is_disturbed(int code)
+{
+    return code >= 900 && code <= 907;
+}
+
+/* The recording is given up, and unless it was disturbed the run does without from now on. */
 static void give_up(imagine__work *work, int code)
 {
+    if (is_disturbed(code) && ++work->queue->disturbed < DISTURBED) {
+        imagine__log(work->context, IMAGINE_LOG_INFO, "CUDA: a recording was disturbed (%s) and will be made again",
+                     work->device->cuda->error_text(code));
+        return;
+    }
     work->queue->no_graphs = 1;
     imagine__log(work->context, IMAGINE_LOG_WARNING,
                  "CUDA: operations cannot be recorded as a graph (%s); they are started one by one",

@@ -8,12 +8,13 @@
 
 #define GRAPHS 4 /* two of a block */
 
-static int warnings;
+static int warnings, disturbed;
 
 static void count_warnings(void *user, imagine_log_level level, const char *text)
 {
     (void)user;
     warnings += level == IMAGINE_LOG_WARNING && strstr(text, "cannot be recorded") != NULL;
+    disturbed += level == IMAGINE_LOG_INFO && strstr(text, "was disturbed") != NULL;
 }
 
 static imagine_model *open_pack(const char *pack, imagine_graphs graphs, imagine_precision precision, imagine_weights weights,
@@ -29,6 +30,7 @@ static imagine_model *open_pack(const char *pack, imagine_graphs graphs, imagine
     o.precision = precision;
     o.graphs = graphs;
     o.log = count_warnings;
+    o.log_level = IMAGINE_LOG_INFO;
     imagine_model_options_init(&how, sizeof how);
     how.weights = weights;
     if (imagine_context_create(&context, &o, err) >= 0)
@@ -333,7 +335,7 @@ static void within_a_block(void)
 
 /* ---- failures ------------------------------------------------------------------------------------------------------ */
 
-/* Whatever goes wrong while a graph is recorded: one line of log, and the same bytes without. */
+/* Whatever goes wrong while a graph is recorded: a line of log, the same bytes, and the graph is recorded the next time. */
 static void recording_fails(void)
 {
     imagine_error err = IMAGINE_ERROR_INIT;
@@ -344,16 +346,48 @@ static void recording_fails(void)
     imagine_buffer *wanted = run(model, IMAGINE_CFG_BATCHED, 3, &err);
     int64_t n = 0;
     do {
-        warnings = 0;
+        uint64_t m = made();
+        warnings = disturbed = 0;
         emulated.fail_capture(++n);
         imagine_buffer *latents = run(model, IMAGINE_CFG_BATCHED, 3, &err);
         CHECK(same_bytes(latents, wanted));
-        CHECK(warnings <= 1);
+        CHECK(!warnings && disturbed <= 1 && counts(made() - m, GRAPHS));
         imagine_buffer_release(&latents);
-    } while (warnings && n < 200);
+    } while (disturbed && n < 200);
     emulated.fail_capture(0);
     printf("    %lld calls\n", (long long)n - 1);
     CHECK(n > 30 && n < 200);
+    imagine_buffer_release(&wanted);
+    imagine_model_release(&model);
+    CHECK(emulated.allocations_held() == 0);
+}
+
+/* The first of a step's graphs is disturbed twice, and then recorded; or three times, and then no more is. */
+static void disturbed_often(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    if (!emulated.fail_capture)
+        SKIP("this module's recordings do not fail when asked to");
+    imagine_model *model = open_plainly(IMAGINE_GRAPHS_AUTO, &err);
+    REQUIRE(model);
+    imagine_buffer *wanted = run(model, IMAGINE_CFG_BATCHED, 6, &err);
+    for (int times = 2; times <= 3; times++) {
+        imagine_sampler *stage = begin(model, IMAGINE_CFG_BATCHED, 6, NULL, &err);
+        uint64_t m = made();
+        REQUIRE(stage && wanted);
+        warnings = disturbed = 0;
+        for (int i = 0; i < 6; i++) {
+            emulated.fail_capture(i >= 1 && i <= times);
+            CHECK_OK(imagine_sampler_step(stage, NULL, &err));
+        }
+        CHECK(disturbed == 2 && warnings == (times == 3));
+        CHECK(counts(made() - m, times == 3 ? GRAPHS - 1 : GRAPHS));
+        imagine_buffer *latents = latents_of(stage, &err);
+        CHECK(same_bytes(latents, wanted));
+        imagine_buffer_release(&latents);
+        imagine_sampler_destroy(&stage);
+    }
+    emulated.fail_capture(0);
     imagine_buffer_release(&wanted);
     imagine_model_release(&model);
     CHECK(emulated.allocations_held() == 0);
@@ -444,7 +478,7 @@ int main(int argc, char **argv)
     static const test_case cases[] = {
         { "same", same }, { "streamed", streamed }, { "sizes", sizes }, { "cancelled", cancelled },
         { "within a block", within_a_block },
-        { "recording fails", recording_fails }, { "graphs fail", graphs_fail },
+        { "recording fails", recording_fails }, { "disturbed often", disturbed_often }, { "graphs fail", graphs_fail },
         { "allocations fail", allocations_fail }, { "options", options },
     };
     find_hooks();
