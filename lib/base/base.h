@@ -183,6 +183,8 @@ void imagine__download(imagine__work *work, void *to, size_t to_step, const void
                        int64_t count);
 void imagine__clear(imagine__work *work, void *to, size_t size);
 
+/* Waits for all that was started in the context's stream. */
+imagine_status imagine__device_wait_stream(imagine_context *context, imagine_error *error);
 /* Waits for the GPU's default stream, in whose order a DLPack tensor is given by those who are asked for it so. */
 imagine_status imagine__device_wait_default(imagine_context *context, imagine_error *error);
 

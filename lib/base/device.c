@@ -272,6 +272,13 @@ imagine_status imagine__device_wait_default(imagine_context *context, imagine_er
 void imagine__device_wait(imagine_context *context)
 {
     imagine__device *d = context->device;
+imagine_status imagine__device_wait_stream(imagine_context *context, imagine_error *error)
+{
+    const imagine__device *d = context->device;
+    int code = enter(d)->synchronize(d->stream);
+    return code ? imagine__device_fail(d->cuda, code, "the context's stream", error) : IMAGINE_OK;
+}
+
     if (d && !imagine__forked(context))
         wait_for_all(d);
 }

@@ -56,9 +56,13 @@ static imagine_status give_out(imagine_buffer *buffer, exported **out, struct DL
 {
     imagine_buffer_info info = { .struct_size = sizeof info };
     imagine_status status = imagine_buffer_get_info(buffer, &info, error);
-    if (status < 0 || (status = imagine__check_process(imagine__buffer_context(buffer), error)) < 0)
+    if (status < 0)
         return status;
-    exported *e = imagine__calloc(imagine__buffer_context(buffer), 1, sizeof *e);
+    imagine_context *context = imagine__buffer_context(buffer);
+    if ((status = imagine__check_process(context, error)) < 0 ||
+        (info.device == IMAGINE_DEVICE_CUDA && (status = imagine__device_wait_stream(context, error)) < 0))
+        return status; /* who is given the tensor uses it in a stream of its own */
+    exported *e = imagine__calloc(context, 1, sizeof *e);
     if (!e)
         return imagine__fail_memory(error, sizeof *e, "a DLPack tensor");
     e->buffer = imagine_buffer_retain(buffer);

@@ -608,6 +608,48 @@ static void dlpack(void)
     CHECK(!emulated.allocations_held || emulated.allocations_held() == 0);
 }
 
+/* What the context's stream still has to do is done before a tensor is given out, or the reason is told why it is not. */
+static void dlpack_waits(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    if (!emulated.lag_kernels)
+        SKIP("this module's kernels do not wait when asked to");
+    imagine_context *context = open_device(IMAGINE_DEVICE_CUDA, &err), *cpu = open_context(1, &err);
+    imagine_model *model = NULL;
+    imagine_sampler *stage = NULL;
+    imagine_sampler_options o;
+    imagine_buffer *device = NULL, *text = floats(cpu, 2, (int64_t[]){ 4, 16 }, &err);
+    struct DLManagedTensorVersioned *tensor = NULL;
+    REQUIRE(context && cpu && text);
+    imagine_sampler_options_init(&o, sizeof o);
+    o.width = o.height = 16;
+    o.frames = 1;
+    o.guidance = 1;
+    REQUIRE_OK(imagine_buffer_create_on(&device, context, IMAGINE_DEVICE_CUDA, IMAGINE_F32, 1, (int64_t[]){ 9 }, &err));
+    REQUIRE_OK(imagine_model_open(&model, context, PACK, NULL, &err));
+    REQUIRE_OK(imagine_sampler_create(&stage, model, &o, &err));
+    emulated.lag_kernels(1);
+    for (int fails = 0; fails < 2; fails++) {
+        CHECK_OK(imagine_sampler_set_text(stage, text, NULL, &err));
+        uint64_t before = emulated.launches();
+        emulated.fail_launch(fails);
+        imagine_status status = imagine_buffer_to_dlpack(device, &tensor, &err);
+        CHECK(status == (fails ? IMAGINE_ERROR_DEVICE : IMAGINE_OK) && (tensor == NULL) == fails);
+        CHECK(emulated.launches() > before);
+        if (tensor)
+            tensor->deleter(tensor);
+    }
+    emulated.fail_launch(0);
+    emulated.lag_kernels(0);
+    imagine_buffer_release(&text);
+    imagine_buffer_release(&device);
+    imagine_sampler_destroy(&stage);
+    imagine_model_release(&model);
+    imagine_context_release(&cpu);
+    imagine_context_release(&context);
+    CHECK(emulated.allocations_held() == 0);
+}
+
 /* Stages take tensors from either side: the same bytes. */
 static void inputs_on_either_side(void)
 {
@@ -660,7 +702,7 @@ int main(int argc, char **argv)
         { "launches fail", launches_fail }, { "handles go on", handles_go_on },
         { "steps allocate nothing", steps_allocate_nothing }, { "cancelled", cancelled }, { "estimates", estimates },
         { "streamed", streamed }, { "bf16", bf16 }, { "measurements", measurements },
-        { "several at once", several_at_once }, { "buffers", buffers }, { "saved", saved }, { "dlpack", dlpack },
+        { "several at once", several_at_once }, { "buffers", buffers }, { "saved", saved }, { "dlpack", dlpack }, { "dlpack waits", dlpack_waits },
         { "inputs on either side", inputs_on_either_side },
     };
     find_hooks();
