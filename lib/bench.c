@@ -110,11 +110,14 @@ static imagine_status bench_operation(imagine_context *context, int32_t index, i
     int32_t done = imagine__device_bench_entry(&bench, index, &measured);
     imagine__device_bench_end(&bench);
     if (done == -2) {
+        status = imagine__fail(error, IMAGINE_ERROR_DEVICE, "%s: CUDA: %s", row->name,
+                               imagine__device_text(context, bench.code));
         if (error)
             error->native_code = bench.code;
-        return imagine__fail(error, IMAGINE_ERROR_DEVICE, "%s: CUDA: %s", row->name,
-                             imagine__device_text(context, bench.code));
+        return status;
     }
+    if (done == -1 && imagine__device_cause(context, IMAGINE_ERROR_NO_MEMORY, error) != IMAGINE_ERROR_NO_MEMORY)
+        return IMAGINE_ERROR_DEVICE;
     if (done < 0)
         snprintf(row->left_out, sizeof row->left_out, "its tensors do not fit into the device's memory");
     if (measured.missing)

@@ -263,6 +263,7 @@ imagine_status imagine__bench_stage(imagine_context *context, int32_t number, in
         number < STEPS ? bench_step(context, stages[number].small, stages[number].graphs, tiny, row, error)
                        : bench_frames(context, tiny ? number - STEPS + 1 : stages[number].height / factor,
                                       tiny ? 2 : stages[number].width / factor, tiny, row, error);
+    status = imagine__device_cause(context, status, error);
     if (status != IMAGINE_ERROR_NO_MEMORY)
         return status;
     snprintf(row->left_out, sizeof row->left_out, "there is not enough memory for it");

@@ -188,6 +188,10 @@ imagine_status imagine__device_wait_stream(imagine_context *context, imagine_err
 /* Waits for the GPU's default stream, in whose order a DLPack tensor is given by those who are asked for it so. */
 imagine_status imagine__device_wait_default(imagine_context *context, imagine_error *error);
 
+/* How a call ends that may have asked for the device's memory, where NULL says no more than that there is none: its status, or,
+ * where that is IMAGINE_ERROR_NO_MEMORY because the device has failed, that failure. */
+imagine_status imagine__device_cause(imagine_context *context, imagine_status status, imagine_error *error);
+
 /* Without a run: whole before it returns. 0, or the device's error number, and the driver's text of it. */
 int imagine__upload_now(imagine_context *context, void *to, const void *from, size_t size);
 int imagine__download_now(imagine_context *context, void *to, const void *from, size_t size);
@@ -256,8 +260,9 @@ imagine_dtype imagine__buffer_dtype(const imagine_buffer *buffer);
 imagine_context *imagine__buffer_context(const imagine_buffer *buffer);
 /* The buffer, retained, or a copy of it on the host. */
 imagine_status imagine__buffer_on_host(imagine_buffer **on_host, const imagine_buffer *buffer, imagine_error *error);
-/* The data of a caller's buffer as values of the run's context, as imagine__lend has it. NULL: out of memory. */
-const void *imagine__buffer_values(imagine__work *work, const imagine_buffer *buffer);
+/* *values = the data of a caller's buffer as values of the run's context, as imagine__lend has it. */
+imagine_status imagine__buffer_values(imagine__work *work, const imagine_buffer *buffer, const void **values,
+                                      imagine_error *error);
 /* Memory for values that are to become the data of a buffer on the host: the data itself, or the arena's (NULL: out of
  * memory); and the way there. */
 void *imagine__buffer_begin(imagine__work *work, imagine_buffer *buffer);

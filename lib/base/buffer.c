@@ -151,7 +151,7 @@ imagine_status imagine_buffer_create_on(imagine_buffer **buffer, imagine_context
         return IMAGINE_OK;
     imagine_buffer_release(buffer);
     return code ? imagine__device_fail(context->device->cuda, code, "a buffer's data", error)
-                : imagine__fail_memory(error, size, "a buffer's data on the device");
+                : imagine__device_cause(context, imagine__fail_memory(error, size, "a buffer's data on the device"), error);
 }
 
 imagine_status imagine_buffer_create(imagine_buffer **buffer, imagine_context *context, imagine_dtype dtype,
@@ -357,17 +357,20 @@ imagine_status imagine_buffer_copy(imagine_buffer *to, const imagine_buffer *fro
     return code ? fail_copy(on_device, code, error) : IMAGINE_OK;
 }
 
-const void *imagine__buffer_values(imagine__work *work, const imagine_buffer *buffer)
+imagine_status imagine__buffer_values(imagine__work *work, const imagine_buffer *buffer, const void **values,
+                                      imagine_error *error)
 {
     const imagine__device *has = buffer->on_device ? buffer->context->device : NULL;
     const imagine__device *wanted = work->device;
+    *values = buffer->data;
     if (has && imagine__on_device(work->context) && (!wanted || wanted->stream == has->stream))
-        return buffer->data;
-    if (!has)
-        return imagine__lend(work, buffer->data, buffer->size);
-    void *host = imagine__arena_host(work->arena, buffer->size);
-    int code = host && !imagine__planning(work->context) ? read_data(buffer, host, buffer->size) : 0;
-    return host && !code ? imagine__lend(work, host, buffer->size) : NULL;
+        return IMAGINE_OK;
+    void *host = has ? imagine__arena_host(work->arena, buffer->size) : buffer->data;
+    int code = has && host && !imagine__planning(work->context) ? read_data(buffer, host, buffer->size) : 0;
+    if (code)
+        return fail_copy(buffer, code, error);
+    *values = host || !has ? imagine__lend(work, host, buffer->size) : NULL;
+    return *values || !buffer->size ? IMAGINE_OK : imagine__fail_memory(error, buffer->size, "a buffer's values");
 }
 
 void *imagine__buffer_begin(imagine__work *work, imagine_buffer *buffer)

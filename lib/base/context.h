@@ -55,8 +55,9 @@ int imagine__reserve(imagine_context *context, uint64_t size);
 void *imagine__plan_take(imagine_context *context, size_t size);
 size_t imagine__plan_give_back(imagine_context *context, const void *pointer);
 
-/* Memory on the context's device (device.c). A block of values of `total` bytes, which are booked; NULL: out of memory, which
- * is logged with the driver's words. Its size, which remains booked, or 0: it is no such block. */
+/* Memory on the context's device (device.c). A block of values of `total` bytes, which are booked; NULL: out of memory, or
+ * the device has failed (imagine__device_cause), which is logged with the driver's words. Its size, which
+ * remains booked, or 0: it is no such block. */
 void *imagine__device_alloc(imagine_context *context, size_t total);
 size_t imagine__device_free(imagine_context *context, void *pointer);
 /* 0, or an error number. Done when it returns: whoever is given the memory may use it in a stream of its own. */

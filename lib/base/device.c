@@ -63,7 +63,9 @@ static imagine_status make_workspace(imagine_context *context, imagine_error *er
         size = (size_t)(context->memory_limit / 16);
     d->workspace_size = size / 256 * 256;
     d->workspace = imagine__alloc_values(context, d->workspace_size);
-    return d->workspace ? IMAGINE_OK : imagine__fail_memory(error, d->workspace_size, "the device's workspace");
+    if (d->workspace)
+        return IMAGINE_OK;
+    return imagine__device_cause(context, imagine__fail_memory(error, d->workspace_size, "the device's workspace"), error);
 }
 
 imagine_status imagine__device_open(imagine_context *context, int32_t number, void *stream,
@@ -167,6 +169,7 @@ void *imagine__device_alloc(imagine_context *context, size_t total)
     void *made = NULL, *old;
     pthread_mutex_lock(&d->mutex);
     int room = make_room(context, d, &old), code = room ? enter(d)->allocate(&made, total) : 0;
+    atomic_store(&d->refused, code == OUT_OF_MEMORY ? 0 : code);
     if (made && !code) {
         size_t at = find(d, (uintptr_t)made);
         memmove(d->blocks + at + 1, d->blocks + at, (d->count - at) * sizeof *d->blocks);
@@ -180,6 +183,13 @@ void *imagine__device_alloc(imagine_context *context, size_t total)
         imagine__log(context, IMAGINE_LOG_WARNING, "CUDA: %zu bytes of device memory: %s", total,
                      d->cuda->error_text(code));
     return code ? NULL : made;
+}
+
+imagine_status imagine__device_cause(imagine_context *context, imagine_status status, imagine_error *error)
+{
+    const imagine__device *d = context->device;
+    int code = d && status == IMAGINE_ERROR_NO_MEMORY ? atomic_load(&d->refused) : 0;
+    return code ? imagine__device_fail(d->cuda, code, "memory on the device", error) : status;
 }
 
 /* Both streams. What has failed in them is kept. */
@@ -262,6 +272,13 @@ int imagine__device_copy(imagine_context *to_context, imagine_context *from_cont
     return code ? code : cuda->synchronize(d->stream);
 }
 
+imagine_status imagine__device_wait_stream(imagine_context *context, imagine_error *error)
+{
+    const imagine__device *d = context->device;
+    int code = enter(d)->synchronize(d->stream);
+    return code ? imagine__device_fail(d->cuda, code, "the context's stream", error) : IMAGINE_OK;
+}
+
 imagine_status imagine__device_wait_default(imagine_context *context, imagine_error *error)
 {
     const imagine__device *d = context->device;
@@ -272,13 +289,6 @@ imagine_status imagine__device_wait_default(imagine_context *context, imagine_er
 void imagine__device_wait(imagine_context *context)
 {
     imagine__device *d = context->device;
-imagine_status imagine__device_wait_stream(imagine_context *context, imagine_error *error)
-{
-    const imagine__device *d = context->device;
-    int code = enter(d)->synchronize(d->stream);
-    return code ? imagine__device_fail(d->cuda, code, "the context's stream", error) : IMAGINE_OK;
-}
-
     if (d && !imagine__forked(context))
         wait_for_all(d);
 }

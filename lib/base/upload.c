@@ -49,6 +49,7 @@ imagine__uploader *imagine__uploader_create(imagine_context *context, size_t siz
     for (int i = 0; i < 4 && real(u) && !code; i++)
         code = enter(u)->mark_create(&u->marks[i]);
     if (code) {
+        atomic_store(&context->device->refused, code);
         imagine__uploader_destroy(u);
         return NULL;
     }

@@ -90,9 +90,12 @@ static imagine_status denoise(imagine_sampler *s, const imagine_buffer *hidden, 
     int64_t tokens = x[2] / c->patch_t * (x[3] / c->patch_h) * (x[4] / c->patch_w);
     imagine__dit_text *text = NULL;
     float *timesteps = NULL;
-    const float *embeds = imagine__buffer_values(&s->work, encoder_hidden_states);
+    const void *embeds, *values;
+    imagine_status status = imagine__buffer_values(&s->work, encoder_hidden_states, &embeds, error);
+    if (status < 0 || (status = imagine__buffer_values(&s->work, hidden, &values, error)) < 0)
+        return status;
     imagine__dit_input input = {
-        .x = imagine__buffer_values(&s->work, hidden),
+        .x = values,
         .y = imagine__buffer_begin(&s->work, sample),
         .stream = &s->stream,
         .batch = (int32_t)x[0],
@@ -100,9 +103,9 @@ static imagine_status denoise(imagine_sampler *s, const imagine_buffer *hidden, 
         .height = (int32_t)x[3],
         .width = (int32_t)x[4],
     };
-    if (!embeds || !input.x || !input.y)
+    if (!input.y)
         return imagine__fail_memory(error, (size_t)imagine_buffer_size(hidden), "the latents");
-    imagine_status status = read_timesteps(s, timestep, x[0], tokens, &timesteps, &input.per_token, error);
+    status = read_timesteps(s, timestep, x[0], tokens, &timesteps, &input.per_token, error);
     if (status < 0 || (status = check_finite(s, input.x, hidden, "hidden_states", error)) < 0 ||
         (status = check_finite(s, embeds, encoder_hidden_states, "encoder_hidden_states", error)) < 0 ||
         (status = imagine__sampler_change(s, imagine__sampler_expert(s, (double)timesteps[0]), error)) < 0)
@@ -150,5 +153,5 @@ imagine_status imagine_sampler_denoise(imagine_sampler *sampler, const imagine_b
     if (status < 0)
         imagine_buffer_release(&made);
     *sample = made;
-    return status;
+    return imagine__device_cause(sampler->context, status, error);
 }

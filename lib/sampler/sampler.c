@@ -124,6 +124,7 @@ imagine_status imagine__sampler_create(imagine_sampler **sampler, imagine_model 
     made->model = imagine_model_retain(model);
     made->context = context;
     status = set_up(made, reading, options, error);
+    status = imagine__device_cause(context, status, error);
     if (status < 0)
         imagine_sampler_destroy(&made);
     *sampler = made;
@@ -261,7 +262,7 @@ imagine_status imagine_sampler_begin(imagine_sampler *sampler, const imagine_buf
     if (status >= 0 && noise)
         status = imagine__buffer_on_host(&on_host, noise, error);
     if (status >= 0)
-        status = begin(sampler, on_host, error);
+        status = imagine__device_cause(sampler->context, begin(sampler, on_host, error), error);
     imagine_buffer_release(&on_host);
     return status;
 }
@@ -339,11 +340,11 @@ imagine_status imagine_sampler_step(imagine_sampler *sampler, imagine_step_info 
     /* A cancelled prediction leaves the latents alone, and the step can be taken again. */
     if ((status = prepare_step(sampler, error)) < 0) {
         sampler->failed = status != IMAGINE_ERROR_CANCELLED;
-        return status;
+        return imagine__device_cause(sampler->context, status, error);
     }
     if ((status = update(sampler, error)) < 0) {
         sampler->failed = 1;
-        return status;
+        return imagine__device_cause(sampler->context, status, error);
     }
     sampler->step++;
     if (!info)

@@ -126,7 +126,7 @@ imagine_status imagine__sampler_set_text(imagine_sampler *sampler, const imagine
     if (status >= 0 && negative)
         status = imagine__buffer_on_host(&second, negative, error);
     if (status >= 0)
-        status = set_text(sampler, first, second, names, error);
+        status = imagine__device_cause(sampler->context, set_text(sampler, first, second, names, error), error);
     imagine_buffer_release(&second);
     imagine_buffer_release(&first);
     return status;

@@ -53,6 +53,7 @@ imagine_status imagine__text_create(imagine_text **text, imagine_model *model, i
     if ((status = imagine__model_tokenizer(model, &made->tokenizer, made->cancel, error)) < 0 ||
         (status = imagine__model_umt5(model, reading, &made->umt5, made->cancel, error)) < 0 ||
         (status = imagine__work_init(&made->work, context, made->cancel, error)) < 0) {
+        status = imagine__device_cause(context, status, error);
         imagine_text_destroy(&made);
         return status;
     }
@@ -183,5 +184,5 @@ imagine_status imagine_text_encode(imagine_text *text, const char *prompt, imagi
         imagine_buffer_release(embeds);
 done:
     imagine__free(text->context, values);
-    return status;
+    return imagine__device_cause(text->context, status, error);
 }

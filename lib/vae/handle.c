@@ -41,6 +41,7 @@ imagine_status imagine_vae_create(imagine_vae **vae, imagine_model *model, const
     if ((status = imagine__model_vae(model, &made->weights, made->cancel, error)) < 0 ||
         (status = imagine__work_init(&made->work, context, made->cancel, error)) < 0 ||
         (status = imagine__vae_coder_create(&made->coder, made->weights, &made->work, error)) < 0) {
+        status = imagine__device_cause(context, status, error);
         imagine_vae_destroy(&made);
         return status;
     }
@@ -195,7 +196,7 @@ static imagine_status encode_any(encode_fn *fn, imagine_vae *vae, const imagine_
     if ((status = imagine__need(vae, "vae", error)) < 0 || (status = imagine__check_process(vae->context, error)) < 0 ||
         (frames && (status = imagine__buffer_on_host(&on_host, frames, error)) < 0))
         return status;
-    status = fn(vae, on_host, latents, error);
+    status = imagine__device_cause(vae->context, fn(vae, on_host, latents, error), error);
     imagine_buffer_release(&on_host);
     return status;
 }
@@ -304,7 +305,7 @@ static imagine_status decode_any(decode_fn *fn, imagine_vae *vae, const imagine_
     if ((status = imagine__need(vae, "vae", error)) < 0 ||
         (latents && (status = imagine__buffer_on_host(&on_host, latents, error)) < 0))
         return status;
-    status = fn(vae, on_host, dtype, frames, error);
+    status = imagine__device_cause(vae->context, fn(vae, on_host, dtype, frames, error), error);
     imagine_buffer_release(&on_host);
     return status;
 }

@@ -15,6 +15,7 @@
 
 static struct {
     void (*fail_allocation)(int64_t number);
+    void (*allocation_code)(int32_t code); /* not on the emulator */
     void (*fail_launch)(int64_t number);
     uint64_t (*allocations_held)(void);
     uint64_t (*allocations_made)(void);
@@ -41,6 +42,7 @@ static inline int find_hooks(void)
         void *to;
         const char *name;
     } all[] = { { &emulated.fail_allocation, "emulated_fail_allocation" },
+                { &emulated.allocation_code, "emulated_allocation_code" },
                 { &emulated.fail_launch, "emulated_fail_launch" },
                 { &emulated.allocations_held, "emulated_allocations_held" },
                 { &emulated.allocations_made, "emulated_allocations_made" },

@@ -87,9 +87,20 @@ static void close_parts(parts *p)
     imagine_context_release(&p->cpu);
 }
 
-/* What a new handle's first call gives, in memory to free, after its allocations have failed one by one where that is asked for.
- * All is closed again. */
-static void *first_call(call_fn *call, int failing, int *failures, size_t *size)
+#define ILLEGAL_ACCESS 700 /* the driver's number, after which nothing works */
+
+static int failed_as_asked(const imagine_error *err, imagine_status wanted)
+{
+    if (err->status != wanted)
+        fprintf(stderr, "    %s\n", err->message);
+    return err->status == wanted && (wanted == IMAGINE_ERROR_NO_MEMORY
+                                         ? strstr(err->message, "memory") != NULL
+                                         : err->native_code == ILLEGAL_ACCESS && strstr(err->message, "CUDA: "));
+}
+
+/* What a new handle's first call gives, in memory to free, after its allocations have failed one by one, each with this status;
+ * IMAGINE_OK: none has. All is closed again. */
+static void *first_call(call_fn *call, imagine_status failing, int *failures, size_t *size)
 {
     imagine_error err = IMAGINE_ERROR_INIT;
     parts p;
@@ -100,13 +111,13 @@ static void *first_call(call_fn *call, int failing, int *failures, size_t *size)
     int open = open_parts(&p, &err);
     CHECK(open);
     do {
-        if (failing)
+        if (failing < 0)
             emulated.fail_allocation(++*failures);
         status = open ? call(&p, &result, &err) : IMAGINE_ERROR_INTERNAL;
-        CHECK(status >= 0 || (status == IMAGINE_ERROR_NO_MEMORY && strstr(err.message, "memory") && !result));
+        CHECK(status >= 0 || (status == failing && failed_as_asked(&err, failing) && !result));
         if (status < 0)
             imagine_vae_reset(p.vae); /* a clip that has failed */
-    } while (status == IMAGINE_ERROR_NO_MEMORY && *failures < 500);
+    } while (status < 0 && status == failing && *failures < 500);
     emulated.fail_allocation(0);
     *size = result ? imagine_buffer_size(result) : 0;
     if (result && (bytes = malloc(*size)))
@@ -119,27 +130,81 @@ static void *first_call(call_fn *call, int failing, int *failures, size_t *size)
 
 /* Every allocation of device memory that a handle's first call makes fails in turn: an error that says so, and the same handle
  * gives in the end what one gives that never failed. */
-static void handles_go_on(void)
+static void go_on_after(imagine_status failure)
 {
     static const struct {
         const char *name;
         call_fn *call;
     } calls[] = { { "text", encode_text }, { "one forward", denoise }, { "sampling", sample }, { "decoding", decode },
                   { "encoding", encode } };
-    if (!emulated.fail_allocation)
-        SKIP("this module's allocations do not fail when asked to");
     for (size_t i = 0; i < sizeof calls / sizeof *calls; i++) {
         size_t sizes[2] = { 0, 0 };
         void *results[2];
         int failures = 0;
         for (int failing = 0; failing < 2; failing++)
-            results[failing] = first_call(calls[i].call, failing, &failures, &sizes[failing]);
+            results[failing] = first_call(calls[i].call, failing ? failure : IMAGINE_OK, &failures, &sizes[failing]);
         printf("    %s: %d allocations\n", calls[i].name, failures - 1);
         CHECK(failures > 1 && results[0] && results[1] && sizes[0] == sizes[1]);
         CHECK(results[0] && results[1] && memcmp(results[0], results[1], sizes[0]) == 0);
         free(results[0]);
         free(results[1]);
     }
+}
+
+static void handles_go_on(void)
+{
+    if (!emulated.fail_allocation)
+        SKIP("this module's allocations do not fail when asked to");
+    go_on_after(IMAGINE_ERROR_NO_MEMORY);
+}
+
+/* A context, a model's weights and a buffer whose memory is not there because the device has failed. */
+static void made_on_failing_device(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context *context = NULL;
+    imagine_buffer *buffer = NULL;
+    emulated.fail_allocation(1);
+    CHECK(!open_device(IMAGINE_DEVICE_CUDA, &err) && failed_as_asked(&err, IMAGINE_ERROR_DEVICE));
+    context = open_device(IMAGINE_DEVICE_CUDA, &err);
+    REQUIRE(context);
+    emulated.fail_allocation(1);
+    CHECK(imagine_buffer_create_on(&buffer, context, IMAGINE_DEVICE_CUDA, IMAGINE_U8, 1, (int64_t[]){ 64 }, &err) < 0);
+    CHECK(!buffer && failed_as_asked(&err, IMAGINE_ERROR_DEVICE));
+    imagine_context_release(&context);
+    imagine_model *model = open_on(IMAGINE_DEVICE_CUDA, PACK, &err);
+    REQUIRE(model);
+    imagine_status status = IMAGINE_ERROR_DEVICE;
+    int failures = 0;
+    for (; status == IMAGINE_ERROR_DEVICE && failures < 500; failures++) {
+        imagine_text *text = NULL;
+        imagine_sampler *sampler = NULL;
+        imagine_vae *vae = NULL;
+        emulated.fail_allocation(failures + 1);
+        status = imagine_text_create(&text, model, NULL, &err);
+        status = status < 0 ? status : imagine_sampler_create(&sampler, model, NULL, &err);
+        status = status < 0 ? status : imagine_vae_create(&vae, model, NULL, &err);
+        CHECK(status >= 0 || failed_as_asked(&err, IMAGINE_ERROR_DEVICE));
+        emulated.fail_allocation(0);
+        imagine_vae_destroy(&vae);
+        imagine_sampler_destroy(&sampler);
+        imagine_text_destroy(&text);
+    }
+    printf("    %d allocations to make handles\n", failures - 1);
+    CHECK(status >= 0 && failures > 3);
+    imagine_model_release(&model);
+    CHECK(emulated.allocations_held() == 0);
+}
+
+/* A device that fails is not one that has no memory left: the driver's number, wherever memory was asked for. */
+static void failing_device(void)
+{
+    if (!emulated.fail_allocation || !emulated.allocation_code)
+        SKIP("this module's allocations do not fail as asked");
+    emulated.allocation_code(ILLEGAL_ACCESS);
+    made_on_failing_device();
+    go_on_after(IMAGINE_ERROR_DEVICE);
+    emulated.allocation_code(2);
 }
 
 /* ---- a thousand lives -------------------------------------------------------------------------------------------- */
@@ -335,6 +400,7 @@ static void shipped_model(void)
 int main(int argc, char **argv)
 {
     static const test_case cases[] = { { "handles go on", handles_go_on },
+                                       { "failing device", failing_device },
                                        { "lives", lives },
                                        { "shipped model", shipped_model } };
     find_hooks();

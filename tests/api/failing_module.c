@@ -15,6 +15,7 @@
 
 static const imagine__cuda *real;
 static _Atomic int64_t until_failure; /* 0: none fails */
+static _Atomic int32_t failure = OUT_OF_MEMORY;
 static _Atomic uint64_t made, held;
 
 static int allocate(void **memory, size_t size)
@@ -24,7 +25,7 @@ static int allocate(void **memory, size_t size)
         ;
     *memory = NULL;
     atomic_fetch_add(&made, 1);
-    int code = left == 1 ? OUT_OF_MEMORY : real->allocate(memory, size);
+    int code = left == 1 ? atomic_load(&failure) : real->allocate(memory, size);
     if (!code)
         atomic_fetch_add(&held, 1);
     return code;
@@ -40,6 +41,11 @@ static int release(void *memory)
 void emulated_fail_allocation(int64_t number)
 {
     atomic_store(&until_failure, number);
+}
+
+void emulated_allocation_code(int32_t code)
+{
+    atomic_store(&failure, code);
 }
 
 uint64_t emulated_allocations_held(void)
