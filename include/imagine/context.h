@@ -14,7 +14,9 @@ typedef int32_t imagine_device;
  * A context for one is refused where module, driver or GPU are missing; the message says which. */
 #define IMAGINE_DEVICE_CUDA 2
 
-/* What a GPU's products of matrices, convolutions and attention are computed in; all else is f32. */
+/* What a GPU's products of matrices, convolutions and attention are computed in; all else is f32. In BF16 NVIDIA's
+ * libraries take part where they are there and a product is large, each in an order of its own: the same call gives the same
+ * bytes again on the same GPU, but rows of a batch, ways of guidance and tiles are near each other, not the same. */
 typedef int32_t imagine_precision;
 #define IMAGINE_PRECISION_F32 0 /* f32 */
 #define IMAGINE_PRECISION_BF16 1 /* factors, and what a transformer keeps within a block, rounded to bf16; sums and its stream in f32 */

@@ -38,7 +38,8 @@ typedef int32_t imagine_step_rule;
 #define IMAGINE_STEP_TRIGFLOW 6 /* as RENOISE, and begins with sigma times the noise */
 #define IMAGINE_STEP_LCM 7 /* as RENOISE, of c_out x0 + c_skip x */
 
-/* How the two predictions of classifier-free guidance are computed. The results are the same to the byte. */
+/* How the two predictions of classifier-free guidance are computed. The results are the same to the byte
+ * (with IMAGINE_PRECISION_BF16: near each other). */
 typedef int32_t imagine_cfg_mode;
 #define IMAGINE_CFG_AUTO 0
 #define IMAGINE_CFG_BATCHED 1 /* both in one forward of twice the batch: faster */

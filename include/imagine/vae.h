@@ -14,9 +14,10 @@ typedef struct imagine_vae imagine_vae;
 #define IMAGINE_VAE_TILE_AUTO (-1)
 
 /* Tiles need less memory: most of what coding holds is a cache of frames for every layer, and in tiles that of one tile
- * is held at a time. imagine_vae_encode and imagine_vae_decode give the same bytes with and without. A tile is computed
- * with a margin of what it depends on, so small tiles take longer. Clips in pieces (imagine_vae_decode_next,
- * imagine_vae_encode_next) take no tiles: the caches of all would have to be held. */
+ * is held at a time. imagine_vae_encode and imagine_vae_decode give the same bytes with and without (with
+ * IMAGINE_PRECISION_BF16: near each other). A tile is computed with a margin of what it depends on, so small tiles take
+ * longer. Clips in pieces (imagine_vae_decode_next, imagine_vae_encode_next) take no tiles: the caches of all would have to
+ * be held. */
 typedef struct imagine_vae_options {
     uint32_t struct_size;
     uint32_t reserved0;

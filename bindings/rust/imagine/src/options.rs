@@ -336,8 +336,9 @@ impl JobOptions {
         self
     }
 
-    /// Pictures are coded in tiles of at most this width and height, with the same bytes for less memory; the clip's
-    /// frames then come all at once. Without it: where the memory limit asks for tiles, the largest that fit.
+    /// Pictures are coded in tiles of at most this width and height, with the same bytes (near them with bf16 on a GPU) for
+    /// less memory; the clip's frames then come all at once. Without it: where the memory limit asks for tiles, the largest
+    /// that fit.
     pub fn tiles(mut self, width: Tile, height: Tile) -> Self {
         self.tile = (width, height);
         self
