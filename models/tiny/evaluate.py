@@ -282,6 +282,7 @@ def held_out(args):
     """The table of the held-out prompts."""
     records = [json.loads(line) for line in (HERE / "heldout.jsonl").read_text(encoding="utf-8").splitlines()][:args.count]
     columns = {}
+    imagine.version()  # without the library this fails once; the pool would start processes for ever
     with multiprocessing.Pool(args.jobs, begin, [args]) as pool:
         for answers in counted(pool.imap(judged, records), len(records)):
             for name, answer in answers.items():
