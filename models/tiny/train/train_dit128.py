@@ -116,7 +116,7 @@ class Trainer(train_dit.Trainer):
         self.sets = {k: (x, *self.token_table(words)) for k, (x, words) in sets.items()}
         clips = [k for k in self.sets if k[0] == "clip"]
         counts = np.array([len(self.sets[k][0]) / k[1] ** 1.5 for k in clips], float)  # the short ones more often
-        self.clips, self.clip_weights = clips, counts / max(counts.sum(), 1)
+        self.clips, self.clip_weights = clips, counts / max(counts.sum(), 1e-9)
 
     def token_table(self, words):
         """Ids and masks [n, wordings, length] as narrow integers."""
