@@ -100,6 +100,15 @@ def measure(vae, source, held, frames, path):
     return report
 
 
+@torch.no_grad()
+def channels(vae, frames):
+    """How many of the latents' axes the training's noise leaves something of: their eigenvalues, those above four times its."""
+    x = torch.cat([frames.some((1 << 31) + k, 48, 1)[:, :, 0] for k in range(8)]).to(common.DEVICE)
+    flat = torch.cat([fast.encode(vae, part) for part in x.split(48)]).transpose(0, 1).flatten(1)
+    sizes = torch.linalg.eigvalsh(torch.cov(flat))
+    return f"{int((sizes > 4 * SPREAD ** 2).sum())} of {len(sizes)} eigenvalues of the latents above {4 * SPREAD ** 2:.2f}"
+
+
 def small_pack(state):
     """The 64x64 model that all of this grows from."""
     folder = state / "pack64"
@@ -258,6 +267,7 @@ def measure_only(state, stage):
     if not saved:
         raise SystemExit(f"{state}: no weights of this stage; train it first")
     vae.load_state_dict(saved["average"], strict=False)
+    print(f"step {saved['step']}, {channels(vae, frames)}", flush=True)
     for count in (1, STAGES["clips"]["frames"]):
         path = state / f"vae128-{stage}-measured-{count}.png"
         print(f"step {saved['step']}, frames {count}: {measure(vae, frames.source, frames.held, count, path)}", flush=True)
