@@ -13,6 +13,7 @@ try:
     import torch
     import data
     import motions
+    import latents128
     import objects
     import render
     import scenes
@@ -72,32 +73,35 @@ class Scenes(unittest.TestCase):
             self.assertTrue(scene.motion.kind == "orbit" or scenes.apart(scene))
 
     def test_steps(self):
-        """Sizes and corners at rest are multiples of the step, of several objects those of their boxes; whatever moves stays whole,
-        several are never next to each other without a gap, nor at the edge, and layouts keep their shares."""
-        layouts = [[], []]
-        for number in range(150):
-            frames = 1 if number % 2 else 17
-            scene = stream(15, step=8).scene(number, frames)
-            layouts[0].append(scene.layout)
-            layouts[1].append(stream(15).scene(number, frames).layout)
-            if scene.motion.kind == "orbit":
-                continue
-            rest = -1 if scene.motion.kind in ("grow", "fall") else 0
-            if scene.motion.kind in ("slide", "hop") and " " not in scene.motion.direction:
-                moved = max(abs(v[4] - v[0]) for v in ((scene.paths[0].x,) if scene.motion.kind == "hop" else
-                                                       (scene.paths[0].x, scene.paths[0].y)))
-                self.assertIn(round(moved, 3), (8, 16), scene.motion)
-            for path in scene.paths:
-                side = path.width[rest] / (1 if len(scene.paths) == 1 else scenes.INSET)
-                for value in (side, path.x[rest] - side / 2, path.y[rest] - side / 2):
-                    self.assertAlmostEqual(value, 8 * round(value / 8), delta=0.01, msg=f"{number} {scene.motion}")
-                if scene.motion.kind not in ("zoom", "pan"):
-                    self.assertTrue(-0.02 < min(path.box()) and max(path.box()) < 128.02)
-            self.assertTrue(scenes.apart(scene))
-            if frames == 1:
-                self.assert_gaps(scene.paths)
-        for kind in scenes.LAYOUTS:
-            self.assertAlmostEqual(layouts[0].count(kind), layouts[1].count(kind), delta=8)
+        """Boxes and corners at rest are multiples of the step, with INSET of each box filled, small ones with a place of half of it; whatever
+        moves stays whole but for corners, several are never next to each other without a gap, and layouts keep their shares."""
+        for step in (8, 32):
+            layouts = []
+            for number in range(150):
+                frames = 1 if number % 2 else 17
+                scene = stream(15, step=step).scene(number, frames)
+                layouts += [scene.layout] if not scene.items[0].animated and scene.items[0].concept.core else []
+                if scene.motion.kind == "orbit":
+                    continue
+                rest = -1 if scene.motion.kind in ("grow", "fall") else 0
+                if scene.motion.kind in ("slide", "hop") and " " not in scene.motion.direction:
+                    moved = max(abs(v[4] - v[0]) for v in ((scene.paths[0].x,) if scene.motion.kind == "hop" else
+                                                           (scene.paths[0].x, scene.paths[0].y)))
+                    self.assertIn(round(moved, 3), (8, 16), scene.motion)
+                for path in scene.paths:
+                    side = path.width[rest] / scenes.INSET
+                    self.assertAlmostEqual(side, step * round(side / step), delta=0.01, msg=f"{number} {scene.motion}")
+                    grid = step / 2 if scene.place and round(side) == step else step
+                    for value in (path.x[rest] - side / 2, path.y[rest] - side / 2):
+                        self.assertAlmostEqual(value, grid * round(value / grid), delta=0.01, msg=f"{number} {scene.motion}")
+                    if scene.motion.kind not in ("zoom", "pan"):
+                        box = path.box(turned=False)
+                        self.assertTrue(-3.2 < min(box) and max(box) < 131.2, f"{number} {scene.motion} {box}")
+                self.assertTrue(scenes.apart(scene))
+                if frames == 1:
+                    self.assert_gaps(scene.paths)
+            for kind, share in scenes.TAUGHT_LAYOUTS.items():
+                self.assertAlmostEqual(layouts.count(kind) / len(layouts), share, delta=0.13, msg=f"{step} {kind}")
 
     def assert_gaps(self, paths):
         """Of several objects at rest: 2 pixels to each other in some direction, 1 to the edge."""
@@ -109,7 +113,7 @@ class Scenes(unittest.TestCase):
 
     def test_motions_keep_their_shares(self):
         """In steps, what does not fit is drawn again with the same kind of motion; of one object all kinds go."""
-        made = [stream(19, step=16).scene(number, 17) for number in range(400)]
+        made = [stream(19, step=latents128.STEP).scene(number, 17) for number in range(400)]
         kinds = [s.motion.kind for s in made if s.layout == "one" and not s.items[0].animated]
         self.assertGreater(len(kinds), 200)
         for kind, weight in motions.TAUGHT.items():

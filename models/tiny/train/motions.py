@@ -140,10 +140,10 @@ class Path:
         self.width *= k
         self.height *= k
 
-    def box(self):
-        """The smallest and largest x and y that it ever covers."""
-        turned = np.abs(np.cos(np.radians(self.angle))) + np.abs(np.sin(np.radians(self.angle)))
-        w, h = self.width * np.minimum(turned, 1.25) / 2, self.height * np.minimum(turned, 1.25) / 2
+    def box(self, turned=True):
+        """The smallest and largest x and y that it ever covers, or that it would if it did not turn."""
+        wider = np.abs(np.cos(np.radians(self.angle))) + np.abs(np.sin(np.radians(self.angle))) if turned else np.ones(len(self.x))
+        w, h = self.width * np.minimum(wider, 1.25) / 2, self.height * np.minimum(wider, 1.25) / 2
         return (self.x - w).min(), (self.y - h).min(), (self.x + w).max(), (self.y + h).max()
 
     def shift(self, dx, dy):

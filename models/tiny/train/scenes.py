@@ -5,6 +5,7 @@ A scene is made from a seed and a number alone, so that a resumed run sees what 
 kept from training (`split.py`); a stream gives either only scenes without them or only scenes with them.
 """
 
+import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,8 +20,10 @@ LENGTHS = (9, 13, 17, 25, 33)
 SIZES = {"small": (28, 36), "": (56, 74), "large": (90, 108)}  # of one object alone, in pixels
 ROAMING = ("slide", "bounce", "hop", "fall", "orbit", "zoom", "pan")  # motions that need room, so that things are a little smaller
 SMALLER = {"small": 0.95, "": 0.82, "large": 0.94}
-STEPPED_USUAL, STEPPED_LARGE = 64, 96  # of one object in steps: at most, at least
-INSET = 0.88  # of the box of each of several objects in steps, so that there is something between them
+STEPPED = {"small": (16, 32), "": (48, 64), "large": (96, 112)}  # of one object in steps: at least, at most
+INSET = 0.88  # of its box that an object in steps fills, so that there is something between those of several
+OUTSIDE = 3.2  # pixels of it that may be, when it shakes
+TRIES = 5000  # drawings of a scene until one fits
 OF_TWO, OF_THREE = (44, 56), (34, 40)  # of several at rest or in place
 OF_TWO_ROAMING, OF_THREE_ROAMING = (38, 52), (31, 39)
 STYLE_WEIGHTS = {"3D emoji": 0.70, "noto emoji": 0.11, "flat emoji": 0.09, "color emoji": 0.08, "game art": 0.02}
@@ -30,6 +33,10 @@ RELATIONS = ("left of", "right of", "above", "below", "next to")
 # What a scene shows. "any" is any cut-out of the shared folder, whatever its caption is worth: for the VAE.
 MIXTURE = {"core": 0.86, "other": 0.06, "animation": 0.08}
 LAYOUTS = {"one": 0.66, "same": 0.13, "pair": 0.17, "three": 0.04}
+# What a transformer is taught, in steps: more of the core, of its usual looks, and of several at once.
+TAUGHT_MIXTURE = {"core": 0.91, "other": 0.03, "animation": 0.06}
+TAUGHT_LAYOUTS = {"one": 0.54, "same": 0.14, "pair": 0.26, "three": 0.06}
+TAUGHT_STYLES = {"3D emoji": 0.80, "noto emoji": 0.07, "flat emoji": 0.06, "color emoji": 0.06, "game art": 0.01}
 TOGETHER = ("still", "slide", "bounce", "hop", "shake", "rock", "fall", "appear", "disappear", "grow", "shrink", "spin")
 # Kinds of motion that go with several objects in steps: a camera that moves loses them, and hops do not fit.
 SEVERAL = tuple(kind for kind in TOGETHER if kind != "hop")
@@ -79,7 +86,8 @@ class Stream:
         self.seed, self.frames, self.held = seed, (frames,) if isinstance(frames, int) else tuple(frames), held
         self.catalogue = catalogue or objects.Catalogue()
         self.store = store or objects.Store(self.catalogue.shared)
-        self.mixture = mixture or MIXTURE
+        self.mixture = mixture or (TAUGHT_MIXTURE if step else MIXTURE)
+        self.layouts, self.styles = (TAUGHT_LAYOUTS, TAUGHT_STYLES) if step else (LAYOUTS, STYLE_WEIGHTS)
 
     def scene(self, number, frames=None):
         """Scene `number`, with `frames` frames or a length drawn from the stream's."""
@@ -87,9 +95,9 @@ class Stream:
         frames = frames or self.frames[rng.integers(len(self.frames))]
         kinds, weights = zip(*((k, w) for k, w in self.mixture.items() if self.has(k, frames)))
         subject = kinds[rng.choice(len(kinds), p=np.array(weights) / sum(weights))]
-        layout = tuple(LAYOUTS)[rng.choice(4, p=list(LAYOUTS.values()))] if subject == "core" else "one"
+        layout = tuple(self.layouts)[rng.choice(4, p=list(self.layouts.values()))] if subject == "core" else "one"
         wanted = motions.kind(rng, IN_GROUPS.get(layout), taught=True) if self.step and frames > 1 else ""
-        while True:  # until what was drawn fits together; the shares above stay as they are
+        for _ in range(TRIES):  # until what was drawn fits together; the shares above stay as they are
             if subject == "animation":
                 scene = self.animation(rng, frames)
             else:
@@ -98,6 +106,7 @@ class Stream:
                 continue
             if scene and (self.held is None or split.held_out(scene) == self.held) and not self.hides(scene):
                 return scene
+        raise RuntimeError(f"scene {number} of {frames} frames, {layout}, {subject}, {wanted or 'any motion'}: nothing fits")
 
     def has(self, kind, frames):
         """True where there is something of the kind; some may be left behind where all would be too much to carry."""
@@ -124,7 +133,7 @@ class Stream:
 
     def composed(self, rng, frames, subject, layout, wanted):
         pool = {"core": self.catalogue.core, "other": self.catalogue.others, "any": self.catalogue.any}[subject]
-        style = tuple(STYLE_WEIGHTS)[rng.choice(5, p=list(STYLE_WEIGHTS.values()))]
+        style = tuple(self.styles)[rng.choice(5, p=list(self.styles.values()))]
         count = {"one": 1, "same": 2 + int(rng.random() < 0.4), "pair": 2, "three": 3}[layout]
         first = pool[rng.integers(len(pool))]
         if layout == "same" and not first.plural:
@@ -250,8 +259,9 @@ def fits_camera(scene):
 
 
 def stepped(scene, step):
-    """Rounds sizes, and corners at rest, to multiples of `step` pixels; False where things do not fit any more. A latent pixel
-    stands for 16x16: a cut-out that may lie anywhere in them at any size looks new each time, so that its shape is learnt late."""
+    """Rounds sizes, and corners at rest, to multiples of `step` pixels, and lets every object fill INSET of its box; False where things
+    do not fit any more. A latent pixel stands for 16x16 and a token for 32x32: a cut-out that may lie anywhere in them at any size looks
+    new each time, so that its shape is learnt late, and what one object has taught is of no use for two."""
     kind = scene.motion.kind
     if kind == "orbit":
         return True
@@ -260,28 +270,30 @@ def stepped(scene, step):
         size = stepped_size(scene, item, step)
         path.scale(size / item.size)
         item.size = size
+        grid = step / 2 if scene.place and size == step else step  # so that there is a middle
         corner = path.x[rest] - path.width[rest] / 2, path.y[rest] - path.height[rest] / 2
-        path.shift(*(step * round(c / step) - c for c in corner))
-    boxes = np.array([p.box() for p in scene.paths])
-    out = np.ceil(np.maximum(-boxes[:, :2].min(0), 0) / step) - np.ceil(np.maximum(boxes[:, 2:].max(0) - SIDE, 0) / step)
+        path.shift(*(grid * round(c / grid) - c for c in corner))
+    for item, path in zip(scene.items, scene.paths):
+        path.scale(INSET)
+        item.size *= INSET
+    boxes = np.array([p.box(turned=False) for p in scene.paths])  # corners of what spins are mostly empty
+    low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0) - SIDE
+    out = np.ceil(np.maximum(-low - OUTSIDE, 0) / step) - np.ceil(np.maximum(high - OUTSIDE, 0) / step)
     for path in scene.paths:
         path.shift(*(step * out))
-    boxes = np.array([p.box() for p in scene.paths])
-    inside = boxes.min() > -0.01 and boxes.max() < SIDE + 0.01
-    if len(scene.paths) > 1:  # boxes that touch, or the edge: what is in them does not
-        for item, path in zip(scene.items, scene.paths):
-            path.scale(INSET)
-            item.size *= INSET
+    boxes = np.array([p.box(turned=False) for p in scene.paths])
+    inside = boxes.min() >= -OUTSIDE and boxes.max() <= SIDE + OUTSIDE
     return inside and apart(scene) and fits_camera(scene) and (not scene.place or keeps_place(scene))
 
 
 def stepped_size(scene, item, step):
-    """The nearest multiple; of one object "large" and usual sizes stay two, of several of a kind all have that of the largest."""
+    """The nearest multiple; of one object as its word has it, of several of a kind all have that of the largest."""
     size = max(i.size for i in scene.items) if scene.layout == "same" else item.size
     size = step * max(1, round(size / step))
-    if scene.layout != "one":
+    if scene.layout != "one" or item.animated:
         return size
-    return max(size, STEPPED_LARGE) if item.size_word == "large" else min(size, STEPPED_USUAL)
+    low, high = STEPPED[item.size_word]
+    return min(max(size, step * math.ceil(low / step)), max(step, high // step * step))
 
 
 def keeps_place(scene):
