@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Draws the pictures of the README and of the model card with libimagine itself, seed 0 for every prompt and none left out.
+"""Draws the pictures of the README and of the model card with libimagine itself, seed 0 for every prompt.
 
     models/tiny/sheet.py [--model models/tiny] [--japanese] [--out docs/pictures]
     models/tiny/sheet.py --vae
@@ -8,8 +8,9 @@
 
 The prompts are the first 64 of pictures.jsonl, as single pictures (tiny-pictures.png), and the first 16 of heldout.jsonl, as clips:
 four frames of each in a row, first and last among them (tiny-frames.png), and all 16 moving side by side, every second frame
-(tiny-clips.png). --list prints the prompts, for the card. --vae draws instead the true scenes of the first 16 pictures, a row of
-them above a row of what the VAE makes of them (tiny-vae.png).
+(tiny-clips.png); none are left out. For the top of the README there are CHOSEN prompts, too (chosen.png). --list prints the prompts,
+for the card. --vae draws instead the true scenes of the first 16 pictures, a row of them above a row of what the VAE makes of them
+(tiny-vae.png).
 
 A file that would be larger than 700 KB has fewer levels of each colour, and then smaller pictures; what it came to is printed.
 Needs numpy and libimagine.so in build/, --vae also the training set-up (see train/README.md).
@@ -28,6 +29,10 @@ sys.path.insert(0, str(HERE.parents[1] / "bindings/python"))
 import imagine  # noqa: E402
 
 PICTURES, CLIPS = ("pictures.jsonl", 64), ("heldout.jsonl", 16)
+# What this model does well; the other sheets show what it makes of prompts as they come.
+CHOSEN = ("a fox and a panda on a blue background", "a lion in the bottom left corner", "two aliens appearing on a green background",
+          "a slice of watermelon on the beach", "a panda growing", "two pineapples on a purple background", "a robot on a pink background",
+          "a red apple on a road")
 MOST = 700_000  # bytes of a file
 BITS = (8, 7, 6, 5)  # of each colour, while the file is too large
 
@@ -124,6 +129,8 @@ def main():
     if args.vae:
         return save(args.out / "tiny-vae.png", rows_of_the_vae(model), 8, (128, 96))
     save(args.out / "tiny-pictures.png", made(model, prompts(PICTURES, args.japanese), frames=1), 8, (128, 96))
+    chosen = made(model, CHOSEN)
+    save(args.out / "chosen.png", [c[::2] for c in chosen], 4, (128, 96), fps=model.info["frames_per_second"] / 2)
     clips = made(model, prompts(CLIPS, args.japanese))
     save(args.out / "tiny-frames.png", [one for c in clips for one in some(c)], 8, (128, 96))
     save(args.out / "tiny-clips.png", [c[::2] for c in clips], 4, (96, 80, 64), fps=model.info["frames_per_second"] / 2)
