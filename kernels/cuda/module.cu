@@ -87,7 +87,8 @@ static int use_device(int32_t device)
 
 #ifndef IMAGINE__EMULATED
 /* While any thread records a graph in the global mode, as the program around us may, the driver refuses what follows to all
- * other threads, and may spoil the recording. None of it belongs to one. */
+ * other threads, and may spoil the recording. None of it belongs to one. The driver then allows it to a thread that records
+ * itself, too, which the table's rules forbid and the emulator refuses. */
 struct beside_recordings {
     cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
     beside_recordings() { (void)cudaThreadExchangeStreamCaptureMode(&mode); }
@@ -114,7 +115,7 @@ static int release(void *memory)
 {
 #ifdef IMAGINE__EMULATED
     if (emulator::forbidden("a release"))
-        return 900; /* cudaErrorStreamCaptureUnsupported: it stays, as it would on a GPU */
+        return 900; /* cudaErrorStreamCaptureUnsupported: it stays */
     emulator::release(memory);
     return 0;
 #else

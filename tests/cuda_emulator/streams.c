@@ -77,7 +77,16 @@ static void graph(void)
     end(&s);
 }
 
-/* What may not be recorded spoils the recording and is not done; the stream goes on afterwards. */
+/* What a thread that records is not to do. */
+static int disturb(const streams *s, int way, void **memory)
+{
+    return way == 0   ? cuda->synchronize(s->streams[0])
+           : way == 1 ? cuda->download(s->host, s->y, 4, s->streams[0])
+                      : cuda->allocate(memory, 64);
+}
+
+/* What is refused spoils the recording, of which nothing is done; the stream goes on afterwards. Waiting and copying to the
+ * host are always refused. The emulator refuses an allocation, too; a GPU may allow it, and the recording is then whole. */
 static void spoilt(void)
 {
     for (int way = 0; way < 3; way++) {
@@ -85,13 +94,19 @@ static void spoilt(void)
         void *graph = &s, *memory = NULL;
         CUDA_OK(cuda->graph_begin(s.streams[0]));
         CUDA_OK(combine(&s, s.streams[0], 2, 1));
-        CHECK((way == 0   ? cuda->synchronize(s.streams[0])
-               : way == 1 ? cuda->download(s.host, s.y, 4, s.streams[0])
-                          : cuda->allocate(&memory, 64)) != 0);
-        CHECK(cuda->graph_end(s.streams[0], &graph) != 0 && !graph);
+        int refused = disturb(&s, way, &memory) != 0;
+        CHECK(refused ? !memory : way == 2 && memory);
+        int spoils = cuda->graph_end(s.streams[0], &graph) != 0;
+        CHECK(spoils == refused && spoils == !graph);
         expect(&s, s.streams[0], 1);
+        if (graph)
+            CUDA_OK(cuda->graph_launch(graph, s.streams[0]));
+        expect(&s, s.streams[0], graph ? 3 : 1);
         CUDA_OK(combine(&s, s.streams[0], 2, 1));
-        expect(&s, s.streams[0], 3);
+        expect(&s, s.streams[0], graph ? 5 : 3);
+        cuda->graph_destroy(graph);
+        if (memory)
+            CUDA_OK(cuda->release(memory));
         end(&s);
     }
 }
