@@ -75,7 +75,7 @@ class Scenes(unittest.TestCase):
     def test_steps(self):
         """Boxes and corners at rest are multiples of the step, with INSET of each box filled, small ones with a place of half of it; whatever
         moves stays whole but for corners, several are never next to each other without a gap, and layouts keep their shares."""
-        for step in (8, 32):
+        for step in (8, 16, 32):
             layouts = []
             for number in range(150):
                 frames = 1 if number % 2 else 17

@@ -20,7 +20,8 @@ LENGTHS = (9, 13, 17, 25, 33)
 SIZES = {"small": (28, 36), "": (56, 74), "large": (90, 108)}  # of one object alone, in pixels
 ROAMING = ("slide", "bounce", "hop", "fall", "orbit", "zoom", "pan")  # motions that need room, so that things are a little smaller
 SMALLER = {"small": 0.95, "": 0.82, "large": 0.94}
-STEPPED = {"small": (16, 32), "": (48, 64), "large": (96, 112)}  # of one object in steps: at least, at most
+STEPPED = {"small": (32, 32), "": (48, 64), "large": (96, 96)}  # of one object in steps: at least, at most
+STEPPED_ROAMING = (48, 48)  # of a usual one that needs room
 INSET = 0.88  # of its box that an object in steps fills, so that there is something between those of several
 OUTSIDE = 3.2  # pixels of it that may be, when it shakes
 TRIES = 5000  # drawings of a scene until one fits
@@ -260,8 +261,8 @@ def fits_camera(scene):
 
 def stepped(scene, step):
     """Rounds sizes, and corners at rest, to multiples of `step` pixels, and lets every object fill INSET of its box; False where things
-    do not fit any more. A latent pixel stands for 16x16 and a token for 32x32: a cut-out that may lie anywhere in them at any size looks
-    new each time, so that its shape is learnt late, and what one object has taught is of no use for two."""
+    do not fit any more. A token stands for 16x16: a cut-out that may lie anywhere in tokens at any size looks new each time, so that its
+    shape is learnt late, and what one object has taught is of no use for two."""
     kind = scene.motion.kind
     if kind == "orbit":
         return True
@@ -292,8 +293,9 @@ def stepped_size(scene, item, step):
     size = step * max(1, round(size / step))
     if scene.layout != "one" or item.animated:
         return size
-    low, high = STEPPED[item.size_word]
-    return min(max(size, step * math.ceil(low / step)), max(step, high // step * step))
+    low, high = STEPPED_ROAMING if scene.motion.kind in ROAMING and not item.size_word else STEPPED[item.size_word]
+    low = step * math.ceil(low / step)
+    return min(max(size, low), max(low, high // step * step))
 
 
 def keeps_place(scene):
