@@ -86,7 +86,7 @@ class Grow(unittest.TestCase):
 
     def test_transformer(self):
         small = randomised(WanTransformer3DModel(**train_dit.CONFIG))
-        large, scaled = (WanTransformer3DModel(**train_dit128.CONFIG).eval() for _ in range(2))
+        large, scaled = (WanTransformer3DModel(**train_dit128.COARSE).eval() for _ in range(2))
         scale, offset = torch.rand(16) + 0.5, torch.randn(16)
         with tempfile.TemporaryDirectory() as folder:
             small.save_pretrained(Path(folder) / "transformer")
@@ -105,6 +105,20 @@ class Grow(unittest.TestCase):
         torch.testing.assert_close(new[:, :16], old, rtol=1e-4, atol=1e-5)
         self.assertEqual(new[:, 16:].abs().max().item(), 0)
         self.assertGreater((moved[:, :16] - old).abs().max().item(), 1e-3)  # the new channels are seen
+
+    def test_finer(self):
+        """Of latents that are the same all over, where places say nothing, a token for each of them sees and predicts what one for four did."""
+        coarse = randomised(WanTransformer3DModel(**train_dit128.COARSE))
+        fine = WanTransformer3DModel(**train_dit128.CONFIG).eval()
+        weights = grow.finer({f"dit.{n}": w for n, w in coarse.state_dict().items()}, vae128.Z)
+        fine.load_state_dict({n.removeprefix("dit."): w for n, w in weights.items()})
+        x, text, time = torch.randn(2, vae128.Z, 1, 1, 1).expand(-1, -1, 3, 8, 6), torch.randn(2, 5, train_dit128.TEXT.width), torch.tensor([100.0, 900.0])
+        with torch.no_grad():
+            before = coarse(x, time, text, return_dict=False)[0]
+            after = fine(x, time, text, return_dict=False)[0]
+        self.assertGreater(before.std().item(), 0.1)
+        torch.testing.assert_close(after.mean((2, 3, 4)), before.mean((2, 3, 4)), rtol=1e-3, atol=1e-3)
+        self.assertEqual(grow.finer(weights, vae128.Z)["dit.proj_out.bias"].shape, (vae128.Z,))
 
 
 if __name__ == "__main__":

@@ -57,6 +57,17 @@ def transformer(dit, folder, scale=None, offset=None):
     dit.load_state_dict(out)
 
 
+def finer(weights, channels):
+    """Weights of a model with a token for every latent, of those of one with a token for several, which see a patch as its mean and predict
+    what they would on the average of its places. Not the same function: there are more tokens, farther apart."""
+    read, out = weights["dit.patch_embedding.weight"], dict(weights)
+    if read[0, 0].numel() > 1:
+        out["dit.patch_embedding.weight"] = read.sum((2, 3, 4), keepdim=True)
+        for name in ("dit.proj_out.weight", "dit.proj_out.bias"):  # [patch * channels, ...]: channels vary fastest
+            out[name] = weights[name].unflatten(0, (-1, channels)).mean(0)
+    return out
+
+
 def block(name, new, w):
     if w is None:  # a new block adds nothing at first
         silent = name.startswith(("attn1.to_out", "attn2.to_out", "ffn.net.2"))

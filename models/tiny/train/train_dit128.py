@@ -17,16 +17,19 @@ import train_vae128
 import vae128
 
 TEXT = text.Size(length=48, pieces=4000, width=192, layers=3, heads=6, inner=448)
-CONFIG = dict(train_dit.CONFIG, in_channels=vae128.Z, out_channels=vae128.Z, text_dim=TEXT.width, ffn_dim=896, num_layers=6)
+# A token for every latent, 16x16 pixels; what grows from the 64x64 model has one for 2x2 latents at first, as that has.
+CONFIG = dict(train_dit.CONFIG, patch_size=(1, 1, 1), in_channels=vae128.Z, out_channels=vae128.Z, text_dim=TEXT.width, ffn_dim=896, num_layers=6)
+COARSE = dict(CONFIG, patch_size=train_dit.CONFIG["patch_size"])
 NEARLY = 0.1  # what is left of a sample, at most, in those with almost nothing but noise
-TOKENS = 16  # of a frame's latents
+TOKENS = 64  # of a frame's latents
 # `noise`: mean and spread of the level's logit, and how much the log of the latent frames adds to the mean. Frames repeat each other,
 # so that what moves shows through a level that hides a picture: with a half, n frames' mean keeps the noise of one.
 # `nearly`: the share of clips, and half of it of pictures, with almost nothing but noise. Which way something moves shows through a level
 # of 0.97 in five latent frames, so that captions are asked for it only above that.
 # `lr`: Muon's steps are as large along what gradients say little about, and at twice this rate they wiped motion out (README.md).
 SETTINGS = dict(lr=5e-4, steps=12000, warmup=100, decay=12000, average=0.998, weight_decay=0.01, pictures_first=0, picture_share=0.3,
-                tokens=2048, captions=60000, noise=(1.0, 1.2, 0.4), nearly=0.3)
+                tokens=4096, captions=60000, noise=(1.0, 1.2, 0.4), nearly=0.3)
+BY_THE_CLOCK = dict(save_every=2000, show_every=4000)  # steps, where thousands take minutes
 SMOKE = dict(steps=6, warmup=2, decay=3, pictures_first=3, tokens=128, captions=1500)
 PROMPTS = ["a red apple", "two dogs on a green background", "a blue car on a road", "a cat to the left of a ball",
            "three stars at night", "a large house in the snow", "a banana", "a small yellow fish in the sea",
@@ -75,7 +78,7 @@ class Compiled:
             last.copy_(kept)
         error = ((found[0] - found[1]).norm() / found[0].norm()).item()
         print(f"compiled for {list(x.shape)}: results and gradients differ by {error:.1e}", flush=True)
-        if not error < 0.02:
+        if not error < 0.06:
             raise SystemExit("the compiled transformer computes something else; train without --compile")
 
 
@@ -87,6 +90,7 @@ class Trainer(train_dit.Trainer):
     def __init__(self, args, settings):
         if args.drawers:
             self.drawers = live.Drawers(args.drawers, live.captioned(text.tokenizer(args.state, TEXT, "tokenizer128.json"), args.seed))
+        settings = dict(settings, **({"lr": args.rate} if args.rate else {}), **(BY_THE_CLOCK if args.minutes and not args.smoke else {}))
         super().__init__(args, settings)
         if args.compile:
             self.forward = Compiled(self.model)
@@ -100,9 +104,11 @@ class Trainer(train_dit.Trainer):
     def begin(self):
         """From the weights that carry.py took along, else grown from the 64x64 model's."""
         start = common.load(self.args.state / "start128.pt")
-        if start:
-            return self.model.load_state_dict(start["average"], strict=False)
-        grow.model(self.model, self.tok, train_vae128.small_pack(self.args.state), *latents128.statistics(self.args.state))
+        if not start:
+            model = train_dit.Model(self.tok, TEXT, COARSE)
+            grow.model(model, self.tok, train_vae128.small_pack(self.args.state), *latents128.statistics(self.args.state))
+            start = dict(average=model.state_dict())
+        self.model.load_state_dict(grow.finer(start["average"], vae128.Z), strict=False)
 
     def load_data(self):
         self.optimisers.position = common.Clock(self.args.minutes, self.s["steps"])
@@ -174,6 +180,7 @@ class Trainer(train_dit.Trainer):
 def arguments(description):
     parser = common.for_a_gpu(common.arguments(description))
     parser.add_argument("--seed", type=int, default=1, help="of the scenes that are drawn meanwhile (default: %(default)s)")
+    parser.add_argument("--rate", type=float, help="learning rate (default: the stage's own)")
     parser.add_argument("--compile", action="store_true", help="with torch.compile: a quarter faster, if there is a C++ compiler")
     parser.add_argument("--workers", type=int, default=1, help="processes, with a batch and a core each (default: 1)")
     return parser
