@@ -15,20 +15,20 @@ import render
 import scenes
 import vae128
 
-PICTURES = 768
+PICTURES, CLIPS, FRAMES = 768, 48, 17
 
 
 @torch.inference_mode()
 def normalised(vae, x, mean, std):
     """Latents as a transformer sees them, [channels, places]."""
-    z = torch.cat([vae128.encode(vae, part) for part in x.split(48)])
+    z = torch.cat([vae128.encode(vae, part.to(common.DEVICE)) for part in x.split(48)])
     shape = 1, -1, 1, 1
     return ((z - mean.view(shape)) / std.view(shape)).transpose(0, 1).flatten(1)
 
 
 def fitted(a, b):
     """M and c of b ~ M a + c, and the share of b's variance that is left."""
-    a1 = torch.cat([a, torch.ones(1, a.shape[1])])
+    a1 = torch.cat([a, torch.ones_like(a[:1])])
     solution = torch.linalg.lstsq(a1.T, b.T).solution.T
     return solution[:, :-1], solution[:, -1], ((b - solution @ a1).var(1) / b.var(1)).mean().item()
 
@@ -48,6 +48,18 @@ def moved(weights, old, new):
     return out
 
 
+@torch.inference_mode()
+def statistics(state, vae, x, clips):
+    """As latents128.statistics(); where nothing is encoded yet, of these pictures and clips."""
+    folder = state / "latents128"
+    folder.mkdir(exist_ok=True)
+    if not (folder / "statistics.json").exists() and not latents128.load(state):
+        z = [vae128.encode(vae, part.to(common.DEVICE)) for every in (x, clips) for part in every.split(48 if every is x else 4)]
+        flat = torch.cat([part.transpose(0, 1).flatten(1) for part in z], 1)
+        latents128.write_statistics(folder, flat.mean(1), flat.std(1))
+    return latents128.statistics(state)
+
+
 def main():
     parser = common.arguments(__doc__)
     parser.add_argument("--before", type=Path, required=True, help="a state folder with the transformer and its VAE")
@@ -56,9 +68,13 @@ def main():
     stream = scenes.Stream(latents128.SEED, step=latents128.STEP)
     made = [stream.scene((1 << 40) + i, 1) for i in range(PICTURES)]
     x = render.batch(made, stream.store)[:, :, 0].contiguous(memory_format=torch.channels_last)
-    latents = [normalised(latents128.trained_vae(s), x, *latents128.statistics(s)) for s in (args.before, args.state)]
-    weights = common.load(args.before / "dit128.pt")["average"]
-    common.save(args.state / "start128.pt", average=moved(weights, *latents))
+    clips = render.batch([stream.scene((1 << 41) + i, FRAMES) for i in range(CLIPS)], stream.store)
+    latents = []
+    for state in (args.before, args.state):
+        vae = latents128.trained_vae(state)
+        latents.append(normalised(vae, x, *statistics(state, vae, x, clips)))
+    before = common.load(args.before / "dit128.pt") or common.load(args.before / "start128.pt")
+    common.save(args.state / "start128.pt", average=moved(before["average"], *latents))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 """Trains the 128x128 model's VAE, grown from the 64x64 model's: on pictures as a 2-D network, on clips, then the decoder alone.
 
 The first 16 channels of the latents are kept near those of the 64x64 model's VAE, so that its transformer goes on with them.
-The last stage leaves the encoder as it is, so that it can run beside the training of the transformer. A stage goes on from its own
-checkpoint, else from the one before. `whole` is for a GPU: all of it, on pictures and clips, for some minutes.
+`decoder` leaves the encoder as it is, so that it can run beside the training of the transformer. A stage goes on from its own
+checkpoint, else from the one before. `whole` is for a GPU: all of it, on pictures and clips, for some
+minutes, wherever the latents go; moved.py takes a transformer along.
 """
 
 import itertools
@@ -31,6 +32,7 @@ STAGES = {
     "decoder": dict(before="clips", batch=2, frames=13, steps=3000, lr=1e-3, warmup=30, decay=2900, average=0.998),
     "whole": dict(before="decoder", batch=2, frames=13, steps=3000, lr=1e-3, warmup=30, decay=2700, average=0.998, squares=8),
 }
+KEPT = "pictures", "clips"  # stages that keep the first channels
 SPREAD_BEFORE = "clips", "whole"  # stages that begin with vae128.spread()
 SMOKE = dict(batch=2, steps=4, warmup=2, decay=2)
 SAVE_EVERY, MEASURE_EVERY = 250, 500
@@ -51,8 +53,8 @@ def scene_clips(stream, first, count, frames, without=()):
 
 def loss_of(vae, x, noise, kept=None, squares=2):
     """Error of pixels and of their gradients, fine and at half the size, with a little noise on the latents. `kept`: what their
-    first channels are to stay near; without it the encoder is not trained."""
-    with torch.set_grad_enabled(kept is not None):
+    first channels are to stay near, if anything."""
+    with torch.set_grad_enabled(vae.quant_conv.weight.requires_grad):
         mean = fast.encode(vae, x)
     d = fast.decode(vae, mean + SPREAD * noise) - x
     pixels_error = d.abs().mean() + squares * d.square().mean()
@@ -122,14 +124,15 @@ def small_vae(state):
     return vae.to(common.DEVICE).eval().requires_grad_(False)
 
 
-def started(state, stage, small):
+def started(state, stage):
     """A VAE as the stage before left it, or as it grows from the 64x64 model's."""
     before = STAGES[stage]["before"]
     saved = before and common.load(state / f"vae128-{before}.pt")
-    vae = fast.grown(small).to(common.DEVICE)
-    if saved:
-        vae.load_state_dict(saved["average"], strict=False)
-    return vae
+    if not saved:
+        return fast.grown(small_vae(state)).to(common.DEVICE)
+    vae = fast.new_vae()
+    vae.load_state_dict(saved["average"], strict=False)
+    return vae.to(common.DEVICE)
 
 
 class Frames:
@@ -161,8 +164,8 @@ class Trainer:
         self.frames = Frames(args.state, stage)
         self.drawers = live.Drawers(args.drawers, self.frames.blocks(settings["frames"])) if args.drawers else None
         self.path = args.state / f"vae128-{stage}.pt"
-        self.small = small_vae(args.state)
-        self.vae = started(args.state, stage, self.small)
+        self.small = small_vae(args.state) if stage in KEPT else None
+        self.vae = started(args.state, stage)
         saved = common.load(self.path)
         if saved:
             self.vae.load_state_dict(saved["model"])
@@ -220,7 +223,7 @@ class Trainer:
                             generator=self.random.manual_seed(self.step))
         with common.autocast():
             with torch.no_grad():
-                kept = None if self.stage == "decoder" else fast.plain.encode(self.small, fast.halved(x))[0]
+                kept = fast.plain.encode(self.small, fast.halved(x))[0] if self.small else None
             loss, parts = loss_of(self.vae, x, noise, kept, self.s.get("squares", 2))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.vae.parameters(), 1.0)
