@@ -53,7 +53,7 @@ def statistics(state, vae, x, clips):
     """As latents128.statistics(); where nothing is encoded yet, of these pictures and clips."""
     folder = state / "latents128"
     folder.mkdir(exist_ok=True)
-    if not (folder / "statistics.json").exists() and not latents128.load(state):
+    if not (folder / "statistics.json").exists() and not any(folder.glob("*.safetensors")):
         z = [vae128.encode(vae, part.to(common.DEVICE)) for every in (x, clips) for part in every.split(48 if every is x else 4)]
         flat = torch.cat([part.transpose(0, 1).flatten(1) for part in z], 1)
         latents128.write_statistics(folder, flat.mean(1), flat.std(1))
