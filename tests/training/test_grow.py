@@ -109,7 +109,7 @@ class Grow(unittest.TestCase):
     def test_finer(self):
         """Of latents that are the same all over, where places say nothing, a token for each of them sees and predicts what one for four did."""
         coarse = randomised(WanTransformer3DModel(**train_dit128.COARSE))
-        fine = WanTransformer3DModel(**train_dit128.CONFIG).eval()
+        fine = WanTransformer3DModel(**train_dit128.FINE).eval()
         weights = grow.finer({f"dit.{n}": w for n, w in coarse.state_dict().items()}, vae128.Z)
         fine.load_state_dict({n.removeprefix("dit."): w for n, w in weights.items()})
         x, text, time = torch.randn(2, vae128.Z, 1, 1, 1).expand(-1, -1, 3, 8, 6), torch.randn(2, 5, train_dit128.TEXT.width), torch.tensor([100.0, 900.0])
@@ -119,6 +119,8 @@ class Grow(unittest.TestCase):
         self.assertGreater(before.std().item(), 0.1)
         torch.testing.assert_close(after.mean((2, 3, 4)), before.mean((2, 3, 4)), rtol=1e-3, atol=1e-3)
         self.assertEqual(grow.finer(weights, vae128.Z)["dit.proj_out.bias"].shape, (vae128.Z,))
+        with self.assertRaisesRegex(SystemExit, "IMAGINE_TRAIN_FINE"):
+            train_dit128.checked(weights)
 
 
 if __name__ == "__main__":

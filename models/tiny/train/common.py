@@ -12,6 +12,7 @@ import torch
 
 GENTLE, GENTLE_DECAY = 0.25, 0.1  # share of the learning rate, and decay of weights
 THREADS = int(os.environ.get("IMAGINE_TRAIN_THREADS", 2))
+FINE = os.environ.get("IMAGINE_TRAIN_FINE", "0") != "0"  # a token for every latent of the 128x128 model, not for 2x2
 DEVICE = "cpu"  # what prepare() was told
 
 

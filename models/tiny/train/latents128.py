@@ -23,7 +23,7 @@ PICTURES, CLIPS = 1024, 160  # of a shard; its clips have all one length
 SHARDS = {"picture": 48, "clip": 96}
 LENGTHS = (9, 17, 9, 25, 17, 33)  # frames of the shards of clips in turn
 SEED = 48
-STEP = 16  # pixels, of sizes and places at rest: those of a token
+STEP = 16 if common.FINE else 32  # pixels, of sizes and places at rest: those of a token
 
 
 def trained_vae(state):

@@ -261,7 +261,7 @@ def fits_camera(scene):
 
 def stepped(scene, step):
     """Rounds sizes, and corners at rest, to multiples of `step` pixels, and lets every object fill INSET of its box; False where things
-    do not fit any more. A token stands for 16x16: a cut-out that may lie anywhere in tokens at any size looks new each time, so that its
+    do not fit any more. A token stands for as much: a cut-out that may lie anywhere in tokens at any size looks new each time, so that its
     shape is learnt late, and what one object has taught is of no use for two."""
     kind = scene.motion.kind
     if kind == "orbit":
