@@ -94,9 +94,10 @@ class Job(_Handle):
 
     def __init__(self, model: Model, options: _api.JobOptions, keep: List[Any]) -> None:
         pointer = ctypes.c_void_p()
+        self._temporal_factor = model.info["temporal_factor"]  # asked now: the model may be closed while the job works
         _call("imagine_job_create", ctypes.byref(pointer), model, ctypes.byref(options))
         self._turn = threading.RLock()  # a job is used by one thread at a time, cancelling apart
-        self._model, self._done, self._closing = model, False, False
+        self._done, self._closing = False, False
         super().__init__(pointer.value)
         _jobs.add(self)
         del keep  # what the options pointed to: the library has its own copies now
@@ -179,7 +180,7 @@ class Job(_Handle):
         piece, begin = cast("Array", event.frames), event.first_frame
         if whole is None:
             latent_frames = self.latents.shape[1]
-            count = (latent_frames - 1) * self._model.info["temporal_factor"] + 1
+            count = (latent_frames - 1) * self._temporal_factor + 1
             if count == len(piece):
                 return piece
             whole = Buffer._create(Context(threads=1), 1, (count,) + piece.shape[1:]).array
@@ -196,7 +197,8 @@ def _estimate(model: Model, options: _api.JobOptions, keep: List[Any]) -> Dict[s
     stages = {name: {"peak": raw.stage_peak[i], "weights": raw.stage_weights[i], "work": raw.stage_work[i]}
               for name, i in (("encode", 5), ("text", 2), ("sample", 3), ("decode", 4))}
     return {**{name: getattr(raw, name) for name in names}, "fits": bool(raw.fits), "stages": stages,
-            "streamed": bool(raw.streamed), "nearest": nearest}
+            "streamed": bool(raw.streamed), "in_turn": bool(raw.in_turn), "gives_back": bool(raw.gives_back), "tile": raw.tile,
+            "nearest": nearest}
 
 
 _jobs: weakref.WeakSet[Job] = weakref.WeakSet()
@@ -254,8 +256,9 @@ class Model(_Handle):
         defaults. `noise`, `latents` and the embeds are anything that numpy makes an array of. Pictures to begin with or to
         keep are uint8 [frames, height, width, 3]: `first_frames` (1 for picture to video, more to go on with a clip),
         `last_frame`, and `init_frames` with `strength`, of which `mask_frames` marks by brightness what is made anew.
-        With `tile` (as for decode()) pictures are coded in tiles, and the clip's frames come all at once. Firing `cancel`
-        cancels the job too."""
+        With sizes for `tile` (as for decode()) pictures are coded in tiles, and the clip's frames come all at once; "auto",
+        as None, leaves to the library whether the memory limit asks for tiles. Firing `cancel` cancels the job too. A negative
+        prompt counts where there is guidance: a value other than 1, which packs of distilled models have."""
         sampler = _api.SamplerOptions()
         _lib().imagine_sampler_options_init(ctypes.byref(sampler), ctypes.sizeof(sampler))
         sampler.seed = _integer("seed", seed, -2**63, 2**64 - 1) & (2**64 - 1)
@@ -300,7 +303,8 @@ class Model(_Handle):
     def estimate(self, **options: Any) -> Dict[str, Any]:
         """What job() with these options would need, as a dict: peak_bytes, held_bytes and limit_bytes of the context,
         fits, and the peak, weights and work of each stage in bytes. Within the limit of a context, `streamed` tells
-        whether weights are read block by block, and where nothing helps `nearest` is the (width, height, frames)
+        whether weights are read block by block, `in_turn` whether guidance's two halves are computed one after the other,
+        `tile` the side of the VAE's tiles or 0, and where nothing helps `nearest` is the (width, height, frames)
         that would fit, or None. Nothing of it is allocated."""
         return cast(Dict[str, Any], self.job(_use=_estimate, **options))
 
@@ -326,7 +330,8 @@ class Model(_Handle):
 
     def clip(self, prompt: str = "", negative_prompt: Optional[str] = None, *, fps: float = 0.0, **options: Any) -> Clip:
         """What generate() gives as a Clip, which a notebook shows by itself. `fps` 0 is the pack's."""
-        return Clip(self.generate(prompt, negative_prompt, **options), fps or self.info["frames_per_second"] or 8.0)
+        rate = fps or self.info["frames_per_second"] or 8.0  # asked first: the model may be closed meanwhile
+        return Clip(self.generate(prompt, negative_prompt, **options), rate)
 
     def decode(self, latents: Any, dtype: str = "u1", tile: Tile = None, cancel: Optional[Cancel] = None) -> Array:
         """Frames of latents: "u1" gives uint8 [frames, height, width, 3], "f4" float32 [3, frames, height, width].

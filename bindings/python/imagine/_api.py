@@ -195,7 +195,8 @@ def _open(path: str) -> ctypes.CDLL:
     try:
         return ctypes.CDLL(path)
     except OSError:
-        others = sorted(other for other in pathlib.Path(path).parent.glob("lib*.so.*") if "imagine" not in other.name)
+        folder = pathlib.Path(path).parent  # of a name alone, which the system looks for, "."
+        others = sorted(other for other in folder.glob("lib*.so.*") if "imagine" not in other.name) if "/" in path else []
         if not others or os.environ.get("IMAGINE_LIBRARY"):
             raise
         for other in sorted(others, key=lambda other: other.name.startswith("libpng")):  # which needs zlib
@@ -210,6 +211,9 @@ def load() -> ctypes.CDLL:
         raise OSError("libimagine.so was not found: build it (examples/quickstart does) or name it in IMAGINE_LIBRARY")
     library = _open(names[0])
     for name, (result, arguments) in FUNCTIONS.items():
-        function = getattr(library, name)
+        function = getattr(library, name, None)
+        if function is None:
+            raise OSError(f"{names[0]}: has no {name}, so it is older than these bindings: build or install the library that came "
+                          "with them, or name it in IMAGINE_LIBRARY")
         function.restype, function.argtypes = result, arguments
     return library

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import unittest
+import unittest.mock
 
 import numpy
 
@@ -52,6 +53,13 @@ class Declarations(unittest.TestCase):
                                ("IMAGINE_STEP_UNIPC", _api.STEP_RULES["unipc"]), ("IMAGINE_EVENT_STEP", _api.EVENT_STEP),
                                ("IMAGINE_EVENT_DONE", _api.EVENT_DONE), ("IMAGINE_CPU_AVX2", _api.CPU_LEVELS["avx2"])):
             self.assertRegex(text, rf"#define {define} {number}\b")
+
+    def test_another_library_is_told(self):
+        """One that lacks functions, as an older one does, and a name that the system does not know."""
+        for library, words in (("libm.so.6", "libm.so.6: has no imagine_"), ("libno-such-thing.so", "libno-such-thing.so: ")):
+            with unittest.mock.patch.dict(os.environ, IMAGINE_LIBRARY=library), self.assertRaises(OSError) as raised:
+                _api.load()
+            self.assertIn(words, str(raised.exception))
 
     def test_names_are_those_of_the_library(self):
         library = _api.load()

@@ -235,6 +235,11 @@ for use in ('encode_text("a")', 'generate("a", steps=1)', 'decode(numpy.zeros((1
     thread.join()
 """, "InvalidArgument")
 
+    def test_a_clip_is_made_though_its_model_is_closed(self):
+        model = imagine.Model(PACK, imagine.Context(threads=1))
+        clip = model.clip("a", steps=2, frames=9, progress=lambda *_: model.close())
+        self.assertEqual(len(clip.frames), 9)
+
     def test_work_keeps_what_is_closed_meanwhile(self):
         """Closed by the very call that has it."""
         with imagine.Context(threads=1) as context:
