@@ -11,6 +11,7 @@ conversion, and nothing is written. The config.json beside the weights is that o
 Needs PyTorch and numpy. The pickle is read with weights_only=True, which runs no code of it."""
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -147,11 +148,16 @@ def write(path, tensors):
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    with open(path + ".part", "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for name in sorted(tensors):
-            file.write(tensors[name].detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    os.replace(path + ".part", path)
+    try:
+        with open(path + ".part", "wb") as file:
+            file.write(struct.pack("<Q", len(text)) + text)
+            for name in sorted(tensors):
+                file.write(tensors[name].detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        os.replace(path + ".part", path)
+    except BaseException:  # Ctrl-C too: what is not whole is not left behind
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path + ".part")
+        raise
 
 
 def main():

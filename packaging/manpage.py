@@ -14,6 +14,10 @@ TAIL = r""".Sh ENVIRONMENT
 The model pack, or the name of one, that is used where
 .Fl -model
 is not given.
+.It Ev TMPDIR
+Where latents go that can be put neither beside the output nor in the working
+folder
+.Pq Pa /tmp .
 .El
 .Sh EXIT STATUS
 .Nm
@@ -21,6 +25,13 @@ exits 0 on success, 1 after a failure, whose reason goes to the standard error
 output, and 2 after a wrong call.
 An interrupt cancels the work; what was to be written appears complete or not
 at all.
+After an interrupt or a failure
+.Cm generate
+keeps the latents as far as they were sampled, in a file ending with
+.Pa .latents.safetensors
+beside the output, whose name it prints; what is whole
+.Cm decode
+makes frames of.
 .Sh SEE ALSO
 The C interface is documented in the headers,
 .In imagine/imagine.h

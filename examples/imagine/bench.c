@@ -58,21 +58,25 @@ static imagine_status bench_kernels(session *s, const arguments *o)
 {
     imagine_bench_row last = { .struct_size = sizeof last };
     int32_t always = o->device == IMAGINE_DEVICE_CUDA ? 3 : 1;
-    int first = 1;
+    int first = 1, named = !o->filter;
     for (int32_t i = 0;; i++) {
         imagine_bench_row row = { .struct_size = sizeof row, .device = o->device, .peak = last.peak,
                                   .peak_f32 = last.peak_f32, .bandwidth = last.bandwidth,
                                   .size = o->quick ? IMAGINE_BENCH_TINY : IMAGINE_BENCH_USUAL };
         imagine_status status = imagine_bench_describe(i, &row, &s->error);
+        if (status == IMAGINE_ERROR_NOT_FOUND && !named)
+            snprintf(s->error.message, sizeof s->error.message, "--filter: no entry's name contains \"%s\"", o->filter);
         if (status == IMAGINE_ERROR_NOT_FOUND)
-            return IMAGINE_OK;
+            return named ? IMAGINE_OK : status;
         if (status < 0)
             return status;
         if (imagine_cancel_fired(s->cancel)) {
             snprintf(s->error.message, sizeof s->error.message, "%s", imagine_status_text(IMAGINE_ERROR_CANCELLED));
             return IMAGINE_ERROR_CANCELLED;
         }
-        if (i >= always && o->filter && !strstr(row.name, o->filter))
+        int wanted = !o->filter || strstr(row.name, o->filter);
+        named |= wanted;
+        if (i >= always && !wanted)
             continue;
         if ((status = imagine_bench(s->context, i, &row, &s->error)) < 0)
             return status;

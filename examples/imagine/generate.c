@@ -98,6 +98,8 @@ static int start(generation *g)
         return session_failed(&g->s);
     g->info.struct_size = sizeof g->info;
     imagine_job_get_info(g->job, &g->info, NULL);
+    if (g->o->negative && *g->o->negative && g->info.guidance == 1 && (g->o->guidance_2 < 0 || g->o->guidance_2 == 1))
+        return usage_error(g->o, "--negative: it counts with guidance, which is 1 here: add one, as --guidance 3");
     return 0;
 }
 
@@ -244,9 +246,11 @@ static void summary(const generation *g)
         return;
     printf("%s: %d frame%s of %dx%d, %d steps, guidance %g, seed %llu\n", g->out, i->frames, i->frames == 1 ? "" : "s",
            i->width, i->height, i->steps, i->guidance, (unsigned long long)g->o->seed);
-    printf("load %.2f s, text %.2f s, sample %.2f s, decode %.2f s: %.2f s; peak memory %.1f MB\n",
-           i->seconds[IMAGINE_JOB_LOAD], i->seconds[IMAGINE_JOB_TEXT], i->seconds[IMAGINE_JOB_SAMPLE],
-           i->seconds[IMAGINE_JOB_DECODE], total, (double)i->memory_peak / 1e6);
+    printf("load %.2f s, ", i->seconds[IMAGINE_JOB_LOAD]);
+    if (i->seconds[IMAGINE_JOB_ENCODE] > 0)
+        printf("encode %.2f s, ", i->seconds[IMAGINE_JOB_ENCODE]);
+    printf("text %.2f s, sample %.2f s, decode %.2f s: %.2f s; peak memory %.1f MB\n", i->seconds[IMAGINE_JOB_TEXT],
+           i->seconds[IMAGINE_JOB_SAMPLE], i->seconds[IMAGINE_JOB_DECODE], total, (double)i->memory_peak / 1e6);
 }
 
 static int generate(generation *g)

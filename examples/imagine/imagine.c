@@ -46,7 +46,7 @@ const command commands[] = {
       "encoder_hidden_states [batch, length, dim]; `sample` is written.\n",
       run_denoise },
     { "info", "what a model is made for, the memory a job needs, and this machine",
-      MACHINE "width height frames steps guidance cfg ", "MODEL",
+      MACHINE "width height frames steps guidance guidance-2 schedule step-rule cfg tile ", "MODEL",
       "  imagine info\n"
       "  imagine info --width 832 --height 480 --frames 81        the memory that such a clip needs\n"
       "  imagine info --memory-limit 8000                         how it would be made within 8 GB\n"
@@ -66,12 +66,12 @@ static const struct {
     int letter;
 } described[] = {
     { "prompt", "TEXT", "what to make (or as the argument)", 'p' },
-    { "negative", "TEXT", "what to keep away from", 'n' },
+    { "negative", "TEXT", "what to keep away from, where there is guidance: a value other than 1", 'n' },
     { "seed", "N", "number that the noise is drawn from (0)", 's' },
     { "model", "FOLDER", "model pack, or the name of one beside the program ($IMAGINE_MODEL, else tiny)", 'm' },
     { "width", "N", "in pixels", 'W' },
     { "height", "N", "in pixels", 'H' },
-    { "frames", "N", "1 for a picture, else 4k+1", 'f' },
+    { "frames", "N", "1 for a picture, else what the VAE makes, mostly 4k+1 (`imagine info` tells)", 'f' },
     { "steps", "N", "of the sampler", 'S' },
     { "guidance", "X", "strength of the prompt; 1: without guidance", 'g' },
     { "guidance-2", "X", "the same of the second expert, where the model has two", '2' },
@@ -142,8 +142,8 @@ static void print_overview(FILE *to)
     fprintf(to, "usage: imagine COMMAND [options]\n\n");
     for (const command *c = commands; c->name; c++)
         fprintf(to, "  %-10s %s\n", c->name, c->summary);
-    fprintf(to, "\n`imagine COMMAND --help` tells more. The exit status is 0, 1 after a failure, 2 after a wrong "
-                "call.\n\nExamples:\n  imagine generate \"a red apple\" --out apple.png\n  imagine info\n");
+    fprintf(to, "\n`imagine COMMAND --help` tells more, `imagine --version` the version. The exit status is 0, 1 after a "
+                "failure, 2 after a wrong call.\n\nExamples:\n  imagine generate \"a red apple\" --out apple.png\n  imagine info\n");
 }
 
 int usage_error(const arguments *o, const char *format, ...)

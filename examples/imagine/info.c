@@ -14,12 +14,14 @@ const char *level_name(imagine_cpu_level level)
 }
 
 /* What a job with this sampler needs; 0 where the pack cannot run one. */
-static imagine_status estimate(session *s, const imagine_sampler_options *sampler, imagine_estimate *out)
+static imagine_status estimate(session *s, const arguments *o, const imagine_sampler_options *sampler, imagine_estimate *out)
 {
     imagine_job_options options;
     imagine_sampler_options flow = *sampler;
     imagine_job_options_init(&options, sizeof options);
     options.sampler = sampler;
+    options.tile_width = o->tile_width;
+    options.tile_height = o->tile_height;
     *out = (imagine_estimate){ .struct_size = sizeof *out };
     imagine_status status = imagine_job_estimate(s->model, &options, out, &s->error);
     if (status == IMAGINE_ERROR_UNSUPPORTED) { /* perhaps the pack's own schedule, without which it is still of use */
@@ -162,7 +164,7 @@ int run_info(const arguments *o)
     if (result || (result = session_open(&s, &settled, 1)))
         return result;
     if (imagine_model_get_info(s.model, &model, &s.error) < 0 ||
-        imagine_context_get_info(s.context, &context, &s.error) < 0 || estimate(&s, &sampler, &memory) < 0)
+        imagine_context_get_info(s.context, &context, &s.error) < 0 || estimate(&s, o, &sampler, &memory) < 0)
         result = session_failed(&s);
     else if (o->json)
         info_json(&model, &context, &memory, find_model(&settled, path, sizeof path));

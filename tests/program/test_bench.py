@@ -83,6 +83,10 @@ class OnTheProcessor(unittest.TestCase):
             _, errors = process.communicate(timeout=120)
         self.assertEqual((process.returncode, errors), (1, "imagine: the work was cancelled\n"))
 
+    def test_a_filter_that_nothing_matches(self):
+        done = bench("--threads", "1", "--filter", "nothing of that name")
+        self.assertEqual((done.returncode, done.stderr), (1, "imagine: --filter: no entry's name contains \"nothing of that name\"\n"))
+
     def test_quick_is_for_a_device(self):
         self.assertEqual(bench("--quick").returncode, 2)
 

@@ -161,6 +161,16 @@ class Convert(unittest.TestCase):
         self.refused(dict(original, **{"conv1.bias": torch.zeros(1, dtype=torch.int64)}), "torch.int64")
         self.refused([1, 2], "no dictionary of tensors")
 
+    def test_what_is_not_whole_is_not_left_behind(self):
+        os.mkdir(self.out.removesuffix("/out.safetensors"))
+        done = subprocess.run(["sh", "-c", 'ulimit -f 8; exec "$@"', "sh", sys.executable, "-c", "import signal, sys\n"
+                               "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+                               f"sys.path.insert(0, {os.path.dirname(SCRIPT)!r})\n"
+                               "import convert, torch\n"
+                               f"convert.write({self.out!r}, {{'a': torch.zeros(100000)}})"], capture_output=True, text=True)
+        self.assertIn("File too large", done.stderr)
+        self.assertEqual(os.listdir(os.path.dirname(self.out)), [])
+
     def test_code_in_a_pickle_is_not_run(self):
         marker = os.path.join(self.folder.name, "ran")
 

@@ -84,6 +84,29 @@ class Program(unittest.TestCase):
             self.assertNotIn("--quiet", self.run_program(command, "--help").stdout)
         self.assertEqual(self.generate("--quiet").stdout, "")
         self.assertIn("not both", self.run_program("info", PACK, "--model", PACK, status=2).stderr)
+        self.assertIn("guidance, which is 1", self.generate("--negative", "blur", "--guidance", "1", status=2).stderr)
+        self.generate("--negative", "", "--guidance", "1")
+        self.generate("--negative", "blur", "--guidance", "3")
+
+    def test_tiles_are_estimated_as_they_are_used(self):
+        def estimated(*options):
+            told = json.loads(self.run_program("info", PACK, "--width", "256", "--height", "256", "--json", *options).stdout)
+            return told["memory"]["stages"]["vae"]["peak_bytes"]
+        self.assertLess(estimated("--tile", "64"), 0.7 * estimated())
+
+    def test_the_summary_adds_up(self):
+        self.picture("begin.png", 100)
+        for options, parts in (((), 4), (("--image", "begin.png"), 5)):
+            line = self.generate("--frames", "5", *options).stdout.splitlines()[-1]
+            seconds = [float(s) for s in re.findall(r"(\d+\.\d+) s", line)]
+            self.assertEqual(len(seconds), parts + 1)
+            self.assertAlmostEqual(sum(seconds[:-1]), seconds[-1], delta=0.006 * parts)
+
+    def test_quickstart_has_help(self):
+        for arguments, status in ((["--help"], 0), ([], 2)):
+            done = subprocess.run([TOP / "examples/quickstart", *arguments], capture_output=True, text=True, timeout=60)
+            self.assertEqual((done.returncode, done.stderr), (status, ""))
+            self.assertIn("examples/quickstart", done.stdout)
 
     def test_tensors_are_written_as_such(self):
         self.picture("in.png", 100)
