@@ -38,7 +38,8 @@ typedef struct imagine_buffer_info {
     int32_t device_number; /* of the GPU */
 } imagine_buffer_info;
 
-/* Called once, when the last reference to a wrapping buffer is dropped, from whichever thread drops it. */
+/* Called once, when the last reference to a wrapping buffer is dropped, from whichever thread drops it. It may release other
+ * buffers, and must not call anything else of the library. */
 typedef void imagine_buffer_release_fn(void *user_data, void *data);
 
 /* DLPack's tensors, as its header dlpack.h defines them; it may be included before or after this one, or not at all. */
@@ -82,7 +83,10 @@ IMAGINE_API imagine_status imagine_buffer_wrap_on(imagine_buffer **buffer, imagi
  * must not be read-only. Two GPUs are refused with IMAGINE_ERROR_UNSUPPORTED. Since 0.2. */
 IMAGINE_API imagine_status imagine_buffer_copy(imagine_buffer *to, const imagine_buffer *from, imagine_error *error);
 
+/* One reference more, to be released by its own; returns `buffer`. NULL is fine. */
 IMAGINE_API imagine_buffer *imagine_buffer_retain(imagine_buffer *buffer);
+
+/* As imagine_context_release; with the last reference the memory is freed or given back. */
 IMAGINE_API void imagine_buffer_release(imagine_buffer **buffer);
 
 /* Fills min(info->struct_size, known) bytes of *info. */

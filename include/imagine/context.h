@@ -104,6 +104,7 @@ IMAGINE_API void imagine_context_options_init(imagine_context_options *options, 
 IMAGINE_API imagine_status imagine_context_create(imagine_context **context, const imagine_context_options *options,
                                                   imagine_error *error);
 
+/* One reference more, to be released by its own; returns `context`. NULL is fine. */
 IMAGINE_API imagine_context *imagine_context_retain(imagine_context *context);
 
 /* Drops one reference and sets *context to NULL; NULL and a pointer to NULL are fine. Models, buffers and stages hold
@@ -117,9 +118,14 @@ IMAGINE_API imagine_status imagine_context_get_info(const imagine_context *conte
 /* Begins a new measurement of memory_peak. */
 IMAGINE_API void imagine_context_reset_peak(imagine_context *context);
 
+/* A token that has not been fired, for any handles of any context; the memory is the context's. */
 IMAGINE_API imagine_status imagine_cancel_create(imagine_cancel **cancel, imagine_context *context,
                                                  imagine_error *error);
+
+/* One reference more, to be released by its own; returns `cancel`. NULL is fine. */
 IMAGINE_API imagine_cancel *imagine_cancel_retain(imagine_cancel *cancel);
+
+/* As imagine_context_release. Handles that were given the token hold references of their own. */
 IMAGINE_API void imagine_cancel_release(imagine_cancel **cancel);
 
 /* From now on work that was given this token ends with IMAGINE_ERROR_CANCELLED, within 50 ms; on a GPU, once the two blocks

@@ -34,7 +34,7 @@ typedef struct imagine_job_options {
     uint32_t struct_size;
     uint32_t events; /* IMAGINE_EVENT_BIT of those wanted; default STEP and FRAMES */
     const char *prompt; /* UTF-8, copied; NULL is the empty prompt */
-    const char *negative_prompt; /* likewise */
+    const char *negative_prompt; /* likewise; counts where there is guidance, a scale other than 1 */
     const imagine_sampler_options *sampler; /* NULL: the pack's defaults; batch must be 1; copied */
     imagine_buffer *prompt_embeds; /* instead of `prompt`, as imagine_text_encode gives; retained */
     imagine_buffer *negative_embeds; /* likewise */
@@ -74,7 +74,7 @@ typedef struct imagine_event {
 /* What a job has spent so far, for each imagine_job_stage: seconds[IMAGINE_JOB_TEXT] and so on. */
 typedef struct imagine_job_info {
     uint32_t struct_size;
-    imagine_job_stage stage; /* at work now */
+    imagine_job_stage stage; /* at work now; 0: none */
     int32_t width, height, frames, steps; /* as they were settled */
     double guidance;
     double seconds[8];
@@ -106,6 +106,7 @@ typedef struct imagine_estimate {
 extern "C" {
 #endif
 
+/* Fills in the defaults. `size` is the caller's sizeof(imagine_job_options). */
 IMAGINE_API void imagine_job_options_init(imagine_job_options *options, size_t size);
 
 /* Checks the options against the model and starts the job. On failure *job is NULL. In a context with a memory limit, a job

@@ -51,6 +51,7 @@ typedef struct imagine_model_info {
 extern "C" {
 #endif
 
+/* Fills in the defaults. `size` is the caller's sizeof(imagine_model_options). */
 IMAGINE_API void imagine_model_options_init(imagine_model_options *options, size_t size);
 
 /* Opens the pack in the folder `path`: reads every configuration and every weight file's header, and refuses what
@@ -59,7 +60,10 @@ IMAGINE_API void imagine_model_options_init(imagine_model_options *options, size
 IMAGINE_API imagine_status imagine_model_open(imagine_model **model, imagine_context *context, const char *path,
                                               const imagine_model_options *options, imagine_error *error);
 
+/* One reference more, to be released by its own; returns `model`. NULL is fine. */
 IMAGINE_API imagine_model *imagine_model_retain(imagine_model *model);
+
+/* As imagine_context_release. Stages and jobs hold references of their own. */
 IMAGINE_API void imagine_model_release(imagine_model **model);
 
 /* Fills min(info->struct_size, known) bytes of *info. */

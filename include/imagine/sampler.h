@@ -102,11 +102,14 @@ IMAGINE_API const char *imagine_schedule_name(imagine_schedule schedule);
 /* "euler" and so on; NULL for IMAGINE_STEP_DEFAULT and above the last. Never freed. */
 IMAGINE_API const char *imagine_step_rule_name(imagine_step_rule rule);
 
+/* Fills in the defaults. `size` is the caller's sizeof(imagine_sampler_options). */
 IMAGINE_API void imagine_sampler_options_init(imagine_sampler_options *options, size_t size);
 
 /* Reads the transformer's weights and checks the sizes. `options` may be NULL. */
 IMAGINE_API imagine_status imagine_sampler_create(imagine_sampler **sampler, imagine_model *model,
                                                   const imagine_sampler_options *options, imagine_error *error);
+
+/* Frees the handle and sets the pointer to NULL; NULL and a pointer to NULL are fine. Not while a call with it is under way. */
 IMAGINE_API void imagine_sampler_destroy(imagine_sampler **sampler);
 
 /* Text conditioning, F32 [length, text_dim] without padding (as imagine_text_encode gives) or already padded; it is

@@ -18,11 +18,14 @@ typedef struct imagine_text_options {
 extern "C" {
 #endif
 
+/* Fills in the defaults. `size` is the caller's sizeof(imagine_text_options). */
 IMAGINE_API void imagine_text_options_init(imagine_text_options *options, size_t size);
 
 /* Reads the tokenizer and the encoder's weights. `options` may be NULL. */
 IMAGINE_API imagine_status imagine_text_create(imagine_text **text, imagine_model *model,
                                                const imagine_text_options *options, imagine_error *error);
+
+/* Frees the handle and sets the pointer to NULL; NULL and a pointer to NULL are fine. Not while a call with it is under way. */
 IMAGINE_API void imagine_text_destroy(imagine_text **text);
 
 /* Token ids of `prompt` (UTF-8), as I32 [length], html-unescaped and with white space folded first, ending with the

@@ -32,11 +32,14 @@ typedef struct imagine_vae_options {
 extern "C" {
 #endif
 
+/* Fills in the defaults. `size` is the caller's sizeof(imagine_vae_options). */
 IMAGINE_API void imagine_vae_options_init(imagine_vae_options *options, size_t size);
 
 /* Reads the weights. `options` may be NULL. */
 IMAGINE_API imagine_status imagine_vae_create(imagine_vae **vae, imagine_model *model,
                                               const imagine_vae_options *options, imagine_error *error);
+
+/* Frees the handle and sets the pointer to NULL; NULL and a pointer to NULL are fine. Not while a call with it is under way. */
 IMAGINE_API void imagine_vae_destroy(imagine_vae **vae);
 
 /* Frames, F32 [3, frames, height, width] in [-1, 1] or U8 [frames, height, width, 3], with frames = t*k+1 (t and s:

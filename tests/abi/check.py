@@ -56,10 +56,11 @@ def check_version(_):
     """Everything that states the version states the same."""
     header = (TOP / "include/imagine/version.h").read_text()
     version = ".".join(re.search(rf"VERSION_{part} (\d+)", header).group(1) for part in ("MAJOR", "MINOR", "PATCH"))
-    stated = {"meson.build": r"version: '([\d.]+)', license", "bindings/python/pyproject.toml": r'^version = "(.*)"',
-              "bindings/rust/imagine-sys/Cargo.toml": r'^version = "(.*)"', "bindings/rust/imagine/Cargo.toml": r'^version = "(.*)"'}
-    found = {path: re.search(pattern, (TOP / path).read_text(), re.M).group(1) for path, pattern in stated.items()}
-    return [f"{path} says {other}, version.h {version}" for path, other in found.items() if other != version]
+    stated = [("meson.build", r"version: '([\d.]+)', license"), ("bindings/python/pyproject.toml", r'^version = "(.*)"'),
+              ("bindings/rust/imagine-sys/Cargo.toml", r'^version = "(.*)"'), ("bindings/rust/imagine/Cargo.toml", r'^version = "(.*)"'),
+              ("bindings/rust/imagine/Cargo.toml", r'^imagine-sys = .*version = "([^"]*)"')]
+    found = [(path, re.search(pattern, (TOP / path).read_text(), re.M).group(1)) for path, pattern in stated]
+    return [f"{path} says {other}, version.h {version}" for path, other in found if other != version]
 
 
 def check_headers(_):

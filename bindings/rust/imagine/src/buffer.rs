@@ -214,8 +214,8 @@ impl Buffer {
         Ok(tensor)
     }
 
-    /// A buffer over another library's dense tensor in host memory or on the context's GPU, without a copy; the tensor's deleter is called with the
-    /// last reference. After an error the tensor still belongs to the caller.
+    /// A buffer over another library's dense tensor in host memory or on the context's GPU, without a copy; the tensor's
+    /// deleter is called with the last reference. After an error the tensor still belongs to the caller.
     ///
     /// # Safety
     /// The tensor must be valid and belong to the caller, nobody may write into it any more, and its deleter may be called
