@@ -101,7 +101,7 @@ def apart(model, tok, channels, frames=3):
 
 def motion(state, tok, model, step):
     """Prints apart() of three models."""
-    begun = train_dit.Model(tok, train_dit128.TEXT, train_dit128.CONFIG).eval()
+    begun = train_dit.Model(tok, train_dit128.TEXT, train_dit128.COARSE).eval()  # what grows
     folder = train_vae128.small_pack(state)
     grow.model(begun, tok, folder, *latents128.statistics(state))
     small_tok = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer", model_max_length=text.LENGTH)
