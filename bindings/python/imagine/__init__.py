@@ -244,7 +244,7 @@ class Model(_Handle):
 
     def job(self, prompt: str = "", negative_prompt: Optional[str] = None, *, seed: int = 0, width: int = 0,
             height: int = 0, frames: int = 0, steps: int = 0, guidance: float = -1.0, guidance_2: float = -1.0,
-            guidance_rescale: float = 0.0, guidance_start: float = 0.0, guidance_stop: float = 1.0,
+            guidance_rescale: float = 0.0, guidance_start: float = 0.0, guidance_stop: float = 1.0, cfg: str = "auto",
             shift: float = 0.0, schedule: str = "default", step_rule: str = "default", eta: float = 1.0,
             sigmas: Optional[Sequence[float]] = None, noise: Any = None, renoise: Any = None, latents: Any = None,
             prompt_embeds: Any = None, negative_embeds: Any = None, first_frames: Any = None, last_frame: Any = None,
@@ -253,7 +253,8 @@ class Model(_Handle):
             decode: bool = True, tile: Tile = None, cancel: Optional[Cancel] = None,
             _use: Callable[[Model, _api.JobOptions, List[Any]], Any] = Job) -> Job:
         """Starts a generation and returns its Job: `for event in model.job("a dog"): ...`. Sizes of 0 are the pack's
-        defaults. `noise`, `latents` and the embeds are anything that numpy makes an array of. Pictures to begin with or to
+        defaults. `cfg` "batched" computes guidance's two predictions together, "in-turn" one after the other for less memory,
+        "auto" as the memory limit asks. `noise`, `latents` and the embeds are anything that numpy makes an array of. Pictures to begin with or to
         keep are uint8 [frames, height, width, 3]: `first_frames` (1 for picture to video, more to go on with a clip),
         `last_frame`, and `init_frames` with `strength`, of which `mask_frames` marks by brightness what is made anew.
         With sizes for `tile` (as for decode()) pictures are coded in tiles, and the clip's frames come all at once; "auto",
@@ -268,6 +269,7 @@ class Model(_Handle):
         sampler.guidance_rescale, sampler.guidance_start = guidance_rescale, guidance_start
         sampler.guidance_2 = guidance_2
         sampler.guidance_stop, sampler.strength = guidance_stop, strength
+        sampler.cfg_mode = _choice("cfg", _api.CFG_MODES, cfg)
         sampler.known_mode = _choice("known_mode", _api.KNOWN_MODES, known_mode)
         sampler.schedule = _choice("schedule", _api.SCHEDULES, "sigmas" if sigmas is not None else schedule)
         sampler.step_rule = _choice("step_rule", _api.STEP_RULES, step_rule)

@@ -18,6 +18,7 @@ SCHEDULES = {"default": 0, "flow": 1, "wan-unipc": 2, "sigmas": 3, "self-forcing
 WEIGHTS = {"auto": 0, "resident": 1, "streamed": 2}
 STEP_RULES = {"default": 0, "euler": 1, "unipc": 2, "heun": 3, "renoise": 4, "ancestral": 5, "trigflow": 6, "lcm": 7}
 BUFFER_READ_ONLY = 1
+CFG_MODES = {"auto": 0, "batched": 1, "in-turn": 2}
 KNOWN_MODES = {"auto": 0, "clean": 1, "renoised": 2}
 DEVICES = {"cpu": 1, "cuda": 2}
 PRECISIONS = {"f32": 0, "bf16": 1}

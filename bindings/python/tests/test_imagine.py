@@ -299,6 +299,7 @@ class Failures(unittest.TestCase):
         model = imagine.Model(PACK, imagine.Context(threads=1, memory_limit=4_000_000))
         told = model.estimate(width=512, height=512)
         self.assertFalse(told["fits"])
+        self.assertTrue(told["in_turn"] and told["gives_back"] and told["tile"] > 0)
         width, height, frames = told["nearest"]
         with self.assertRaisesRegex(MemoryError, f"{width}x{height} with {frames} frame"):
             model.job("a", width=512, height=512)
@@ -306,6 +307,15 @@ class Failures(unittest.TestCase):
             pass
         with self.assertRaises(ValueError):
             imagine.Model(PACK, weights="elsewhere")
+
+    def test_guidance_in_turn(self):
+        model = imagine.open(PACK, imagine.Context(threads=1))
+        work = [model.estimate(guidance=3, cfg=cfg)["stages"]["sample"]["work"] for cfg in ("in-turn", "batched")]
+        self.assertLess(*work)
+        made = [model.generate("a red apple", guidance=3, steps=2, cfg=cfg) for cfg in ("in-turn", "batched", "auto")]
+        self.assertTrue((made[0] == made[1]).all() and (made[0] == made[2]).all())
+        with self.assertRaisesRegex(ValueError, "cfg"):
+            model.job("a", cfg="both")
 
     def test_generate_keeps_within_what_estimate_tells(self):
         size = {"seed": 3, "width": 96, "height": 96, "frames": 33, "steps": 1}

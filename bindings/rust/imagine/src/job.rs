@@ -144,6 +144,12 @@ pub struct Estimate {
     pub limit: u64,
     /// Whether weights are read block by block, to keep within the limit.
     pub streamed: bool,
+    /// Whether the two predictions of guidance are computed one after the other, to keep within the limit.
+    pub in_turn: bool,
+    /// Whether weights are freed when their stage is done, to keep within the limit.
+    pub gives_back: bool,
+    /// Pixels along a side of the tiles that frames are decoded in, to keep within the limit; 0 is whole.
+    pub tile: u32,
     /// Width, height and frames of the largest job like this one that fits, where it does not.
     pub nearest: Option<(u32, u32, u32)>,
     /// Encoding the prompt.
@@ -166,9 +172,8 @@ impl Estimate {
             check(|error| unsafe { sys::imagine_job_estimate(model.handle.raw(), options, &mut raw, error) })
         })?;
         let stage = |number: sys::imagine_job_stage| {
-            let of = |bytes: &[u64; 8]| {
-                usize::try_from(number).ok().and_then(|i: usize| bytes.get(i)).copied().unwrap_or(0)
-            };
+            let of =
+                |bytes: &[u64; 8]| usize::try_from(number).ok().and_then(|i: usize| bytes.get(i)).copied().unwrap_or(0);
             StageEstimate { peak: of(&raw.stage_peak), weights: of(&raw.stage_weights), work: of(&raw.stage_work) }
         };
         Ok(Estimate {
@@ -177,6 +182,9 @@ impl Estimate {
             held: raw.held_bytes,
             limit: raw.limit_bytes,
             streamed: raw.streamed != 0,
+            in_turn: raw.in_turn != 0,
+            gives_back: raw.gives_back != 0,
+            tile: count(raw.tile),
             nearest: Some((count(raw.nearest_width), count(raw.nearest_height), count(raw.nearest_frames)))
                 .filter(|size| size.2 > 0),
             text: stage(sys::IMAGINE_JOB_TEXT),

@@ -54,7 +54,7 @@ pub use error::{Detail, Error};
 pub use frames::{load_picture, save_picture, Frames};
 pub use job::{Estimate, Event, Job, JobInfo, JobStage, StageEstimate};
 pub use model::{Model, ModelInfo, Weights};
-pub use options::{JobOptions, KnownMode, Schedule, StepRule};
+pub use options::{CfgMode, JobOptions, KnownMode, Schedule, StepRule};
 pub use stages::{Text, Tile, Vae};
 
 /// What everything that can fail returns.

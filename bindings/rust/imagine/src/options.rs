@@ -115,6 +115,28 @@ impl KnownMode {
     }
 }
 
+/// How the two predictions of guidance are computed, with the same result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CfgMode {
+    /// Together, or in turn where the memory limit asks for it.
+    Auto,
+    /// Together: faster.
+    Batched,
+    /// One after the other: less memory.
+    InTurn,
+}
+
+impl CfgMode {
+    fn raw(self) -> sys::imagine_cfg_mode {
+        match self {
+            CfgMode::Auto => sys::IMAGINE_CFG_AUTO,
+            CfgMode::Batched => sys::IMAGINE_CFG_BATCHED,
+            CfgMode::InTurn => sys::IMAGINE_CFG_IN_TURN,
+        }
+    }
+}
+
 /// What a [`Job`](crate::Job) is to do: `JobOptions::new("a red apple").seed(7).steps(20)`. What is not set is the
 /// pack's default. Checked when the job is started.
 #[derive(Clone, Debug)]
@@ -131,6 +153,7 @@ pub struct JobOptions {
     guidance_2: Option<f64>,
     guidance_rescale: Option<f64>,
     guidance_interval: Option<(f64, f64)>,
+    cfg_mode: CfgMode,
     shift: Option<f64>,
     schedule: Schedule,
     step_rule: StepRule,
@@ -171,6 +194,7 @@ impl JobOptions {
             guidance_2: None,
             guidance_rescale: None,
             guidance_interval: None,
+            cfg_mode: CfgMode::Auto,
             shift: None,
             schedule: Schedule::Default,
             step_rule: StepRule::Default,
@@ -351,6 +375,12 @@ impl JobOptions {
         self
     }
 
+    /// How the two predictions of guidance are computed.
+    pub fn cfg_mode(mut self, mode: CfgMode) -> Self {
+        self.cfg_mode = mode;
+        self
+    }
+
     /// How known latents are kept.
     pub fn known_mode(mut self, mode: KnownMode) -> Self {
         self.known_mode = mode;
@@ -401,6 +431,7 @@ impl JobOptions {
             raw.guidance_start = start;
             raw.guidance_stop = stop;
         }
+        raw.cfg_mode = self.cfg_mode.raw();
         raw.shift = self.shift.unwrap_or(raw.shift);
         raw.schedule = if self.sigmas.is_some() { sys::IMAGINE_SCHEDULE_SIGMAS } else { self.schedule.raw() };
         raw.step_rule = self.step_rule.raw();

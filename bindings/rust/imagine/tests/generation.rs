@@ -6,9 +6,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use imagine::{
-    load_picture, save_picture, Buffer, CancelToken, Context, ContextOptions, CpuLevel, Dtype, Error, Event, Frames,
-    Job, JobOptions, JobStage, KnownMode, Model, Schedule, StepRule, Text, Tile, Vae,
-    Weights,
+    load_picture, save_picture, Buffer, CancelToken, CfgMode, Context, ContextOptions, CpuLevel, Dtype, Error, Event,
+    Frames, Job, JobOptions, JobStage, KnownMode, Model, Schedule, StepRule, Text, Tile, Vae, Weights,
 };
 
 fn pack() -> PathBuf {
@@ -75,11 +74,16 @@ fn weights_and_limits() {
     let streamed = Model::open_with(&Context::new().unwrap(), pack(), Weights::Streamed).unwrap();
     assert!(streamed.estimate(&options()).unwrap().streamed);
     assert_eq!(streamed.generate(&options()).unwrap().rgb(), whole.rgb());
+    let in_turn = options().guidance(3.0).cfg_mode(CfgMode::InTurn);
+    let batched = in_turn.clone().cfg_mode(CfgMode::Batched);
+    assert!(streamed.estimate(&in_turn).unwrap().sample.work < streamed.estimate(&batched).unwrap().sample.work);
+    assert_eq!(streamed.generate(&in_turn).unwrap().rgb(), streamed.generate(&batched).unwrap().rgb());
     let limited = Context::with(&ContextOptions::new().threads(1).memory_limit(4_000_000)).unwrap();
     let model = Model::open_in(&limited, pack()).unwrap();
     let large = options().size(512, 512);
     let told = model.estimate(&large).unwrap();
     assert!(!told.fits && told.limit == 4_000_000 && told.peak > told.limit);
+    assert!(told.in_turn && told.gives_back && told.tile > 0);
     let (width, height, frames) = told.nearest.unwrap();
     let error = model.job(&large).unwrap_err();
     assert!(error.to_string().contains(&format!("{}x{} with {} frame", width, height, frames)), "{}", error);
@@ -226,9 +230,8 @@ fn clips_in_pieces() {
     };
     let pieces = [vae.encode_next(&bytes(0, 1)).unwrap(), vae.encode_next(&bytes(1, 5)).unwrap()];
     for (k, piece) in pieces.iter().enumerate() {
-        let of_whole = (0..shape[0]).flat_map(|c| {
-            &encoded.as_slice::<f32>().unwrap()[(c * count + k) * plane..(c * count + k + 1) * plane]
-        });
+        let of_whole = (0..shape[0])
+            .flat_map(|c| &encoded.as_slice::<f32>().unwrap()[(c * count + k) * plane..(c * count + k + 1) * plane]);
         assert!(piece.as_slice::<f32>().unwrap().iter().eq(of_whole));
     }
     assert!(matches!(vae.encode_next(&bytes(0, 1)), Err(Error::InvalidArgument(_))));
