@@ -58,7 +58,7 @@ typedef void imagine_log_fn(void *user_data, imagine_log_level level, const char
 typedef struct imagine_context_options {
     uint32_t struct_size;
     imagine_device device; /* default IMAGINE_DEVICE_CPU */
-    int32_t threads; /* threads that compute, 1 to 256; 0: as many as this process may run on */
+    int32_t threads; /* threads that compute, 1 to 256; 0: as many as this process may run on, or has the time of (cgroups) */
     imagine_cpu_level cpu_level; /* at most this level; default IMAGINE_CPU_BEST */
     uint64_t memory_limit; /* bytes that the context may hold at once, on host and device together; 0: no limit */
     imagine_alloc_fn *allocate; /* NULL, with `release` NULL: the C library's */

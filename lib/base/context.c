@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: MIT */
-#include <sched.h>
 #include <unistd.h>
 
 #include "base/context.h"
@@ -16,15 +15,6 @@ static const imagine_context_options context_defaults = {
 void imagine_context_options_init(imagine_context_options *options, size_t size)
 {
     imagine__init_options(options, size, &context_defaults, sizeof context_defaults);
-}
-
-/* Processors that this process may run on. */
-static int32_t processors(void)
-{
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    long count = sched_getaffinity(0, sizeof set, &set) ? sysconf(_SC_NPROCESSORS_ONLN) : CPU_COUNT(&set);
-    return count < 1 ? 1 : count > MOST_THREADS ? MOST_THREADS : (int32_t)count;
 }
 
 static imagine_status check_options(const imagine_context_options *o, imagine_error *error)
@@ -102,7 +92,7 @@ imagine_status imagine_context_create(imagine_context **context, const imagine_c
     atomic_init(&made->references, 1);
     atomic_init(&made->memory_used, sizeof *made);
     atomic_init(&made->memory_peak, sizeof *made);
-    int32_t available = processors();
+    int32_t available = imagine__processors(MOST_THREADS);
     made->threads = o.threads ? o.threads : available;
     made->kernels = made->host_kernels = imagine__kernels_for_cpu(o.cpu_level, &made->cpu_level);
     if (o.device == IMAGINE_DEVICE_CUDA)

@@ -49,6 +49,11 @@ struct imagine_cancel {
     imagine_cancel *parents[2]; /* each fires this one too; or NULL */
 };
 
+/* Processors for this process, 1 to `most`, by those it may run on and the time that its control groups may use. */
+int32_t imagine__processors(int32_t most);
+/* The latter alone, rounded up; 0: no group has a limit. `groups` is like /proc/self/cgroup, `root` where groups are mounted. */
+int64_t imagine__processors_allowed(const char *groups, const char *root);
+
 /* Books `size` bytes if the limit allows it. */
 int imagine__reserve(imagine_context *context, uint64_t size);
 /* Blocks of values in a context that plans. `size` is what has been reserved for it. 0 or NULL: `pointer` is none of these. */

@@ -6,11 +6,13 @@
 #include <pthread.h>
 #include <stdarg.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/base.h"
+#include "base/context.h"
 #include "test.h"
 
 static imagine_context *make_context(int32_t threads)
@@ -348,6 +350,60 @@ static void arena(void)
     imagine__arena_destroy(NULL);
     CHECK(info_of(context).memory_used == empty);
     imagine_context_release(&context);
+}
+
+/* ---- processors ------------------------------------------------------------------------------ */
+
+static void put(const char *folder, const char *name, const char *text)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    FILE *file = fopen(path, "w");
+    REQUIRE(file);
+    fputs(text, file);
+    REQUIRE(!fclose(file));
+}
+
+/* What a process in groups like these may use, of groups mounted at `root`. */
+static int64_t allowed(const char *root, const char *groups)
+{
+    char path[256];
+    put(root, "groups", groups);
+    snprintf(path, sizeof path, "%s/groups", root);
+    return imagine__processors_allowed(path, root);
+}
+
+static void processors_of_a_container(void)
+{
+    static const char *const folders[] = { "cpu", "cpu/docker", "service", "service/inner" };
+    char root[] = "/tmp/imagine-groups-XXXXXX", path[256];
+    REQUIRE(mkdtemp(root));
+    CHECK(imagine__processors_allowed("/no/such/file", root) == 0);
+    CHECK(allowed(root, "0::/\n") == 0 && allowed(root, "") == 0 && allowed(root, "nonsense\n::\n0:\n") == 0);
+    for (int i = 0; i < 4; i++) {
+        snprintf(path, sizeof path, "%s/%s", root, folders[i]);
+        REQUIRE(!mkdir(path, 0700));
+    }
+    /* Version 2: the group itself, one above, the root; "max" is no limit. */
+    put(root, "service/inner/cpu.max", "max 100000\n");
+    CHECK(allowed(root, "0::/service/inner\n") == 0);
+    put(root, "service/cpu.max", "250000 100000\n");
+    CHECK(allowed(root, "0::/service/inner\n") == 3 && allowed(root, "0::/service\n") == 3 && allowed(root, "0::/\n") == 0);
+    put(root, "service/inner/cpu.max", "50000 100000\n");
+    CHECK(allowed(root, "0::/service/inner\n") == 1);
+    put(root, "cpu.max", "200000 100000\n");
+    CHECK(allowed(root, "0::/service\n") == 2 && allowed(root, "0::/of/the/machine/outside\n") == 2);
+    /* Version 1, beside it. */
+    put(root, "cpu/docker/cpu.cfs_quota_us", "-1\n");
+    put(root, "cpu/docker/cpu.cfs_period_us", "100000\n");
+    CHECK(allowed(root, "4:memory:/\n3:cpuset:/docker\n1:cpu,cpuacct:/docker\n") == 0);
+    put(root, "cpu/docker/cpu.cfs_quota_us", "100001\n");
+    CHECK(allowed(root, "3:cpuacct:/docker\n1:name=cpu:/docker\n") == 0);
+    CHECK(allowed(root, "1:cpuacct,cpu:/docker\n") == 2 && allowed(root, "1:cpu:/docker\n0::/service/inner\n") == 1);
+    put(root, "cpu/docker/cpu.cfs_period_us", "0\n");
+    CHECK(allowed(root, "1:cpu:/docker\n") == 0);
+    snprintf(path, sizeof path, "rm -r %s", root);
+    CHECK(system(path) == 0);
 }
 
 /* ---- threads --------------------------------------------------------------------------------- */
@@ -729,6 +785,7 @@ int main(int argc, char **argv)
         { "arena", arena },
         { "plans", plans },
         { "plans_beyond_memory", plans_beyond_memory },
+        { "processors_of_a_container", processors_of_a_container },
         { "tiles_once", tiles_once },
         { "several_callers", several_callers },
         { "cancelling", cancelling },
