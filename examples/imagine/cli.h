@@ -81,6 +81,7 @@ typedef struct progress {
 } progress;
 void progress_begin(progress *p, const arguments *o);
 void progress_show(progress *p, const char *stage, int32_t done, int32_t all, double seconds);
+void progress_stage(progress *p, const char *stage, double seconds); /* one that does not tell how far it is */
 void progress_end(progress *p);
 
 #endif

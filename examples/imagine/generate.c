@@ -134,11 +134,25 @@ static imagine_status keep_frames(generation *g, const imagine_event *event)
     return status;
 }
 
+/* Of the stages that have no events: reading a large model's weights takes minutes. */
+static void show_stage(generation *g)
+{
+    static const char *const names[8] = { [IMAGINE_JOB_LOAD] = "load", [IMAGINE_JOB_TEXT] = "text", [IMAGINE_JOB_ENCODE] = "encode" };
+    imagine_job_info now = { .struct_size = sizeof now };
+    if (imagine_job_get_info(g->job, &now, NULL) >= 0 && now.stage >= 0 && now.stage < 8 && names[now.stage])
+        progress_stage(&g->bar, names[now.stage], now.seconds[now.stage]);
+}
+
 static imagine_status listen(generation *g)
 {
+    const int64_t wait = g->bar.on ? 250000000 : -1; /* nanoseconds */
     for (;;) {
         imagine_event event = { .struct_size = sizeof event };
-        imagine_status status = imagine_job_next(g->job, &event, -1, &g->s.error);
+        imagine_status status = imagine_job_next(g->job, &event, wait, &g->s.error);
+        if (status == IMAGINE_TIMEOUT) {
+            show_stage(g);
+            continue;
+        }
         if (status < 0 || event.kind == IMAGINE_EVENT_DONE)
             return status;
         if (event.kind == IMAGINE_EVENT_STEP)

@@ -267,6 +267,14 @@ void progress_show(progress *p, const char *stage, int32_t done, int32_t all, do
     fflush(stderr);
 }
 
+void progress_stage(progress *p, const char *stage, double seconds)
+{
+    if (!p->on)
+        return;
+    fprintf(stderr, "\r%-7s %.1f s %50s\r%-7s %.1f s ", stage, seconds, "", stage, seconds);
+    fflush(stderr);
+}
+
 void progress_end(progress *p)
 {
     if (p->on)

@@ -172,14 +172,14 @@ class Program(unittest.TestCase):
         self.assertIn("9 frames, but the clip has 5",
                       self.generate("--init", "clip.png", "--frames", "5", status=1).stderr)
 
-    def picture(self, name, value):
-        """A PNG of 32x32 in one gray."""
+    def picture(self, name, value, side=32):
+        """A PNG in one gray."""
         def chunk(kind, data):
             return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-        rows = zlib.compress((b"\0" + bytes([value]) * 32) * 32)
+        rows = zlib.compress((b"\0" + bytes([value]) * side) * side)
         pathlib.Path(self.path(name)).write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(
-            b"IHDR", struct.pack(">IIBBBBB", 32, 32, 8, 0, 0, 0, 0)) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+            b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
         return name
 
     def test_guidance_options(self):
@@ -506,6 +506,21 @@ class Program(unittest.TestCase):
         self.assertEqual(process.wait(60), 0)
         os.close(slave)
         self.assertIn(b"sample", os.read(master, 4096))
+        os.close(master)
+
+    def test_a_stage_without_events_is_named(self):
+        import pty
+        self.picture("begin.png", 100, 1024)
+        master, slave = pty.openpty()
+        process = subprocess.Popen([PROGRAM, "generate", "a dog", "--model", PACK, "--image", "begin.png", "--frames", "5", "--threads",
+                                    "1", "--cpu-level", "plain"], stdout=subprocess.DEVNULL, stderr=slave, cwd=self.folder.name)
+        os.close(slave)
+        said = b""
+        while b"encode" not in said:
+            said += os.read(master, 4096)
+        process.send_signal(signal.SIGINT)
+        self.assertEqual(process.wait(60), 1)
+        self.assertRegex(said, rb"encode  \d\.\d s")
         os.close(master)
 
 
