@@ -136,6 +136,12 @@ static imagine_status find(imagine__loaded *loaded, const char *name, const imag
             "%s: tensor \"%s\" is stored in a type that weights may not have; f32, bf16, f16 and f64 are read",
             imagine__weights_path(loaded->weights, t), name);
     *tensor = t;
+    if (!t->size) { /* a product over nothing: kernels may leave its result as it was */
+        char is[128];
+        imagine__shape_text(is, sizeof is, t->ndim, t->shape);
+        return imagine__fail(error, IMAGINE_ERROR_MODEL, "%s: tensor \"%s\" is %s, and weights must not be empty",
+                             imagine__weights_path(loaded->weights, t), name, is);
+    }
     return IMAGINE_OK;
 }
 

@@ -53,6 +53,17 @@ static imagine_status read_kind(imagine__vae_config *c, imagine__config *file, i
     return IMAGINE_OK;
 }
 
+/* A level that enlarges halves its channels, where levels are not residual: there must be two. All but the last of the decoder do. */
+static imagine_status check_halving(const imagine__vae_config *c, const imagine__config *file, imagine_error *error)
+{
+    for (int32_t i = 1; i < c->levels && !c->residual; i++)
+        if (c->decoder_base_dim * c->dim_mult[i] < 2)
+            return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED, "%s: \"decoder_base_dim\" of %d times the %d of \"dim_mult\" is a "
+                                 "single channel, which the decoder cannot halve", imagine__config_path(file),
+                                 (int)c->decoder_base_dim, (int)c->dim_mult[i]);
+    return IMAGINE_OK;
+}
+
 /* The shortcuts of residual levels: each channel must be the mean, or one of the copies, of a whole number of
  * others. */
 static imagine_status check_shortcuts(const imagine__vae_config *c, const imagine__config *file, imagine_error *error)
@@ -157,6 +168,7 @@ imagine_status imagine__vae_read_config(imagine__vae_config *config, imagine_con
     if (status < 0)
         goto done;
     if ((status = read_dims(config, file, error)) < 0 || (status = read_kind(config, file, error)) < 0 ||
+        (status = check_halving(config, file, error)) < 0 ||
         (status = read_factors(config, file, error)) < 0 || (status = check_shortcuts(config, file, error)) < 0 ||
         (status = read_latents(config->mean, config->z_dim, file, "latents_mean", -1e30, error)) < 0 ||
         (status = read_latents(config->std, config->z_dim, file, "latents_std", 0, error)) < 0)

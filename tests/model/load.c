@@ -303,6 +303,30 @@ static void stack(void)
     }
 }
 
+/* Products over nothing are no products: what a file has of size 0 is no weight, even where its shape is the one asked for. */
+static void empty(void)
+{
+    static const char *const names[] = { "c.weight", "c.bias", "l.weight", "l.bias" };
+    static const int64_t shapes[4][5] = { { 3, 0, 1, 2, 2 }, { 3 }, { 4, 0 }, { 4 } };
+    static const int32_t ndim[4] = { 5, 1, 2, 1 };
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_buffer *b[4];
+    float values[4];
+    for (int i = 0; i < 4; i++)
+        b[i] = tensor(IMAGINE_F32, ndim[i], shapes[i], values);
+    imagine__weights *weights = store(4, b, names);
+    imagine__loaded loaded;
+    imagine__conv_weight c;
+    imagine__linear_weight w;
+    imagine__loaded_init(&loaded, context, weights);
+    CHECK_STATUS(imagine__load_conv(&loaded, &c, 3, 0, 1, 2, 2, &err, "c"), IMAGINE_ERROR_MODEL);
+    CHECK(strstr(err.message, "\"c.weight\" is [3, 0, 1, 2, 2], and weights must not be empty"));
+    CHECK_STATUS(imagine__load_linear(&loaded, &w, 4, 0, 1, &err, "l"), IMAGINE_ERROR_MODEL);
+    CHECK(strstr(err.message, "\"l.weight\" is [4, 0], and weights must not be empty"));
+    imagine__loaded_free(&loaded);
+    imagine__weights_close(weights);
+}
+
 static void others(void)
 {
     static const char *const names[] = { "c.weight", "c.bias", "flat.weight", "flat.bias", "table", "ints" };
@@ -485,6 +509,7 @@ int main(int argc, char **argv)
         { "linear", linear },
         { "stack", stack },
         { "others", others },
+        { "empty", empty },
         { "cancelled_within_a_tensor", cancelled_within_a_tensor },
         { "halves", halves },
     };

@@ -605,6 +605,7 @@ static void configurations(void)
         { "\"scale_factor_spatial\": 16", "scale_factor_spatial", "16" },
         { "\"scale_factor_temporal\": 8", "scale_factor_temporal", "8" },
         { "\"decoder_base_dim\": 0", "decoder_base_dim", "0" },
+        { "\"decoder_base_dim\": 1", "decoder_base_dim", "single channel" },
         { "\"decoder_base_dim\": \"x\"", "decoder_base_dim", "x" },
         { "\"clip_output\": false", "clip_output", "" },
         { "\"_class_name\": \"AutoencoderKL\"", "_class_name", "AutoencoderKL" },
