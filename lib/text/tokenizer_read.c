@@ -2,11 +2,13 @@
 /* tokenizer.json, as the tokenizers library writes it: https://huggingface.co/docs/tokenizers. What has no bearing on
  * ids (truncation, padding, decoder) is passed over. */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "text/reader.h"
 
 #define FILE_LIMIT ((size_t)1 << 30)
+#define LONGEST_PIECE 4096 /* bytes, also of added tokens: at every place in a text as many are compared */
 
 /* ---- added_tokens ----------------------------------------------------------------------------------------------- */
 
@@ -15,6 +17,13 @@ static imagine_status read_single_word(reader *r)
     int8_t flag = 0;
     imagine_status status = read_bool(r, &flag, "single_word");
     return status == IMAGINE_OK && flag ? unsupported(r, "single_word") : status;
+}
+
+static imagine_status bad_length(reader *r, const char *field, int32_t index)
+{
+    char what[80];
+    snprintf(what, sizeof what, "has a member, number %d, of more than %d bytes", index, LONGEST_PIECE);
+    return bad(r, field, what);
 }
 
 static imagine_status read_added(reader *r)
@@ -30,7 +39,7 @@ static imagine_status read_added(reader *r)
     char *content = NULL;
     size_t size = 0;
     int more = 0;
-    added->normalized = 1;
+    *added = (imagine__added){ .begin = added->begin, .normalized = 1 }; /* an empty one before it may have left its flags */
     if (r->json.kind != IMAGINE__JSON_OBJECT)
         return bad(r, "added_tokens", "has a member that is not an object");
     while (status == IMAGINE_OK && (more = next_key(r, "added_tokens")) > 0) {
@@ -49,6 +58,8 @@ static imagine_status read_added(reader *r)
     }
     if (status == IMAGINE_OK && (more < 0 || !content))
         status = more < 0 ? more : bad(r, "added_tokens", "has a member without \"content\"");
+    if (status == IMAGINE_OK && size > LONGEST_PIECE)
+        status = bad_length(r, "added_tokens", t->added_count);
     if (status == IMAGINE_OK && size) {
         status = imagine__text_add(&pool, content, size, r->error);
         t->added_pool = pool.bytes;
@@ -147,6 +158,8 @@ static imagine_status read_piece(reader *r)
     int64_t length = imagine__json_string(&r->json, r->pool.bytes + r->pool.size, room);
     if (length < 0 || imagine__json_next(&r->json) != IMAGINE__JSON_NUMBER)
         return bad(r, "vocab", "has a member that is not [\"piece\", score]");
+    if (length > LONGEST_PIECE)
+        return bad_length(r, "vocab", n);
     r->offset[n] = r->pool.size;
     t->scores[n] = read_score(r->json.text + r->json.begin, r->json.end - r->json.begin);
     if (!isfinite(t->scores[n]))
@@ -286,6 +299,9 @@ static imagine_status build_added(reader *r, imagine__trie *trie, int normalized
         if (status == IMAGINE_OK && pool.size == offset[i])
             status = imagine__fail(r->error, IMAGINE_ERROR_UNSUPPORTED,
                                    "%s: added token %d is empty once it is normalised", r->path, i);
+        if (status == IMAGINE_OK && pool.size - offset[i] > LONGEST_PIECE)
+            status = imagine__fail(r->error, IMAGINE_ERROR_UNSUPPORTED, "%s: added token %d has more than %d bytes once it is normalised",
+                                   r->path, i, LONGEST_PIECE);
     }
     if (status == IMAGINE_OK) {
         offset[t->added_count] = pool.size;

@@ -564,6 +564,62 @@ static void test_long_template(void)
     imagine_context_release(&context);
 }
 
+/* A file whose only further piece (added 0), added token (1), or added token once it is normalised (2) has `length` bytes. */
+static char *long_piece(int added, int length, size_t *size)
+{
+    size_t room = (size_t)length + 600;
+    char *text = malloc(room), *long_one = malloc((size_t)length + 1);
+    if (text && long_one) {
+        memset(long_one, 'a', (size_t)length);
+        long_one[length] = 0;
+        *size = (size_t)snprintf(text, room, "{\"version\":\"1.0\",\"added_tokens\":[%s%s%s],\"normalizer\":{\"type\":\"Replace\","
+                                 "\"pattern\":{\"String\":\"b\"},\"content\":\"%s\"},\"model\":{\"type\":\"Unigram\",\"unk_id\":0,"
+                                 "\"vocab\":[[\"<unk>\",0]%s%s%s]}}",
+                                 added ? "{\"id\":1,\"content\":\"" : "", added == 1 ? long_one : added ? "b" : "",
+                                 added ? "\",\"normalized\":true}" : "", added == 2 ? long_one : "x", added ? "" : ",[\"",
+                                 added ? "" : long_one, added ? "" : "\",-1]");
+    }
+    free(long_one);
+    return text;
+}
+
+/* At every place of a text a piece is compared as far as it goes: a long one, and a text of what it begins with, would take as
+ * good as for ever. */
+static void test_long_pieces(void)
+{
+    static const char *const says[] = { "\"vocab\" has a member, number 1, of more than 4096 bytes",
+                                        "\"added_tokens\" has a member, number 0, of more than 4096 bytes",
+                                        "added token 0 has more than 4096 bytes once it is normalised" };
+    imagine_context *context = new_context();
+    for (int i = 0; i < 6; i++) {
+        imagine_error err = IMAGINE_ERROR_INIT;
+        imagine__tokenizer *t = NULL;
+        size_t size = 0;
+        char *text = long_piece(i / 2, 4096 + i % 2, &size);
+        REQUIRE(text);
+        imagine_status status = imagine__tokenizer_open(&t, context, scratch_file(text, size), NULL, &err);
+        CHECK((status >= 0) == (i % 2 == 0));
+        CHECK(i % 2 == 0 || strstr(err.message, says[i / 2]));
+        if (status < 0 && (i % 2 == 0 || !strstr(err.message, says[i / 2])))
+            fprintf(stderr, "    %s\n", err.message);
+        imagine__tokenizer_close(t);
+        free(text);
+    }
+    imagine_context_release(&context);
+}
+
+/* An added token without content is none, and leaves the next one's white space alone. */
+static void test_empty_added(void)
+{
+    imagine_context *context = new_context();
+    imagine__tokenizer *t = small_tokenizer(context, ADDED("7", "", "true", "true", "false") ",{\"id\":8,\"content\":\"e\","
+                                                     "\"normalized\":false}", "");
+    REQUIRE(t);
+    check_ids(t, "a e a", "1 4 5 4 1");
+    imagine__tokenizer_close(t);
+    imagine_context_release(&context);
+}
+
 /* As many pieces as umT5-XXL has, in a file of its size. */
 static void test_many_pieces(void)
 {
@@ -982,6 +1038,8 @@ int main(int argc, char **argv)
         { "damaged files", test_mutations },
         { "refusals", test_refusals },
         { "long template", test_long_template },
+        { "long pieces", test_long_pieces },
+        { "empty added", test_empty_added },
         { "many pieces", test_many_pieces },
         { "cancelled", test_cancelled },
         { "stage cancelled", test_stage_cancelled },
