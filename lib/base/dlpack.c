@@ -68,7 +68,7 @@ static imagine_status give_out(imagine_buffer *buffer, exported **out, struct DL
     e->buffer = imagine_buffer_retain(buffer);
     memcpy(e->shape, info.shape, sizeof e->shape);
     int64_t stride = 1;
-    for (int32_t i = info.ndim; i--; stride *= info.shape[i] ? info.shape[i] : 1)
+    for (int32_t i = info.ndim; i--; stride *= info.size ? info.shape[i] : 1) /* beside a 0 the others may be of any size */
         e->strides[i] = stride;
     *tensor = (struct DLTensor){
         .data = info.data,

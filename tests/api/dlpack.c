@@ -268,6 +268,21 @@ static void empty_and_scalar(void)
     CHECK(imagine_buffer_size(buffer) == 0 && again->dl_tensor.shape[0] == 3 && again->dl_tensor.shape[1] == 0);
     again->deleter(again);
     imagine_buffer_release(&buffer);
+    int64_t beyond[] = { 0, (int64_t)1 << 40, (int64_t)1 << 40 }; /* whose strides no number holds */
+    REQUIRE_OK(imagine_buffer_create(&buffer, context, IMAGINE_F32, 3, beyond, &err));
+    REQUIRE_OK(imagine_buffer_to_dlpack(buffer, &again, &err));
+    CHECK(!memcmp(again->dl_tensor.shape, beyond, sizeof beyond));
+    for (int i = 0; i < 3; i++)
+        CHECK(again->dl_tensor.strides[i] == 1);
+    imagine_buffer_release(&buffer);
+    tensor = versioned();
+    tensor.dl_tensor.ndim = 3;
+    tensor.dl_tensor.shape = beyond;
+    tensor.dl_tensor.strides = again->dl_tensor.strides;
+    REQUIRE_OK(imagine_buffer_from_dlpack(&buffer, context, &tensor, &err));
+    CHECK(imagine_buffer_size(buffer) == 0);
+    imagine_buffer_release(&buffer);
+    again->deleter(again);
     imagine_context_release(&context);
 }
 
