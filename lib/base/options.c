@@ -5,13 +5,13 @@
 
 #define LARGEST 4096u /* no struct comes near; what claims more was never initialised */
 
-static imagine_status read_size(const void *from, const char *name, uint32_t *size, imagine_error *error)
+/* Options have an _init function, what the library fills has none. */
+static imagine_status read_size(const void *from, const char *name, int filled, uint32_t *size, imagine_error *error)
 {
     memcpy(size, from, sizeof *size);
     if (*size < sizeof *size || *size > LARGEST)
-        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
-                             "%s: struct_size is %u; call its _init function or set it to sizeof(%s)", name, *size,
-                             name);
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: struct_size is %u; %sset it to sizeof(%s)", name, *size,
+                             filled ? "" : "call its _init function or ", name);
     return IMAGINE_OK;
 }
 
@@ -21,7 +21,7 @@ imagine_status imagine__read_options(void *known, size_t known_size, const void 
     if (!options)
         return IMAGINE_OK;
     uint32_t size, ours = (uint32_t)known_size;
-    imagine_status status = read_size(options, name, &size, error);
+    imagine_status status = read_size(options, name, 0, &size, error);
     if (status < 0)
         return status;
     const unsigned char *bytes = options;
@@ -38,7 +38,7 @@ imagine_status imagine__read_options(void *known, size_t known_size, const void 
 imagine_status imagine__check_struct(const void *out, const char *name, imagine_error *error)
 {
     uint32_t size;
-    return out ? read_size(out, name, &size, error) : IMAGINE_OK;
+    return out ? read_size(out, name, 1, &size, error) : IMAGINE_OK;
 }
 
 imagine_status imagine__write_struct(void *out, const void *known, size_t known_size, const char *name,
@@ -47,7 +47,7 @@ imagine_status imagine__write_struct(void *out, const void *known, size_t known_
     if (!out)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: the pointer is NULL", name);
     uint32_t size;
-    imagine_status status = read_size(out, name, &size, error);
+    imagine_status status = read_size(out, name, 1, &size, error);
     if (status < 0)
         return status;
     memcpy(out, known, size < known_size ? size : known_size);

@@ -7,6 +7,8 @@
 #include "io/io.h"
 #include "model/model.h"
 
+#define MOST_FRAMES (1 << 20)
+
 static imagine_status load_file(imagine_buffer **frames, imagine_context *context, const char *path,
                                 imagine_error *error)
 {
@@ -184,27 +186,37 @@ static imagine_status write_picture(imagine_context *context, const char *path, 
     return status;
 }
 
+/* What a picture may be: the type first, then the limit that is passed. */
+static imagine_status check_frames(const imagine_buffer *frames, imagine_error *error)
+{
+    static const char *const dims[] = { "frames", "height", "width" };
+    static const int64_t most[] = { MOST_FRAMES, IMAGINE__PNG_MAX_SIDE, IMAGINE__PNG_MAX_SIDE };
+    int32_t ndim;
+    char text[160];
+    const int64_t *shape = imagine__buffer_shape(frames, &ndim);
+    imagine__shape_text(text, sizeof text, ndim, shape);
+    if (imagine__buffer_dtype(frames) != IMAGINE_U8 || ndim != 4 || shape[3] != 3)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "frames: %s %s, wanted is u8 [frames, height, width, 3]",
+                             imagine__dtype_name(imagine__buffer_dtype(frames)), text);
+    for (int i = 0; i < 3; i++)
+        if (shape[i] < 1 || shape[i] > most[i])
+            return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "frames: u8 %s, of which %s is not in 1..%lld", text,
+                                 dims[i], (long long)most[i]);
+    return IMAGINE_OK;
+}
+
 imagine_status imagine_picture_save(imagine_context *context, const char *path, const imagine_buffer *frames,
                                     double frames_per_second, imagine_error *error)
 {
-    int32_t ndim = 0;
     if (!context || !path || !frames)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: the pointer is NULL",
                              !context ? "context"
                              : !path  ? "path"
                                       : "frames");
     imagine_status status = imagine__check_process(context, error);
-    if (status < 0)
+    if (status < 0 || (status = check_frames(frames, error)) < 0)
         return status;
-    const int64_t *shape = imagine__buffer_shape(frames, &ndim);
-    if (imagine__buffer_dtype(frames) != IMAGINE_U8 || ndim != 4 || shape[3] != 3 || shape[0] < 1 || shape[1] < 1 ||
-        shape[2] < 1 || shape[0] > 1 << 20 || shape[1] > IMAGINE__PNG_MAX_SIDE || shape[2] > IMAGINE__PNG_MAX_SIDE) {
-        char text[160];
-        imagine__shape_text(text, sizeof text, ndim, shape);
-        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
-                             "frames: %s %s, wanted is u8 [frames, height, width, 3]",
-                             imagine__dtype_name(imagine__buffer_dtype(frames)), text);
-    }
+    const int64_t *shape = imagine__buffer_shape(frames, NULL);
     if (shape[0] > 1 && !(frames_per_second >= 1.0 / IMAGINE__PNG_MAX_RATE && frames_per_second <= IMAGINE__PNG_MAX_RATE))
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
                              "frames_per_second: %g is not between 1/%d and %d, as an animated PNG has it", frames_per_second,

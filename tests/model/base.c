@@ -101,7 +101,9 @@ static void options_structs(void)
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         newer.struct_size = sizes[i];
         CHECK_STATUS(imagine__read_options(&ours, sizeof ours, &newer, "o", &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+        CHECK(strstr(err.message, "call its _init function or set it to sizeof(o)"));
         CHECK_STATUS(imagine__write_struct(&newer, &ours, sizeof ours, "o", &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+        CHECK(strstr(err.message, "; set it to sizeof(o)") && !strstr(err.message, "_init"));
     }
     newer = (large_options) { sizeof newer, 9, 9, 9, 9 };
     CHECK_OK(imagine__write_struct(&newer, &ours, sizeof ours, "o", &err));

@@ -304,6 +304,22 @@ static void test_errors(void)
     CHECK_STATUS(imagine_picture_save(context, scratch_file("x.png"), frames, 0, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
     REQUIRE_OK(imagine_buffer_create(&floats, context, IMAGINE_F32, 4, shape, &err));
     CHECK_STATUS(imagine_picture_save(context, scratch_file("x.png"), floats, 8, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    CHECK(strstr(err.message, "wanted is u8"));
+    static const struct {
+        int64_t shape[4];
+        const char *says;
+    } limits[] = {
+        { { 1, 16385, 1, 3 }, "of which height is not in 1..16384" }, { { 1, 1, 16385, 3 }, "of which width is not in 1..16384" },
+        { { 1048577, 1, 1, 3 }, "of which frames is not in 1..1048576" }, { { 1, 0, 4, 3 }, "of which height is not in" },
+        { { 1, 4, 4, 1 }, "wanted is u8 [frames, height, width, 3]" },
+    };
+    for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
+        imagine_buffer *wrong;
+        REQUIRE_OK(imagine_buffer_create(&wrong, context, IMAGINE_U8, 4, limits[i].shape, &err));
+        CHECK_STATUS(imagine_picture_save(context, scratch_file("x.png"), wrong, 8, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+        CHECK(!strncmp(err.message, "frames: ", 8) && strstr(err.message, limits[i].says));
+        imagine_buffer_release(&wrong);
+    }
     CHECK_STATUS(imagine_picture_save(context, folder, frames, 8, &err), IMAGINE_ERROR_IO);
     CHECK_STATUS(imagine_picture_save(context, "/dev/null", frames, 8, &err), IMAGINE_ERROR_IO);
     CHECK(access(scratch_file("x.png"), F_OK) != 0);
