@@ -33,7 +33,7 @@ static imagine_status new_floats(imagine_context *context, float **values, int64
 {
     *values = imagine__alloc_values(context, (size_t)count * sizeof **values);
     return *values ? imagine__random_values(context, *values, count, IMAGINE__W_F32, deviation, error)
-                   : imagine__fail_memory(error, (size_t)count * sizeof **values, "a measurement's tensors");
+                   : imagine__fail_memory_in(context, error, (size_t)count * sizeof **values, "a measurement's tensors");
 }
 
 /* ---- the transformer --------------------------------------------------------------------------------------------- */
@@ -184,7 +184,7 @@ static imagine_status time_frames(imagine_context *context, imagine__work *work,
     float *out = NULL, *latent = imagine__calloc(context, (size_t)values, sizeof *latent);
     double best = 1e30;
     imagine_status status = latent ? new_floats(context, &out, pixels * 3 * c->temporal_factor, 1, error)
-                                   : imagine__fail_memory(error, (size_t)values * sizeof *latent, "a latent frame");
+                                   : imagine__fail_memory_in(context, error, (size_t)values * sizeof *latent, "a latent frame");
     for (int64_t i = 0; i < values && latent; i++)
         latent[i] = (float)(i * 7919 % 2001 - 1000) * 1e-3f;
     if (status >= 0)

@@ -360,7 +360,7 @@ static imagine_status copy_sampling(imagine_job *job, const imagine_job_options 
         size_t size = job->sampling.sigma_count * sizeof *job->sigmas;
         job->sigmas = imagine__alloc(job->context, size);
         if (!job->sigmas)
-            return imagine__fail_memory(error, size, "the sigmas");
+            return imagine__fail_memory_in(job->context, error, size, "the sigmas");
         memcpy(job->sigmas, job->sampling.sigmas, size);
         job->sampling.sigmas = job->sigmas;
     }
@@ -399,7 +399,7 @@ static imagine_status copy_options(imagine_job *job, const imagine_job_options *
     job->prompt = imagine__strdup(job->context, o->prompt ? o->prompt : "");
     job->negative_prompt = imagine__strdup(job->context, o->negative_prompt ? o->negative_prompt : "");
     if (!job->prompt || !job->negative_prompt)
-        return imagine__fail_memory(error, strlen(o->prompt ? o->prompt : "") + 1, "the prompt");
+        return imagine__fail_memory_in(job->context, error, strlen(o->prompt ? o->prompt : "") + 1, "the prompt");
     job->prompt_embeds = imagine_buffer_retain(o->prompt_embeds);
     job->negative_embeds = imagine_buffer_retain(o->negative_embeds);
     job->noise = imagine_buffer_retain(o->noise);
@@ -443,7 +443,7 @@ imagine_status imagine__job_prepare(imagine_job **job, imagine_model *model, con
     imagine_context *context = imagine__model_context(model);
     imagine_job *made = imagine__calloc(context, 1, sizeof *made);
     if (!made)
-        return imagine__fail_memory(error, sizeof *made, "a job");
+        return imagine__fail_memory_in(context, error, sizeof *made, "a job");
     made->context = context;
     made->model = imagine_model_retain(model);
     made->info.struct_size = sizeof made->info;

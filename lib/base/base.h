@@ -28,6 +28,8 @@ imagine_status imagine__fail_errno(imagine_error *error, imagine_status status, 
 
 /* "out of memory" for `size` bytes of `what`. */
 imagine_status imagine__fail_memory(imagine_error *error, size_t size, const char *what);
+/* The same right after the context refused them: says whether its limit or its allocator did. */
+imagine_status imagine__fail_memory_in(const imagine_context *context, imagine_error *error, size_t size, const char *what);
 
 /* ---- contexts, memory (memory.c, context.c) -------------------------------------------------- */
 

@@ -94,7 +94,7 @@ static imagine_status make(imagine_buffer **buffer, imagine_context *context, im
         return status;
     imagine_buffer *made = imagine__calloc(context, 1, sizeof *made);
     if (!made)
-        return imagine__fail_memory(error, sizeof *made, "a buffer");
+        return imagine__fail_memory_in(context, error, sizeof *made, "a buffer");
     atomic_init(&made->references, 1);
     made->dtype = dtype;
     made->ndim = ndim;
@@ -116,7 +116,7 @@ imagine_status imagine__buffer_new(imagine_buffer **buffer, imagine_context *con
     if (!(*buffer)->data) {
         size_t size = (*buffer)->size;
         imagine_buffer_release(buffer);
-        return imagine__fail_memory(error, size, "a buffer's data");
+        return imagine__fail_memory_in(context, error, size, "a buffer's data");
     }
     return IMAGINE_OK;
 }
@@ -151,7 +151,7 @@ imagine_status imagine_buffer_create_on(imagine_buffer **buffer, imagine_context
         return IMAGINE_OK;
     imagine_buffer_release(buffer);
     return code ? imagine__device_fail(context->device->cuda, code, "a buffer's data", error)
-                : imagine__device_cause(context, imagine__fail_memory(error, size, "a buffer's data on the device"), error);
+                : imagine__device_cause(context, imagine__fail_memory_in(context, error, size, "a buffer's data on the device"), error);
 }
 
 imagine_status imagine_buffer_create(imagine_buffer **buffer, imagine_context *context, imagine_dtype dtype,
@@ -370,7 +370,7 @@ imagine_status imagine__buffer_values(imagine__work *work, const imagine_buffer 
     if (code)
         return fail_copy(buffer, code, error);
     *values = host || !has ? imagine__lend(work, host, buffer->size) : NULL;
-    return *values || !buffer->size ? IMAGINE_OK : imagine__fail_memory(error, buffer->size, "a buffer's values");
+    return *values || !buffer->size ? IMAGINE_OK : imagine__fail_memory_in(work->context, error, buffer->size, "a buffer's values");
 }
 
 void *imagine__buffer_begin(imagine__work *work, imagine_buffer *buffer)

@@ -19,6 +19,10 @@ typedef struct imagine__plan {
     size_t unused; /* 1 + the index of one that was given back, whose size is the next one like it; 0: none */
 } imagine__plan;
 
+/* A context holds itself, which is more bytes than these. */
+#define IMAGINE__BY_ALLOCATOR 0
+#define IMAGINE__BY_DEVICE 1
+
 struct imagine_context {
     atomic_int references;
     int32_t threads;
@@ -40,6 +44,7 @@ struct imagine_context {
     imagine_log_level log_level;
     uint64_t memory_limit; /* 0: none */
     _Atomic uint64_t memory_used, memory_peak;
+    _Atomic uint64_t refused; /* who refused the last block that could not be had: IMAGINE__BY_, or the limit, with so many bytes held */
 };
 
 struct imagine_cancel {

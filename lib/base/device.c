@@ -65,7 +65,7 @@ static imagine_status make_workspace(imagine_context *context, imagine_error *er
     d->workspace = imagine__alloc_values(context, d->workspace_size);
     if (d->workspace)
         return IMAGINE_OK;
-    return imagine__device_cause(context, imagine__fail_memory(error, d->workspace_size, "the device's workspace"), error);
+    return imagine__device_cause(context, imagine__fail_memory_in(context, error, d->workspace_size, "the device's workspace"), error);
 }
 
 imagine_status imagine__device_open(imagine_context *context, int32_t number, void *stream,
@@ -73,7 +73,7 @@ imagine_status imagine__device_open(imagine_context *context, int32_t number, vo
 {
     imagine__device *d = imagine__calloc(context, 1, sizeof *d);
     if (!d)
-        return imagine__fail_memory(error, sizeof *d, "a device");
+        return imagine__fail_memory_in(context, error, sizeof *d, "a device");
     imagine_status status = imagine__cuda_open(&d->module, error);
     d->cuda = d->module.table;
     d->precision = precision;

@@ -31,7 +31,7 @@ imagine_status imagine__device_bench_begin(imagine__device_bench *bench, imagine
         size_t size = d->cuda->products_size();
         bench->memory = imagine__alloc(context, size);
         if (!bench->memory)
-            return imagine__fail_memory(error, size, "plans of products");
+            return imagine__fail_memory_in(context, error, size, "plans of products");
         bench->libraries = d->cuda->products_open(bench->memory);
         bench->call.products = bench->libraries ? bench->memory : NULL;
     }

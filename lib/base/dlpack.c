@@ -64,7 +64,7 @@ static imagine_status give_out(imagine_buffer *buffer, exported **out, struct DL
         return status; /* who is given the tensor uses it in a stream of its own */
     exported *e = imagine__calloc(context, 1, sizeof *e);
     if (!e)
-        return imagine__fail_memory(error, sizeof *e, "a DLPack tensor");
+        return imagine__fail_memory_in(context, error, sizeof *e, "a DLPack tensor");
     e->buffer = imagine_buffer_retain(buffer);
     memcpy(e->shape, info.shape, sizeof e->shape);
     int64_t stride = 1;

@@ -50,8 +50,10 @@ int imagine__reserve(imagine_context *context, uint64_t size)
     uint64_t used = atomic_load_explicit(&context->memory_used, memory_order_relaxed), now;
     do {
         now = used + size;
-        if (now < used || (context->memory_limit && now > context->memory_limit))
+        if (now < used || (context->memory_limit && now > context->memory_limit)) {
+            atomic_store_explicit(&context->refused, context->memory_limit ? used : IMAGINE__BY_ALLOCATOR, memory_order_relaxed);
             return 0;
+        }
     } while (!atomic_compare_exchange_weak(&context->memory_used, &used, now));
     uint64_t peak = atomic_load_explicit(&context->memory_peak, memory_order_relaxed);
     while (now > peak && !atomic_compare_exchange_weak(&context->memory_peak, &peak, now))
@@ -59,16 +61,31 @@ int imagine__reserve(imagine_context *context, uint64_t size)
     return 1;
 }
 
+/* Books a block of `size` bytes; *total is what it takes. */
+static int book(imagine_context *context, size_t size, size_t *total)
+{
+    if (imagine__add_size(size, ALIGNMENT, total) && *total <= PTRDIFF_MAX)
+        return imagine__reserve(context, *total);
+    atomic_store_explicit(&context->refused, IMAGINE__BY_ALLOCATOR, memory_order_relaxed);
+    return 0;
+}
+
+/* What was booked could not be had. */
+static void *refuse(imagine_context *context, size_t total, uint64_t by)
+{
+    atomic_fetch_sub(&context->memory_used, total);
+    atomic_store_explicit(&context->refused, by, memory_order_relaxed);
+    return NULL;
+}
+
 void *imagine__alloc(imagine_context *context, size_t size)
 {
     size_t total;
-    if (!imagine__add_size(size, ALIGNMENT, &total) || total > PTRDIFF_MAX || !imagine__reserve(context, total))
+    if (!book(context, size, &total))
         return NULL;
     header *block = context->allocate(context->allocator_data, total, ALIGNMENT);
-    if (!block) {
-        atomic_fetch_sub(&context->memory_used, total);
-        return NULL;
-    }
+    if (!block)
+        return refuse(context, total, IMAGINE__BY_ALLOCATOR);
     block->size = total;
     return (char *)block + ALIGNMENT;
 }
@@ -108,12 +125,10 @@ void *imagine__alloc_values(imagine_context *context, size_t size)
     size_t total;
     if (!context->plan && !context->device)
         return imagine__alloc(context, size);
-    if (!imagine__add_size(size, ALIGNMENT, &total) || total > PTRDIFF_MAX || !imagine__reserve(context, total))
+    if (!book(context, size, &total))
         return NULL;
     void *values = context->plan ? imagine__plan_take(context, total) : imagine__device_alloc(context, total);
-    if (!values)
-        atomic_fetch_sub(&context->memory_used, total);
-    return values;
+    return values ? values : refuse(context, total, context->plan ? IMAGINE__BY_ALLOCATOR : IMAGINE__BY_DEVICE);
 }
 
 void *imagine__alloc_host_values(imagine_context *context, size_t size)
@@ -134,6 +149,17 @@ void imagine__clear_host(const imagine_context *context, void *to, size_t size)
 {
     if (!context->plan && size)
         memset(to, 0, size);
+}
+
+imagine_status imagine__fail_memory_in(const imagine_context *context, imagine_error *error, size_t size, const char *what)
+{
+    uint64_t held = atomic_load_explicit(&context->refused, memory_order_relaxed);
+    if (held != IMAGINE__BY_ALLOCATOR && held != IMAGINE__BY_DEVICE)
+        return imagine__fail(error, IMAGINE_ERROR_NO_MEMORY,
+                             "out of memory: %zu bytes for %s: the context's limit of %.1f MB is reached, %.1f MB are held",
+                             size, what, (double)context->memory_limit / 1e6, (double)held / 1e6);
+    return imagine__fail(error, IMAGINE_ERROR_NO_MEMORY, "out of memory: the %s had no %zu bytes for %s",
+                         held == IMAGINE__BY_DEVICE ? "device" : "allocator", size, what);
 }
 
 char *imagine__strdup(imagine_context *context, const char *text)

@@ -28,7 +28,7 @@ imagine_status imagine__context_plan(imagine_context **planning, imagine_context
     *planning = NULL;
     imagine_context *made = imagine__calloc(context, 1, sizeof *made);
     if (!made)
-        return imagine__fail_memory(error, sizeof *made, "a plan");
+        return imagine__fail_memory_in(context, error, sizeof *made, "a plan");
     made->process = context->process;
     made->threads = 1;
     made->cpu_level = context->cpu_level;

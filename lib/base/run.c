@@ -49,7 +49,7 @@ imagine_status imagine__work_init(imagine__work *work, imagine_context *context,
     work->arena = imagine__arena_create(context);
     work->scratch = imagine__alloc_host_values(context, IMAGINE__SCRATCH);
     status = work->arena && work->scratch ? imagine__queue_open(work, error)
-                                          : imagine__fail_memory(error, IMAGINE__SCRATCH, "a stage's scratch");
+                                          : imagine__fail_memory_in(context, error, IMAGINE__SCRATCH, "a stage's scratch");
     if (status < 0)
         imagine__work_fini(work);
     return status;
@@ -91,7 +91,7 @@ imagine_status imagine__work_zeros(imagine__work *work, float **values, size_t c
     char *bytes = imagine__mul_size(count, sizeof **values, &total) ? imagine__alloc_values(work->context, total) : NULL;
     *values = NULL;
     if (!bytes)
-        return imagine__fail_memory(error, total, what);
+        return imagine__fail_memory_in(work->context, error, total, what);
     imagine_status status = IMAGINE_OK;
     for (size_t at = 0; at < total && status >= 0 && !imagine__planning(work->context); at += CLEAR_PIECE) {
         imagine__clear(work, bytes + at, total - at < CLEAR_PIECE ? total - at : CLEAR_PIECE);

@@ -246,7 +246,7 @@ static imagine_status fail_scratch(const imagine_context *context, int32_t worke
 {
     uint64_t limit = imagine__context_limit(context), all = (uint64_t)workers * IMAGINE__SCRATCH;
     if (!limit || all <= limit)
-        return imagine__fail_memory(error, IMAGINE__SCRATCH, "a thread's scratch");
+        return imagine__fail_memory_in(context, error, IMAGINE__SCRATCH, "a thread's scratch");
     return imagine__fail(error, IMAGINE_ERROR_NO_MEMORY,
                          "threads: %d need %.1f MB to work in, and the context's limit is %.1f MB; give fewer threads",
                          (int)workers + 1, (double)all / 1e6, (double)limit / 1e6);
@@ -276,7 +276,7 @@ imagine_status imagine__pool_create(imagine__pool **pool, imagine_context *conte
     size_t size = sizeof(imagine__pool) + (size_t)workers * sizeof(worker);
     imagine__pool *made = imagine__calloc(context, 1, size);
     if (!made)
-        return imagine__fail_memory(error, size, "the threads");
+        return imagine__fail_memory_in(context, error, size, "the threads");
     made->spin = spin;
     pthread_mutex_init(&made->mutex, NULL);
     /* The host's signal handlers are to run on the host's threads. */

@@ -78,7 +78,7 @@ imagine_status imagine__dit_time(const imagine__dit *dit, imagine__work *work, c
         waves = imagine__lend(work, on_host, (size_t)(rows * freq) * sizeof *waves);
     }
     if (!waves)
-        return imagine__fail_memory(error, (size_t)rows * (size_t)(8 * dim + freq) * sizeof(float),
+        return imagine__fail_memory_in(work->context, error, (size_t)rows * (size_t)(8 * dim + freq) * sizeof(float),
                                     "the time conditioning");
     linear(work, &dit->time_1, waves, hidden, rows, IMAGINE__ACT_SILU);
     linear(work, &dit->time_2, hidden, t, rows, IMAGINE__ACT_NONE);
@@ -131,7 +131,7 @@ static imagine_status text_fill(imagine__dit_text *text, imagine__work *work, co
     float *context = imagine__arena_floats(work->arena, rows * dim);
     imagine_status status = IMAGINE_OK;
     if (!hidden || !context)
-        status = imagine__fail_memory(error, (size_t)rows * (size_t)dim * 2 * sizeof(float), "the text projection");
+        status = imagine__fail_memory_in(work->context, error, (size_t)rows * (size_t)dim * 2 * sizeof(float), "the text projection");
     if (status >= 0) {
         linear(work, &dit->text_1, embeds, hidden, rows, IMAGINE__ACT_GELU_TANH);
         linear(work, &dit->text_2, hidden, context, rows, IMAGINE__ACT_NONE);
@@ -163,17 +163,17 @@ imagine_status imagine__dit_text_create(imagine__dit_text **out, const imagine__
     size_t size = 0;
     if (!imagine__mul_size((size_t)batch * (size_t)length, (size_t)dit->dim * 2 * value_size(work->context), &size) ||
         !imagine__mul_size(size, (size_t)dit->config.layers, &size))
-        return imagine__fail_memory(error, SIZE_MAX, "the text's keys and values");
+        return imagine__fail_memory_in(work->context, error, SIZE_MAX, "the text's keys and values");
     imagine__dit_text *text = imagine__calloc(work->context, 1, sizeof *text);
     if (!text)
-        return imagine__fail_memory(error, sizeof *text, "the text conditioning");
+        return imagine__fail_memory_in(work->context, error, sizeof *text, "the text conditioning");
     text->context = work->context;
     text->dit = dit;
     text->batch = batch;
     text->length = length;
     text->kv = imagine__alloc_values(work->context, size);
     imagine_status status = text->kv ? text_fill(text, work, embeds, error)
-                                     : imagine__fail_memory(error, size, "the text's keys and values");
+                                     : imagine__fail_memory_in(work->context, error, size, "the text's keys and values");
     if (status < 0) {
         imagine__dit_text_free(text);
         return status;

@@ -115,7 +115,7 @@ imagine_status imagine__dit_read_config(imagine__dit_config *config, imagine_con
     size_t length = strlen(folder);
     char *path = imagine__alloc(context, length + sizeof name);
     if (!path)
-        return imagine__fail_memory(error, length + sizeof name, "a path");
+        return imagine__fail_memory_in(context, error, length + sizeof name, "a path");
     memcpy(path, folder, length);
     memcpy(path + length, name, sizeof name);
     imagine__config *file = NULL;

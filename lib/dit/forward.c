@@ -208,7 +208,7 @@ static imagine_status embed(forward *f, imagine_error *error)
     imagine__arena_mark mark = imagine__arena_save(f->work->arena);
     float *patches = imagine__arena_floats(f->work->arena, f->rows * row);
     if (!patches)
-        return imagine__fail_memory(error, (size_t)(f->rows * row) * sizeof(float), "the patches");
+        return imagine__fail_memory_in(f->work->context, error, (size_t)(f->rows * row) * sizeof(float), "the patches");
     for (int32_t b = 0; b < in->batch; b++) {
         imagine__patch_args args = { .x = in->x + b * clip,
                                      .y = patches + b * f->tokens * row,
@@ -235,7 +235,7 @@ static imagine_status project(forward *f, imagine_error *error)
     int64_t clip = (int64_t)c->out_channels * in->frames * in->height * in->width;
     float *patches = imagine__arena_floats(f->work->arena, f->rows * row);
     if (!patches)
-        return imagine__fail_memory(error, (size_t)(f->rows * row) * sizeof(float), "the patches");
+        return imagine__fail_memory_in(f->work->context, error, (size_t)(f->rows * row) * sizeof(float), "the patches");
     imagine__dit_modulate(f->work, f->dit->modulation, f->temb, f->mod, f->mod_rows, 2, 1, dim);
     norm(f, NULL, NULL, f->mod, 2 * dim);
     linear(f, (imagine__linear_args){ .w = &f->dit->out, .x = f->n, .x_type = f->type, .y = patches, .m = f->rows });
@@ -282,7 +282,7 @@ static imagine_status prepare(forward *f, imagine_error *error)
     f->n = imagine__arena_values(f->work->arena, f->rows * dim, f->type);
     f->mod = imagine__arena_floats(f->work->arena, f->mod_rows * 6 * dim);
     if (!f->x || !f->n || !f->mod)
-        return imagine__fail_memory(error, (size_t)((2 * f->rows + 6 * f->mod_rows) * dim) * sizeof(float),
+        return imagine__fail_memory_in(f->work->context, error, (size_t)((2 * f->rows + 6 * f->mod_rows) * dim) * sizeof(float),
                                     "the transformer's activations");
     imagine_status status =
         imagine__dit_rope(f->work, f->dit->config.head_dim, f->grid, &f->cosines, &f->sines, error);
@@ -334,7 +334,7 @@ static imagine_status hold_inner(forward *f, imagine_error *error)
         count = f->ffn_rows * ffn;
     f->inner = imagine__arena_values(f->work->arena, count, f->type);
     return f->inner ? IMAGINE_OK
-                    : imagine__fail_memory(error, (size_t)count * sizeof(float), "a transformer block's activations");
+                    : imagine__fail_memory_in(f->work->context, error, (size_t)count * sizeof(float), "a transformer block's activations");
 }
 
 /* What the launches of a block's parts depend on beside its weights. Blocks that are streamed lie elsewhere each time. */

@@ -167,7 +167,7 @@ static imagine_status load_blocks(imagine__dit *dit, int streamed, imagine_error
     imagine__dit_block looked = { 0 };
     dit->blocks = streamed ? NULL : imagine__calloc(dit->context, (size_t)layers, sizeof *dit->blocks);
     if (!streamed && !dit->blocks)
-        return imagine__fail_memory(error, (size_t)layers * sizeof *dit->blocks, "the transformer's blocks");
+        return imagine__fail_memory_in(dit->context, error, (size_t)layers * sizeof *dit->blocks, "the transformer's blocks");
     dit->loaded.check = streamed;
     imagine_status status = IMAGINE_OK;
     for (int32_t i = 0; status >= 0 && i < layers; i++) {
@@ -187,7 +187,7 @@ static imagine_status load(imagine__dit **out, imagine_context *context, const i
 {
     imagine__dit *dit = imagine__calloc(context, 1, sizeof *dit);
     if (!dit)
-        return imagine__fail_memory(error, sizeof *dit, "the transformer");
+        return imagine__fail_memory_in(context, error, sizeof *dit, "the transformer");
     dit->context = context;
     dit->config = *config;
     dit->dim = (int64_t)config->heads * config->head_dim;

@@ -76,7 +76,7 @@ static imagine_status make_table(imagine__work *work, int32_t head_dim, const in
     for (int a = 0; a < 3; a++)
         job.axes[a] = imagine__arena_host_floats(work->arena, (int64_t)grid[a] * job.pairs[a] * 2);
     if (!job.cosines || !job.sines || !job.axes[0] || !job.axes[1] || !job.axes[2])
-        return imagine__fail_memory(error, (size_t)tokens * (size_t)half * 8, "the position table");
+        return imagine__fail_memory_in(work->context, error, (size_t)tokens * (size_t)half * 8, "the position table");
     imagine__parallel(&work->run, 3, fill_axis, &job);
     imagine__parallel(&work->run, (int64_t)grid[0] * grid[1], fill_row, &job);
     imagine__arena_restore(work->arena, mark);
@@ -95,7 +95,7 @@ static imagine_status keep_table(imagine__work *work, const int32_t key[4], cons
     work->positions.cosines = imagine__alloc_values(work->context, size);
     work->positions.sines = imagine__alloc_values(work->context, size);
     if (!work->positions.cosines || !work->positions.sines)
-        return imagine__fail_memory(error, 2 * size, "the position table");
+        return imagine__fail_memory_in(work->context, error, 2 * size, "the position table");
     imagine__upload(work, work->positions.cosines, 0, cosines, 0, size, 1);
     imagine__upload(work, work->positions.sines, 0, sines, 0, size, 1);
     if (!imagine__run_stopped(&work->run))

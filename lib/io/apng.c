@@ -283,7 +283,7 @@ imagine_status imagine__apng_decode(imagine_context *context, const char *name, 
     if (a.stream && a.canvas && a.saved)
         status = read_frames(&a, imagine_buffer_data(*frames), error);
     else
-        status = imagine__fail_memory(error, size + 2 * canvas, name);
+        status = imagine__fail_memory_in(context, error, size + 2 * canvas, name);
     imagine__free(context, a.saved);
     imagine__free(context, a.canvas);
     imagine__free(context, a.stream);

@@ -90,7 +90,7 @@ static imagine_status list_folder(names *n, const char *folder, imagine_error *e
     struct dirent *entry;
     for (errno = 0; status >= 0 && (entry = readdir(dir)); errno = 0)
         if (is_png(entry->d_name) && !add_name(n, folder, entry->d_name))
-            status = imagine__fail_memory(error, 64, "the names of a folder");
+            status = imagine__fail_memory_in(n->context, error, 64, "the names of a folder");
     if (status >= 0 && errno)
         status = imagine__fail_errno(error, IMAGINE_ERROR_IO, errno, "%s: cannot be read", folder);
     closedir(dir);

@@ -105,7 +105,7 @@ imagine_status imagine__png_decode(imagine_context *context, const char *name, c
         info = png_create_info_struct(png);
     if (!info) {
         png_destroy_read_struct(&png, NULL, NULL);
-        return imagine__fail_memory(error, 0, name);
+        return imagine__fail_memory_in(context, error, 0, name);
     }
     volatile int failed = 1;
     if (!setjmp(png_jmpbuf(png))) {
@@ -120,7 +120,7 @@ imagine_status imagine__png_decode(imagine_context *context, const char *name, c
     imagine__free(context, pixels->rgba);
     pixels->rgba = NULL;
     if (r.out_of_memory)
-        return imagine__fail_memory(error, (size_t)pixels->width * pixels->height * 4, name);
+        return imagine__fail_memory_in(context, error, (size_t)pixels->width * pixels->height * 4, name);
     return imagine__fail(error, IMAGINE_ERROR_FORMAT, "%s: %s", name, r.message);
 }
 
@@ -197,12 +197,12 @@ imagine_status imagine__png_deflate(imagine_context *context, const uint8_t *rgb
     imagine_status status = IMAGINE_OK;
     if (!line || deflateInit(&z, 6) != Z_OK) {
         imagine__free(context, line);
-        return imagine__fail_memory(error, 2 * count + 1, "the PNG compressor");
+        return imagine__fail_memory_in(context, error, 2 * count + 1, "the PNG compressor");
     }
     uLong bound = deflateBound(&z, (uLong)((count + 1) * height));
     out = bound <= UINT32_MAX ? imagine__alloc(context, bound) : NULL;
     if (!out) {
-        status = imagine__fail_memory(error, bound, "a compressed picture");
+        status = imagine__fail_memory_in(context, error, bound, "a compressed picture");
     } else {
         z.next_out = out;
         z.avail_out = (uInt)bound;

@@ -197,7 +197,7 @@ imagine_status imagine_buffer_save(imagine_context *context, const char *path, u
     text header = { .context = context };
     uint32_t *order = imagine__alloc(context, ((size_t)count + 1) * sizeof *order);
     if (!order)
-        return imagine__fail_memory(error, count * sizeof *order, path);
+        return imagine__fail_memory_in(context, error, count * sizeof *order, path);
     sort(order, count, buffers, names);
     uint64_t offset = 0;
     put_text(&header, "{");
@@ -212,7 +212,7 @@ imagine_status imagine_buffer_save(imagine_context *context, const char *path, u
     imagine__json json;
     imagine__json_init(&json, header.bytes, header.size);
     if (header.failed)
-        status = imagine__fail_memory(error, header.size, path);
+        status = imagine__fail_memory_in(context, error, header.size, path);
     else if (imagine__json_next(&json) != IMAGINE__JSON_OBJECT || !imagine__json_skip(&json))
         status = imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "names: %s", json.error); /* not UTF-8 */
     else

@@ -51,7 +51,7 @@ static imagine_status add_entry(imagine_context *context, imagine__config *confi
         size_t capacity = config->capacity ? 2 * config->capacity : 32;
         entry *entries = imagine__realloc(context, config->entries, capacity * sizeof *entries);
         if (!entries)
-            return imagine__fail_memory(error, capacity * sizeof *entries, config->path);
+            return imagine__fail_memory_in(context, error, capacity * sizeof *entries, config->path);
         config->entries = entries;
         config->capacity = capacity;
     }
@@ -104,13 +104,13 @@ imagine_status imagine__config_open(imagine__config **config, imagine_context *c
     *config = NULL;
     imagine__config *made = imagine__calloc(context, 1, sizeof *made);
     if (!made)
-        return imagine__fail_memory(error, sizeof *made, path);
+        return imagine__fail_memory_in(context, error, sizeof *made, path);
     imagine_status status = imagine__read_file(context, path, LARGEST_CONFIG, &made->text, &made->size, error);
     if (status >= 0) {
         made->path = imagine__strdup(context, path);
         made->strings = imagine__alloc(context, made->size + 1);
         status =
-            made->path && made->strings ? parse(context, made, error) : imagine__fail_memory(error, made->size, path);
+            made->path && made->strings ? parse(context, made, error) : imagine__fail_memory_in(context, error, made->size, path);
     }
     if (status < 0)
         imagine__config_close(context, made);

@@ -80,7 +80,7 @@ imagine_status imagine__read_file(imagine_context *context, const char *path, si
         status = imagine__fail(error, IMAGINE_ERROR_FORMAT, "%s: %llu bytes long; at most %zu are read", path,
                                (unsigned long long)length, limit);
     } else if (!(*data = imagine__alloc(context, (size_t)length + 1))) {
-        status = imagine__fail_memory(error, (size_t)length, path);
+        status = imagine__fail_memory_in(context, error, (size_t)length, path);
     } else {
         status = imagine__pread(fd, path, 0, *data, length, error);
         (*data)[length] = 0;

@@ -102,10 +102,11 @@ static void drop_last(imagine__loaded *loaded, size_t size)
     loaded->bytes -= size;
 }
 
-static imagine_status fail_memory(const imagine__tensor *t, size_t size, imagine_error *error)
+static imagine_status fail_memory(const imagine__loaded *loaded, const imagine__tensor *t, size_t size, imagine_error *error)
 {
-    return imagine__fail(error, IMAGINE_ERROR_NO_MEMORY, "out of memory: %zu bytes for tensor \"%s\" could not be had",
-                         size, t->name);
+    char what[160];
+    snprintf(what, sizeof what, "tensor \"%.140s\"", t->name);
+    return imagine__fail_memory_in(loaded->context, error, size, what);
 }
 
 static imagine_status check_cancel(const imagine__loaded *loaded, imagine_error *error)
@@ -124,7 +125,7 @@ static imagine_status find(imagine__loaded *loaded, const char *name, const imag
     if (!loaded->asked)
         loaded->asked = imagine__calloc(loaded->context, (size_t)imagine__weights_count(loaded->weights) + 1, 1);
     if (!loaded->asked)
-        return imagine__fail_memory(error, (size_t)imagine__weights_count(loaded->weights), "a list of tensors");
+        return imagine__fail_memory_in(loaded->context, error, (size_t)imagine__weights_count(loaded->weights), "a list of tensors");
     const imagine__tensor *t = imagine__weights_find(loaded->weights, name);
     if (!t)
         return imagine__fail(error, IMAGINE_ERROR_MODEL, "%s: tensor \"%s\" is missing",
@@ -135,13 +136,13 @@ static imagine_status find(imagine__loaded *loaded, const char *name, const imag
             error, IMAGINE_ERROR_UNSUPPORTED,
             "%s: tensor \"%s\" is stored in a type that weights may not have; f32, bf16, f16 and f64 are read",
             imagine__weights_path(loaded->weights, t), name);
-    *tensor = t;
     if (!t->size) { /* a product over nothing: kernels may leave its result as it was */
         char is[128];
         imagine__shape_text(is, sizeof is, t->ndim, t->shape);
         return imagine__fail(error, IMAGINE_ERROR_MODEL, "%s: tensor \"%s\" is %s, and weights must not be empty",
                              imagine__weights_path(loaded->weights, t), name, is);
     }
+    *tensor = t;
     return IMAGINE_OK;
 }
 
@@ -234,7 +235,7 @@ static imagine_status read_elements(imagine__loaded *loaded, const imagine__tens
     uint64_t piece = count < STAGING / 8 ? count : STAGING / 8;
     void *raw = stage(loaded, 1, (size_t)piece * size);
     if (!raw)
-        return fail_memory(t, (size_t)piece * size, error);
+        return fail_memory(loaded, t, (size_t)piece * size, error);
     imagine_status status = IMAGINE_OK;
     for (uint64_t at = 0; at < count && status >= 0 && !planning; at += piece) {
         uint64_t now = count - at < piece ? count - at : piece;
@@ -269,7 +270,7 @@ static imagine_status begin_upload(imagine__loaded *loaded, const imagine__tenso
     }
     if (!loaded->uploader)
         loaded->uploader = imagine__uploader_create(loaded->context, (size_t)size);
-    return loaded->uploader ? IMAGINE_OK : fail_memory(t, 2 * (size_t)size, error);
+    return loaded->uploader ? IMAGINE_OK : fail_memory(loaded, t, 2 * (size_t)size, error);
 }
 
 /* From memory that the uploader gave to the device. */
@@ -359,7 +360,7 @@ static imagine_status send_parts(imagine__loaded *loaded, imagine__linear_weight
 {
     size_t row = (size_t)w->k * type_size(w->type), size = (size_t)w->n * row;
     char *packed = imagine__loaded_keep(loaded, size);
-    imagine_status status = packed ? IMAGINE_OK : fail_memory(parts[0], size, error);
+    imagine_status status = packed ? IMAGINE_OK : fail_memory(loaded, parts[0], size, error);
     int64_t done = 0;
     for (int32_t i = 0; done < w->n && status >= 0; done += rows[i++])
         status = read_values(loaded, parts[i], 0, (uint64_t)(rows[i] * w->k), w->type, packed + (size_t)done * row, error);
@@ -381,7 +382,7 @@ static imagine_status pack_parts(imagine__loaded *loaded, imagine__linear_weight
     void *packed = imagine__loaded_keep(loaded, size), *staging = stage(loaded, 0, (size_t)step * row);
     imagine_status status = IMAGINE_OK;
     if (!packed || !staging)
-        status = fail_memory(parts[0], size, error);
+        status = fail_memory(loaded, parts[0], size, error);
     for (int64_t first = 0; first < w->n && status >= 0; first += step) {
         int64_t count = w->n - first < step ? w->n - first : step;
         status = read_rows(loaded, parts, rows, first, count, w->k, w->type, staging, error);
@@ -464,7 +465,7 @@ imagine_status imagine__load_linear_stack(imagine__loaded *loaded, imagine__line
     }
     float *values = loaded->check ? NULL : imagine__loaded_keep(loaded, (size_t)made.n * sizeof *values);
     if (!values && !loaded->check)
-        return imagine__fail_memory(error, (size_t)made.n * sizeof *values, "a bias");
+        return imagine__fail_memory_in(loaded->context, error, (size_t)made.n * sizeof *values, "a bias");
     made.bias = values;
     int64_t at = 0;
     for (int32_t i = 0; i < count; at += rows[i++]) {
@@ -505,7 +506,7 @@ static imagine_status send_conv(imagine__loaded *loaded, const imagine__conv_wei
     most = most < w->cout ? most : w->cout;
     void *raw = stage(loaded, 0, (size_t)(most * values) * type_size(w->type));
     if (!raw)
-        return fail_memory(t, (size_t)(most * values) * type_size(w->type), error);
+        return fail_memory(loaded, t, (size_t)(most * values) * type_size(w->type), error);
     for (int64_t first = 0; first < w->cout && status >= 0; first += most) {
         int64_t count = w->cout - first < most ? w->cout - first : most;
         int code;
@@ -529,7 +530,7 @@ static imagine_status pack_conv(imagine__loaded *loaded, const imagine__conv_wei
     size_t size = (size_t)elements(t) * type_size(w->type);
     void *raw = stage(loaded, 0, size);
     if (!raw)
-        return fail_memory(t, size, error);
+        return fail_memory(loaded, t, size, error);
     imagine_status status = read_elements(loaded, t, 0, (uint64_t)elements(t), w->type, raw, error);
     if (status >= 0)
         imagine__context_kernels(loaded->context)->pack_conv(packed, raw, w->cout, w->cin, w->kt, w->kh, w->kw, w->type);
@@ -543,7 +544,7 @@ static imagine_status keep_conv(imagine__loaded *loaded, imagine__conv_weight *w
     size_t size = imagine__context_kernels(loaded->context)->conv_packed_size(w->cout, w->cin, w->kt, w->kh, w->kw, w->type);
     void *packed = imagine__loaded_keep(loaded, size);
     if (!packed)
-        return fail_memory(t, size, error);
+        return fail_memory(loaded, t, size, error);
     imagine_status status = imagine__on_device(loaded->context) ? send_conv(loaded, w, t, packed, error)
                                                                 : pack_conv(loaded, w, t, packed, error);
     if (status < 0)
@@ -604,7 +605,7 @@ imagine_status imagine__load_floats(imagine__loaded *loaded, const float **value
         return load_floats_into(loaded, name, count, NULL, error);
     float *made = imagine__loaded_keep(loaded, size);
     if (!made)
-        return imagine__fail_memory(error, size, name);
+        return imagine__fail_memory_in(loaded->context, error, size, name);
     status = load_floats_into(loaded, name, count, made, error);
     if (status < 0)
         drop_last(loaded, size);
@@ -635,7 +636,7 @@ imagine_status imagine__load_table(imagine__loaded *loaded, const void **table, 
         return IMAGINE_OK;
     void *made = imagine__loaded_keep(loaded, size);
     if (!made)
-        return fail_memory(t, size, error);
+        return fail_memory(loaded, t, size, error);
     status = read_values(loaded, t, 0, (uint64_t)elements(t), kept, made, error);
     if (status < 0) {
         drop_last(loaded, size);

@@ -57,7 +57,7 @@ imagine_status imagine_model_open(imagine_model **model, imagine_context *contex
         return status;
     imagine_model *made = imagine__calloc(context, 1, sizeof *made);
     if (!made)
-        return imagine__fail_memory(error, sizeof *made, "a model");
+        return imagine__fail_memory_in(context, error, sizeof *made, "a model");
     atomic_init(&made->references, 1);
     made->context = imagine_context_retain(context);
     made->weights = weights;
@@ -74,7 +74,7 @@ imagine_status imagine_model_open(imagine_model **model, imagine_context *contex
                                            .guidance_2 = 5,
                                            .shift = 3 };
     made->path = imagine__strdup(context, path);
-    status = made->path ? imagine__pack_read(made, error) : imagine__fail_memory(error, 1, "a model's path");
+    status = made->path ? imagine__pack_read(made, error) : imagine__fail_memory_in(context, error, 1, "a model's path");
     if (status < 0)
         imagine_model_release(&made);
     *model = made;
@@ -150,7 +150,7 @@ imagine_status imagine__model_plan(imagine_model **plan, imagine_model *model, i
     imagine_model *made = imagine__calloc(planning, 1, sizeof *made);
     *plan = made;
     if (!made)
-        return imagine__fail_memory(error, sizeof *made, "a plan");
+        return imagine__fail_memory_in(planning, error, sizeof *made, "a plan");
     atomic_init(&made->references, 1);
     made->context = imagine_context_retain(planning);
     made->real = model;
@@ -280,7 +280,7 @@ static imagine_status plan_tokenizer(void **held, imagine_context *context, cons
         return IMAGINE_OK;
     imagine__free(context, *held);
     *held = NULL;
-    return imagine__fail_memory(error, (size_t)size, "the tokenizer");
+    return imagine__fail_memory_in(context, error, (size_t)size, "the tokenizer");
 }
 
 static imagine_status load_tokenizer(imagine_model *model, void **loaded, const imagine_cancel *cancel,

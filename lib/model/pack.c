@@ -22,7 +22,7 @@ imagine_status imagine__model_path(const imagine_model *model, const char *stage
     size_t size = strlen(model->path) + (stage ? strlen(stage) + 1 : 0) + strlen(file) + 2;
     *path = imagine__alloc(model->context, size);
     if (!*path)
-        return imagine__fail_memory(error, size, "a path");
+        return imagine__fail_memory_in(model->context, error, size, "a path");
     snprintf(*path, size, "%s/%s%s%s", model->path, stage ? stage : "", stage ? "/" : "", file);
     return IMAGINE_OK;
 }

@@ -29,7 +29,7 @@ imagine_status imagine__random_values(imagine_context *context, void *values, in
     size_t size = (size_t)count * (type == IMAGINE__W_BF16 ? 2 : 4), first = size < PIECE ? size : PIECE;
     void *piece = imagine__alloc(context, first ? first : 1);
     if (!piece)
-        return imagine__fail_memory(error, first, "random numbers");
+        return imagine__fail_memory_in(context, error, first, "random numbers");
     fill_piece(piece, first, type, deviation);
     int code = imagine__fill_now(context, values, size, piece, first);
     imagine__free(context, piece);
@@ -50,7 +50,7 @@ static void *make(imagine__loaded *loaded, int64_t count, imagine__wtype type, d
         *status = imagine__fail(error, IMAGINE_ERROR_CANCELLED, "cancelled while the weights were made");
     else
         *status = made ? imagine__random_values(loaded->context, made, count, type, deviation, error)
-                       : imagine__fail_memory(error, size, "random weights");
+                       : imagine__fail_memory_in(loaded->context, error, size, "random weights");
     return *status < 0 ? NULL : made;
 }
 

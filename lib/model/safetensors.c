@@ -98,7 +98,7 @@ static imagine_status read_metadata(reader *r)
             size_t capacity = r->metadata_capacity ? 2 * r->metadata_capacity : 16;
             char **keys = imagine__realloc(r->context, r->metadata, capacity * sizeof *keys);
             if (!keys)
-                return imagine__fail_memory(r->error, capacity * sizeof *keys, r->path);
+                return imagine__fail_memory_in(r->context, r->error, capacity * sizeof *keys, r->path);
             r->metadata = keys;
             r->metadata_capacity = capacity;
         }
@@ -187,7 +187,7 @@ static imagine_status add_tensor(reader *r, const imagine__tensor *t)
         size_t capacity = w->capacity ? 2 * w->capacity : 64;
         imagine__tensor *tensors = imagine__realloc(r->context, w->tensors, capacity * sizeof *tensors);
         if (!tensors)
-            return imagine__fail_memory(r->error, capacity * sizeof *tensors, r->path);
+            return imagine__fail_memory_in(r->context, r->error, capacity * sizeof *tensors, r->path);
         w->tensors = tensors;
         w->capacity = capacity;
     }
@@ -243,7 +243,7 @@ static imagine_status check_layout(reader *r, size_t first)
     uint64_t at = 0;
     uint32_t *order = imagine__alloc(r->context, (most + 1) * sizeof *order);
     if (!order)
-        return imagine__fail_memory(r->error, most * sizeof *order, r->path);
+        return imagine__fail_memory_in(r->context, r->error, most * sizeof *order, r->path);
     imagine_status status = IMAGINE_OK;
     imagine__sort(order, r->metadata_count, r->metadata, by_text);
     for (size_t i = 1; i < r->metadata_count && status >= 0; i++)
@@ -289,7 +289,7 @@ imagine_status imagine__weights_add(imagine__weights *weights, int32_t index, co
     reader r = { .context = context, .weights = weights, .error = error, .path = path, .file = index };
     file->path = imagine__strdup(context, path);
     if (!file->path)
-        return imagine__fail_memory(error, strlen(path), path);
+        return imagine__fail_memory_in(context, error, strlen(path), path);
     imagine_status status = imagine__open_file(path, &file->fd, &file->size, error);
     if (status < 0)
         return status;
@@ -305,7 +305,7 @@ imagine_status imagine__weights_add(imagine__weights *weights, int32_t index, co
     char *header = imagine__alloc(context, (size_t)length);
     r.names = file->names = imagine__alloc(context, (size_t)length);
     status = header && r.names ? imagine__pread(file->fd, path, 8, header, length, error)
-                               : imagine__fail_memory(error, (size_t)length, path);
+                               : imagine__fail_memory_in(context, error, (size_t)length, path);
     if (status >= 0)
         status = read_header(&r, file, header, length);
     imagine__free(context, r.metadata);

@@ -106,7 +106,7 @@ imagine_status imagine__stream_open(imagine__stream **stream, const imagine__wor
     *stream = NULL;
     imagine__stream *s = imagine__calloc(work->context, 1, sizeof *s);
     if (!s)
-        return imagine__fail_memory(error, sizeof *s, "reading weights");
+        return imagine__fail_memory_in(work->context, error, sizeof *s, "reading weights");
     s->context = work->context;
     s->count = count;
     s->size = size;
@@ -126,7 +126,7 @@ imagine_status imagine__stream_open(imagine__stream **stream, const imagine__wor
     }
     if (!all) {
         imagine__stream_close(s);
-        return imagine__fail_memory(error, size, "reading weights");
+        return imagine__fail_memory_in(work->context, error, size, "reading weights");
     }
     begin(s);
     *stream = s;

@@ -48,12 +48,12 @@ static imagine_status create(imagine__weights **weights, imagine_context *contex
     *weights = NULL;
     imagine__weights *made = imagine__calloc(context, 1, sizeof *made);
     if (!made)
-        return imagine__fail_memory(error, sizeof *made, "a set of weights");
+        return imagine__fail_memory_in(context, error, sizeof *made, "a set of weights");
     made->context = imagine_context_retain(context);
     made->files = imagine__calloc(context, files, sizeof *made->files);
     if (!made->files) {
         imagine__weights_close(made);
-        return imagine__fail_memory(error, files * sizeof *made->files, "a set of weights");
+        return imagine__fail_memory_in(context, error, files * sizeof *made->files, "a set of weights");
     }
     made->file_count = files;
     for (size_t i = 0; i < files; i++)
@@ -85,7 +85,7 @@ static imagine_status finish(imagine__weights *weights, imagine_error *error)
 {
     weights->by_name = imagine__alloc(weights->context, (weights->count + 1) * sizeof(uint32_t));
     if (!weights->by_name)
-        return imagine__fail_memory(error, weights->count * sizeof(uint32_t), "a set of weights");
+        return imagine__fail_memory_in(weights->context, error, weights->count * sizeof(uint32_t), "a set of weights");
     imagine__sort(weights->by_name, weights->count, weights->tensors, by_name);
     for (size_t i = 1; i < weights->count; i++) {
         const imagine__tensor *a = &weights->tensors[weights->by_name[i - 1]],
@@ -176,7 +176,7 @@ static imagine_status read_weight_map(shards *s, imagine__json *json)
             size_t capacity = s->map_capacity ? 2 * s->map_capacity : 256;
             void *map = imagine__realloc(s->context, s->map, capacity * sizeof *s->map);
             if (!map)
-                return imagine__fail_memory(s->error, capacity * sizeof *s->map, s->path);
+                return imagine__fail_memory_in(s->context, s->error, capacity * sizeof *s->map, s->path);
             s->map = map;
             s->map_capacity = capacity;
         }
@@ -226,7 +226,7 @@ static imagine_status open_shards(imagine__weights **weights, const shards *s, c
     for (size_t i = 0; i < s->file_count && status >= 0; i++) {
         char *path = join(s->context, folder, s->files[i], "");
         status = path ? imagine__weights_add(*weights, (int32_t)i, path, s->error)
-                      : imagine__fail_memory(s->error, strlen(folder), s->path);
+                      : imagine__fail_memory_in(s->context, s->error, strlen(folder), s->path);
         imagine__free(s->context, path);
     }
     if (status >= 0)
@@ -264,7 +264,7 @@ static imagine_status open_index(imagine__weights **weights, imagine_context *co
             status = open_shards(weights, s, folder);
         imagine__free(context, s->map);
     } else {
-        status = imagine__fail_memory(error, size, path);
+        status = imagine__fail_memory_in(context, error, size, path);
     }
     imagine__free(context, names);
     imagine__free(context, s);
@@ -280,7 +280,7 @@ imagine_status imagine__weights_open(imagine__weights **weights, imagine_context
          *index = join(context, folder, base, ".safetensors.index.json");
     imagine__path_kind whole = IMAGINE__PATH_NONE, parts = IMAGINE__PATH_NONE;
     imagine_status status = file && index ? imagine__look(file, &whole, error)
-                                          : imagine__fail_memory(error, strlen(folder), "a path");
+                                          : imagine__fail_memory_in(context, error, strlen(folder), "a path");
     if (status >= 0 && !whole)
         status = imagine__look(index, &parts, error);
     if (status >= 0)

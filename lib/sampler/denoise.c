@@ -24,7 +24,7 @@ static imagine_status read_timesteps(imagine_sampler *s, const imagine_buffer *t
     imagine_dtype dtype = imagine__buffer_dtype(timestep);
     float *values = imagine__arena_host_floats(s->work.arena, count);
     if (!values)
-        return imagine__fail_memory(error, (size_t)count * sizeof *values, "the timesteps");
+        return imagine__fail_memory_in(s->context, error, (size_t)count * sizeof *values, "the timesteps");
     if (dtype != IMAGINE_F32 && dtype != IMAGINE_I64 && dtype != IMAGINE_I32)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "timestep: is %s, must be f32, i64 or i32",
                              imagine__dtype_name(dtype));
@@ -104,7 +104,7 @@ static imagine_status denoise(imagine_sampler *s, const imagine_buffer *hidden, 
         .width = (int32_t)x[4],
     };
     if (!input.y)
-        return imagine__fail_memory(error, (size_t)imagine_buffer_size(hidden), "the latents");
+        return imagine__fail_memory_in(s->context, error, (size_t)imagine_buffer_size(hidden), "the latents");
     status = read_timesteps(s, timestep, x[0], tokens, &timesteps, &input.per_token, error);
     if (status < 0 || (status = check_finite(s, input.x, hidden, "hidden_states", error)) < 0 ||
         (status = check_finite(s, embeds, encoder_hidden_states, "encoder_hidden_states", error)) < 0 ||

@@ -74,7 +74,7 @@ static imagine_status noise_init(imagine_sampler *s, imagine_error *error)
         imagine__arena_mark mark = imagine__arena_save(s->work.arena);
         const float *init = imagine__lend(&s->work, clip_of(s->init, b), size);
         if (!init)
-            return imagine__fail_memory(error, size, "the initial latents");
+            return imagine__fail_memory_in(s->context, error, size, "the initial latents");
         s->work.run.kernels->combine(&s->work.run, 2, (const float[]){ 1 - sigma, sigma },
                                      (const float *const[]){ init, x }, x, s->clip);
         imagine__arena_restore(s->work.arena, mark);
@@ -91,7 +91,7 @@ static imagine_status show(imagine_sampler *s, const imagine_buffer *buffer, con
     if (!imagine__on_device(s->context))
         return IMAGINE_OK;
     if (!*held && !(*held = imagine__alloc_values(s->context, size)))
-        return imagine__fail_memory(error, size, "the known latents");
+        return imagine__fail_memory_in(s->context, error, size, "the known latents");
     imagine__upload(&s->work, *held, 0, values, 0, size, 1);
     *seen = *held;
     return IMAGINE_OK;
@@ -121,7 +121,7 @@ imagine_status imagine__sampler_start(imagine_sampler *s, imagine_error *error)
     int keep = s->known && s->o.known_mode == IMAGINE_KNOWN_RENOISED;
     size_t size = (size_t)s->count * sizeof *s->start;
     if (keep && !s->start && !(s->start = imagine__alloc_values(s->context, size)))
-        return imagine__fail_memory(error, size, "the noise of the known latents");
+        return imagine__fail_memory_in(s->context, error, size, "the noise of the known latents");
     if (keep)
         imagine__copy(&s->work, s->start, 0, s->x, 0, size, 1);
     imagine_status status = show_known(s, error);
@@ -318,7 +318,7 @@ int imagine__sampler_tokens(imagine_sampler *s, double timestep, int32_t clips, 
     int64_t grid = s->shape[1] / c->patch_t, tokens = s->clip / (s->shape[0] * c->patch_t * c->patch_h * c->patch_w);
     float *all = imagine__arena_host_floats(s->work.arena, clips * tokens);
     if (!all)
-        return imagine__fail_memory(error, (size_t)(clips * tokens) * sizeof *all, "the timesteps");
+        return imagine__fail_memory_in(s->context, error, (size_t)(clips * tokens) * sizeof *all, "the timesteps");
     token_job job = { s, (float)timestep, all };
     imagine__parallel(&s->work.run, grid, fill_tokens, &job);
     imagine__copy_host(s->context, all + tokens, (size_t)tokens * sizeof *all, all, 0,

@@ -52,7 +52,7 @@ static imagine_status guide(imagine_sampler *s, const float *negative, double sc
     imagine__arena_mark mark = imagine__arena_save(s->work.arena);
     double *alone = share > 0 ? imagine__arena_alloc(s->work.arena, size) : NULL;
     if (share > 0 && !alone)
-        return imagine__fail_memory(error, size, "the spread of the predictions");
+        return imagine__fail_memory_in(s->context, error, size, "the spread of the predictions");
     if (alone)
         run->kernels->spread(run, s->v, s->o.batch, s->clip, alone);
     run->kernels->combine(run, 2, weights, terms, s->v, s->count);

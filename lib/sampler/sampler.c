@@ -120,7 +120,7 @@ imagine_status imagine__sampler_create(imagine_sampler **sampler, imagine_model 
     imagine_context *context = imagine__model_context(model);
     imagine_sampler *made = imagine__calloc(context, 1, sizeof *made);
     if (!made)
-        return imagine__fail_memory(error, sizeof *made, "a sampler");
+        return imagine__fail_memory_in(context, error, sizeof *made, "a sampler");
     made->model = imagine_model_retain(model);
     made->context = context;
     status = set_up(made, reading, options, error);
@@ -222,7 +222,7 @@ imagine_status imagine__sampler_noise(imagine_sampler *s, uint32_t purpose, floa
     int64_t pieces = (s->shape[2] * s->shape[3] + NOISE_PIECE - 1) / NOISE_PIECE;
     noise_job job = { s, purpose, imagine__borrow(&s->work, out, size, IMAGINE__WRITE), pieces };
     if (!job.out)
-        return imagine__fail_memory(error, size, "the noise");
+        return imagine__fail_memory_in(s->context, error, size, "the noise");
     imagine__parallel(&s->work.run, s->o.batch * s->shape[1] * s->shape[0] * pieces, noise_piece, &job);
     imagine__return(&s->work, out, job.out, size);
     imagine__arena_restore(s->work.arena, mark);

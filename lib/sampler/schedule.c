@@ -111,7 +111,7 @@ imagine_status imagine__schedule_make(imagine__schedule *schedule, imagine_conte
     s.timesteps = imagine__calloc(context, (size_t)s.steps, sizeof *s.timesteps);
     if (!s.sigmas || !s.timesteps) {
         imagine__schedule_free(&s, context);
-        return imagine__fail_memory(error, (2 * (size_t)s.steps + 1) * sizeof(double), "the schedule");
+        return imagine__fail_memory_in(context, error, (2 * (size_t)s.steps + 1) * sizeof(double), "the schedule");
     }
     if (preset->fill)
         preset->fill(&s, preset, shift);

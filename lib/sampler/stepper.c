@@ -24,7 +24,7 @@ imagine_status imagine__stepper_create(imagine__stepper **out, imagine__work *wo
     *out = NULL;
     imagine__stepper *s = imagine__calloc(work->context, 1, sizeof *s);
     if (!s)
-        return imagine__fail_memory(error, sizeof *s, "the step rule");
+        return imagine__fail_memory_in(work->context, error, sizeof *s, "the step rule");
     s->work = work;
     s->schedule = schedule;
     s->count = count;

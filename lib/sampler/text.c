@@ -76,7 +76,7 @@ static imagine_status pad_both(imagine_sampler *s, const imagine_buffer *positiv
         return status;
     *rows = experts ? s->rows : imagine__arena_floats(s->work.arena, count);
     if (!*rows)
-        return imagine__fail_memory(error, (size_t)count * sizeof **rows, "the text conditioning");
+        return imagine__fail_memory_in(s->context, error, (size_t)count * sizeof **rows, "the text conditioning");
     pad_text(s, positive, length, *rows);
     if (s->guided)
         pad_text(s, negative, length, *rows + half);

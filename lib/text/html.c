@@ -163,12 +163,12 @@ imagine_status imagine__clean_prompt(imagine_context *context, const char *promp
     if (bad < length)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "the prompt is not UTF-8 from byte %zu", bad);
     if (!imagine__mul_size(length + 1, 4, &room))
-        return imagine__fail_memory(error, length, "the prompt");
+        return imagine__fail_memory_in(context, error, length, "the prompt");
     char *once = imagine__alloc(context, 2 * length + 1), *twice = imagine__alloc(context, room);
     if (!once || !twice) {
         imagine__free(context, once);
         imagine__free(context, twice);
-        return imagine__fail_memory(error, room, "the prompt");
+        return imagine__fail_memory_in(context, error, room, "the prompt");
     }
     size_t end = unescape(prompt, length, cancel, once);
     end = unescape(once, end, cancel, twice);

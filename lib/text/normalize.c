@@ -18,7 +18,7 @@ imagine_status imagine__text_add(imagine__text *text, const char *bytes, size_t 
         size_t capacity = (text->size + size) * 2 + 64;
         char *grown = imagine__realloc(text->context, text->bytes, capacity);
         if (!grown)
-            return imagine__fail_memory(error, capacity, "the tokenizer's text");
+            return imagine__fail_memory_in(text->context, error, capacity, "the tokenizer's text");
         text->bytes = grown;
         text->capacity = capacity;
     }
@@ -44,7 +44,7 @@ imagine_status imagine__spans_push(imagine__spans *spans, imagine__span span, im
         size_t capacity = spans->capacity * 2 + 16;
         imagine__span *grown = imagine__realloc(spans->text.context, spans->items, capacity * sizeof *grown);
         if (!grown)
-            return imagine__fail_memory(error, capacity * sizeof *grown, "the tokenizer's text");
+            return imagine__fail_memory_in(spans->text.context, error, capacity * sizeof *grown, "the tokenizer's text");
         spans->items = grown;
         spans->capacity = capacity;
     }

@@ -59,7 +59,7 @@ static inline imagine_status unsupported(reader *r, const char *field)
 
 static inline imagine_status no_memory(reader *r, size_t size)
 {
-    return imagine__fail_memory(r->error, size, r->path);
+    return imagine__fail_memory_in(r->context, r->error, size, r->path);
 }
 
 /* Moves on from a key to its value, which must be of this kind. */

@@ -46,7 +46,7 @@ imagine_status imagine__text_create(imagine_text **text, imagine_model *model, i
     imagine_context *context = imagine__model_context(model);
     made = imagine__calloc(context, 1, sizeof *made);
     if (!made)
-        return imagine__fail_memory(error, sizeof *made, "a text stage");
+        return imagine__fail_memory_in(context, error, sizeof *made, "a text stage");
     made->model = imagine_model_retain(model);
     made->context = context;
     made->cancel = imagine_cancel_retain(o.cancel);
@@ -85,7 +85,7 @@ static imagine_status make_ids(imagine_text *text, const char *prompt, int32_t m
     if (imagine__planning(text->context)) { /* as many as there may be; which ones makes no difference */
         *count = max_length;
         *ids = imagine__calloc(text->context, (size_t)max_length, sizeof **ids);
-        return *ids ? IMAGINE_OK : imagine__fail_memory(error, (size_t)max_length * sizeof **ids, "token ids");
+        return *ids ? IMAGINE_OK : imagine__fail_memory_in(text->context, error, (size_t)max_length * sizeof **ids, "token ids");
     }
     imagine_status status = imagine__clean_prompt(text->context, prompt, text->cancel, &clean, &size, error);
     if (status < 0)
@@ -146,7 +146,7 @@ static imagine_status forward(imagine_text *text, const int32_t *ids, int32_t co
     imagine__arena_mark mark = imagine__arena_save(text->work.arena);
     float *values = imagine__buffer_begin(&text->work, *embeds);
     status = values ? imagine__umt5_forward(text->umt5, &text->work, ids, count, values, error)
-                    : imagine__fail_memory(error, (size_t)imagine_buffer_size(*embeds), "the text's embeddings");
+                    : imagine__fail_memory_in(text->context, error, (size_t)imagine_buffer_size(*embeds), "the text's embeddings");
     if (status >= 0) {
         int finite = text->work.run.kernels->finite(&text->work.run, values, shape[0] * shape[1]);
         imagine__buffer_end(&text->work, *embeds, values);

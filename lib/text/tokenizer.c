@@ -12,7 +12,7 @@ imagine_status imagine__tokenizer_open(imagine__tokenizer **tokenizer, imagine_c
     imagine__tokenizer *t = imagine__calloc(context, 1, sizeof *t);
     *tokenizer = NULL;
     if (!t)
-        return imagine__fail_memory(error, sizeof *t, "the tokenizer");
+        return imagine__fail_memory_in(context, error, sizeof *t, "the tokenizer");
     t->context = context;
     imagine_status status = imagine__tokenizer_read(t, path, cancel, error);
     if (status < 0)
@@ -145,7 +145,7 @@ static imagine_status add_id(ids *out, int32_t id, imagine_error *error)
         size_t capacity = out->capacity * 2 + 64;
         int32_t *grown = imagine__realloc(out->context, out->items, capacity * sizeof *grown);
         if (!grown)
-            return imagine__fail_memory(error, capacity * sizeof *grown, "token ids");
+            return imagine__fail_memory_in(out->context, error, capacity * sizeof *grown, "token ids");
         out->items = grown;
         out->capacity = capacity;
     }
@@ -217,7 +217,7 @@ static imagine_status add_span(const imagine__tokenizer *t, const char *text, si
         out->node_capacity = 0;
         out->nodes = imagine__alloc(out->context, capacity * sizeof *out->nodes);
         if (!out->nodes)
-            return imagine__fail_memory(error, capacity * sizeof *out->nodes, "the tokenizer's search");
+            return imagine__fail_memory_in(out->context, error, capacity * sizeof *out->nodes, "the tokenizer's search");
         out->node_capacity = capacity;
     }
     node *nodes = out->nodes;

@@ -144,7 +144,7 @@ imagine_status imagine__trie_build(imagine__trie *trie, imagine_context *context
     imagine__trie_free(trie, context);
     if (imagine_cancel_fired(cancel))
         return imagine__fail(error, IMAGINE_ERROR_CANCELLED, "cancelled while the tokenizer was read");
-    return imagine__fail_memory(error, b.capacity * 9, "the tokenizer's trie");
+    return imagine__fail_memory_in(context, error, b.capacity * 9, "the tokenizer's trie");
 }
 
 void imagine__trie_free(imagine__trie *trie, imagine_context *context)

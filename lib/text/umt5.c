@@ -101,7 +101,7 @@ static imagine_status read_config(settings *c, imagine_context *context, const c
     char *path = imagine__alloc(context, room);
     imagine__config *file = NULL;
     if (!path)
-        return imagine__fail_memory(error, room, "a path");
+        return imagine__fail_memory_in(context, error, room, "a path");
     snprintf(path, room, "%s/config.json", folder);
     imagine_status status = imagine__config_open(&file, context, path, error);
     imagine__free(context, path);
@@ -200,7 +200,7 @@ imagine_status imagine__umt5_load(imagine__umt5 **umt5, imagine_context *context
         return status;
     imagine__umt5 *u = imagine__calloc(context, 1, sizeof *u);
     if (!u)
-        return imagine__fail_memory(error, sizeof *u, "the text encoder");
+        return imagine__fail_memory_in(context, error, sizeof *u, "the text encoder");
     u->context = context;
     u->config = config;
     imagine__loaded_init(&u->loaded, context, weights);
@@ -208,7 +208,7 @@ imagine_status imagine__umt5_load(imagine__umt5 **umt5, imagine_context *context
     u->blocks = streamed ? NULL : imagine__calloc(context, (size_t)config.layers, sizeof *u->blocks);
     status = u->blocks || streamed
                  ? load_all(u, streamed, error)
-                 : imagine__fail_memory(error, (size_t)config.layers * sizeof *u->blocks, "the text encoder");
+                 : imagine__fail_memory_in(context, error, (size_t)config.layers * sizeof *u->blocks, "the text encoder");
     u->loaded.cancel = NULL; /* the caller's, for this call alone */
     if (status < 0)
         imagine__umt5_free(u);
@@ -356,7 +356,7 @@ static imagine_status embed(const forward *f, const int32_t *ids, imagine_error 
     if (u->table) {
         size_t size = (size_t)f->tokens * sizeof *ids;
         if (!(ids = imagine__lend(f->work, ids, size)))
-            return imagine__fail_memory(error, size, "token ids");
+            return imagine__fail_memory_in(f->work->context, error, size, "token ids");
         run->kernels->embed(run, u->table, u->table_type, ids, f->tokens, u->config.dim, f->x);
         return IMAGINE_OK;
     }

@@ -45,7 +45,7 @@ static imagine_status gather(imagine_vae *vae, float *out, const vae_clip *in, i
     imagine__arena_mark mark = imagine__arena_save(vae->work.arena);
     float *host = imagine__borrow(&vae->work, out, size, IMAGINE__WRITE);
     if (!host)
-        return imagine__fail_memory(error, size, "frames to encode");
+        return imagine__fail_memory_in(vae->context, error, size, "frames to encode");
     gather_job job = { host, in, frame, area };
     if (!imagine__planning(vae->context))
         imagine__parallel(&vae->work.run, area->height, gather_row, &job);
@@ -63,7 +63,7 @@ static imagine_status gather_bytes(imagine_vae *vae, float *out, const vae_clip 
     if (!in_one_piece(area, in->width) || imagine__on_device(vae->context)) {
         uint8_t *piece = imagine__arena_alloc(vae->work.arena, values);
         if (!piece)
-            return imagine__fail_memory(error, values, "frames to encode");
+            return imagine__fail_memory_in(vae->context, error, values, "frames to encode");
         imagine__upload(&vae->work, piece, row, from, (size_t)in->width * 3, row, area->height);
         from = piece;
     }
@@ -113,7 +113,7 @@ static float *room(imagine_vae *vae, const imagine__vae_tile *area, const char *
     int64_t count = vae->config->temporal_factor * (int64_t)area_values(area);
     float *floats = imagine__arena_floats(vae->work.arena, count);
     if (!floats)
-        imagine__fail_memory(error, (size_t)count * sizeof *floats, what);
+        imagine__fail_memory_in(vae->context, error, (size_t)count * sizeof *floats, what);
     return floats;
 }
 
@@ -146,7 +146,7 @@ static float *middle_room(imagine_vae *vae, int encoding, const int64_t *shape, 
                         ? imagine__alloc_values(vae->context, size)
                         : NULL;
     if (!floats)
-        imagine__fail_memory(error, size, "the middle of the VAE, for a clip in tiles");
+        imagine__fail_memory_in(vae->context, error, size, "the middle of the VAE, for a clip in tiles");
     return floats;
 }
 
@@ -205,7 +205,7 @@ imagine_status vae_encode_clip(imagine_vae *vae, const vae_clip *in, vae_grid gr
     imagine__arena_mark mark = imagine__arena_save(vae->work.arena);
     float *latent = imagine__arena_host_floats(vae->work.arena, count);
     if (!latent)
-        imagine__fail_memory(error, (size_t)count * sizeof *latent, "a latent frame");
+        imagine__fail_memory_in(vae->context, error, (size_t)count * sizeof *latent, "a latent frame");
     else if (grid.rows * grid.columns == 1)
         status = encode_whole(vae, in, latent, latents, error);
     else
@@ -249,7 +249,7 @@ static imagine_status scatter(imagine_vae *vae, float *rgb, const imagine__vae_t
     imagine__arena_mark mark = imagine__arena_save(vae->work.arena);
     const float *host = imagine__borrow(&vae->work, rgb, size, IMAGINE__READ);
     if (!host)
-        return imagine__fail_memory(error, size, "decoded frames");
+        return imagine__fail_memory_in(vae->context, error, size, "decoded frames");
     scatter_job job = { host, area, frames, frame };
     if (!imagine__planning(vae->context))
         imagine__parallel(&vae->work.run, area->height, scatter_row, &job);
@@ -267,7 +267,7 @@ static imagine_status scatter_bytes(imagine_vae *vae, const float *rgb, const im
     int direct = in_one_piece(area, shape[2]) && !imagine__on_device(vae->context);
     uint8_t *piece = direct ? to : imagine__arena_alloc(vae->work.arena, values);
     if (!piece)
-        return imagine__fail_memory(error, values, "decoded frames");
+        return imagine__fail_memory_in(vae->context, error, values, "decoded frames");
     vae->work.run.kernels->to_u8(&vae->work.run, rgb, piece, (int64_t)values);
     if (piece != to)
         imagine__download(&vae->work, to, (size_t)shape[2] * 3, piece, row, row, area->height);
@@ -373,7 +373,7 @@ imagine_status vae_decode_clip(imagine_vae *vae, const imagine_buffer *latents, 
     imagine__arena_mark mark = imagine__arena_save(vae->work.arena);
     float *latent = imagine__arena_host_floats(vae->work.arena, count);
     if (!latent)
-        imagine__fail_memory(error, (size_t)count * sizeof *latent, "a latent frame");
+        imagine__fail_memory_in(vae->context, error, (size_t)count * sizeof *latent, "a latent frame");
     else if (grid.rows * grid.columns == 1)
         status = decode_whole(vae, latents, latent, frames, error);
     else

@@ -30,7 +30,7 @@ static vae_frame *frame_get(imagine__vae_coder *coder, int64_t count, imagine_er
         frame->values = imagine__alloc_values(coder->work->context, size);
     if (!frame || !frame->values) {
         imagine__free(coder->work->context, frame);
-        imagine__fail_memory(error, size, "a frame of the VAE's feature cache");
+        imagine__fail_memory_in(coder->work->context, error, size, "a frame of the VAE's feature cache");
         return NULL;
     }
     frame->count = count;
@@ -76,7 +76,7 @@ float *vae_floats(imagine__vae_coder *coder, int64_t count, imagine_error *error
 {
     float *floats = imagine__arena_floats(coder->work->arena, count);
     if (!floats)
-        imagine__fail_memory(error, (size_t)count * sizeof(float), "the VAE's activations");
+        imagine__fail_memory_in(coder->work->context, error, (size_t)count * sizeof(float), "the VAE's activations");
     return floats;
 }
 
@@ -122,11 +122,11 @@ imagine_status imagine__vae_coder_create(imagine__vae_coder **coder, const imagi
     *coder = NULL;
     imagine__vae_coder *made = imagine__calloc(work->context, 1, sizeof *made);
     if (!made)
-        return imagine__fail_memory(error, sizeof *made, "a VAE coder");
+        return imagine__fail_memory_in(work->context, error, sizeof *made, "a VAE coder");
     made->caches = imagine__calloc(work->context, (size_t)vae->slots, sizeof *made->caches);
     if (!made->caches) {
         imagine__free(work->context, made);
-        return imagine__fail_memory(error, (size_t)vae->slots * sizeof *made->caches, "a VAE coder");
+        return imagine__fail_memory_in(work->context, error, (size_t)vae->slots * sizeof *made->caches, "a VAE coder");
     }
     made->vae = vae;
     made->work = work;

@@ -159,7 +159,7 @@ imagine_status imagine__vae_read_config(imagine__vae_config *config, imagine_con
     size_t length = strlen(folder);
     char *path = imagine__alloc(context, length + sizeof "/config.json");
     if (!path)
-        return imagine__fail_memory(error, length, "a path");
+        return imagine__fail_memory_in(context, error, length, "a path");
     memcpy(path, folder, length);
     memcpy(path + length, "/config.json", sizeof "/config.json");
 

@@ -132,7 +132,7 @@ static imagine_status enter(imagine__vae_coder *coder, const float *latent, vae_
             scaled[p * z + i] = latent[i * pixels + p] * c->std[i] + c->mean[i];
     const float *x = input ? imagine__lend(coder->work, scaled, bytes) : NULL;
     if (!x)
-        return imagine__fail_memory(error, bytes, "a latent frame");
+        return imagine__fail_memory_in(coder->work->context, error, bytes, "a latent frame");
     vae_run_linear(coder, &coder->vae->decoder.quant, pixels, x, NULL, input);
     imagine__arena_restore(coder->work->arena, mark);
     return IMAGINE_OK;

@@ -168,7 +168,7 @@ static imagine_status leave(imagine__vae_coder *coder, const float *x, vae_size 
     size_t bytes = (size_t)(pixels * 2 * z) * sizeof *quantised;
     const float *means = imagine__borrow(coder->work, quantised, bytes, IMAGINE__READ);
     if (!means)
-        return imagine__fail_memory(error, bytes, "a latent frame");
+        return imagine__fail_memory_in(coder->work->context, error, bytes, "a latent frame");
     status = imagine__work_check(coder->work, error);
     for (int64_t i = 0; i < z && status >= 0 && !imagine__planning(coder->work->context); i++)
         for (int64_t p = 0; p < pixels; p++)

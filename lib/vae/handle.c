@@ -34,7 +34,7 @@ imagine_status imagine_vae_create(imagine_vae **vae, imagine_model *model, const
     imagine_context *context = imagine__model_context(model);
     imagine_vae *made = imagine__calloc(context, 1, sizeof *made);
     if (!made)
-        return imagine__fail_memory(error, sizeof *made, "a VAE stage");
+        return imagine__fail_memory_in(context, error, sizeof *made, "a VAE stage");
     made->model = imagine_model_retain(model);
     made->context = context;
     made->cancel = imagine_cancel_retain(o.cancel);

@@ -165,7 +165,7 @@ static imagine_status load(imagine__vae_model **vae, imagine_context *context, c
 {
     imagine__vae_model *made = imagine__calloc(context, 1, sizeof *made);
     if (!made)
-        return imagine__fail_memory(error, sizeof *made, "a VAE");
+        return imagine__fail_memory_in(context, error, sizeof *made, "a VAE");
     made->context = context;
     made->config = *config;
     imagine__loaded_init(&made->loaded, context, weights);

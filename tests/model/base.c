@@ -238,6 +238,34 @@ static void count_free(void *data, void *pointer, size_t size)
     free(pointer);
 }
 
+/* Who had no memory: the limit, with what is held, or the allocator, whichever it was last. */
+static void refused_by(void)
+{
+    counting c = { .refuse = -1 };
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context_options o;
+    imagine_context *context;
+    imagine_buffer *buffer, *held;
+    imagine_context_options_init(&o, sizeof o);
+    o.threads = 1;
+    o.memory_limit = 2000000;
+    o.allocate = count_alloc;
+    o.release = count_free;
+    o.allocator_data = &c;
+    REQUIRE_OK(imagine_context_create(&context, &o, &err));
+    REQUIRE_OK(imagine_buffer_create(&held, context, IMAGINE_U8, 1, (int64_t[]){ 1500000 }, &err));
+    for (int again = 0; again < 2; again++) {
+        CHECK_STATUS(imagine_buffer_create(&buffer, context, IMAGINE_U8, 1, (int64_t[]){ 700000 }, &err), IMAGINE_ERROR_NO_MEMORY);
+        CHECK(strstr(err.message, "700000 bytes for a buffer's data") &&
+              strstr(err.message, "the context's limit of 2.0 MB is reached, 1.5 MB are held"));
+        c.refuse = c.calls + 1; /* the second of the buffer's two blocks */
+        CHECK_STATUS(imagine_buffer_create(&buffer, context, IMAGINE_U8, 1, (int64_t[]){ 70000 }, &err), IMAGINE_ERROR_NO_MEMORY);
+        CHECK(strstr(err.message, "the allocator had no 70000 bytes for a buffer's data"));
+    }
+    imagine_buffer_release(&held);
+    imagine_context_release(&context);
+}
+
 static imagine_status live_a_little(counting *c)
 {
     imagine_context_options o;
@@ -782,6 +810,7 @@ int main(int argc, char **argv)
         { "options_structs", options_structs },
         { "context_options", context_options },
         { "memory", memory },
+        { "refused_by", refused_by },
         { "every_allocation_fails", every_allocation_fails },
         { "logging", logging },
         { "arena", arena },
