@@ -2,6 +2,7 @@
 #include "events.h"
 
 #include <errno.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <time.h>
@@ -146,11 +147,23 @@ static imagine_status give(imagine_event *out, const imagine_event *event, imagi
     return imagine__write_struct(out, event, sizeof *event, "imagine_event", error);
 }
 
+/* The event that the caller had before is gone: what it pointed to must not be looked at. */
+static void forget(imagine_event *out)
+{
+    if (imagine__check_struct(out, "imagine_event", NULL) < 0)
+        return;
+    if (out->struct_size >= offsetof(imagine_event, frames) + sizeof out->frames)
+        out->frames = NULL;
+    if (out->struct_size >= offsetof(imagine_event, latents) + sizeof out->latents)
+        out->latents = NULL;
+}
+
 imagine_status imagine__events_take(imagine__events *events, imagine_event *event, int64_t timeout_ns,
                                     imagine_error *error)
 {
     imagine_status status;
     drop(&events->held);
+    forget(event);
     pthread_mutex_lock(&events->mutex);
     if (!wait_for_event(events, timeout_ns)) {
         status = IMAGINE_TIMEOUT;
