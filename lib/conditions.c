@@ -186,9 +186,10 @@ static imagine_status check_known(const imagine__conditions *c, const imagine_jo
     if (o->known_latents && (o->first_frames || o->last_frame || o->mask_frames))
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
                              "known_latents: give these, or first_frames, last_frame and mask_frames, not both");
-    if (o->known_latents)
-        return check_latents(c, o->known_latents, "known_latents", 0, !o->known_mask, error);
-    return IMAGINE_OK;
+    if (!o->known_latents)
+        return IMAGINE_OK;
+    imagine_status status = check_latents(c, o->known_latents, "known_latents", 0, !o->known_mask, error);
+    return status < 0 || !o->known_mask ? status : imagine__check_known_mask(o->known_mask, c->latents, error);
 }
 
 /* What is looked at here and by the sampler lies on the host. */

@@ -315,6 +315,34 @@ static imagine_status check_stages(const imagine_job_options *o, const imagine_m
     return IMAGINE_OK;
 }
 
+/* Embeddings and prompts, as far as the job will look at them. */
+static imagine_status check_texts(const imagine_job_options *o, const imagine_job *job, imagine_error *error)
+{
+    imagine_model_info info = { .struct_size = sizeof info };
+    int guided = imagine__sampler_guided(&job->sampling);
+    imagine_status status = imagine_model_get_info(job->model, &info, error);
+    if (status >= 0 && o->prompt_embeds)
+        status = imagine__check_embeds(o->prompt_embeds, "prompt_embeds", 1, info.text_dim, error);
+    else if (status >= 0 && o->prompt)
+        status = imagine__check_prompt(o->prompt, "the prompt", error);
+    if (status < 0 || !guided)
+        return status;
+    if (o->negative_embeds)
+        return imagine__check_embeds(o->negative_embeds, "negative_embeds", 1, info.text_dim, error);
+    return o->negative_prompt ? imagine__check_prompt(o->negative_prompt, "the negative prompt", error) : IMAGINE_OK;
+}
+
+/* What can be known to be wrong before gigabytes of weights are read. What the values are is looked at when they are used. */
+static imagine_status check_tensors(const imagine_job_options *o, const imagine_job *job, imagine_error *error)
+{
+    imagine_status status = check_texts(o, job, error);
+    if (status >= 0 && o->renoise)
+        status = imagine__sampler_check_renoise(&job->sampling, job->context, o->renoise, job->given.latents, error);
+    if (status >= 0 && o->noise)
+        status = imagine__check_latents(o->noise, "noise", job->given.latents, 1, 0, 0, error);
+    return status;
+}
+
 static imagine_status check_options(const imagine_job_options *o, imagine_error *error)
 {
     if (o->preview_every < 1)
@@ -387,6 +415,8 @@ static imagine_status copy_options(imagine_job *job, const imagine_job_options *
         status = copy_sampling(job, o, error);
     if (status >= 0)
         status = check_stages(o, job->model, imagine__sampler_guided(&job->sampling), error);
+    if (status >= 0 && !o->latents)
+        status = check_tensors(o, job, error);
     if (status >= 0)
         status = listen_to(job, o, error);
     if (status < 0)

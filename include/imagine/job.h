@@ -124,7 +124,8 @@ IMAGINE_API imagine_status imagine_job_estimate(imagine_model *model, const imag
 
 /* Waits for the next event for up to `timeout_ns` nanoseconds (0: not at all; below 0: for ever). IMAGINE_TIMEOUT when
  * there is none yet; a failure of the job, with its message, once what came before it was delivered; it stays. In both cases
- * the event's `frames` and `latents` become NULL, as those that it had are released. STEP and PREVIEW events that are not fetched in time give way to newer ones; the others wait for the caller. */
+ * the event's `frames` and `latents` become NULL, as what they pointed to is released. STEP and PREVIEW events that are not
+ * fetched in time give way to newer ones; the others wait for the caller. */
 IMAGINE_API imagine_status imagine_job_next(imagine_job *job, imagine_event *event, int64_t timeout_ns,
                                             imagine_error *error);
 

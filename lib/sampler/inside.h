@@ -51,8 +51,11 @@ imagine_status imagine__sampler_usable(const imagine_sampler *sampler, imagine_e
 /* Standard normals for every clip into out [batch][clip]; `purpose` is an IMAGINE__NOISE_ one. */
 imagine_status imagine__sampler_noise(imagine_sampler *sampler, uint32_t purpose, float *out, imagine_error *error);
 
-/* Fails unless the buffer, on the host, is F32 [channels, frames, height, width], behind the batch where there are several clips or it has
- * one more dimension, behind `leading` (0: nothing there). */
+/* Noise for so many steps: that there are some, and its shape (options.c). */
+imagine_status imagine__check_renoise(const imagine_buffer *noise, const int64_t latents[4], int32_t batch, int32_t draws,
+                                      imagine_error *error);
+
+/* imagine__check_latents of the sampler's clips, and that the values of the buffer, which is on the host, are finite. */
 #define IMAGINE__SHARED 1 /* without a batch it is for every clip */
 #define IMAGINE__FEWER 2 /* the frames may be fewer than the clip's */
 #define IMAGINE__MASKED 4 /* a mask comes with it, and what it leaves out may be anything; else all values must be finite */

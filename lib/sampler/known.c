@@ -6,7 +6,7 @@
 
 #include "sampler/inside.h"
 
-imagine_status imagine__sampler_check(imagine_sampler *s, const imagine_buffer *buffer, const char *name,
+imagine_status imagine__check_latents(const imagine_buffer *buffer, const char *name, const int64_t latents[4], int32_t batch,
                                       int32_t leading, int allowed, imagine_error *error)
 {
     int64_t wanted[IMAGINE_MAX_DIMS];
@@ -14,21 +14,28 @@ imagine_status imagine__sampler_check(imagine_sampler *s, const imagine_buffer *
     const int64_t *shape = imagine__buffer_shape(buffer, &ndim);
     if (leading)
         wanted[all++] = leading;
-    if (ndim == all + 5 || (s->o.batch > 1 && !(allowed & IMAGINE__SHARED)))
-        wanted[all++] = s->o.batch;
-    memcpy(wanted + all, s->shape, sizeof s->shape);
+    if (ndim == all + 5 || (batch > 1 && !(allowed & IMAGINE__SHARED)))
+        wanted[all++] = batch;
+    memcpy(wanted + all, latents, 4 * sizeof *latents);
     all += 4;
     if (allowed & IMAGINE__FEWER && ndim == all && shape[all - 3] > 0 && shape[all - 3] < wanted[all - 3])
         wanted[all - 3] = shape[all - 3];
     if (imagine__buffer_dtype(buffer) == IMAGINE_F32 && ndim == all &&
         !memcmp(shape, wanted, (size_t)all * sizeof *shape))
-        return allowed & IMAGINE__MASKED ? IMAGINE_OK : imagine__need_finite(&s->work, buffer, name, error);
+        return IMAGINE_OK;
     char has[160], must[160];
     imagine__shape_text(has, sizeof has, ndim, shape);
     imagine__shape_text(must, sizeof must, all, wanted);
     return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: is %s %s, must be f32 %s%s", name,
                          imagine__dtype_name(imagine__buffer_dtype(buffer)), has, must,
                          allowed & IMAGINE__FEWER ? " or fewer frames" : "");
+}
+
+imagine_status imagine__sampler_check(imagine_sampler *s, const imagine_buffer *buffer, const char *name,
+                                      int32_t leading, int allowed, imagine_error *error)
+{
+    imagine_status status = imagine__check_latents(buffer, name, s->shape, s->o.batch, leading, allowed, error);
+    return status < 0 || allowed & IMAGINE__MASKED ? status : imagine__need_finite(&s->work, buffer, name, error);
 }
 
 /* *held becomes `buffer`, which may be NULL and is taken over. */
@@ -136,19 +143,26 @@ imagine_status imagine__sampler_start(imagine_sampler *s, imagine_error *error)
 
 /* ---- known latents ----------------------------------------------------------------------------------------------- */
 
-/* The mask as [frames] or [frames, height, width] of zeros and ones. */
-static imagine_status check_mask(const imagine_sampler *s, const imagine_buffer *mask, imagine_error *error)
+imagine_status imagine__check_known_mask(const imagine_buffer *mask, const int64_t latents[4], imagine_error *error)
 {
     int32_t ndim;
     const int64_t *shape = imagine__buffer_shape(mask, &ndim);
-    if (imagine__buffer_dtype(mask) != IMAGINE_F32 || (ndim != 1 && ndim != 3) ||
-        memcmp(shape, s->shape + 1, (size_t)ndim * sizeof *shape)) {
-        char has[160], must[160];
-        imagine__shape_text(has, sizeof has, ndim, shape);
-        imagine__shape_text(must, sizeof must, 3, s->shape + 1);
-        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "known mask: is %s %s, must be f32 [%lld] or %s",
-                             imagine__dtype_name(imagine__buffer_dtype(mask)), has, (long long)s->shape[1], must);
-    }
+    if (imagine__buffer_dtype(mask) == IMAGINE_F32 && (ndim == 1 || ndim == 3) &&
+        !memcmp(shape, latents + 1, (size_t)ndim * sizeof *shape))
+        return IMAGINE_OK;
+    char has[160], must[160];
+    imagine__shape_text(has, sizeof has, ndim, shape);
+    imagine__shape_text(must, sizeof must, 3, latents + 1);
+    return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "known mask: is %s %s, must be f32 [%lld] or %s",
+                         imagine__dtype_name(imagine__buffer_dtype(mask)), has, (long long)latents[1], must);
+}
+
+/* Its values are zeros and ones, too. */
+static imagine_status check_mask(const imagine_sampler *s, const imagine_buffer *mask, imagine_error *error)
+{
+    imagine_status status = imagine__check_known_mask(mask, s->shape, error);
+    if (status < 0)
+        return status;
     const float *values = imagine_buffer_data(mask);
     int64_t count = (int64_t)(imagine_buffer_size(mask) / sizeof *values);
     for (int64_t i = 0; i < count && !imagine__planning(s->context); i++)

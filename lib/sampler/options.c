@@ -2,8 +2,7 @@
 
 /* The sampler's options: checks, and the pack's defaults for what was left open. */
 
-#include "sampler/schedule.h"
-#include "stage.h"
+#include "sampler/inside.h"
 
 #define MOST_PIXELS ((int64_t)1 << 40)
 
@@ -128,6 +127,39 @@ static imagine_status check_strength(const imagine_sampler_options *o, imagine_e
                              "strength: %g of %d steps is less than one; take more steps or a strength above %.3g",
                              o->strength, o->steps, 1.0 / o->steps);
     return IMAGINE_OK;
+}
+
+imagine_status imagine__schedule_of(imagine__schedule *schedule, imagine_context *context, const imagine_sampler_options *o,
+                                    imagine_error *error)
+{
+    imagine_status status = imagine__schedule_make(schedule, context, o->schedule, o->step_rule, o->steps, o->shift, o->sigmas,
+                                                   o->sigma_count, error);
+    if (status < 0)
+        return status;
+    schedule->eta = o->eta;
+    imagine__schedule_skip(schedule, schedule->steps - imagine__sampler_steps(o));
+    return IMAGINE_OK;
+}
+
+imagine_status imagine__check_renoise(const imagine_buffer *noise, const int64_t latents[4], int32_t batch, int32_t draws,
+                                      imagine_error *error)
+{
+    if (!draws)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
+                             "renoise: no step of this schedule and step rule takes new noise");
+    return imagine__check_latents(noise, "renoise", latents, batch, draws, 0, error);
+}
+
+imagine_status imagine__sampler_check_renoise(const imagine_sampler_options *settled, imagine_context *context,
+                                              const imagine_buffer *noise, const int64_t latents[4], imagine_error *error)
+{
+    imagine__schedule s;
+    imagine_status status = imagine__schedule_of(&s, context, settled, error);
+    if (status < 0)
+        return status;
+    int32_t draws = imagine__schedule_count_draws(&s);
+    imagine__schedule_free(&s, context);
+    return imagine__check_renoise(noise, latents, settled->batch, draws, error);
 }
 
 /* Makes the schedule once, to find out that it can be made. */

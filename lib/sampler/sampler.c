@@ -39,19 +39,10 @@ static imagine_status set_sizes(imagine_sampler *s, imagine_error *error)
     return IMAGINE_OK;
 }
 
-/* Steps that end with new noise: the first ones. */
-static int32_t count_draws(const imagine__schedule *schedule)
-{
-    int32_t draws = 0;
-    for (int32_t i = 0; i < schedule->steps; i++)
-        draws += imagine__schedule_draws(schedule, i);
-    return draws;
-}
-
 /* The handle's own tensors. */
 static imagine_status allocate(imagine_sampler *s, imagine_error *error)
 {
-    int draws = count_draws(&s->schedule) > 0;
+    int draws = imagine__schedule_count_draws(&s->schedule) > 0;
     const struct {
         float **values;
         size_t clips;
@@ -74,15 +65,12 @@ static imagine_status set_up(imagine_sampler *s, imagine__reading reading, const
     imagine_status status = imagine__sampler_settle(&s->o, s->model, options, error);
     if (status < 0)
         return status;
-    const double *sigmas = s->o.sigmas;
-    s->o.sigmas = NULL; /* the caller's; the schedule has its own */
     s->cancel = imagine_cancel_retain(s->o.cancel);
     s->o.cancel = s->cancel;
-    if ((status = imagine__schedule_make(&s->schedule, s->context, s->o.schedule, s->o.step_rule, s->o.steps,
-                                         s->o.shift, sigmas, s->o.sigma_count, error)) < 0)
+    status = imagine__schedule_of(&s->schedule, s->context, &s->o, error);
+    s->o.sigmas = NULL; /* the caller's; the schedule has its own */
+    if (status < 0)
         return status;
-    s->schedule.eta = s->o.eta;
-    imagine__schedule_skip(&s->schedule, s->schedule.steps - imagine__sampler_steps(&s->o));
     s->reading = reading;
     s->give_back = imagine__context_limit(s->context) > 0;
     s->expert = imagine__sampler_expert(s, s->schedule.timesteps[0]);
@@ -176,11 +164,9 @@ imagine_status imagine_sampler_set_renoise(imagine_sampler *sampler, imagine_buf
     if (status < 0)
         return status;
     imagine_buffer *taken = NULL;
-    int32_t draws = count_draws(&sampler->schedule);
-    if (noise && !draws)
-        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
-                             "renoise: no step of this schedule and step rule takes new noise");
-    if (noise && (status = imagine__buffer_on_host(&taken, noise, error)) < 0)
+    int32_t draws = imagine__schedule_count_draws(&sampler->schedule);
+    if (noise && ((status = imagine__check_renoise(noise, sampler->shape, sampler->o.batch, draws, error)) < 0 ||
+                  (status = imagine__buffer_on_host(&taken, noise, error)) < 0))
         return status;
     if (noise && (status = imagine__sampler_check(sampler, taken, "renoise", draws, 0, error)) < 0) {
         imagine_buffer_release(&taken);

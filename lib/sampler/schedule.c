@@ -149,6 +149,14 @@ int imagine__schedule_draws(const imagine__schedule *schedule, int32_t step)
            schedule->rule == IMAGINE_STEP_LCM || (schedule->rule == IMAGINE_STEP_ANCESTRAL && schedule->eta > 0);
 }
 
+int32_t imagine__schedule_count_draws(const imagine__schedule *schedule)
+{
+    int32_t draws = 0;
+    for (int32_t i = 0; i < schedule->steps; i++)
+        draws += imagine__schedule_draws(schedule, i);
+    return draws;
+}
+
 void imagine__schedule_free(imagine__schedule *schedule, imagine_context *context)
 {
     imagine__free(context, schedule->sigmas);

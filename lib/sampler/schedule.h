@@ -35,6 +35,9 @@ const imagine__preset *imagine__preset_of(imagine_schedule schedule);
 imagine_status imagine__schedule_make(imagine__schedule *schedule, imagine_context *context, imagine_schedule preset,
                                       imagine_step_rule rule, int32_t steps, double shift, const double *sigmas,
                                       uint32_t sigma_count, imagine_error *error);
+/* The one of settled options, from the step on that the strength begins with. */
+imagine_status imagine__schedule_of(imagine__schedule *schedule, imagine_context *context,
+                                    const imagine_sampler_options *settled, imagine_error *error);
 void imagine__schedule_free(imagine__schedule *schedule, imagine_context *context);
 
 /* Leaves out the first `count` steps: a run from the middle. */
@@ -44,6 +47,8 @@ void imagine__schedule_skip(imagine__schedule *schedule, int32_t count);
 double imagine__schedule_begins(const imagine__schedule *schedule);
 /* 1 if the end of step `step` takes new noise. */
 int imagine__schedule_draws(const imagine__schedule *schedule, int32_t step);
+/* Steps that take some: the first ones. */
+int32_t imagine__schedule_count_draws(const imagine__schedule *schedule);
 
 /* Standard normals: Philox 4x32-10 with key (seed) and counter (index / 4, frame, purpose); value i of frame f is the
  * same wherever a call begins and however long it is. docs/sampling.md states the exact numbers. */

@@ -4,8 +4,8 @@
 
 #include "sampler/inside.h"
 
-static imagine_status check_text(imagine_sampler *s, const imagine_buffer *embeds, const char *name,
-                                 imagine_error *error)
+imagine_status imagine__check_embeds(const imagine_buffer *embeds, const char *name, int32_t batch, int32_t text_dim,
+                                     imagine_error *error)
 {
     imagine_status status = imagine__need(embeds, name, error);
     if (status < 0)
@@ -16,13 +16,19 @@ static imagine_status check_text(imagine_sampler *s, const imagine_buffer *embed
                        : imagine__need_tensor(embeds, name, IMAGINE_F32, 2, "[length, text_dim]", error);
     if (status < 0)
         return status;
-    if (ndim == 3 && shape[0] != s->o.batch)
+    if (ndim == 3 && shape[0] != batch)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: %lld rows of text for a batch of %d", name,
-                             (long long)shape[0], s->o.batch);
-    if (shape[ndim - 1] != s->config.text_dim)
+                             (long long)shape[0], batch);
+    if (shape[ndim - 1] != text_dim)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: the width is %lld, the model's is %d", name,
-                             (long long)shape[ndim - 1], s->config.text_dim);
-    return imagine__need_finite(&s->work, embeds, name, error);
+                             (long long)shape[ndim - 1], text_dim);
+    return IMAGINE_OK;
+}
+
+static imagine_status check_text(imagine_sampler *s, const imagine_buffer *embeds, const char *name, imagine_error *error)
+{
+    imagine_status status = imagine__check_embeds(embeds, name, s->o.batch, s->config.text_dim, error);
+    return status < 0 ? status : imagine__need_finite(&s->work, embeds, name, error);
 }
 
 /* The text of every clip, padded with zeros or cut to `length`, one after the other. */

@@ -3,6 +3,7 @@
  * */
 #include <string.h>
 
+#include "stage.h"
 #include "text/tokenizer.h"
 #include "text/unicode.h"
 
@@ -154,14 +155,23 @@ static size_t fold_spaces(char *text, size_t size, const imagine_cancel *cancel)
     return end;
 }
 
+imagine_status imagine__check_prompt(const char *prompt, const char *name, imagine_error *error)
+{
+    size_t length = strlen(prompt), bad = imagine__utf8_check(prompt, length);
+    if (bad < length)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s is not UTF-8 from byte %zu", name, bad);
+    return IMAGINE_OK;
+}
+
 imagine_status imagine__clean_prompt(imagine_context *context, const char *prompt, const imagine_cancel *cancel, char **clean,
                                      size_t *size, imagine_error *error)
 {
-    size_t length = strlen(prompt), bad = imagine__utf8_check(prompt, length), room;
+    size_t length = strlen(prompt), room;
+    imagine_status status = imagine__check_prompt(prompt, "the prompt", error);
     *clean = NULL;
     *size = 0;
-    if (bad < length)
-        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "the prompt is not UTF-8 from byte %zu", bad);
+    if (status < 0)
+        return status;
     if (!imagine__mul_size(length + 1, 4, &room))
         return imagine__fail_memory_in(context, error, length, "the prompt");
     char *once = imagine__alloc(context, 2 * length + 1), *twice = imagine__alloc(context, room);

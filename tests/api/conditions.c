@@ -458,6 +458,8 @@ static void refusals(void)
     REFUSED(a.job.init_latents = flat, "init_latents: is f32 [3, 4, 6]");
     REFUSED((a.job.known_latents = in.latents, a.sampler.frames = 5), "must be f32 [16, 2, 4, 6] or have fewer frames");
     REFUSED((a.job.known_latents = in.latents, a.job.known_mask = in.latents, a.sampler.frames = 5), "must be f32 [16, 2, 4, 6]");
+    REFUSED((a.job.known_latents = in.latents, a.job.known_mask = in.latents),
+            "known mask: is f32 [16, 3, 4, 6], must be f32 [3] or [3, 4, 6]");
     REFUSED((a.job.latents = in.latents, a.job.first_frames = first), "finished ones are only decoded");
 #undef REFUSED
     imagine_buffer_release(&first);

@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stddef.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -308,13 +309,14 @@ static void failing_job(void)
     imagine_buffer *noise;
     REQUIRE(context);
     REQUIRE_OK(imagine_model_open(&model, context, PACK, NULL, &err));
-    REQUIRE_OK(imagine_buffer_create(&noise, context, IMAGINE_F32, 4, (int64_t[]){ 16, 2, 4, 5 }, &err));
+    REQUIRE_OK(imagine_buffer_create(&noise, context, IMAGINE_F32, 4, (int64_t[]){ 16, 2, 4, 4 }, &err));
+    ((float *)imagine_buffer_data(noise))[7] = NAN; /* values are looked at when they are used */
     imagine_job_options_init(&options, sizeof options);
     options.noise = noise;
     REQUIRE_OK(imagine_job_create(&job, model, &options, &err));
     for (int twice = 0; twice < 2; twice++) {
         memset(err.message, 0, sizeof err.message);
-        CHECK_STATUS(run_job(job, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+        CHECK_STATUS(run_job(job, &err), IMAGINE_ERROR_NOT_FINITE);
         CHECK(strstr(err.message, "noise"));
     }
     imagine_job_destroy(&job);
@@ -342,18 +344,101 @@ static void wrong_embeds(void)
         imagine_job_options_init(&options, sizeof options);
         options.prompt_embeds = i & 1 ? right : wrong[i / 2];
         options.negative_embeds = i & 1 ? wrong[i / 2] : right;
-        REQUIRE_OK(imagine_job_create(&job, model, &options, &err));
         memset(err.message, 0, sizeof err.message);
-        CHECK_STATUS(run_job(job, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
-        CHECK(!strncmp(err.message, names[i & 1], strlen(names[i & 1])));
+        CHECK_STATUS(imagine_job_create(&job, model, &options, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+        CHECK(!job && !strncmp(err.message, names[i & 1], strlen(names[i & 1])));
         CHECK(strstr(err.message, i / 2 ? "20" : "bf16"));
-        imagine_job_destroy(&job);
     }
     imagine_buffer_release(&right);
     imagine_buffer_release(&wrong[0]);
     imagine_buffer_release(&wrong[1]);
     imagine_model_release(&model);
     imagine_context_release(&context);
+}
+
+/* Noise and prompts that cannot be are refused before anything is read. */
+static void refused_at_once(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context *context = open_context(1, &err);
+    imagine_model *model;
+    imagine_buffer *narrow, *right, *three, *half;
+    REQUIRE(context);
+    REQUIRE_OK(imagine_model_open(&model, context, PACK, NULL, &err));
+    REQUIRE_OK(imagine_buffer_create(&narrow, context, IMAGINE_F32, 4, (int64_t[]){ 16, 2, 4, 5 }, &err));
+    REQUIRE_OK(imagine_buffer_create(&right, context, IMAGINE_F32, 4, (int64_t[]){ 16, 2, 4, 4 }, &err));
+    REQUIRE_OK(imagine_buffer_create(&half, context, IMAGINE_F16, 4, (int64_t[]){ 16, 2, 4, 4 }, &err));
+    REQUIRE_OK(imagine_buffer_create(&three, context, IMAGINE_F32, 5, (int64_t[]){ 3, 16, 2, 4, 4 }, &err)); /* 4 steps: 3 draws */
+    const struct {
+        imagine_buffer *noise, *renoise;
+        const char *prompt, *negative;
+        imagine_step_rule rule;
+        double guidance;
+        const char *says; /* NULL: it is no mistake */
+    } given[] = {
+        { .noise = narrow, .says = "noise: is f32 [16, 2, 4, 5], must be f32 [16, 2, 4, 4]" },
+        { .noise = half, .says = "noise: is f16 [16, 2, 4, 4], must be f32 [16, 2, 4, 4]" },
+        { .renoise = three, .rule = IMAGINE_STEP_EULER, .says = "renoise: no step" },
+        { .renoise = right, .rule = IMAGINE_STEP_RENOISE, .says = "renoise: is f32 [16, 2, 4, 4], must be f32 [3, 16, 2, 4, 4]" },
+        { .renoise = three, .rule = IMAGINE_STEP_RENOISE },
+        { .prompt = "ab\xff", .says = "the prompt is not UTF-8 from byte 2" },
+        { .negative = "\xc3(", .guidance = 3, .says = "the negative prompt is not UTF-8 from byte 0" },
+        { .negative = "\xc3(", .guidance = 1 }, /* nobody looks at it */
+    };
+    for (size_t i = 0; i < sizeof given / sizeof *given; i++) {
+        imagine_sampler_options sampler;
+        imagine_job_options options;
+        imagine_job *job;
+        imagine_sampler_options_init(&sampler, sizeof sampler);
+        sampler.step_rule = given[i].rule;
+        sampler.guidance = given[i].guidance > 0 ? given[i].guidance : -1;
+        imagine_job_options_init(&options, sizeof options);
+        options.sampler = &sampler;
+        options.noise = given[i].noise;
+        options.renoise = given[i].renoise;
+        options.prompt = given[i].prompt;
+        options.negative_prompt = given[i].negative;
+        CHECK_STATUS(imagine_job_create(&job, model, &options, &err), given[i].says ? IMAGINE_ERROR_INVALID_ARGUMENT : IMAGINE_OK);
+        if (given[i].says && strncmp(err.message, given[i].says, strlen(given[i].says)))
+            CHECK(!fprintf(stderr, "    %s\n", err.message));
+        if (!given[i].says)
+            CHECK_OK(run_job(job, &err));
+        imagine_job_destroy(&job);
+    }
+    imagine_buffer_release(&narrow);
+    imagine_buffer_release(&right);
+    imagine_buffer_release(&three);
+    imagine_buffer_release(&half);
+    imagine_model_release(&model);
+    imagine_context_release(&context);
+}
+
+/* Without an event the caller's struct must not point to what the one before it had; as far as the struct reaches. */
+static void no_event_no_pointers(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_model *model = open_model(1, &err);
+    char rubbish;
+    imagine_buffer *gone = (imagine_buffer *)(void *)&rubbish;
+    REQUIRE(model);
+    for (int shorter = 0; shorter < 2; shorter++) {
+        imagine_event event = { .struct_size = shorter ? offsetof(imagine_event, latents) : sizeof event };
+        imagine_job *job = long_job(model, NULL, &err);
+        REQUIRE(job);
+        event.frames = event.latents = gone;
+        CHECK_STATUS(imagine_job_next(job, &event, 0, &err), IMAGINE_TIMEOUT);
+        CHECK(!event.frames && event.latents == (shorter ? gone : NULL));
+        imagine_job_cancel(job);
+        imagine_status status = IMAGINE_OK;
+        while (status >= 0) {
+            event.frames = event.latents = gone;
+            status = imagine_job_next(job, &event, -1, &err);
+        }
+        CHECK_STATUS(status, IMAGINE_ERROR_CANCELLED);
+        CHECK(!event.frames && event.latents == (shorter ? gone : NULL));
+        imagine_job_destroy(&job);
+    }
+    imagine_model_release(&model);
 }
 
 int main(int argc, char **argv)
@@ -364,6 +449,8 @@ int main(int argc, char **argv)
         { "cancel from anywhere", cancel_from_anywhere }, { "either token", either_token },
         { "latents survive", latents_survive },
         { "failing job", failing_job }, { "wrong embeds", wrong_embeds },
+        { "refused at once", refused_at_once },
+        { "no event, no pointers", no_event_no_pointers },
     };
     return test_main("api/job", cases, sizeof cases / sizeof cases[0], argc, argv);
 }
