@@ -343,8 +343,22 @@ static imagine_status check_tensors(const imagine_job_options *o, const imagine_
     return status;
 }
 
+/* Bit 0 stands for no event. All ones have meant every event since 0.1, and go on to mean those that a version has. */
+static imagine_status check_events(uint32_t events, imagine_error *error)
+{
+    const uint32_t known = (IMAGINE_EVENT_BIT(IMAGINE_EVENT_DONE) << 1) - IMAGINE_EVENT_BIT(IMAGINE_EVENT_STEP);
+    if (!(events & ~known) || events == UINT32_MAX)
+        return IMAGINE_OK;
+    return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
+                         "events: 0x%x has bits, 0x%x, of no event that version %s of the library knows", (unsigned)events,
+                         (unsigned)(events & ~known), imagine_version_string());
+}
+
 static imagine_status check_options(const imagine_job_options *o, imagine_error *error)
 {
+    imagine_status status = check_events(o->events, error);
+    if (status < 0)
+        return status;
     if (o->preview_every < 1)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "preview_every: %d is not above 0",
                              o->preview_every);

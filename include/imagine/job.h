@@ -32,7 +32,7 @@ typedef int32_t imagine_job_stage;
  * where the sampler's options leave the size open it is theirs. The job encodes them, and so needs the pack's VAE. */
 typedef struct imagine_job_options {
     uint32_t struct_size;
-    uint32_t events; /* IMAGINE_EVENT_BIT of those wanted; default STEP and FRAMES */
+    uint32_t events; /* IMAGINE_EVENT_BIT of those wanted, or 0xffffffff: all; default STEP and FRAMES */
     const char *prompt; /* UTF-8, copied; NULL is the empty prompt */
     const char *negative_prompt; /* likewise; counts where there is guidance, a scale other than 1 */
     const imagine_sampler_options *sampler; /* NULL: the pack's defaults; batch must be 1; copied */

@@ -413,6 +413,29 @@ static void refused_at_once(void)
     imagine_context_release(&context);
 }
 
+/* Events that this version does not know cannot be asked for; all at once can. */
+static void unknown_events(void)
+{
+    static const uint32_t refused[] = { 1, 1u << 6, 1u << 31 | 2, 0xfffffffe, 0x7fffffff };
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_model *model = open_model(1, &err);
+    imagine_job_options options;
+    imagine_job *job;
+    REQUIRE(model);
+    imagine_job_options_init(&options, sizeof options);
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        imagine_estimate estimate = { .struct_size = sizeof estimate };
+        options.events = refused[i];
+        CHECK_STATUS(imagine_job_create(&job, model, &options, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+        CHECK(!job && !strncmp(err.message, "events: ", 8));
+        CHECK_STATUS(imagine_job_estimate(model, &options, &estimate, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    }
+    options.events = 0xffffffffu;
+    CHECK_OK(imagine_job_create(&job, model, &options, &err));
+    imagine_job_destroy(&job);
+    imagine_model_release(&model);
+}
+
 /* Without an event the caller's struct must not point to what the one before it had; as far as the struct reaches. */
 static void no_event_no_pointers(void)
 {
@@ -449,7 +472,7 @@ int main(int argc, char **argv)
         { "cancel from anywhere", cancel_from_anywhere }, { "either token", either_token },
         { "latents survive", latents_survive },
         { "failing job", failing_job }, { "wrong embeds", wrong_embeds },
-        { "refused at once", refused_at_once },
+        { "refused at once", refused_at_once }, { "unknown events", unknown_events },
         { "no event, no pointers", no_event_no_pointers },
     };
     return test_main("api/job", cases, sizeof cases / sizeof cases[0], argc, argv);
