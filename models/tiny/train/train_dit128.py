@@ -32,7 +32,7 @@ TOKENS = 64 if common.FINE else 16  # of a frame's latents
 # `lr`: Muon's steps are as large along what gradients say little about, and at twice this rate they wiped motion out (README.md).
 SETTINGS = dict(lr=5e-4, steps=12000, warmup=100, decay=12000, average=0.998, weight_decay=0.01, pictures_first=0, picture_share=0.3,
                 tokens=4096 if common.FINE else 2048, captions=60000, noise=(1.0, 1.2, 0.4), nearly=0.3)
-BY_THE_CLOCK = dict(save_every=2000, show_every=4000)  # steps, where thousands take minutes
+BY_THE_CLOCK = dict(save_every=2000, show_every=4000)  # steps, on a GPU, where thousands take minutes
 SMOKE = dict(steps=6, warmup=2, decay=3, pictures_first=3, tokens=128, captions=1500)
 PROMPTS = ["a red apple", "two dogs on a green background", "a blue car on a road", "a cat to the left of a ball",
            "three stars at night", "a large house in the snow", "a banana", "a small yellow fish in the sea",
@@ -101,7 +101,8 @@ class Trainer(train_dit.Trainer):
     def __init__(self, args, settings):
         if args.drawers:
             self.drawers = live.Drawers(args.drawers, live.captioned(text.tokenizer(args.state, TEXT, "tokenizer128.json"), args.seed))
-        settings = dict(settings, **({"lr": args.rate} if args.rate else {}), **(BY_THE_CLOCK if args.minutes and not args.smoke else {}))
+        often = args.smoke or not args.minutes or args.device == "cpu"
+        settings = dict(settings, **({"lr": args.rate} if args.rate else {}), **({} if often else BY_THE_CLOCK))
         super().__init__(args, settings)
         if args.compile:
             self.forward = Compiled(self.model)
@@ -133,7 +134,7 @@ class Trainer(train_dit.Trainer):
         self.mean, self.std = latents128.statistics(self.args.state)
         self.sets = {k: (x, *self.token_table(words)) for k, (x, words) in sets.items()}
         clips = [k for k in self.sets if k[0] == "clip"]
-        counts = np.array([len(self.sets[k][0]) / k[1] ** 1.5 for k in clips], float)  # the short ones more often
+        counts = np.array([len(self.sets[k][0]) / k[1] for k in clips], float)  # the short ones more often
         self.clips, self.clip_weights = clips, counts / max(counts.sum(), 1e-9)
 
     def token_table(self, words):
