@@ -20,8 +20,9 @@ typedef struct imagine__dit_config {
 /* Reads and checks transformer/config.json; refuses what cannot run with key and value. */
 imagine_status imagine__dit_read_config(imagine__dit_config *config, imagine_context *context, const char *folder,
                                         imagine_error *error);
-/* `streamed`: the blocks stay in the file, which must then stay open, and are read anew by each forward. */
-imagine_status imagine__dit_load(imagine__dit **dit, imagine_context *context, const char *folder,
+/* The transformer that `config` describes, whatever config.json says by now: sizes that the caller went by stay true.
+ * `streamed`: the blocks stay in the file, which must then stay open, and are read anew by each forward. */
+imagine_status imagine__dit_load(imagine__dit **dit, imagine_context *context, const imagine__dit_config *config,
                                  const imagine__weights *weights, int streamed, const imagine_cancel *cancel,
                                  imagine_error *error);
 /* With random weights, on a device. */

@@ -211,21 +211,17 @@ static imagine_status load(imagine__dit **out, imagine_context *context, const i
     return IMAGINE_OK;
 }
 
-imagine_status imagine__dit_load(imagine__dit **out, imagine_context *context, const char *folder,
+imagine_status imagine__dit_load(imagine__dit **out, imagine_context *context, const imagine__dit_config *config,
                                  const imagine__weights *weights, int streamed, const imagine_cancel *cancel,
                                  imagine_error *error)
 {
     *out = NULL;
-    imagine__dit_config config;
-    imagine_status status = imagine__dit_read_config(&config, context, folder, error);
-    if (status < 0)
-        return status;
     /* every block has tensors of its own, so a file bounds what a configuration may claim */
-    if (config.layers > imagine__weights_count(weights))
+    if (config->layers > imagine__weights_count(weights))
         return imagine__fail(error, IMAGINE_ERROR_MODEL,
-                             "%s/config.json: \"num_layers\" is %d, but the weights hold only %d tensors", folder,
-                             config.layers, imagine__weights_count(weights));
-    return load(out, context, &config, weights, streamed, cancel, error);
+                             "%s: holds only %d tensors, but \"num_layers\" in the config.json beside it is %d",
+                             imagine__weights_path(weights, NULL), imagine__weights_count(weights), config->layers);
+    return load(out, context, config, weights, streamed, cancel, error);
 }
 
 imagine_status imagine__dit_random(imagine__dit **dit, imagine_context *context, const imagine__dit_config *config,

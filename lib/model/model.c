@@ -157,6 +157,7 @@ imagine_status imagine__model_plan(imagine_model **plan, imagine_model *model, i
     made->path = model->path;
     init_locks(made);
     made->text_dim = model->text_dim;
+    made->umt5 = model->umt5;
     made->dit = model->dit;
     made->dit_2 = model->dit_2;
     made->vae = model->vae;
@@ -316,16 +317,17 @@ static imagine_status load(imagine_model *model, imagine__stage_kind kind, int s
         status = load_tokenizer(model, loaded, cancel, error);
         break;
     case IMAGINE__STAGE_ENCODER:
-        status = imagine__umt5_load(&umt5, context, stage->folder, stage->weights, streamed, cancel, error);
+        status = imagine__umt5_load(&umt5, context, &model->umt5, stage->weights, streamed, cancel, error);
         *loaded = umt5;
         break;
     case IMAGINE__STAGE_TRANSFORMER:
     case IMAGINE__STAGE_TRANSFORMER_2:
-        status = imagine__dit_load(&dit, context, stage->folder, stage->weights, streamed, cancel, error);
+        status = imagine__dit_load(&dit, context, kind == IMAGINE__STAGE_TRANSFORMER ? &model->dit : &model->dit_2, stage->weights,
+                                   streamed, cancel, error);
         *loaded = dit;
         break;
     case IMAGINE__STAGE_VAE:
-        status = imagine__vae_load(&vae, context, stage->folder, stage->weights, cancel, error);
+        status = imagine__vae_load(&vae, context, &model->vae, stage->weights, cancel, error);
         *loaded = vae;
         break;
     case IMAGINE__STAGE_COUNT:

@@ -100,13 +100,14 @@ static imagine_status find_stage(imagine_model *model, imagine__stage_kind kind,
         return IMAGINE_OK;
     }
     if (kind == IMAGINE__STAGE_ENCODER)
-        status = imagine__umt5_check(model->context, stage->folder, &model->text_dim, error);
+        status = imagine__umt5_read_config(&model->umt5, model->context, stage->folder, error);
     else if (kind == IMAGINE__STAGE_TRANSFORMER)
         status = imagine__dit_read_config(&model->dit, model->context, stage->folder, error);
     else if (kind == IMAGINE__STAGE_TRANSFORMER_2)
         status = imagine__dit_read_config(&model->dit_2, model->context, stage->folder, error);
     else if (kind == IMAGINE__STAGE_VAE)
         status = imagine__vae_read_config(&model->vae, model->context, stage->folder, error);
+    model->text_dim = (int32_t)model->umt5.dim;
     if (status >= 0 && kind != IMAGINE__STAGE_TOKENIZER)
         status = open_weights(model, kind, error);
     return status;

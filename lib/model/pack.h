@@ -45,6 +45,8 @@ struct imagine_model {
     pthread_cond_t loaded; /* a stage's loading has ended */
     imagine__stage stages[IMAGINE__STAGE_COUNT];
     int32_t text_dim; /* 0 where the stage is missing */
+    /* As they were when the pack was opened and its parts were compared: stages are loaded by these alone. */
+    imagine__umt5_config umt5;
     imagine__dit_config dit, dit_2;
     imagine__vae_config vae;
     imagine__defaults defaults;

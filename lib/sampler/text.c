@@ -161,6 +161,5 @@ imagine_status imagine__sampler_change(imagine_sampler *s, int32_t expert, imagi
     s->expert = expert;
     if (!s->dit && (status = imagine__model_expert(s->model, expert, s->reading, &s->dit, s->cancel, error)) < 0)
         return status;
-    s->config = *imagine__dit_get_config(s->dit);
     return s->rows && !s->text ? make_text(s, s->rows, error) : status;
 }

@@ -17,14 +17,9 @@ typedef struct block {
     imagine__linear_weight gate, up, down; /* wi_0, wi_1, wo */
 } block;
 
-typedef struct settings {
-    int64_t dim, inner, ffn, layers, heads, d, vocabulary, buckets, distance;
-    double eps;
-} settings;
-
 struct imagine__umt5 {
     imagine_context *context;
-    settings config;
+    imagine__umt5_config config;
     const void *table; /* [vocabulary, dim]; NULL: in the file, like the blocks */
     const char *table_name;
     imagine__wtype table_type;
@@ -46,7 +41,7 @@ static const char *const ignored_keys[] = {
     "chunk_size_feed_forward", "id2label", "label2id", "problem_type", NULL,
 };
 
-static imagine_status read_sizes(imagine__config *file, settings *c, imagine_error *error)
+static imagine_status read_sizes(imagine__config *file, imagine__umt5_config *c, imagine_error *error)
 {
     const struct {
         const char *key;
@@ -75,7 +70,7 @@ static imagine_status read_sizes(imagine__config *file, settings *c, imagine_err
     return IMAGINE_OK;
 }
 
-static imagine_status read_open_config(imagine__config *file, settings *c, imagine_error *error)
+static imagine_status read_open_config(imagine__config *file, imagine__umt5_config *c, imagine_error *error)
 {
     static const char *const expected[][2] = {
         { "model_type", "\"umt5\"" },   { "feed_forward_proj", "\"gated-gelu\"" }, { "dense_act_fn", "\"gelu_new\"" },
@@ -95,7 +90,8 @@ static imagine_status read_open_config(imagine__config *file, settings *c, imagi
     return status == IMAGINE_OK ? imagine__config_no_others(file, ignored_keys, error) : status;
 }
 
-static imagine_status read_config(settings *c, imagine_context *context, const char *folder, imagine_error *error)
+imagine_status imagine__umt5_read_config(imagine__umt5_config *c, imagine_context *context, const char *folder,
+                                         imagine_error *error)
 {
     size_t room = strlen(folder) + sizeof "/config.json";
     char *path = imagine__alloc(context, room);
@@ -112,18 +108,10 @@ static imagine_status read_config(settings *c, imagine_context *context, const c
     return status;
 }
 
-imagine_status imagine__umt5_check(imagine_context *context, const char *folder, int32_t *dim, imagine_error *error)
-{
-    settings c;
-    imagine_status status = read_config(&c, context, folder, error);
-    if (status == IMAGINE_OK)
-        *dim = (int32_t)c.dim;
-    return status;
-}
-
 /* ---- weights ---------------------------------------------------------------------------------------------------- */
 
-static imagine_status load_attention(const settings *c, imagine__loaded *l, block *b, int layer, imagine_error *error)
+static imagine_status load_attention(const imagine__umt5_config *c, imagine__loaded *l, block *b, int layer,
+                                     imagine_error *error)
 {
     char names[3][80];
     const char *pointers[3] = { names[0], names[1], names[2] };
@@ -143,7 +131,8 @@ static imagine_status load_attention(const settings *c, imagine__loaded *l, bloc
     return status;
 }
 
-static imagine_status load_ffn(const settings *c, imagine__loaded *l, block *b, int layer, imagine_error *error)
+static imagine_status load_ffn(const imagine__umt5_config *c, imagine__loaded *l, block *b, int layer,
+                               imagine_error *error)
 {
     imagine_status status = imagine__load_floats(l, &b->ffn_norm, c->dim, error,
                                                  "encoder.block.%d.layer.1.layer_norm.weight", layer);
@@ -172,7 +161,7 @@ static imagine_status load_all(imagine__umt5 *u, int streamed, imagine_error *er
 {
     /* The table has two names, of which files hold one or both. */
     static const char *const others[] = { "decoder.", "lm_head.", "encoder.embed_tokens.", "shared.", NULL };
-    const settings *c = &u->config;
+    const imagine__umt5_config *c = &u->config;
     block looked;
     u->table_name = imagine__weights_find(u->loaded.weights, "shared.weight") ? "shared.weight"
                                                                                : "encoder.embed_tokens.weight";
@@ -189,26 +178,22 @@ static imagine_status load_all(imagine__umt5 *u, int streamed, imagine_error *er
     return status == IMAGINE_OK ? imagine__loaded_finish(&u->loaded, error) : status;
 }
 
-imagine_status imagine__umt5_load(imagine__umt5 **umt5, imagine_context *context, const char *folder,
+imagine_status imagine__umt5_load(imagine__umt5 **umt5, imagine_context *context, const imagine__umt5_config *config,
                                   const imagine__weights *weights, int streamed, const imagine_cancel *cancel,
                                   imagine_error *error)
 {
-    settings config;
     *umt5 = NULL;
-    imagine_status status = read_config(&config, context, folder, error);
-    if (status < 0)
-        return status;
     imagine__umt5 *u = imagine__calloc(context, 1, sizeof *u);
     if (!u)
         return imagine__fail_memory_in(context, error, sizeof *u, "the text encoder");
     u->context = context;
-    u->config = config;
+    u->config = *config;
     imagine__loaded_init(&u->loaded, context, weights);
     u->loaded.cancel = cancel;
-    u->blocks = streamed ? NULL : imagine__calloc(context, (size_t)config.layers, sizeof *u->blocks);
-    status = u->blocks || streamed
+    u->blocks = streamed ? NULL : imagine__calloc(context, (size_t)config->layers, sizeof *u->blocks);
+    imagine_status status = u->blocks || streamed
                  ? load_all(u, streamed, error)
-                 : imagine__fail_memory_in(context, error, (size_t)config.layers * sizeof *u->blocks, "the text encoder");
+                 : imagine__fail_memory_in(context, error, (size_t)config->layers * sizeof *u->blocks, "the text encoder");
     u->loaded.cancel = NULL; /* the caller's, for this call alone */
     if (status < 0)
         imagine__umt5_free(u);
@@ -245,7 +230,7 @@ int32_t imagine__umt5_vocabulary(const imagine__umt5 *umt5)
 
 /* The bucket of key position minus query position: both directions have half of the buckets, of which half are exact
  * and half logarithmic, in f32 as transformers computes them. */
-static int64_t bucket_of(const settings *c, int64_t relative)
+static int64_t bucket_of(const imagine__umt5_config *c, int64_t relative)
 {
     int64_t half = c->buckets / 2, exact = half / 2, distance = relative < 0 ? -relative : relative;
     int64_t first = relative > 0 ? half : 0;
@@ -288,7 +273,7 @@ static void linear(const forward *f, imagine__linear_args args)
 
 static void attend(const forward *f, const block *b)
 {
-    const settings *c = &f->u->config;
+    const imagine__umt5_config *c = &f->u->config;
     int64_t n = f->tokens, row = 3 * c->inner;
     for (int64_t h = 0; h < c->heads; h += f->heads) {
         int64_t heads = f->heads < c->heads - h ? f->heads : c->heads - h;
@@ -331,7 +316,7 @@ static const int32_t *make_buckets(const forward *f)
 /* All memory of a forward, from the arena. */
 static int allocate(forward *f)
 {
-    const settings *c = &f->u->config;
+    const imagine__umt5_config *c = &f->u->config;
     imagine__arena *arena = f->work->arena;
     int64_t n = f->tokens, wide = 3 * c->inner > c->ffn ? 3 * c->inner : c->ffn;
     if (n > 1 << 20)
@@ -393,7 +378,7 @@ static imagine_status run_blocks(const forward *f, imagine_error *error)
 imagine_status imagine__umt5_forward(const imagine__umt5 *umt5, imagine__work *work, const int32_t *ids, int32_t count,
                                      float *embeds, imagine_error *error)
 {
-    const settings *c = &umt5->config;
+    const imagine__umt5_config *c = &umt5->config;
     imagine__arena_mark mark = imagine__arena_save(work->arena);
     forward f = { .u = umt5, .work = work, .tokens = count };
     imagine_status status = IMAGINE_OK;

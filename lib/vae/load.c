@@ -188,13 +188,11 @@ static imagine_status load(imagine__vae_model **vae, imagine_context *context, c
     return IMAGINE_OK;
 }
 
-imagine_status imagine__vae_load(imagine__vae_model **vae, imagine_context *context, const char *folder,
+imagine_status imagine__vae_load(imagine__vae_model **vae, imagine_context *context, const imagine__vae_config *config,
                                  const imagine__weights *weights, const imagine_cancel *cancel, imagine_error *error)
 {
-    imagine__vae_config config;
     *vae = NULL;
-    imagine_status status = imagine__vae_read_config(&config, context, folder, error);
-    return status < 0 ? status : load(vae, context, &config, weights, cancel, error);
+    return load(vae, context, config, weights, cancel, error);
 }
 
 imagine_status imagine__vae_random(imagine__vae_model **vae, imagine_context *context, const imagine__vae_config *config,

@@ -20,7 +20,8 @@ typedef struct imagine__vae_config {
 
 imagine_status imagine__vae_read_config(imagine__vae_config *config, imagine_context *context, const char *folder,
                                         imagine_error *error);
-imagine_status imagine__vae_load(imagine__vae_model **vae, imagine_context *context, const char *folder,
+/* The VAE that `config` describes, whatever config.json says by now. */
+imagine_status imagine__vae_load(imagine__vae_model **vae, imagine_context *context, const imagine__vae_config *config,
                                  const imagine__weights *weights, const imagine_cancel *cancel, imagine_error *error);
 /* With random weights, on a device. */
 imagine_status imagine__vae_random(imagine__vae_model **vae, imagine_context *context, const imagine__vae_config *config,

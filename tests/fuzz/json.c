@@ -85,7 +85,7 @@ static imagine_status read_as(unsigned kind, imagine_context *context, imagine_e
     imagine__dit_config dit;
     imagine__vae_config vae;
     imagine__weights *weights;
-    int32_t dim;
+    imagine__umt5_config umt5;
     imagine_status status;
     switch (kind) {
     case 1:
@@ -93,7 +93,7 @@ static imagine_status read_as(unsigned kind, imagine_context *context, imagine_e
     case 2:
         return imagine__vae_read_config(&vae, context, folders[0], error);
     case 3:
-        return imagine__umt5_check(context, folders[0], &dim, error);
+        return imagine__umt5_read_config(&umt5, context, folders[0], error);
     case 4:
         status = imagine__weights_open(&weights, context, folders[1], "model", error);
         imagine__weights_close(weights);

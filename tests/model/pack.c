@@ -372,6 +372,31 @@ static void second_look(void)
     imagine_cancel_release(&cancel);
 }
 
+/* Stages are those that the pack had when it was opened, whatever their files say by the time they are loaded. */
+static void changed_on_disk(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_model *model;
+    const imagine__umt5 *umt5 = NULL;
+    const imagine__dit *dit = NULL;
+    const imagine__vae_model *vae = NULL;
+    restore();
+    REQUIRE_OK(imagine_model_open(&model, context, folder, NULL, &err));
+    change("transformer/config.json", "\"in_channels\": 16", "\"in_channels\": 64");
+    change("transformer/config.json", "\"out_channels\": 16", "\"out_channels\": 64");
+    change("transformer/config.json", "\"patch_size\"", "\"patch_size\": [1, 1, 1], \"_\"");
+    replace("vae/config.json", "{");
+    drop("text_encoder/config.json");
+    CHECK_OK(imagine__model_dit(model, IMAGINE__READ_AUTO, &dit, NULL, &err));
+    CHECK_OK(imagine__model_vae(model, &vae, NULL, &err));
+    CHECK_OK(imagine__model_umt5(model, IMAGINE__READ_AUTO, &umt5, NULL, &err));
+    CHECK(dit && imagine__dit_get_config(dit)->in_channels == 16 && imagine__dit_get_config(dit)->patch_h == 2);
+    CHECK(vae && imagine__vae_get_config(vae)->z_dim == 16);
+    CHECK(umt5 && imagine__umt5_dim(umt5) == 16);
+    imagine_model_release(&model);
+    restore();
+}
+
 typedef struct ask {
     imagine_model *model;
     const imagine__dit *dit;
@@ -516,6 +541,7 @@ int main(int argc, char **argv)
         { "refused", refused },
         { "schedules", schedules }, { "chosen schedules", chosen_schedules },
         { "second look", second_look },
+        { "changed on disk", changed_on_disk },
         { "loaded_once", loaded_once },
         { "tried_again", tried_again },
         { "every_allocation_fails", every_allocation_fails },

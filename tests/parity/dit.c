@@ -31,13 +31,15 @@ static int pack_open_at(pack *p, const char *folder, const char *cases, int32_t 
 {
     imagine_error err = IMAGINE_ERROR_INIT;
     char path[2048];
+    imagine__dit_config config;
     snprintf(path, sizeof path, "%s/cases.safetensors", cases);
     memset(p, 0, sizeof *p);
     if (!bench_open(&p->at, threads, level))
         return 0;
     if (imagine__weights_open(&p->weights, p->at.context, folder, "diffusion_pytorch_model", &err) < 0 ||
         imagine__weights_open_file(&p->cases, p->at.context, path, &err) < 0 ||
-        imagine__dit_load(&p->dit, p->at.context, folder, p->weights, 0, NULL, &err) < 0) {
+        imagine__dit_read_config(&config, p->at.context, folder, &err) < 0 ||
+        imagine__dit_load(&p->dit, p->at.context, &config, p->weights, 0, NULL, &err) < 0) {
         test_fail(__FILE__, __LINE__, err.message);
         pack_close(p);
         return 0;
@@ -337,6 +339,7 @@ static imagine_status whole_way(imagine_context *context, imagine_error *err)
     const char *folder = test_path("parity/dit/f32");
     float x[5 * 2 * 4 * 4], y[5 * 2 * 4 * 4];
     imagine__weights *weights = NULL;
+    imagine__dit_config config;
     imagine__dit *dit = NULL;
     imagine__dit_text *text = NULL;
     imagine__stepper *stepper = NULL;
@@ -345,7 +348,9 @@ static imagine_status whole_way(imagine_context *context, imagine_error *err)
     imagine__noise_fill(x, 0, 5 * 2 * 4 * 4, 1, 1, 0);
     imagine_status s = imagine__weights_open(&weights, context, folder, "diffusion_pytorch_model", err);
     if (s >= 0)
-        s = imagine__dit_load(&dit, context, folder, weights, 0, NULL, err);
+        s = imagine__dit_read_config(&config, context, folder, err);
+    if (s >= 0)
+        s = imagine__dit_load(&dit, context, &config, weights, 0, NULL, err);
     if (s >= 0)
         s = imagine__work_init(&work, context, NULL, err);
     if (s >= 0)
@@ -433,8 +438,10 @@ static void expect_refusal(const char *line, const char *instead, const char *a,
     REQUIRE(out);
     fputs(changed, out);
     fclose(out);
+    imagine__dit_config config;
     imagine__dit *dit = NULL;
-    CHECK(imagine__dit_load(&dit, p.at.context, folder, p.weights, 0, NULL, &err) < 0);
+    CHECK(imagine__dit_read_config(&config, p.at.context, folder, &err) < 0 ||
+          imagine__dit_load(&dit, p.at.context, &config, p.weights, 0, NULL, &err) < 0);
     CHECK(!dit);
     if (!strstr(err.message, a) || !strstr(err.message, b)) {
         fprintf(stderr, "    \"%s\" names neither or only one of %s and %s\n", err.message, a, b);

@@ -3,6 +3,7 @@
 /* Two experts that take turns, beside diffusers' WanPipeline (make_experts.py): a pack of links to the two-layer pack and
  * to a second transformer. */
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "runs.h"
@@ -202,6 +203,50 @@ static void one_forward(void)
     imagine_buffer_release(&timestep);
     imagine_sampler_destroy(&sampler);
     close_inputs(&in);
+}
+
+/* ---- a configuration that changes on disk ------------------------------------------------------------------------ */
+
+/* Another transformer whose matrices are as large: 64 channels that are taken one by one for 16 in patches of 2x2. */
+static const char as_large[] =
+    "{\"_class_name\": \"WanTransformer3DModel\", \"attention_head_dim\": 14, \"cross_attn_norm\": true, \"eps\": 1e-06,"
+    " \"ffn_dim\": 36, \"freq_dim\": 18, \"in_channels\": 64, \"num_attention_heads\": 2, \"num_layers\": 2,"
+    " \"out_channels\": 64, \"patch_size\": [1, 1, 1], \"rope_max_seq_len\": 64, \"text_dim\": 16}";
+
+/* The experts are compared when the pack is opened, and loaded later: what their files say by then does not matter. */
+static void changed_on_disk(void)
+{
+    static const char weights[] = "diffusion_pytorch_model.safetensors", *const stages[] = { "transformer", "transformer_2" };
+    inputs in;
+    char path[128], name[64], source[96];
+    for (size_t i = 0; i < 2; i++) {
+        snprintf(path, sizeof path, "%s/%s", folder, stages[i]);
+        CHECK(!unlink(path) && !mkdir(path, 0700));
+        for (int config = 0; config < 2; config++) {
+            snprintf(name, sizeof name, "%s/%s", stages[i], config ? "config.json" : weights);
+            snprintf(source, sizeof source, "packs/%s/%s", i ? "second-expert" : "two-layer/transformer",
+                     config ? "config.json" : weights);
+            link_to(source, name);
+        }
+    }
+    if (open_inputs(&in, 2, 0, IMAGINE_WEIGHTS_AUTO)) {
+        imagine_sampler_options o = options_of(IMAGINE_CFG_BATCHED);
+        write_file("transformer_2/config.json", as_large);
+        write_file("transformer/config.json", "{");
+        imagine_buffer *latents = run(&in, &o);
+        compare(&in, latents, "latents");
+        imagine_buffer_release(&latents);
+    }
+    close_inputs(&in);
+    for (size_t i = 0; i < 2; i++) {
+        snprintf(path, sizeof path, "%s/%s/%s", folder, stages[i], weights);
+        unlink(path);
+        snprintf(path, sizeof path, "%s/%s/config.json", folder, stages[i]);
+        unlink(path);
+        snprintf(path, sizeof path, "%s/%s", folder, stages[i]);
+        CHECK(!rmdir(path));
+    }
+    make_pack();
 }
 
 /* ---- guidance by one of them alone ------------------------------------------------------------------------------- */
@@ -471,6 +516,7 @@ int main(int argc, char **argv)
         { "parity", parity },
         { "same bytes and memory", same_bytes_and_memory },
         { "one forward", one_forward },
+        { "changed on disk", changed_on_disk },
         { "second in turn", second_in_turn },
         { "change fails", change_fails },
         { "refusals", refusals },

@@ -401,12 +401,14 @@ static void compare_guided(const char *folder, const char *golden, float guidanc
     imagine_error err = IMAGINE_ERROR_INIT;
     imagine__weights *weights = NULL, *file = NULL;
     guided g = { .guidance = guidance };
+    imagine__dit_config config;
     int64_t shape[IMAGINE_MAX_DIMS], text[IMAGINE_MAX_DIMS];
     bench b;
     REQUIRE(bench_open(&b, 2, IMAGINE_CPU_BEST));
     REQUIRE_OK(imagine__weights_open(&weights, b.context, folder, "diffusion_pytorch_model", &err));
     REQUIRE_OK(imagine__weights_open_file(&file, b.context, golden, &err));
-    REQUIRE_OK(imagine__dit_load(&g.dit, b.context, folder, weights, 0, NULL, &err));
+    REQUIRE_OK(imagine__dit_read_config(&config, b.context, folder, &err));
+    REQUIRE_OK(imagine__dit_load(&g.dit, b.context, &config, weights, 0, NULL, &err));
     float *x = tensor_read(file, "x", shape), *positive = tensor_read(file, "positive", text);
     float *negative = tensor_read(file, "negative", NULL);
     REQUIRE(x && positive && negative);

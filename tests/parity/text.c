@@ -858,12 +858,14 @@ static void encoder_close(encoder *e)
 static int encoder_open(encoder *e, const char *folder, const char *cases, int32_t threads, imagine_cpu_level level)
 {
     imagine_error err = IMAGINE_ERROR_INIT;
+    imagine__umt5_config config;
     memset(e, 0, sizeof *e);
     if (!bench_open(&e->at, threads, level))
         return 0;
     if (imagine__weights_open(&e->weights, e->at.context, folder, "model", &err) < 0 ||
         imagine__weights_open_file(&e->cases, e->at.context, cases, &err) < 0 ||
-        imagine__umt5_load(&e->umt5, e->at.context, folder, e->weights, 0, NULL, &err) < 0) {
+        imagine__umt5_read_config(&config, e->at.context, folder, &err) < 0 ||
+        imagine__umt5_load(&e->umt5, e->at.context, &config, e->weights, 0, NULL, &err) < 0) {
         test_fail(__FILE__, __LINE__, err.message);
         encoder_close(e);
         return 0;
@@ -985,14 +987,14 @@ static void test_configurations(void)
     REQUIRE(text);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         imagine_error err = IMAGINE_ERROR_INIT;
-        int32_t dim = 0;
+        imagine__umt5_config config;
         char *changed = replaced(text, 0, cases[i].from, cases[i].to);
         REQUIRE(changed);
         FILE *file = fopen(path, "wb");
         REQUIRE(file);
         fwrite(changed, 1, strlen(changed), file);
         fclose(file);
-        imagine_status status = imagine__umt5_check(context, folder, &dim, &err);
+        imagine_status status = imagine__umt5_read_config(&config, context, folder, &err);
         CHECK(status < 0);
         if (!strstr(err.message, cases[i].word) || !strstr(err.message, folder)) {
             test_fail(__FILE__, __LINE__, cases[i].word);
@@ -1001,9 +1003,9 @@ static void test_configurations(void)
         free(changed);
     }
     imagine_error err = IMAGINE_ERROR_INIT;
-    int32_t dim = 0;
-    CHECK_OK(imagine__umt5_check(context, golden("umt5-f32", ""), &dim, &err));
-    CHECK(dim == 40);
+    imagine__umt5_config config = { 0 };
+    CHECK_OK(imagine__umt5_read_config(&config, context, golden("umt5-f32", ""), &err));
+    CHECK(config.dim == 40);
     free(text);
     unlink(path);
     rmdir(folder);

@@ -43,6 +43,7 @@ static void counting_free(void *user, void *pointer, size_t size)
 static imagine_status open_bench(bench *b, const char *folder, int32_t threads, imagine_cpu_level level, uint64_t limit)
 {
     imagine_context_options options;
+    imagine__vae_config config;
     imagine_status status;
 
     memset(b, 0, sizeof *b);
@@ -55,7 +56,8 @@ static imagine_status open_bench(bench *b, const char *folder, int32_t threads, 
     if ((status = imagine_context_create(&b->context, &options, &err)) < 0 ||
         (status = imagine_cancel_create(&b->cancel, b->context, &err)) < 0 ||
         (status = imagine__weights_open(&b->weights, b->context, folder, "diffusion_pytorch_model", &err)) < 0 ||
-        (status = imagine__vae_load(&b->vae, b->context, folder, b->weights, NULL, &err)) < 0 ||
+        (status = imagine__vae_read_config(&config, b->context, folder, &err)) < 0 ||
+        (status = imagine__vae_load(&b->vae, b->context, &config, b->weights, NULL, &err)) < 0 ||
         (status = imagine__work_init(&b->work, b->context, b->cancel, &err)) < 0)
         return status;
     return imagine__vae_coder_create(&b->coder, b->vae, &b->work, &err);
