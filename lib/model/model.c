@@ -81,6 +81,16 @@ imagine_status imagine_model_open(imagine_model **model, imagine_context *contex
     return status;
 }
 
+/* Under the mutex: takes what nobody has any more out of its place; NULL: somebody has it, or it is not there. */
+static void *take(imagine__holding *held)
+{
+    void *loaded = held->users || held->pins ? NULL : held->loaded;
+    if (loaded)
+        held->loaded = NULL;
+    held->unwanted = held->unwanted && held->loaded;
+    return loaded;
+}
+
 static void unload(const imagine_model *model, imagine__stage_kind kind, void *loaded)
 {
     switch (kind) {
@@ -105,6 +115,21 @@ static void unload(const imagine_model *model, imagine__stage_kind kind, void *l
     }
 }
 
+/* A stand-in no longer counts with `held` of the model. 1: no handle has it either. */
+static int unpin(imagine_model *model, imagine__stage_kind kind, imagine__holding *held)
+{
+    if (imagine__forked(model->context))
+        return 0;
+    pthread_mutex_lock(&model->mutex);
+    held->pins--;
+    int unused = !held->users;
+    void *loaded = held->unwanted ? take(held) : NULL;
+    pthread_mutex_unlock(&model->mutex);
+    if (loaded)
+        unload(model, kind, loaded);
+    return unused;
+}
+
 imagine_model *imagine_model_retain(imagine_model *model)
 {
     if (model)
@@ -125,7 +150,7 @@ void imagine_model_release(imagine_model **model)
         imagine__stage *stage = &old->stages[kind];
         for (int i = 0; i < 2; i++) {
             if (stage->held[i].borrowed)
-                imagine__model_put(old->real, stage->held[i].loaded);
+                unpin(old->real, kind, &old->real->stages[kind].held[i]);
             else if (stage->held[i].loaded)
                 unload(old, kind, stage->held[i].loaded);
         }
@@ -172,7 +197,7 @@ imagine_status imagine__model_plan(imagine_model **plan, imagine_model *model, i
             imagine__holding *held = &model->stages[kind].held[i];
             int borrowed = held->loaded != NULL;
             made->stages[kind].held[i] = (imagine__holding){ .loaded = held->loaded, .borrowed = borrowed };
-            held->users += borrowed;
+            held->pins += borrowed;
         }
     }
     pthread_mutex_unlock(&model->mutex);
@@ -381,6 +406,7 @@ static imagine_status get(imagine_model *model, imagine__stage_kind kind, imagin
         held->loading = 1;
     *loaded = held->loaded;
     held->users += *loaded != NULL;
+    held->unwanted = 0;
     pthread_mutex_unlock(&model->mutex);
     if (*loaded)
         return IMAGINE_OK;
@@ -464,25 +490,13 @@ static const imagine__loaded *weights_of(imagine__stage_kind kind, const void *l
                                           : imagine__dit_loaded(loaded);
 }
 
-/* Takes what nobody uses out of its place; NULL: it is used, or not there. */
-static void *take_unused(imagine_model *model, imagine__holding *held)
-{
-    pthread_mutex_lock(&model->mutex);
-    void *loaded = held->users ? NULL : held->loaded;
-    if (loaded)
-        held->loaded = NULL;
-    pthread_mutex_unlock(&model->mutex);
-    return loaded;
-}
-
-/* What the real model would free: the plan no longer counts it, if nobody but the stand-in uses it. */
+/* What the real model would free: the plan no longer counts it, if no handle has it. */
 static void stop_counting(imagine_model *model, imagine__stage_kind kind, int i, const void *loaded)
 {
-    pthread_mutex_lock(&model->real->mutex);
-    int32_t users = --model->real->stages[kind].held[i].users;
-    if (!users)
-        imagine__plan_discount(model->context, imagine__loaded_held(weights_of(kind, loaded)));
-    pthread_mutex_unlock(&model->real->mutex);
+    uint64_t size = imagine__loaded_held(weights_of(kind, loaded)); /* with the last pin it may be gone */
+    model->stages[kind].held[i].borrowed = 0;
+    if (unpin(model->real, kind, &model->real->stages[kind].held[i]))
+        imagine__plan_discount(model->context, size);
 }
 
 void imagine__model_give_back(imagine_model *model)
@@ -491,13 +505,13 @@ void imagine__model_give_back(imagine_model *model)
         for (int i = 0; i < 2; i++) {
             imagine__holding *held = &model->stages[kind].held[i];
             int borrowed = held->borrowed;
-            void *loaded = take_unused(model, held);
-            if (!loaded)
-                continue;
-            held->borrowed = 0;
-            if (borrowed)
+            pthread_mutex_lock(&model->mutex);
+            held->unwanted = !held->users && held->pins;
+            void *loaded = take(held);
+            pthread_mutex_unlock(&model->mutex);
+            if (loaded && borrowed)
                 stop_counting(model, kind, i, loaded);
-            else
+            else if (loaded)
                 unload(model, kind, loaded);
         }
 }

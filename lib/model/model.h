@@ -275,7 +275,7 @@ imagine_status imagine__model_vae(imagine_model *model, const struct imagine__va
 
 /* A handle no longer uses what it got; NULL is fine. */
 void imagine__model_put(imagine_model *model, const void *loaded);
-/* Frees all weights that no handle uses. */
+/* Frees all weights that no handle uses; those that a stand-in counts with once it is released. */
 void imagine__model_give_back(imagine_model *model);
 imagine_weights imagine__model_weights(const imagine_model *model); /* the option */
 /* Bytes of a stage's weights as they are held; 0 while they are not. */

@@ -25,8 +25,9 @@ typedef enum imagine__stage_kind {
 /* A stage as it was loaded; everything under the model's mutex. */
 typedef struct imagine__holding {
     void *loaded; /* tokenizer, umt5, dit or vae model */
-    int32_t users; /* handles that have it */
-    int loading, borrowed; /* borrowed: it is the real model's, of which a stand-in is one user */
+    int32_t users, pins; /* handles that have it, and stand-ins that count with it */
+    int loading, borrowed; /* borrowed: it is the real model's, which a stand-in pins */
+    int unwanted; /* it was to be given back while it was pinned alone: it goes with the last pin, unless a handle has it by then */
 } imagine__holding;
 
 /* One folder of the pack. */

@@ -463,6 +463,102 @@ static void tried_again(void)
     imagine_model_release(&model);
 }
 
+/* ---- given back while a plan is made ----------------------------------------------------------------------------- */
+
+/* A model whose transformer is loaded and unused, and a stand-in that was made then. */
+typedef struct planned {
+    imagine_context *planning;
+    imagine_model *model, *plan;
+    const imagine__dit *dit;
+} planned;
+
+static int open_planned(planned *p)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    *p = (planned){ .model = NULL };
+    CHECK_OK(imagine_model_open(&p->model, context, folder, NULL, &err));
+    CHECK_OK(imagine__model_dit(p->model, IMAGINE__READ_AUTO, &p->dit, NULL, &err));
+    imagine__model_put(p->model, p->dit);
+    CHECK_OK(imagine__context_plan(&p->planning, context, 1 << 30, &err));
+    CHECK_OK(imagine__model_plan(&p->plan, p->model, p->planning, &err));
+    return p->plan && p->dit;
+}
+
+static void close_planned(planned *p)
+{
+    imagine_model_release(&p->plan);
+    imagine_context_release(&p->planning);
+    imagine_model_release(&p->model);
+}
+
+static int is_held(const planned *p)
+{
+    return imagine__model_held(p->model, IMAGINE_STAGE_SAMPLER) > 0;
+}
+
+/* Weights that are to be given back while a stand-in has them go with the last of these. */
+static void given_back_with_the_last_pin(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_model *second = NULL;
+    planned p;
+    restore();
+    if (open_planned(&p)) {
+        CHECK_OK(imagine__model_plan(&second, p.model, p.planning, &err));
+        imagine__model_give_back(p.model);
+        CHECK(is_held(&p));
+        imagine_model_release(&p.plan);
+        CHECK(is_held(&p));
+        imagine_model_release(&second);
+        CHECK(!is_held(&p));
+        CHECK_OK(imagine__model_dit(p.model, IMAGINE__READ_AUTO, &p.dit, NULL, &err)); /* they can be had again */
+        CHECK(is_held(&p));
+        imagine__model_put(p.model, p.dit);
+    }
+    close_planned(&p);
+}
+
+/* A plan that ends with a stage gives its pin back early, and counts what that stage held no more. */
+static void given_back_in_a_plan(void)
+{
+    imagine_context_info before = { .struct_size = sizeof before }, after = before;
+    planned p;
+    restore();
+    if (open_planned(&p)) {
+        imagine__model_give_back(p.model);
+        CHECK(is_held(&p));
+        imagine_context_get_info(p.planning, &before, NULL);
+        imagine__model_give_back(p.plan);
+        imagine_context_get_info(p.planning, &after, NULL);
+        CHECK(!is_held(&p) && after.memory_used < before.memory_used);
+    }
+    close_planned(&p);
+}
+
+/* They stay where nobody wanted their memory, and where a handle has come for them in between. */
+static void kept_after_a_plan(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    const imagine__dit *again = NULL;
+    planned p;
+    restore();
+    if (open_planned(&p)) {
+        imagine_model_release(&p.plan);
+        CHECK(is_held(&p));
+        CHECK_OK(imagine__model_plan(&p.plan, p.model, p.planning, &err));
+        imagine__model_give_back(p.model);
+        CHECK_OK(imagine__model_dit(p.model, IMAGINE__READ_AUTO, &again, NULL, &err));
+        CHECK(again == p.dit);
+        imagine_model_release(&p.plan);
+        CHECK(is_held(&p));
+        imagine__model_put(p.model, again);
+        CHECK(is_held(&p));
+        imagine__model_give_back(p.model);
+        CHECK(!is_held(&p));
+    }
+    close_planned(&p);
+}
+
 /* ---- every allocation failing in turn -------------------------------------------------------- */
 
 typedef struct counting {
@@ -544,6 +640,9 @@ int main(int argc, char **argv)
         { "changed on disk", changed_on_disk },
         { "loaded_once", loaded_once },
         { "tried_again", tried_again },
+        { "given back with the last pin", given_back_with_the_last_pin },
+        { "given back in a plan", given_back_in_a_plan },
+        { "kept after a plan", kept_after_a_plan },
         { "every_allocation_fails", every_allocation_fails },
     };
     imagine_context_options options;
