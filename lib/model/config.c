@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include <string.h>
 
-#include "model/model.h"
+#include "model/safetensors.h"
 
 #define LARGEST_CONFIG ((size_t)16 << 20)
-#define MOST_KEYS      4096 /* each is compared with all before it */
+#define MOST_KEYS      4096
 
 /* A top-level key with its value's place in the text. */
 typedef struct entry {
@@ -42,9 +42,6 @@ static imagine_status fail_json(const imagine__config *config, const imagine__js
 static imagine_status add_entry(imagine_context *context, imagine__config *config, const entry *one,
                                 imagine_error *error)
 {
-    for (size_t i = 0; i < config->count; i++)
-        if (!strcmp(config->entries[i].key, one->key))
-            return imagine__fail(error, IMAGINE_ERROR_FORMAT, "%s: \"%s\" stands there twice", config->path, one->key);
     if (config->count == MOST_KEYS)
         return imagine__fail(error, IMAGINE_ERROR_FORMAT, "%s: has more than %d keys", config->path, MOST_KEYS);
     if (config->count == config->capacity) {
@@ -57,6 +54,29 @@ static imagine_status add_entry(imagine_context *context, imagine__config *confi
     }
     config->entries[config->count++] = *one;
     return IMAGINE_OK;
+}
+
+static int by_key(const void *items, size_t a, size_t b)
+{
+    const entry *entries = items;
+    return strcmp(entries[a].key, entries[b].key);
+}
+
+/* Sorted, since thousands of long keys that begin alike would take seconds to compare with each other. */
+static imagine_status check_twice(imagine_context *context, const imagine__config *config, imagine_error *error)
+{
+    size_t size = (config->count + 1) * sizeof(uint32_t);
+    uint32_t *order = imagine__alloc(context, size);
+    if (!order)
+        return imagine__fail_memory(error, size, config->path);
+    imagine__sort(order, config->count, config->entries, by_key);
+    imagine_status status = IMAGINE_OK;
+    for (size_t i = 1; i < config->count && status >= 0; i++)
+        if (!by_key(config->entries, order[i - 1], order[i]))
+            status = imagine__fail(error, IMAGINE_ERROR_FORMAT, "%s: \"%s\" stands there twice", config->path,
+                                   config->entries[order[i]].key);
+    imagine__free(context, order);
+    return status;
 }
 
 /* The decoded string at *space, which moves behind it; NULL for one with a zero inside. */
@@ -95,7 +115,7 @@ static imagine_status parse(imagine_context *context, imagine__config *config, i
     }
     if (json.kind != IMAGINE__JSON_OBJECT_END || imagine__json_next(&json) != IMAGINE__JSON_END)
         return fail_json(config, &json, error);
-    return IMAGINE_OK;
+    return check_twice(context, config, error);
 }
 
 imagine_status imagine__config_open(imagine__config **config, imagine_context *context, const char *path,

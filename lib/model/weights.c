@@ -6,7 +6,7 @@
 #include "model/safetensors.h"
 
 #define MOST_SHARDS   1000
-#define LARGEST_INDEX ((size_t)100 << 20)
+#define LARGEST_INDEX ((size_t)16 << 20) /* room for more than 100,000 tensors */
 
 static void sift(uint32_t *order, size_t at, size_t count, const void *items,
                  int (*compare)(const void *, size_t, size_t))
@@ -126,7 +126,8 @@ typedef struct shards {
     } * map;
     size_t map_count, map_capacity;
     const char *files[MOST_SHARDS];
-    size_t file_count;
+    uint16_t by_name[MOST_SHARDS]; /* numbers of files in the order of their names */
+    size_t file_count, last; /* last: the number that was found last */
 } shards;
 
 static imagine_status fail_index(const shards *s, const imagine__json *json, const char *what)
@@ -148,17 +149,40 @@ static int plain_name(const char *name)
     return name && *name && !strchr(name, '/') && strcmp(name, ".") && strcmp(name, "..");
 }
 
-/* The file's number; s->file_count when there are too many. */
+/* Whether there is such a file, whose number is then by_name[*place]; else *place is where it belongs. */
+static int find_file(const shards *s, const char *name, size_t *place)
+{
+    size_t low = 0, high = s->file_count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        int order = strcmp(s->files[s->by_name[middle]], name);
+        if (!order) {
+            *place = middle;
+            return 1;
+        }
+        if (order < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    *place = low;
+    return 0;
+}
+
+/* The file's number; MOST_SHARDS when there are too many. An index may name its shards in any order millions of times. */
 static size_t file_number(shards *s, const char *name)
 {
-    /* Indices name the shards in turn, so the search from the end is short. */
-    for (size_t i = s->file_count; i-- > 0;)
-        if (!strcmp(s->files[i], name))
-            return i;
+    size_t place;
+    if (s->file_count && !strcmp(s->files[s->last], name)) /* mostly it is the one before */
+        return s->last;
+    if (find_file(s, name, &place))
+        return s->last = s->by_name[place];
     if (s->file_count == MOST_SHARDS)
-        return s->file_count;
+        return MOST_SHARDS;
+    memmove(s->by_name + place + 1, s->by_name + place, (s->file_count - place) * sizeof *s->by_name);
+    s->by_name[place] = (uint16_t)s->file_count;
     s->files[s->file_count] = name;
-    return s->file_count++;
+    return s->last = s->file_count++;
 }
 
 static imagine_status read_weight_map(shards *s, imagine__json *json)
@@ -181,7 +205,7 @@ static imagine_status read_weight_map(shards *s, imagine__json *json)
             s->map_capacity = capacity;
         }
         size_t number = file_number(s, file);
-        if (number == s->file_count)
+        if (number == MOST_SHARDS)
             return fail_index(s, json, "more than 1000 shards");
         s->map[s->map_count].tensor = tensor;
         s->map[s->map_count++].file = (uint32_t)number;

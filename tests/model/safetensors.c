@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "model/model.h"
@@ -330,6 +331,39 @@ static void shards(void)
     CHECK_STATUS(imagine__weights_open(&weights, context, folder, "none", &err), IMAGINE_ERROR_NOT_FOUND);
 }
 
+/* An index may be as large as 16 MB and name a thousand shards in any order: it is read in the time that its size takes. */
+static void large_index(void)
+{
+    enum { SHARDS = 1000, LARGEST = 16 << 20 };
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine__weights *weights;
+    const char *index = path_of("large.safetensors.index.json");
+    char *text = malloc(LARGEST);
+    REQUIRE(text);
+    size_t at = (size_t)sprintf(text, "{\"weight_map\":{");
+    for (int i = 0; at + 32 < LARGEST; i++) /* all of them once, then the first ones again and again */
+        at += (size_t)sprintf(text + at, "%s\"\":\"s%03d\"", i ? "," : "", i < SHARDS ? i : i % 4);
+    at += (size_t)sprintf(text + at, "}}");
+    write_bytes(index, text, at);
+    clock_t begin = clock();
+    CHECK_STATUS(imagine__weights_open(&weights, context, folder, "large", &err), IMAGINE_ERROR_NOT_FOUND);
+    double seconds = (double)(clock() - begin) / CLOCKS_PER_SEC;
+    printf("    %.1f MB in %.2f s\n", (double)at / 1e6, seconds);
+    CHECK(strstr(err.message, "/s000") && seconds < 2);
+    at = (size_t)sprintf(text, "{\"weight_map\":{");
+    for (int i = 0; i <= SHARDS; i++)
+        at += (size_t)sprintf(text + at, "%s\"\":\"s%03d\"", i ? "," : "", i);
+    at += (size_t)sprintf(text + at, "}}");
+    write_bytes(index, text, at);
+    CHECK_STATUS(imagine__weights_open(&weights, context, folder, "large", &err), IMAGINE_ERROR_FORMAT);
+    CHECK(strstr(err.message, "more than 1000 shards") != NULL);
+    CHECK(!truncate(index, LARGEST + 1));
+    CHECK_STATUS(imagine__weights_open(&weights, context, folder, "large", &err), IMAGINE_ERROR_FORMAT);
+    CHECK(strstr(err.message, "16777217") && strstr(err.message, "at most 16777216"));
+    unlink(index);
+    free(text);
+}
+
 /* imagine_buffer_save and _load: what was written is read, whatever the order and types. */
 static void buffers(void)
 {
@@ -415,7 +449,7 @@ int main(int argc, char **argv)
         { "reads", reads },         { "accepts", accepts },
         { "refuses", refuses },     { "header_length", header_length },
         { "truncated", truncated }, { "cut_short", cut_short },
-        { "mutations", mutations }, { "shards", shards },
+        { "mutations", mutations }, { "shards", shards }, { "large index", large_index },
         { "buffers", buffers },     { "not_files", not_files },
         { "clean_up", clean_up },
     };
