@@ -154,13 +154,23 @@ imagine_status imagine_context_get_info(const imagine_context *context, imagine_
     return imagine__write_struct(info, &known, sizeof known, "imagine_context_info", error);
 }
 
+/* What another thread takes between the look and the store is in no peak: a second look finds it. */
+static void lower_peak(_Atomic uint64_t *peak, _Atomic uint64_t *used)
+{
+    uint64_t stored = atomic_load(used);
+    atomic_store(peak, stored);
+    uint64_t now = atomic_load(used);
+    while (now > stored && !atomic_compare_exchange_weak(peak, &stored, now))
+        ;
+}
+
 void imagine_context_reset_peak(imagine_context *context)
 {
     if (!context)
         return;
-    atomic_store(&context->memory_peak, atomic_load(&context->memory_used));
+    lower_peak(&context->memory_peak, &context->memory_used);
     if (context->device)
-        atomic_store(&context->device->peak, atomic_load(&context->device->used));
+        lower_peak(&context->device->peak, &context->device->used);
 }
 
 uint64_t imagine__context_used(const imagine_context *context)

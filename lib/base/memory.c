@@ -55,7 +55,7 @@ int imagine__reserve(imagine_context *context, uint64_t size)
             return 0;
         }
     } while (!atomic_compare_exchange_weak(&context->memory_used, &used, now));
-    uint64_t peak = atomic_load_explicit(&context->memory_peak, memory_order_relaxed);
+    uint64_t peak = atomic_load(&context->memory_peak); /* not one of before a reset that has not seen this */
     while (now > peak && !atomic_compare_exchange_weak(&context->memory_peak, &peak, now))
         ;
     return 1;
