@@ -150,6 +150,30 @@ static float *middle_room(imagine_vae *vae, int encoding, const int64_t *shape, 
     return floats;
 }
 
+static int alike(const imagine_vae *vae, int encoding, const int64_t *shape, vae_grid grid, int32_t i, int32_t j)
+{
+    int32_t height = (int32_t)shape[2], width = (int32_t)shape[3];
+    imagine__vae_tile a = imagine__vae_tile_at(height, width, grid.rows, grid.columns, i);
+    imagine__vae_tile b = imagine__vae_tile_at(height, width, grid.rows, grid.columns, j);
+    return imagine__vae_tiles_alike(vae->coder, encoding, height, width, &a, &b);
+}
+
+/* Only while planning: a tile whose row and column are like others before them needs nothing that is not known. There are
+ * thousands of tiles in a large picture, and a few dozen that differ. */
+static int planned_before(const imagine_vae *vae, int encoding, const int64_t *shape, vae_grid grid, int32_t number)
+{
+    int32_t row = number / grid.columns * grid.columns, column = number % grid.columns;
+    if (!imagine__planning(vae->context))
+        return 0;
+    for (int32_t i = 0; i < column; i++)
+        if (alike(vae, encoding, shape, grid, i, column))
+            return 1;
+    for (int32_t i = 0; i < row; i += grid.columns)
+        if (alike(vae, encoding, shape, grid, i, row))
+            return 1;
+    return 0;
+}
+
 static imagine_status encode_one_tile(imagine_vae *vae, const vae_clip *in, const int64_t *shape,
                                       const imagine__vae_tile *tile, float *middle, int64_t frame, imagine_error *error)
 {
@@ -183,6 +207,8 @@ static imagine_status encode_tiles(imagine_vae *vae, const vae_clip *in, vae_gri
     imagine_status status = middle ? IMAGINE_OK : IMAGINE_ERROR_NO_MEMORY;
     for (int32_t i = 0; i < grid.rows * grid.columns && status >= 0; i++) {
         imagine__vae_tile tile = imagine__vae_tile_at(height, width, grid.rows, grid.columns, i);
+        if (planned_before(vae, 1, shape, grid, i))
+            continue;
         status = encode_one_tile(vae, in, shape, &tile, middle, frame, error);
     }
     if (status >= 0)
@@ -358,6 +384,8 @@ static imagine_status decode_tiles(imagine_vae *vae, const imagine_buffer *laten
     }
     for (int32_t i = 0; i < grid.rows * grid.columns && status >= 0; i++) {
         imagine__vae_tile tile = imagine__vae_tile_at(height, width, grid.rows, grid.columns, i);
+        if (planned_before(vae, 0, in, grid, i))
+            continue;
         status = decode_one_tile(vae, in, &tile, middle, frame, frames, error);
     }
     imagine__free(vae->context, middle);

@@ -5,6 +5,7 @@
 #include "vae/handle.h"
 
 #define SMALLEST 4 /* latents along a side of a tile that is chosen: with its margin that is mostly margin */
+#define ONE_BY_ONE 8 /* cuts that are tried each */
 #define PLANNED 4 /* latent frames until every cache is full: what doubles the frames first sees none of the first */
 
 /* What is to be coded. */
@@ -68,7 +69,7 @@ static imagine_status plan(const imagine_vae *vae, const work_load *load, vae_gr
     imagine_status status = imagine__context_plan(&stand_in.context, vae->context, 0, error);
     if (status < 0)
         return status;
-    if ((status = imagine__work_init(&stand_in.work, stand_in.context, NULL, error)) >= 0 &&
+    if ((status = imagine__work_init(&stand_in.work, stand_in.context, vae->cancel, error)) >= 0 &&
         (status = imagine__vae_coder_create(&stand_in.coder, vae->weights, &stand_in.work, error)) >= 0 &&
         (status = run_plan(&stand_in, load, planned, grid, need, error)) >= 0) {
         if (grid.rows * grid.columns > 1)
@@ -95,21 +96,81 @@ static int cut(const imagine_vae *vae, const work_load *load, vae_grid *grid)
     return 1;
 }
 
+/* The grid that so many cuts make of `grid`, or the smallest; *cuts becomes their number. */
+static vae_grid after(const imagine_vae *vae, const work_load *load, vae_grid grid, int64_t *cuts)
+{
+    int64_t done = 0;
+    while (done < *cuts && cut(vae, load, &grid))
+        done++;
+    *cuts = done;
+    return grid;
+}
+
+/* What tiles of any size need at least: the result, and what is between the middle and the levels. */
+static uint64_t least(const imagine_vae *vae, const work_load *load)
+{
+    const imagine__vae_config *c = vae->config;
+    uint64_t area = (uint64_t)(load->height * load->width), count = (uint64_t)load->count;
+    uint64_t pixels = area * (uint64_t)(c->spatial_factor * c->spatial_factor) * ((count - 1) * (uint64_t)c->temporal_factor + 1);
+    uint64_t out = load->encoding ? area * count * (uint64_t)c->z_dim * 4 : pixels * 3 * (load->dtype == IMAGINE_U8 ? 1 : 4);
+    return out + area * count * (uint64_t)imagine__vae_middle_channels(vae->coder, load->encoding) * 4;
+}
+
+/* Between cuts that do not fit and those of *grid, which fit: the fewest that do. */
+static imagine_status search_back(const imagine_vae *vae, const work_load *load, uint64_t left, vae_grid whole, int64_t failed,
+                                  int64_t fits, vae_grid *grid, imagine_error *error)
+{
+    while (fits - failed > 1) {
+        int64_t cuts = failed + (fits - failed) / 2;
+        uint64_t need;
+        vae_grid tried = after(vae, load, whole, &cuts);
+        imagine_status status = plan(vae, load, tried, &need, error);
+        if (status < 0)
+            return status;
+        *(need <= left ? &fits : &failed) = cuts;
+        if (need <= left)
+            *grid = tried;
+    }
+    return IMAGINE_OK;
+}
+
+/* The fewest cuts of *grid that fit into `left` bytes: tried one by one at first, as a first margin may be more than a cut
+ * saves, then faster and faster, and from those that fit back. Where none fit they are as many as there can be. */
+static imagine_status search(const imagine_vae *vae, const work_load *load, uint64_t left, vae_grid *grid, imagine_error *error)
+{
+    vae_grid whole = *grid;
+    int64_t failed = -1, cuts = 0;
+    for (;;) {
+        uint64_t need;
+        *grid = after(vae, load, whole, &cuts);
+        if (cuts == failed) /* there are no more */
+            return IMAGINE_OK;
+        imagine_status status = plan(vae, load, *grid, &need, error);
+        if (status < 0)
+            return status;
+        if (need <= left)
+            return search_back(vae, load, left, whole, failed, cuts, grid, error);
+        failed = cuts;
+        cuts = cuts < ONE_BY_ONE ? cuts + 1 : 2 * cuts;
+        if (least(vae, load) > left) {
+            cuts = INT64_MAX;
+            *grid = after(vae, load, whole, &cuts);
+            return IMAGINE_OK;
+        }
+    }
+}
+
 static imagine_status choose(imagine_vae *vae, const work_load *load, vae_grid *grid, imagine_error *error)
 {
     imagine_context_info now = { .struct_size = sizeof now };
-    uint64_t limit = imagine__context_limit(vae->context), need;
+    uint64_t limit = imagine__context_limit(vae->context);
     imagine_status status;
     if (!limit)
         return IMAGINE_OK;
     imagine__arena_trim(vae->work.arena);
     if ((status = imagine_context_get_info(vae->context, &now, error)) < 0)
         return status;
-    uint64_t left = limit > now.memory_used ? limit - now.memory_used : 0;
-    do
-        status = plan(vae, load, *grid, &need, error);
-    while (status >= 0 && need > left && cut(vae, load, grid));
-    return status;
+    return search(vae, load, limit > now.memory_used ? limit - now.memory_used : 0, grid, error);
 }
 
 imagine_status vae_choose_grid(imagine_vae *vae, int encoding, imagine_dtype dtype, int64_t count, int64_t height,

@@ -84,6 +84,18 @@ imagine__vae_tile imagine__vae_tile_at(int32_t height, int32_t width, int32_t ro
                                 (int32_t)((column + 1) * width / columns) - x };
 }
 
+int imagine__vae_tiles_alike(const imagine__vae_coder *coder, int encoding, int32_t height, int32_t width,
+                             const imagine__vae_tile *a, const imagine__vae_tile *b)
+{
+    vae_side of_a = { .height = height, .width = width }, of_b = of_a;
+    int alike = a->height == b->height && a->width == b->width;
+    vae_windows(coder->vae, &of_a, encoding, a);
+    vae_windows(coder->vae, &of_b, encoding, b);
+    for (int32_t i = 0; i <= coder->vae->config.levels; i++)
+        alike &= of_a.windows[i].height == of_b.windows[i].height && of_a.windows[i].width == of_b.windows[i].width;
+    return alike;
+}
+
 imagine_status imagine__vae_coder_tile(imagine__vae_coder *coder, int encoding, int32_t height, int32_t width,
                                        const imagine__vae_tile *tile, imagine_error *error)
 {

@@ -67,6 +67,10 @@ typedef struct imagine__vae_tile {
 int32_t imagine__vae_tile_count(int32_t latents, int32_t most);
 imagine__vae_tile imagine__vae_tile_at(int32_t height, int32_t width, int32_t rows, int32_t columns, int32_t number);
 
+/* 1: what the levels work on is as high and as wide for one as for the other, so that they take the same memory. */
+int imagine__vae_tiles_alike(const imagine__vae_coder *coder, int encoding, int32_t height, int32_t width,
+                             const imagine__vae_tile *a, const imagine__vae_tile *b);
+
 int64_t imagine__vae_middle_channels(const imagine__vae_coder *coder, int encoding);
 /* Drops all caches and begins a tile (in latents); NULL: the whole picture, as the middle wants it. */
 imagine_status imagine__vae_coder_tile(imagine__vae_coder *coder, int encoding, int32_t height, int32_t width,

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 #include <math.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <imagine/imagine.h>
 
 #include "tests/test.h"
+#include "vae/handle.h"
 
 /* The VAE in tiles against itself without: the same bytes for less memory. Through the public interface, on the packs
  * of vae.c. */
@@ -433,6 +435,84 @@ static void just_below_the_whole(void)
     }
 }
 
+/* The grid that is chosen for a clip that is to be decoded, with `beyond` bytes more than are held; 1 x 1: there was none. */
+static vae_grid grid_within(uint64_t held, uint64_t beyond, size s)
+{
+    vae_grid grid = { 1, 1 };
+    imagine_vae *vae = NULL;
+    bench b;
+    if (open_bench(&b, "f32", 1, held + beyond)) {
+        CHECK_OK(open_vae(&b, IMAGINE_VAE_TILE_AUTO, IMAGINE_VAE_TILE_AUTO, &vae));
+        if (vae)
+            CHECK_OK(vae_choose_grid(vae, 0, IMAGINE_U8, s.frames, s.height, s.width, &grid, &err));
+    }
+    imagine_vae_destroy(&vae);
+    close_bench(&b);
+    return grid;
+}
+
+/* The less memory there is the more tiles there are, and none of the grids is passed over. */
+static void no_more_tiles_than_needed(void)
+{
+    static const size s = { 1, 64, 96 };
+    imagine_context_info info = { .struct_size = sizeof info };
+    imagine_vae *vae = NULL;
+    bench b;
+    uint64_t held = 0, whole = 0;
+    if (open_bench(&b, "f32", 1, 0)) {
+        imagine_buffer *result;
+        whole = peak_of(&b, 0, s, 0, &result);
+        imagine_buffer_release(&result);
+        CHECK_OK(open_vae(&b, 0, 0, &vae));
+        imagine_context_get_info(b.context, &info, NULL);
+        held = info.memory_used;
+    }
+    imagine_vae_destroy(&vae);
+    close_bench(&b);
+    int32_t before = 0, kinds = 0, between = 0; /* between: not reached by doubling */
+    for (uint64_t part = 100; part > 0; part--) {
+        vae_grid grid = grid_within(held, whole * part / 100, s);
+        int32_t cuts = grid.rows + grid.columns - 2;
+        CHECK(cuts >= before);
+        kinds += cuts != before;
+        between += cuts != before && cuts > 8 && cuts < 16;
+        before = cuts;
+    }
+    printf("    %d grids of up to %d cuts\n", kinds, before);
+    CHECK(kinds >= 12 && between >= 3);
+}
+
+/* A picture so large that its smallest tiles are thousands, with room for nothing: that is soon known, and a cancel is heard. */
+static void hopeless(void)
+{
+    /* Beside 17 MB of latents there are 50 MB of frames and 6 MB between the middle and the levels. */
+    static const size s = { 1, 512, 512 };
+    bench b;
+    imagine_vae *vae = NULL;
+    imagine_vae_options options;
+    imagine_buffer *latents = NULL, *frames = NULL;
+    imagine_vae_options_init(&options, sizeof options);
+    options.tile_width = options.tile_height = IMAGINE_VAE_TILE_AUTO;
+    for (int most = 0; most < 2; most++) {
+        if (open_bench(&b, "f32", 1, most ? 76 << 20 : 32 << 20)) {
+            CHECK_OK(imagine_cancel_create(&options.cancel, b.context, &err));
+            CHECK_OK(imagine_vae_create(&vae, b.model, &options, &err));
+            latents = random_latents(&b, s);
+            clock_t begin = clock();
+            CHECK_STATUS(imagine_vae_decode(vae, latents, IMAGINE_U8, &frames, &err), IMAGINE_ERROR_NO_MEMORY);
+            double seconds = (double)(clock() - begin) / CLOCKS_PER_SEC;
+            printf("    %.2f s\n", seconds);
+            CHECK(seconds < 1);
+            imagine_cancel_fire(options.cancel);
+            CHECK_STATUS(imagine_vae_decode(vae, latents, IMAGINE_U8, &frames, &err), IMAGINE_ERROR_CANCELLED);
+        }
+        imagine_buffer_release(&latents);
+        imagine_vae_destroy(&vae);
+        imagine_cancel_release(&options.cancel);
+        close_bench(&b);
+    }
+}
+
 /* Every allocation of a clip in tiles fails in turn; afterwards the same handle does it right. */
 static void every_allocation_fails(void)
 {
@@ -501,6 +581,8 @@ int main(int argc, char **argv)
         { "tiles_need_less", tiles_need_less },
         { "chosen_under_a_limit", chosen_under_a_limit },
         { "just_below_the_whole", just_below_the_whole },
+        { "no more tiles than needed", no_more_tiles_than_needed },
+        { "hopeless", hopeless },
         { "every_allocation_fails", every_allocation_fails },
         { "sizes_refused", sizes_refused },
     };
