@@ -241,7 +241,9 @@ struct imagine__kernels {
 
     /* Packed sizes in bytes and packing. The source is row-major as in the file: linear [n, k]; convolution
      * [cout, cin, kt, kh, kw] (PyTorch's order). `rows` first..first+count-1 of W only, so that a large matrix need not be
-     * held twice: `first` must be a multiple of pack_rows, and so must count unless it reaches n. */
+     * held twice: `first` must be a multiple of pack_rows, and so must count unless it reaches n. Output channels of a convolution
+     * that are packed in blocks, of a multiple of pack_rows each and the last one of no fewer, lie behind each other as if they
+     * had been packed at once. */
     size_t (*linear_packed_size)(int64_t n, int64_t k, imagine__wtype type);
     void (*pack_linear)(void *packed, const void *rows, int64_t first, int64_t count, int64_t n, int64_t k,
                         imagine__wtype type);

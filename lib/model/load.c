@@ -370,13 +370,19 @@ static imagine_status send_parts(imagine__loaded *loaded, imagine__linear_weight
     return status;
 }
 
+/* Rows of `row` bytes that are read and packed at a time. */
+static int64_t rows_at_once(const imagine__kernels *kernels, size_t row)
+{
+    return kernels->pack_rows * (int64_t)(1 + STAGING / (row * (size_t)kernels->pack_rows + 1));
+}
+
 /* Packs in blocks of rows, so that a large matrix is not held twice. */
 static imagine_status pack_parts(imagine__loaded *loaded, imagine__linear_weight *w,
                                  const imagine__tensor *const *parts, const int64_t *rows, imagine_error *error)
 {
     const imagine__kernels *kernels = imagine__context_kernels(loaded->context);
     size_t row = (size_t)w->k * type_size(w->type), size = kernels->linear_packed_size(w->n, w->k, w->type);
-    int64_t step = kernels->pack_rows * (int64_t)(1 + STAGING / (row * (size_t)kernels->pack_rows + 1));
+    int64_t step = rows_at_once(kernels, row);
     if (step > w->n)
         step = w->n;
     void *packed = imagine__loaded_keep(loaded, size), *staging = stage(loaded, 0, (size_t)step * row);
@@ -524,16 +530,34 @@ static imagine_status send_conv(imagine__loaded *loaded, const imagine__conv_wei
     return status;
 }
 
+/* Output channels first..first+count-1, which lie behind those before them: `first` is a multiple of pack_rows. */
+static imagine_status pack_channels(imagine__loaded *loaded, const imagine__conv_weight *w, const imagine__tensor *t, int64_t first,
+                                    int64_t count, void *raw, char *packed, imagine_error *error)
+{
+    const imagine__kernels *kernels = imagine__context_kernels(loaded->context);
+    int64_t values = w->cin * w->kt * w->kh * w->kw;
+    size_t before = first ? kernels->conv_packed_size(first, w->cin, w->kt, w->kh, w->kw, w->type) : 0;
+    imagine_status status = read_elements(loaded, t, (uint64_t)(first * values), (uint64_t)(count * values), w->type, raw, error);
+    if (status < 0)
+        return status;
+    kernels->pack_conv(packed + before, raw, count, w->cin, w->kt, w->kh, w->kw, w->type);
+    return check_cancel(loaded, error);
+}
+
+/* In blocks of output channels, as packing a large tensor takes longer than a cancel may. What is left for less than a block
+ * goes with the last one: for a few channels alone the kernels have another layout. */
 static imagine_status pack_conv(imagine__loaded *loaded, const imagine__conv_weight *w, const imagine__tensor *t, void *packed,
                                 imagine_error *error)
 {
-    size_t size = (size_t)elements(t) * type_size(w->type);
-    void *raw = stage(loaded, 0, size);
-    if (!raw)
-        return fail_memory(loaded, t, size, error);
-    imagine_status status = read_elements(loaded, t, 0, (uint64_t)elements(t), w->type, raw, error);
-    if (status >= 0)
-        imagine__context_kernels(loaded->context)->pack_conv(packed, raw, w->cout, w->cin, w->kt, w->kh, w->kw, w->type);
+    size_t row = (size_t)(w->cin * w->kt * w->kh * w->kw) * type_size(w->type);
+    int64_t step = rows_at_once(imagine__context_kernels(loaded->context), row);
+    int64_t most = w->cout < 2 * step ? w->cout : step + w->cout % step;
+    void *raw = stage(loaded, 0, (size_t)most * row);
+    imagine_status status = raw ? IMAGINE_OK : fail_memory(loaded, t, (size_t)most * row, error);
+    for (int64_t first = 0, count; first < w->cout && status >= 0; first += count) {
+        count = w->cout - first < 2 * step ? w->cout - first : step;
+        status = pack_channels(loaded, w, t, first, count, raw, packed, error);
+    }
     unstage(loaded, raw);
     return status;
 }

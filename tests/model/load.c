@@ -3,6 +3,7 @@
 /* Configurations, and weights as the kernels get them: every stored type, shape and failure. */
 
 #include <math.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "model/model.h"
@@ -21,7 +22,7 @@ static imagine_status open_text(imagine__config **config, const char *text, imag
     return imagine__config_open(config, context, path, error);
 }
 
-/* Sixteen megabytes of keys, each compared with all before it, would keep a program busy for hours. */
+/* Sixteen megabytes of short keys are more than anybody has. */
 static void config_of_keys(void)
 {
     enum { KEYS = 5000 };
@@ -34,6 +35,39 @@ static void config_of_keys(void)
     text[at] = '}';
     CHECK_STATUS(open_text(&c, text, &err), IMAGINE_ERROR_FORMAT);
     CHECK(strstr(err.message, "4096"));
+}
+
+/* Seconds that 4096 keys of 4080 characters take, all of them alike but for four digits: in front, or at the end. */
+static double time_keys(int digits_at, int twice, imagine_status expected)
+{
+    enum { KEYS = 4096, LENGTH = 4080 };
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine__config *c;
+    static char text[KEYS * (LENGTH + 5) + 2], key[LENGTH + 1];
+    size_t at = 0;
+    memset(key, 'k', LENGTH);
+    for (int i = 0; i < KEYS; i++) {
+        char digits[5];
+        snprintf(digits, sizeof digits, "%04d", twice && i == KEYS - 1 ? 77 : i);
+        memcpy(key + digits_at, digits, 4);
+        at += (size_t)sprintf(text + at, "%c\"%s\":0", i ? ',' : '{', key);
+    }
+    memcpy(text + at, "}", 2);
+    clock_t begin = clock();
+    CHECK_STATUS(open_text(&c, text, &err), expected);
+    double seconds = (double)(clock() - begin) / CLOCKS_PER_SEC;
+    CHECK(!twice || strstr(err.message, "kkkk"));
+    imagine__config_close(context, c);
+    return seconds;
+}
+
+/* Keys that begin alike are not each compared with all others. */
+static void config_of_long_keys(void)
+{
+    double unlike = time_keys(0, 0, IMAGINE_OK), alike = time_keys(4076, 0, IMAGINE_OK);
+    printf("    %.3f s unlike, %.3f s alike\n", unlike, alike);
+    CHECK(alike < 4 * unlike);
+    time_keys(4076, 1, IMAGINE_ERROR_FORMAT);
 }
 
 static void config_values(void)
@@ -384,6 +418,46 @@ static void others(void)
     imagine__weights_close(weights);
 }
 
+/* A large convolution is packed in blocks: as the kernels pack it at once, and without being held twice. */
+static void convolution_in_blocks(void)
+{
+    static const char *const names[] = { "c.weight", "c.bias" };
+    static const imagine_cpu_level levels[] = { IMAGINE_CPU_PLAIN, IMAGINE_CPU_AVX2, IMAGINE_CPU_BEST };
+    enum { OUT = 3 * 608 + 5, IN = 64 }; /* blocks of 607 or 608, and five that by themselves would be packed in another way */
+    int64_t shape[5] = { OUT, IN, 3, 3, 3 }, out = OUT;
+    float *values = malloc(sizeof(float) * OUT * IN * 27), bias[OUT];
+    REQUIRE(values);
+    imagine_buffer *b[2] = { tensor(IMAGINE_F32, 5, shape, values), tensor(IMAGINE_F32, 1, &out, bias) };
+    imagine__weights *weights = store(2, b, names);
+    for (size_t i = 0; i < sizeof levels / sizeof *levels; i++) {
+        imagine_error err = IMAGINE_ERROR_INIT;
+        imagine_context_options o;
+        imagine_context *own;
+        imagine_context_info info = { .struct_size = sizeof info };
+        imagine__loaded loaded;
+        imagine__conv_weight c = { 0 };
+        imagine_context_options_init(&o, sizeof o);
+        o.threads = 1;
+        o.cpu_level = levels[i];
+        REQUIRE_OK(imagine_context_create(&own, &o, &err));
+        const imagine__kernels *kernels = imagine__context_kernels(own);
+        size_t size = kernels->conv_packed_size(OUT, IN, 3, 3, 3, IMAGINE__W_F32);
+        void *expected = malloc(size);
+        REQUIRE(expected);
+        kernels->pack_conv(expected, values, OUT, IN, 3, 3, 3, IMAGINE__W_F32);
+        imagine__loaded_init(&loaded, own, weights);
+        CHECK_OK(imagine__load_conv(&loaded, &c, OUT, IN, 3, 3, 3, &err, "c"));
+        CHECK(c.packed && !memcmp(c.packed, expected, size));
+        imagine_context_get_info(own, &info, NULL);
+        CHECK(info.memory_peak < size + size / 2 + (1 << 20));
+        imagine__loaded_free(&loaded);
+        imagine_context_release(&own);
+        free(expected);
+    }
+    imagine__weights_close(weights);
+    free(values);
+}
+
 /* ---- cancelled while one tensor is read ------------------------------------------------------------- */
 
 /* An allocator that fires the token once the memory for a large tensor is given out: the next look at the token is while the
@@ -503,6 +577,7 @@ int main(int argc, char **argv)
     static const test_case cases[] = {
         { "config_values", config_values },
         { "config_of_keys", config_of_keys },
+        { "config_of_long_keys", config_of_long_keys },
         { "config_expectations", config_expectations },
         { "config_refused", config_refused },
         { "config_of_characters", config_of_characters },
@@ -510,6 +585,7 @@ int main(int argc, char **argv)
         { "stack", stack },
         { "others", others },
         { "empty", empty },
+        { "convolution in blocks", convolution_in_blocks },
         { "cancelled_within_a_tensor", cancelled_within_a_tensor },
         { "halves", halves },
     };
