@@ -14,6 +14,9 @@
  * whatever else is in the batch. */
 #define PLANNED_ROWS 4096
 
+/* Of all operands, in bytes: what arenas and pieces keep. Unless it is told, cuBLASLt counts on 256. */
+#define ALIGNMENT 16
+
 /* What a plan is for, compared by its bytes. */
 struct lt_shape {
     int64_t m, n, k, ldx, ldy, ld_add;
@@ -148,14 +151,22 @@ static bool set_bias(const lt_functions &lt, const lt_plan *plan, const void *bi
            lt.MatmulDescSetAttribute(plan->descriptor, LT_BIAS, &bias, sizeof bias) == 0;
 }
 
+/* What an algorithm is to make do with. */
+static bool set_limits(const lt_functions &lt, lt_preference preference, const lt_plan *plan)
+{
+    const uint32_t alignment = ALIGNMENT;
+    bool good = lt.MatmulPreferenceSetAttribute(preference, LT_MOST_WORKSPACE, &plan->shape.workspace, sizeof(uint64_t)) == 0;
+    for (int operand = LT_ALIGNMENT_A; operand <= LT_ALIGNMENT_D; operand++)
+        good = good && lt.MatmulPreferenceSetAttribute(preference, operand, &alignment, sizeof alignment) == 0;
+    return good;
+}
+
 static bool choose(products *p, lt_plan *plan)
 {
     lt_result result = {};
     lt_preference preference = nullptr;
     int found = 0;
-    bool good = p->lt.MatmulPreferenceCreate(&preference) == 0 &&
-                p->lt.MatmulPreferenceSetAttribute(preference, LT_MOST_WORKSPACE, &plan->shape.workspace, sizeof(uint64_t)) ==
-                    0 &&
+    bool good = p->lt.MatmulPreferenceCreate(&preference) == 0 && set_limits(p->lt, preference, plan) &&
                 p->lt.MatmulAlgoGetHeuristic(p->handle, plan->descriptor, plan->w, plan->rows.x, plan->rows.add,
                                              plan->rows.y, preference, 1,
                                              &result, &found) == 0;
@@ -192,9 +203,16 @@ bool imagine__cuda_products_there(void *memory)
     return memory && ((products *)memory)->file;
 }
 
+static bool aligned(const lt_product &a)
+{
+    return ((uintptr_t)a.w | (uintptr_t)a.x | (uintptr_t)a.add | (uintptr_t)a.y | (uintptr_t)a.workspace) % ALIGNMENT == 0;
+}
+
 bool imagine__cuda_products_multiply(void *memory, const lt_product &a, void *stream)
 {
     products *p = (products *)memory;
+    if (!aligned(a))
+        return false;
     bool f32 = a.type == IMAGINE__W_F32;
     lt_shape shape = {f32 ? PLANNED_ROWS : a.m, a.n, a.k, a.ldx, a.ldy, a.add ? a.ld_add : 0, f32 ? LT_F32 : LT_BF16,
                       a.y_type == IMAGINE__W_F32 ? LT_F32 : LT_BF16, LT_PLAIN_EPILOGUE, a.add != nullptr, a.workspace_size};

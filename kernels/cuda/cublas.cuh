@@ -30,7 +30,11 @@ enum lt_constants {
     LT_TRANSPOSE_A = 3, /* attributes of a descriptor */
     LT_EPILOGUE = 7,
     LT_BIAS = 8,
-    LT_MOST_WORKSPACE = 1, /* attribute of a preference */
+    LT_MOST_WORKSPACE = 1, /* attributes of a preference */
+    LT_ALIGNMENT_A = 5, /* at least, in bytes: 256 where it is not said */
+    LT_ALIGNMENT_B = 6,
+    LT_ALIGNMENT_C = 7,
+    LT_ALIGNMENT_D = 8,
     LT_PLAIN_EPILOGUE = 1,
     LT_BIAS_EPILOGUE = 4,
     LT_GELU_EPILOGUE = 32

@@ -17,6 +17,7 @@ struct lt_opaque {
     int type;
     uint64_t rows, columns, workspace;
     int64_t stride;
+    uint32_t alignment[4]; /* of a preference, for A to D */
 };
 
 namespace emulator {
@@ -89,14 +90,23 @@ static int layout_create(lt_layout *made, int type, uint64_t rows, uint64_t colu
 
 static int preference_create(lt_preference *made)
 {
-    return make(made, PREFERENCE);
+    int status = make(made, PREFERENCE);
+    if (!status)
+        for (uint32_t &alignment : (*made)->alignment)
+            alignment = 256;
+    return status;
 }
 
 static int preference_set(lt_preference p, int attribute, const void *value, size_t size)
 {
-    if (call_fails() || p->kind != PREFERENCE || attribute != LT_MOST_WORKSPACE || size != 8)
+    if (call_fails() || p->kind != PREFERENCE)
         return 7;
-    memcpy(&p->workspace, value, 8);
+    if (attribute == LT_MOST_WORKSPACE && size == 8)
+        memcpy(&p->workspace, value, 8);
+    else if (attribute >= LT_ALIGNMENT_A && attribute <= LT_ALIGNMENT_D && size == 4)
+        memcpy(&p->alignment[attribute - LT_ALIGNMENT_A], value, 4);
+    else
+        return 7;
     return 0;
 }
 
@@ -116,6 +126,7 @@ static int heuristic(lt_handle, lt_descriptor o, lt_layout a, lt_layout b, lt_la
     *result = {};
     result->workspace = p->workspace < 1024 ? p->workspace : 1024;
     result->algorithm.data[0] = a->rows;
+    memcpy(&result->algorithm.data[1], p->alignment, sizeof p->alignment);
     *found = 1;
     return 0;
 }
@@ -198,13 +209,27 @@ template <class T> static int compute(const product &p)
     return 0;
 }
 
+/* An algorithm counts on the alignment that it was chosen for: on a GPU, where less may fault or not, nothing tells beforehand. */
+static void keep_alignment(const lt_algorithm *algorithm, const void *a, const void *b, const void *c, const void *d)
+{
+    const void *operands[4] = {a, b, c, d};
+    uint32_t alignment[4];
+    memcpy(alignment, &algorithm->data[1], sizeof alignment);
+    for (int i = 0; i < 4; i++)
+        if ((uintptr_t)operands[i] % alignment[i]) {
+            fprintf(stderr, "emulator: operand %c of cuBLASLt, %p, is not aligned to %u\n", "ABCD"[i], operands[i], alignment[i]);
+            exit(1);
+        }
+}
+
 static int multiply(lt_handle, lt_descriptor o, const void *alpha, const void *a, lt_layout la, const void *b, lt_layout lb,
                     const void *beta, const void *c, lt_layout lc, void *d, lt_layout ld, const lt_algorithm *algorithm,
                     void *workspace, size_t size, void *stream)
 {
     if (call_fails() || !fit(o, la, lb, lc, ld) || algorithm->data[0] != la->rows || (size && !workspace) ||
-        ((uintptr_t)workspace | (uintptr_t)a | (uintptr_t)b | (uintptr_t)c | (uintptr_t)d) % 16)
+        (uintptr_t)workspace % 16)
         return 7;
+    keep_alignment(algorithm, a, b, c, d);
     product p = {*o, *la, *lb, *lc, *ld, a, b, c, d, *(const float *)alpha, *(const float *)beta};
     return put(stream, KERNEL, [p] { return p.la.type == LT_F32 ? compute<float>(p) : compute<uint16_t>(p); });
 }
