@@ -50,8 +50,9 @@ struct alignas(16) products {
 
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
 
-static bool open_lt(products *p)
+static bool open_lt(products *p, reasons *why)
 {
+    const size_t before = why->length;
     static const char *const files[] = {"libcublasLt.so.13", "libcublasLt.so.12"};
     static const char *const names[] = {
         "cublasLtCreate", "cublasLtDestroy", "cublasLtMatmulDescCreate", "cublasLtMatmulDescDestroy",
@@ -60,13 +61,17 @@ static bool open_lt(products *p)
         "cublasLtMatmulAlgoGetHeuristic", "cublasLtMatmul",
     };
     static_assert(sizeof names == sizeof p->lt && sizeof(void *) == sizeof p->lt.Create, "a name for each function");
-    for (const char *const &file : files) {
+    for (const char *file : files) {
         *p = {};
-        p->file = open_library(&file, 1, names, sizeof names / sizeof *names, (void **)&p->lt);
-        if (p->file && p->lt.Create(&p->handle) == 0)
+        p->file = open_library(file, names, sizeof names / sizeof *names, (void **)&p->lt, why);
+        if (p->file && p->lt.Create(&p->handle) == 0) {
+            why->length = before; /* of the versions before this one */
             return true;
-        if (p->file)
+        }
+        if (p->file) {
+            add_reason(why, file, "it gives no handle");
             close_library(p->file);
+        }
     }
     *p = {};
     return false;
@@ -78,10 +83,17 @@ size_t imagine__cuda_products_size()
     return sizeof(products) + imagine__cuda_convolver_size();
 }
 
-int imagine__cuda_products_open(void *memory)
+int imagine__cuda_products_open(void *memory, int wanted, char *reason, size_t size)
 {
     products *p = (products *)memory;
-    bool lt = open_lt(p), dnn = imagine__cuda_convolver_open(p + 1);
+    reasons why = {reason, size, 0};
+    bool lt = false, dnn = false;
+    *p = {};
+    if (wanted & IMAGINE__CUDA_PRODUCTS)
+        lt = open_lt(p, &why);
+    dnn = imagine__cuda_convolver_open(p + 1, wanted & IMAGINE__CUDA_CONVOLUTIONS, &why);
+    if (size)
+        reason[why.length] = 0;
     return (lt ? IMAGINE__CUDA_PRODUCTS : 0) | (dnn ? IMAGINE__CUDA_CONVOLUTIONS : 0);
 }
 

@@ -20,7 +20,7 @@
 extern "C" {
 #endif
 
-#define IMAGINE__CUDA_VERSION 8
+#define IMAGINE__CUDA_VERSION 9
 
 typedef int32_t imagine__cuda_type; /* of activations and tables: IMAGINE__W_F32 or IMAGINE__W_BF16 */
 
@@ -114,7 +114,8 @@ typedef struct imagine__cuda_patch_args {
 
 #define IMAGINE__CUDA_FRAMES 16
 #define IMAGINE__CUDA_PRODUCTS 1 /* of products_open(): cuBLASLt */
-#define IMAGINE__CUDA_CONVOLUTIONS 2 /* cuDNN */
+#define IMAGINE__CUDA_CONVOLUTIONS 2 /* cuDNN, for convolutions in bf16 alone */
+#define IMAGINE__CUDA_LIBRARIES (IMAGINE__CUDA_PRODUCTS | IMAGINE__CUDA_CONVOLUTIONS)
 #define IMAGINE__CUDA_PEAK_BLOCKS 4224 /* of peak(): a multiple of what GPUs have of multiprocessors, more or less */
 
 typedef struct imagine__cuda {
@@ -165,11 +166,12 @@ typedef struct imagine__cuda {
                     imagine__cuda_type type, void *stream);
 
     /* cuBLASLt for large products and cuDNN for large convolutions in bf16, with what has been planned for each shape: in
-     * products_size() bytes of the caller's, aligned to 16, for the current device. products_open() tells what is there; where
-     * it gives 0 the memory holds nothing, and all is computed by the module's own kernels, as is whatever these libraries
-     * refuse. With them, results also depend on the workspace's size. */
+     * products_size() bytes of the caller's, aligned to 16, for the current device. products_open() tells which of those that
+     * are wanted are there; where it gives 0 the memory holds nothing, and all is computed by the module's own kernels, as is
+     * whatever these libraries refuse. With them, results also depend on the workspace's size. `reason`, of `size` bytes, becomes
+     * a text that says why what is not there could not be opened, empty where all is; NULL with a size of 0: nobody asks. */
     size_t (*products_size)(void);
-    int (*products_open)(void *memory);
+    int (*products_open)(void *memory, int wanted, char *reason, size_t size);
     void (*products_close)(void *memory); /* all work is done */
 
     /* The operations of kernels.h as they are named there: their argument structs lie in host memory and may go once the

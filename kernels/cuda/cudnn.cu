@@ -43,9 +43,9 @@ size_t imagine__cuda_convolver_size()
     return sizeof(convolver);
 }
 
-bool imagine__cuda_convolver_open(void *memory)
+bool imagine__cuda_convolver_open(void *memory, bool wanted, reasons *why)
 {
-    static const char *const files[] = {"libcudnn.so.9"};
+    static const char file[] = "libcudnn.so.9";
     static const char *const names[] = {
         "cudnnCreate", "cudnnDestroy", "cudnnSetStream", "cudnnBackendCreateDescriptor", "cudnnBackendDestroyDescriptor",
         "cudnnBackendSetAttribute", "cudnnBackendGetAttribute", "cudnnBackendFinalize", "cudnnBackendExecute",
@@ -53,9 +53,13 @@ bool imagine__cuda_convolver_open(void *memory)
     convolver *c = (convolver *)memory;
     *c = {};
     static_assert(sizeof names == sizeof c->dnn && sizeof(void *) == sizeof c->dnn.Create, "a name for each function");
-    if (device_capability() < 80) /* without a GPU it opens, and fails later */
+    if (!wanted)
         return false;
-    c->file = open_library(files, 1, names, sizeof names / sizeof *names, (void **)&c->dnn);
+    if (device_capability() < 80) { /* without a GPU it opens, and fails later */
+        add_reason(why, file, "there is no GPU that it is for");
+        return false;
+    }
+    c->file = open_library(file, names, sizeof names / sizeof *names, (void **)&c->dnn, why);
     if (!c->file)
         *c = {};
     return c->file != nullptr;

@@ -28,7 +28,7 @@ int imagine__cuda_from_u8(const uint8_t *x, float *y, int64_t n, void *stream);
 int imagine__cuda_upsample(const void *x, void *y, int64_t frames, int64_t height, int64_t width, int64_t channels,
                            imagine__cuda_type type, void *stream);
 size_t imagine__cuda_products_size();
-int imagine__cuda_products_open(void *memory);
+int imagine__cuda_products_open(void *memory, int wanted, char *reason, size_t size);
 void imagine__cuda_products_close(void *memory);
 int imagine__cuda_linear(const imagine__linear_args *args, const imagine__cuda_call *call);
 int imagine__cuda_conv(const imagine__conv_args *args, const imagine__cuda_call *call);

@@ -202,7 +202,9 @@ struct dnn_convolution {
 
 /* In memory of this size, behind that of cuBLASLt. false: it is not there, and the memory holds nothing. */
 size_t imagine__cuda_convolver_size();
-bool imagine__cuda_convolver_open(void *memory);
+struct reasons;
+/* Where it is not wanted the memory is only made ready, as that of one that is not there. */
+bool imagine__cuda_convolver_open(void *memory, bool wanted, reasons *why);
 void imagine__cuda_convolver_close(void *memory);
 bool imagine__cuda_convolver_there(const void *memory); /* opened, and not closed */
 void *imagine__cuda_convolver_of(void *products); /* the call's; NULL: it is not there */

@@ -300,6 +300,19 @@ const char *imagine__device_text(const imagine_context *context, int code)
 
 /* ---- the stream -------------------------------------------------------------------------------------------------- */
 
+/* A library that is missing is said once in a context's life: nothing else tells why all of it is slow. */
+static int open_libraries(imagine__device *d, imagine_context *context, void *memory)
+{
+    static const char *const names[] = { "no library", "cuBLASLt", "cuDNN", "cuBLASLt and cuDNN" };
+    char reason[600] = "";
+    int wanted = IMAGINE__CUDA_PRODUCTS | (d->precision == IMAGINE__CUDA_BF16 ? IMAGINE__CUDA_CONVOLUTIONS : 0);
+    int there = enter(d)->products_open(memory, wanted, reason, sizeof reason), missing = wanted & ~there;
+    if (missing && !atomic_exchange(&d->told, 1))
+        imagine__log(context, IMAGINE_LOG_WARNING,
+                     "CUDA: %s cannot be opened, in whose place slower kernels compute (%s)", names[missing], reason);
+    return there;
+}
+
 /* Plans of large products, where the module has a library for them. */
 static imagine_status open_products(imagine__work *work, imagine_error *error)
 {
@@ -309,7 +322,7 @@ static imagine_status open_products(imagine__work *work, imagine_error *error)
     void *memory = imagine__alloc(work->context, size);
     if (!memory)
         return imagine__fail_memory(error, size, "plans of products");
-    if (!work->device || enter(work->device)->products_open(memory)) /* a plan counts them */
+    if (!work->device || open_libraries(work->device, work->context, memory)) /* a plan counts them */
         work->queue->products = memory;
     else
         imagine__free(work->context, memory);

@@ -30,6 +30,7 @@ typedef struct imagine__device {
     size_t count, capacity;
     _Atomic uint64_t used, peak; /* bytes */
     _Atomic int32_t refused; /* why the last allocation failed, where it was not for want of memory; 0: it did not */
+    _Atomic int32_t told; /* 1: that a library is missing */
     _Atomic int32_t unreported; /* a failure that showed where nobody could be told, for the next run that looks; 0: none */
 } imagine__device;
 

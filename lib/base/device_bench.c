@@ -32,7 +32,7 @@ imagine_status imagine__device_bench_begin(imagine__device_bench *bench, imagine
         bench->memory = imagine__alloc(context, size);
         if (!bench->memory)
             return imagine__fail_memory_in(context, error, size, "plans of products");
-        bench->libraries = d->cuda->products_open(bench->memory);
+        bench->libraries = d->cuda->products_open(bench->memory, IMAGINE__CUDA_LIBRARIES, NULL, 0);
         bench->call.products = bench->libraries ? bench->memory : NULL;
     }
     pthread_mutex_lock(&d->starting); /* the workspace is the measurement's until it ends */

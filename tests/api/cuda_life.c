@@ -650,6 +650,56 @@ static void dlpack_waits(void)
     CHECK(emulated.allocations_held() == 0);
 }
 
+static int told;
+static char last_told[300];
+
+static void hear(void *user, imagine_log_level level, const char *text)
+{
+    (void)user;
+    if (level != IMAGINE_LOG_WARNING || !strstr(text, "cannot be opened"))
+        return;
+    told++;
+    snprintf(last_told, sizeof last_told, "%s", text);
+}
+
+/* Libraries of NVIDIA's that are missing are told once a context, with the reason; cuDNN only where it would have a part. */
+static void missing_libraries(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    if (!emulated.libraries)
+        SKIP("this module has the libraries that it has");
+    for (int way = 0; way < 4; way++) {
+        int there = way / 2, bf16 = way % 2;
+        imagine_context_options o;
+        imagine_context *context = NULL;
+        imagine_model *model = NULL;
+        imagine_context_options_init(&o, sizeof o);
+        o.threads = 1;
+        o.device = IMAGINE_DEVICE_CUDA;
+        o.precision = bf16 ? IMAGINE_PRECISION_BF16 : IMAGINE_PRECISION_F32;
+        o.log = hear;
+        o.log_level = IMAGINE_LOG_WARNING;
+        emulated.libraries(there);
+        told = 0;
+        REQUIRE_OK(imagine_context_create(&context, &o, &err));
+        REQUIRE_OK(imagine_model_open(&model, context, PACK, NULL, &err));
+        for (int i = 0; i < 2; i++) {
+            imagine_buffer *frames = make_picture(model, NULL, &err);
+            CHECK(frames);
+            imagine_buffer_release(&frames);
+        }
+        CHECK(told == !there);
+        if (!there) {
+            CHECK(strstr(last_told, "cuBLASLt") && strstr(last_told, "libcublasLt.so.12: it is not there"));
+            CHECK((strstr(last_told, "libcudnn.so.9") != NULL) == bf16);
+            printf("    %s\n", last_told);
+        }
+        imagine_model_release(&model);
+        imagine_context_release(&context);
+        emulated.libraries(0);
+    }
+}
+
 /* Stages take tensors from either side: the same bytes. */
 static void inputs_on_either_side(void)
 {
@@ -703,7 +753,7 @@ int main(int argc, char **argv)
         { "steps allocate nothing", steps_allocate_nothing }, { "cancelled", cancelled }, { "estimates", estimates },
         { "streamed", streamed }, { "bf16", bf16 }, { "measurements", measurements },
         { "several at once", several_at_once }, { "buffers", buffers }, { "saved", saved }, { "dlpack", dlpack }, { "dlpack waits", dlpack_waits },
-        { "inputs on either side", inputs_on_either_side },
+        { "inputs on either side", inputs_on_either_side }, { "missing libraries", missing_libraries },
     };
     find_hooks();
     return test_main("api/cuda_life", cases, sizeof cases / sizeof *cases, argc, argv);

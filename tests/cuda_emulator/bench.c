@@ -66,7 +66,7 @@ int main(int argc, char **argv)
     cuda_check_prefer(90, 0);
     cuda_check_library(1, 1 << 30);
     cuda_check_convolver(1, 1 << 30);
-    b.libraries = cuda->products_open(products);
+    b.libraries = cuda->products_open(products, IMAGINE__CUDA_LIBRARIES, NULL, 0);
     b.call.products = b.libraries ? products : NULL;
     printf("%s, %s cuBLASLt, %s cuDNN\n", name, b.libraries & IMAGINE__CUDA_PRODUCTS ? "with" : "without",
            b.libraries & IMAGINE__CUDA_CONVOLUTIONS ? "with" : "without");

@@ -284,7 +284,7 @@ static void library(void)
     int emulated = cuda_check_convolver(1, 1 << 30), scale = emulated ? 1 : 4;
     imagine__cuda_call call = cuda_call_bf16((size_t)(emulated ? 4 : 64) << 20);
     call.products = check_alloc(cuda->products_size());
-    int there = cuda->products_open(call.products) & IMAGINE__CUDA_CONVOLUTIONS;
+    int there = cuda->products_open(call.products, IMAGINE__CUDA_LIBRARIES, NULL, 0) & IMAGINE__CUDA_CONVOLUTIONS;
     CHECK(there || !emulated);
     printf("    cuDNN is %sthere\n", there ? "" : "not ");
     for (int i = 0; i < 24; i++) {
@@ -326,7 +326,7 @@ static void library_fails(void)
         for (good = -1; good < 400 && !whole; good += way == 1 ? 1 : 5) {
             if (!cuda_check_convolver(good >= 0, good))
                 break; /* a GPU's does as it does */
-            CHECK(cuda->products_open(memory) == (good >= 0 ? IMAGINE__CUDA_CONVOLUTIONS : 0));
+            CHECK(cuda->products_open(memory, IMAGINE__CUDA_LIBRARIES, NULL, 0) == (good >= 0 ? IMAGINE__CUDA_CONVOLUTIONS : 0));
             call.products = memory;
             for (int again = 0; again < 2 - (good % 4 > 0); again++) {
                 float *y = device_conv(&s, &in, &call);

@@ -66,7 +66,7 @@ static void products(void)
     void *memory = malloc(cuda->products_size());
     REQUIRE(memory);
     cuda->device_count(&count);
-    int there = cuda->products_open(memory);
+    int there = cuda->products_open(memory, IMAGINE__CUDA_LIBRARIES, NULL, 0);
     CHECK(there == 0 || ((there & ~3) == 0 && count));
     cuda->products_close(memory);
     cuda->products_close(memory);
@@ -103,7 +103,7 @@ static void libraries(void)
     void *memory = malloc(cuda->products_size());
     REQUIRE(memory);
     for (int i = 0; i < 25; i++) {
-        cuda->products_open(memory);
+        cuda->products_open(memory, IMAGINE__CUDA_LIBRARIES, NULL, 0);
         cuda->products_close(memory);
         before = i < 5 ? resident() : before;
     }
