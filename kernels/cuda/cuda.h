@@ -113,6 +113,7 @@ typedef struct imagine__cuda_patch_args {
 } imagine__cuda_patch_args;
 
 #define IMAGINE__CUDA_FRAMES 16
+#define IMAGINE__CUDA_OLD_DRIVER 35 /* an error number: cudaErrorInsufficientDriver */
 #define IMAGINE__CUDA_PRODUCTS 1 /* of products_open(): cuBLASLt */
 #define IMAGINE__CUDA_CONVOLUTIONS 2 /* cuDNN, for convolutions in bf16 alone */
 #define IMAGINE__CUDA_LIBRARIES (IMAGINE__CUDA_PRODUCTS | IMAGINE__CUDA_CONVOLUTIONS)
@@ -123,7 +124,8 @@ typedef struct imagine__cuda {
     int32_t emulated; /* 1: no GPU but the emulator of the tests, whose times say nothing */
     const char *(*error_text)(int status);
 
-    int (*device_count)(int32_t *count); /* 0 devices without a driver is no error */
+    /* 0 devices without a driver is no error; one that is too old for the module is, IMAGINE__CUDA_OLD_DRIVER. */
+    int (*device_count)(int32_t *count);
     int (*device_name)(int32_t device, char *name, size_t size); /* for messages: name and compute capability */
     int (*capability)(int32_t device); /* 10 major + minor of its compute capability; 0: it cannot be had */
     int (*use_device)(int32_t device);

@@ -26,7 +26,10 @@ static int device_count(int32_t *count)
     int found = 0;
     cudaError_t status = cudaGetDeviceCount(&found);
     (void)cudaGetLastError(); /* not to come back from a later call */
-    if (status == cudaErrorInsufficientDriver || status == cudaErrorNoDevice)
+    static_assert(IMAGINE__CUDA_OLD_DRIVER == (int)cudaErrorInsufficientDriver, "the driver's number");
+    int driver = 0; /* the runtime says that it is too old where there is none, too, whose version is 0 */
+    if (status == cudaErrorNoDevice ||
+        (status == cudaErrorInsufficientDriver && (cudaDriverGetVersion(&driver) != cudaSuccess || !driver)))
         return 0;
     *count = found;
     return (int)status;

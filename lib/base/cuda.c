@@ -2,6 +2,7 @@
 #include <dlfcn.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/cuda.h"
 
@@ -21,12 +22,29 @@ static int beside_library(char *path, size_t size)
     return length && written > 0 && (size_t)written < size;
 }
 
-/* The module beside the library, else wherever the system looks for libraries. */
-static void *open_module(void)
+/* The loader's words for what failed last. */
+static void keep_reason(char *reason, size_t size)
+{
+    const char *said = dlerror();
+    snprintf(reason, size, "%s", said ? said : "no reason given");
+}
+
+/* The module beside the library, else wherever the system looks for libraries. Of a file that lies beside the library and cannot be
+ * loaded the reason is that one's: of the other places the loader says no more than that there is none. */
+static void *open_module(char *reason, size_t size)
 {
     char path[4096];
-    void *file = beside_library(path, sizeof path) ? dlopen(path, FLAGS) : NULL;
-    return file ? file : dlopen(MODULE, FLAGS);
+    int beside = beside_library(path, sizeof path);
+    void *file = beside ? dlopen(path, FLAGS) : NULL;
+    if (file)
+        return file;
+    int spoilt = beside && access(path, F_OK) == 0;
+    if (spoilt)
+        keep_reason(reason, size);
+    file = dlopen(MODULE, FLAGS);
+    if (!file && !spoilt)
+        keep_reason(reason, size);
+    return file;
 }
 
 static imagine_status find_device(const imagine__cuda *table, imagine_error *error)
@@ -37,6 +55,10 @@ static imagine_status find_device(const imagine__cuda *table, imagine_error *err
         return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED,
                              "device: " MODULE " finds no NVIDIA GPU, or no driver for it, on this machine; use "
                              "IMAGINE_DEVICE_CPU");
+    if (code == IMAGINE__CUDA_OLD_DRIVER)
+        return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED,
+                             "device: this machine's NVIDIA driver is too old for " MODULE " (%s); update it, or use "
+                             "IMAGINE_DEVICE_CPU", table->error_text(code));
     if (code) {
         imagine_status status = imagine__fail(error, IMAGINE_ERROR_DEVICE, "device: CUDA: %s", table->error_text(code));
         if (error)
@@ -48,14 +70,13 @@ static imagine_status find_device(const imagine__cuda *table, imagine_error *err
 
 imagine_status imagine__cuda_open(imagine__cuda_module_file *module, imagine_error *error)
 {
-    *module = (imagine__cuda_module_file) { open_module(), NULL };
-    if (!module->file) {
-        const char *reason = dlerror();
+    char reason[300];
+    *module = (imagine__cuda_module_file) { open_module(reason, sizeof reason), NULL };
+    if (!module->file)
         return imagine__fail(error, IMAGINE_ERROR_UNSUPPORTED,
                              "device: " MODULE " cannot be opened, neither beside libimagine.so nor on the library path (%s); "
                              "build it with -Dcuda=enabled and install it there, or use IMAGINE_DEVICE_CPU",
-                             reason ? reason : "no reason given");
-    }
+                             reason);
     const imagine__cuda *(*table)(int32_t);
     *(void **)&table = dlsym(module->file, "imagine__cuda_module"); /* as POSIX has it for functions */
     module->table = table ? table(IMAGINE__CUDA_VERSION) : NULL;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* A module that behaves as the environment says: of another version, without a GPU, with one that fails,
- * is busy, full or old. */
+ * is busy, full or old, or with a driver that is too old. */
 
 #include <stdlib.h>
 #include <string.h>
@@ -15,13 +15,13 @@ static int is(const char *what)
 
 static const char *error_text(int status)
 {
-    return status == 700 ? "an illegal memory access" : status == 46 ? "all devices are busy" : "out of memory";
+    return status == IMAGINE__CUDA_OLD_DRIVER ? "the driver is of 1999" : status == 700 ? "an illegal memory access" : status == 46 ? "all devices are busy" : "out of memory";
 }
 
 static int device_count(int32_t *count)
 {
     *count = is("busy") || is("full") || is("old");
-    return is("error") ? 700 : 0;
+    return is("driver") ? IMAGINE__CUDA_OLD_DRIVER : is("error") ? 700 : 0;
 }
 
 static int capability(int32_t device)
