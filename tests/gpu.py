@@ -27,7 +27,7 @@ ALL = (*PROGRAMS, "bench")
 LIBRARY = BUILD / "library"
 FAILING = pathlib.Path("tests/api/failing/libimagine_cuda.so")
 CARRIED, LISTED = LIBRARY / "carried", LIBRARY / "programs.json"
-LIVES = ("handles go on", "lives", "shipped model") # of api_cuda_device, each by itself
+LIVES = ("handles go on", "failing device", "lives", "shipped model") # of api_cuda_device, each by itself
 TOOLS = ("memcheck", "racecheck", "initcheck")
 # (tool, program): how compute-sanitizer runs it where that is not once and with nothing left out: its options, the tests' names.
 ALLOWED = {
