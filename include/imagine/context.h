@@ -68,8 +68,9 @@ typedef struct imagine_context_options {
     void *log_data;
     imagine_log_level log_level; /* the most detailed level that is reported; default IMAGINE_LOG_WARNING */
     uint32_t reserved0;
-    /* With IMAGINE_DEVICE_CUDA; since 0.2. */
-    int32_t device_number; /* which GPU, from 0; a thread that calls the library has it as its current device afterwards */
+    /* With IMAGINE_DEVICE_CUDA; since 0.2. Which GPU, from 0: a thread that calls the library has it as its current device
+     * afterwards, unless the call releases a buffer, a DLPack tensor or a context. */
+    int32_t device_number;
     imagine_precision precision; /* default IMAGINE_PRECISION_F32 */
     void *stream; /* a cudaStream_t of that GPU for all work, which must outlive the context; NULL: the context makes one */
     imagine_graphs graphs; /* default IMAGINE_GRAPHS_AUTO */

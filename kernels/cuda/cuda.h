@@ -129,6 +129,7 @@ typedef struct imagine__cuda {
     int (*device_name)(int32_t device, char *name, size_t size); /* for messages: name and compute capability */
     int (*capability)(int32_t device); /* 10 major + minor of its compute capability; 0: it cannot be had */
     int (*use_device)(int32_t device);
+    int (*current_device)(int32_t *device); /* the thread's; -1: one that nothing in the process uses, or none */
     int (*allocate)(void **memory, size_t size);
     int (*release)(void *memory); /* nothing under way uses it; NULL does nothing */
     int (*upload)(void *device, const void *host, size_t size, void *stream); /* the host's memory may go once it returns */

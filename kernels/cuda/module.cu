@@ -3,6 +3,8 @@
 
 #ifdef IMAGINE__EMULATED
 #include <stdio.h>
+#else
+#include <cuda.h>
 #endif
 
 /* The module's table: devices and memory, and the operations. */
@@ -82,9 +84,34 @@ static int capability(int32_t device)
 static int use_device(int32_t device)
 {
 #ifdef IMAGINE__EMULATED
-    return device != 0;
+    return emulator::use_device(device);
 #else
     return (int)cudaSetDevice(device);
+#endif
+}
+
+/* A thread that never chose a device has number 0, whose context would be made, with all its memory, were it chosen now. */
+static int current_device(int32_t *device)
+{
+#ifdef IMAGINE__EMULATED
+    *device = emulator::current_device();
+    return 0;
+#else
+    void *found = nullptr;
+    cudaDriverEntryPointQueryResult result;
+    unsigned flags;
+    int now = 0, used = 0;
+    *device = -1;
+    cudaError_t status = cudaGetDevice(&now);
+    if (status == cudaSuccess)
+        status = cudaGetDriverEntryPointByVersion("cuDevicePrimaryCtxGetState", &found, 7000, cudaEnableDefault, &result);
+    if (status != cudaSuccess)
+        return (int)status;
+    if (result != cudaDriverEntryPointSuccess || !found)
+        return (int)cudaErrorNotSupported;
+    if (((decltype(&cuDevicePrimaryCtxGetState))found)(now, &flags, &used) == CUDA_SUCCESS && used)
+        *device = now;
+    return 0;
 #endif
 }
 
@@ -343,7 +370,8 @@ static int memory_info(size_t *available, size_t *total)
 extern "C" const imagine__cuda *imagine__cuda_module(int32_t version)
 {
     static const imagine__cuda table = {
-        IMAGINE__CUDA_VERSION, IMAGINE__BODY(0, 1), error_text, device_count, device_name, capability, use_device, allocate, release,
+        IMAGINE__CUDA_VERSION, IMAGINE__BODY(0, 1), error_text, device_count, device_name, capability, use_device, current_device, allocate,
+        release,
         upload, download, synchronize, copy, clear, stream_create, stream_destroy, mark_create, mark_destroy, put_mark, mark_wait,
         memory_info,
         imagine__cuda_attention, imagine__cuda_norm, imagine__cuda_norm_rope, imagine__cuda_patchify, imagine__cuda_unpatchify,

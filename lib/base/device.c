@@ -18,6 +18,21 @@ static const imagine__cuda *enter(const imagine__device *device)
     return device->cuda;
 }
 
+/* What is released may be released by anybody's thread, one of another library's for a DLPack tensor, which goes on with its own
+ * device: -1 where it had none. */
+static int32_t visit(const imagine__device *device)
+{
+    int32_t before = -1;
+    (void)device->cuda->current_device(&before);
+    return before;
+}
+
+static void leave(const imagine__device *device, int32_t before)
+{
+    if (before >= 0 && before != device->number)
+        (void)device->cuda->use_device(before);
+}
+
 imagine_status imagine__device_fail(const imagine__cuda *cuda, int code, const char *what, imagine_error *error)
 {
     imagine_status status =
@@ -109,11 +124,13 @@ void imagine__device_close(imagine_context *context)
     imagine__free(context, d->workspace);
     context->device = NULL;
     if (!imagine__forked(context)) {
+        int32_t before = visit(d);
         (void)enter(d)->synchronize(d->stream);
         (void)d->cuda->synchronize(d->copies);
         d->cuda->stream_destroy(d->copies);
         if (d->own_stream)
             d->cuda->stream_destroy(d->stream);
+        leave(d, before);
         pthread_mutex_destroy(&d->starting);
         pthread_mutex_destroy(&d->mutex);
         imagine__cuda_close(&d->module);
@@ -218,8 +235,10 @@ size_t imagine__device_free(imagine_context *context, void *pointer)
     if (!size)
         return 0;
     /* Releasing may wait for what is under way, says the driver's manual, and may not. */
+    int32_t before = visit(d);
     wait_for_all(d);
     int code = d->cuda->release(pointer);
+    leave(d, before);
     if (code)
         imagine__log(context, IMAGINE_LOG_ERROR, "CUDA: %zu bytes of device memory could not be released: %s", size,
                      d->cuda->error_text(code));
@@ -289,8 +308,11 @@ imagine_status imagine__device_wait_default(imagine_context *context, imagine_er
 void imagine__device_wait(imagine_context *context)
 {
     imagine__device *d = context->device;
-    if (d && !imagine__forked(context))
-        wait_for_all(d);
+    if (!d || imagine__forked(context))
+        return;
+    int32_t before = visit(d);
+    wait_for_all(d);
+    leave(d, before);
 }
 
 const char *imagine__device_text(const imagine_context *context, int code)

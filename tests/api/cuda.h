@@ -32,6 +32,8 @@ static struct {
     void (*lag_kernels)(int32_t lag);
     void (*fail_pins)(int32_t fail);
     uint64_t (*pins_held)(void);
+    void (*set_device)(int32_t device);
+    int32_t (*current_device)(void);
 } emulated;
 
 /* The hooks that the module has, the emulated one or failing_module.c: those that it has not are NULL. 0: not all of them. */
@@ -58,7 +60,9 @@ static inline int find_hooks(void)
                 { &emulated.launches_after, "emulated_launches_after" },
                 { &emulated.lag_kernels, "emulated_lag_kernels" },
                 { &emulated.fail_pins, "emulated_fail_pins" },
-                { &emulated.pins_held, "emulated_pins_held" } };
+                { &emulated.pins_held, "emulated_pins_held" },
+                { &emulated.set_device, "emulated_set_device" },
+                { &emulated.current_device, "emulated_current_device" } };
     int found = file != NULL;
     for (size_t i = 0; i < sizeof all / sizeof *all && file; i++) {
         void *symbol = dlsym(file, all[i].name);

@@ -37,6 +37,9 @@ EMULATED void emulated_lag_kernels(int32_t lag);
 /* Whether memory can be pinned, and how many pieces are. */
 EMULATED void emulated_fail_pins(int32_t fail);
 EMULATED uint64_t emulated_pins_held(void);
+/* The thread's current device, as another library sets it, to any number. */
+EMULATED void emulated_set_device(int32_t device);
+EMULATED int32_t emulated_current_device(void);
 
 #ifdef __cplusplus
 }

@@ -42,7 +42,7 @@ struct pinned {
     size_t size = 0;
 };
 
-static constexpr int UNSUPPORTED = 900, INVALIDATED = 901, OUT_OF_MEMORY = 2, INVALID = 1;
+static constexpr int UNSUPPORTED = 900, INVALIDATED = 901, INVALID_DEVICE = 101, OUT_OF_MEMORY = 2, INVALID = 1;
 
 static std::map<void *, std::shared_ptr<stream>> streams = {{nullptr, std::make_shared<stream>()}};
 static std::map<void *, mark> marks;
@@ -69,6 +69,26 @@ template <class T> static T &at(std::map<void *, T> &all, void *handle, const ch
 static std::shared_ptr<stream> stream_at(void *handle)
 {
     return at(streams, handle, "no such stream");
+}
+
+static thread_local int current, other;
+
+int use_device(int device)
+{
+    if (device && device != other)
+        return INVALID_DEVICE;
+    current = device;
+    return 0;
+}
+
+int current_device()
+{
+    return current;
+}
+
+void set_device(int device)
+{
+    current = other = device;
 }
 
 /* ---- what waits in a stream ---------------------------------------------------------------------------------------- */
