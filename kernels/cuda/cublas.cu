@@ -87,6 +87,7 @@ int imagine__cuda_products_open(void *memory, int wanted, char *reason, size_t s
 {
     products *p = (products *)memory;
     reasons why = {reason, size, 0};
+    beside_recordings beside;
     bool lt = false, dnn = false;
     *p = {};
     if (wanted & IMAGINE__CUDA_PRODUCTS)
@@ -121,6 +122,7 @@ void imagine__cuda_products_close(void *memory)
     products *p = (products *)memory;
     if (!p)
         return;
+    beside_recordings beside;
     imagine__cuda_convolver_close(p + 1);
     if (!p->file)
         return;
@@ -202,6 +204,7 @@ static lt_plan *plan_for(products *p, const lt_shape &shape, const void *bias)
         if (same_shape(plan.shape, shape))
             return &plan;
     lt_plan *plan = &p->plans[p->count++ % PLANS];
+    beside_recordings beside;
     drop_plan(p->lt, plan);
     plan->shape = shape;
     plan->usable = describe(p->lt, shape, plan) && set_bias(p->lt, plan, bias) && choose(p, plan);

@@ -11,6 +11,7 @@
 #define PLANS 128 /* in a video VAE a clip's first and second frames, and last pieces, have shapes of their own */
 #define CONFIGS 8 /* that are tried for a shape */
 #define IDS 5
+#define TRIES 3 /* for a handle; it takes long to fail */
 
 enum { X = 1, W, Y, BIAS, ADD }; /* tensors in memory, by their numbers; more are numbers of their own */
 #define MOST 24 /* descriptors that make a plan */
@@ -30,7 +31,7 @@ struct dnn_plan {
 struct convolver {
     void *file;
     dnn_handle handle; /* made for the first convolution */
-    int failed; /* 1: there is no handle to be had */
+    int failed; /* how often there was no handle to be had */
     dnn_functions dnn;
     dnn_plan plans[PLANS];
     unsigned count; /* plans made; they take turns once all places are taken */
@@ -93,9 +94,10 @@ void imagine__cuda_convolver_close(void *memory)
 
 static bool handle_there(convolver *c)
 {
-    if (!c->handle && !c->failed && c->dnn.Create(&c->handle) != 0) {
+    beside_recordings beside;
+    if (!c->handle && c->failed < TRIES && c->dnn.Create(&c->handle) != 0) {
         c->handle = nullptr;
-        c->failed = 1; /* it would take as long to fail again */
+        c->failed++; /* perhaps for once: memory may be short, or somebody else's recording in the way */
     }
     return c->handle != nullptr;
 }
@@ -328,6 +330,7 @@ static dnn_plan *plan_for(convolver *c, const dnn_shape &shape)
         if (same_shape(plan.shape, shape))
             return &plan;
     dnn_plan *plan = &c->plans[c->count++ % PLANS];
+    beside_recordings beside; /* engines are loaded */
     drop_plan(c->dnn, plan);
     plan->shape = shape;
     plan->plan = make_plan(c, shape);

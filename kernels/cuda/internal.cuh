@@ -47,6 +47,20 @@ int imagine__cuda_peak(imagine__cuda_precision precision, int64_t steps, float *
 
 #define IMAGINE__CUDA_INVALID 1 /* cudaErrorInvalidValue: larger than a grid can be */
 
+/* While any thread records a graph in the global mode, as the program around us may, the driver refuses to all other threads what
+ * might wait for the recording, and may spoil it: allocations and waits, of the libraries as well. None of ours belongs to a
+ * recording of somebody else's. The driver then allows it to a thread that records itself, too, which the table's rules forbid
+ * and the emulator refuses. */
+struct beside_recordings {
+    IMAGINE__BODY(cudaStreamCaptureMode, int) mode = IMAGINE__BODY(cudaStreamCaptureModeRelaxed, emulator::RELAXED);
+    beside_recordings() { exchange(); }
+    ~beside_recordings() { exchange(); }
+    beside_recordings(const beside_recordings &) = delete;
+
+private:
+    void exchange() { (void)IMAGINE__BODY(cudaThreadExchangeStreamCaptureMode(&mode), emulator::exchange_capture_mode(&mode)); }
+};
+
 /* ---- values of either type --------------------------------------------------------------------------------------- */
 
 /* Where value i lies. */

@@ -115,47 +115,36 @@ static int current_device(int32_t *device)
 #endif
 }
 
-#ifndef IMAGINE__EMULATED
-/* While any thread records a graph in the global mode, as the program around us may, the driver refuses what follows to all
- * other threads, and may spoil the recording. None of it belongs to one. The driver then allows it to a thread that records
- * itself, too, which the table's rules forbid and the emulator refuses. */
-struct beside_recordings {
-    cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
-    beside_recordings() { (void)cudaThreadExchangeStreamCaptureMode(&mode); }
-    ~beside_recordings() { (void)cudaThreadExchangeStreamCaptureMode(&mode); }
-};
-#endif
-
 static int allocate(void **memory, size_t size)
 {
-#ifdef IMAGINE__EMULATED
+    beside_recordings beside;
     *memory = nullptr;
+#ifdef IMAGINE__EMULATED
     if (emulator::forbidden("an allocation"))
         return 900; /* cudaErrorStreamCaptureUnsupported */
     *memory = emulator::allocate(size);
     return *memory ? 0 : 2; /* cudaErrorMemoryAllocation */
 #else
-    beside_recordings beside;
-    *memory = nullptr;
     return (int)cudaMalloc(memory, size);
 #endif
 }
 
 static int release(void *memory)
 {
+    beside_recordings beside;
 #ifdef IMAGINE__EMULATED
     if (emulator::forbidden("a release"))
         return 900; /* cudaErrorStreamCaptureUnsupported: it stays */
     emulator::release(memory);
     return 0;
 #else
-    beside_recordings beside;
     return (int)cudaFree(memory);
 #endif
 }
 
 static int upload(void *device, const void *host, size_t size, void *stream)
 {
+    beside_recordings beside;
 #ifdef IMAGINE__EMULATED
     int status = emulator::settle(stream);
     if (!status)
@@ -169,6 +158,7 @@ static int upload(void *device, const void *host, size_t size, void *stream)
 
 static int download(void *host, const void *device, size_t size, void *stream)
 {
+    beside_recordings beside;
 #ifdef IMAGINE__EMULATED
     int status = emulator::settle(stream);
     if (!status)
@@ -182,6 +172,7 @@ static int download(void *host, const void *device, size_t size, void *stream)
 
 static int synchronize(void *stream)
 {
+    beside_recordings beside;
 #ifdef IMAGINE__EMULATED
     return emulator::settle(stream);
 #else
@@ -258,6 +249,7 @@ static int put_mark(void *mark, void *stream)
 
 static int mark_wait(void *mark)
 {
+    beside_recordings beside;
 #ifdef IMAGINE__EMULATED
     return emulator::mark_wait(mark);
 #else
@@ -316,6 +308,7 @@ static void graph_destroy(void *graph)
 
 static int upload_later(void *device, const void *host, size_t size, void *stream)
 {
+    beside_recordings beside; /* memory that is not pinned is copied at once */
     if (!size)
         return 0;
 #ifdef IMAGINE__EMULATED
@@ -327,10 +320,10 @@ static int upload_later(void *device, const void *host, size_t size, void *strea
 
 static int pin(void *host, size_t size)
 {
+    beside_recordings beside;
 #ifdef IMAGINE__EMULATED
     return emulator::pin(host, size);
 #else
-    beside_recordings beside;
     cudaError_t status = cudaHostRegister(host, size, cudaHostRegisterPortable);
     if (status != cudaSuccess)
         (void)cudaGetLastError();
@@ -340,10 +333,10 @@ static int pin(void *host, size_t size)
 
 static void unpin(void *host)
 {
+    beside_recordings beside;
 #ifdef IMAGINE__EMULATED
     emulator::unpin(host);
 #else
-    beside_recordings beside;
     (void)cudaHostUnregister(host);
 #endif
 }

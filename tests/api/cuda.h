@@ -32,6 +32,7 @@ static struct {
     void (*lag_kernels)(int32_t lag);
     void (*fail_pins)(int32_t fail);
     uint64_t (*pins_held)(void);
+    int32_t (*capture_elsewhere)(int32_t begin);
     void (*set_device)(int32_t device);
     int32_t (*current_device)(void);
 } emulated;
@@ -61,6 +62,7 @@ static inline int find_hooks(void)
                 { &emulated.lag_kernels, "emulated_lag_kernels" },
                 { &emulated.fail_pins, "emulated_fail_pins" },
                 { &emulated.pins_held, "emulated_pins_held" },
+                { &emulated.capture_elsewhere, "emulated_capture_elsewhere" },
                 { &emulated.set_device, "emulated_set_device" },
                 { &emulated.current_device, "emulated_current_device" } };
     int found = file != NULL;

@@ -704,6 +704,43 @@ static void released_elsewhere(void)
     CHECK(emulated.allocations_held() == 0);
 }
 
+/* From a context to its end, beside a recording of the program's that no other thread is to disturb. */
+static void beside_a_recording(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    if (!emulated.capture_elsewhere)
+        SKIP("nothing else records here");
+    emulated.libraries(1);
+    for (int bf16 = 0; bf16 < 2; bf16++) {
+        imagine_context_options o;
+        imagine_context *context = NULL;
+        imagine_model *model = NULL;
+        imagine_buffer *device = NULL, *host = NULL, *frames = NULL;
+        imagine_context_options_init(&o, sizeof o);
+        o.threads = 1;
+        o.device = IMAGINE_DEVICE_CUDA;
+        o.precision = bf16 ? IMAGINE_PRECISION_BF16 : IMAGINE_PRECISION_F32;
+        emulated.capture_elsewhere(1);
+        int before = emulated.library_calls();
+        REQUIRE_OK(imagine_context_create(&context, &o, &err));
+        REQUIRE_OK(imagine_model_open(&model, context, PACK, NULL, &err));
+        CHECK(frames = make_picture(model, NULL, &err));
+        CHECK(emulated.library_calls() > before);
+        CHECK_OK(imagine_buffer_create_on(&device, context, IMAGINE_DEVICE_CUDA, IMAGINE_F32, 1, (int64_t[]){ 9 }, &err));
+        CHECK(host = floats(context, 1, (int64_t[]){ 9 }, &err));
+        CHECK_OK(imagine_buffer_copy(device, host, &err));
+        CHECK_OK(imagine_buffer_copy(host, device, &err));
+        imagine_buffer_release(&host);
+        imagine_buffer_release(&device);
+        imagine_buffer_release(&frames);
+        imagine_model_release(&model);
+        imagine_context_release(&context);
+        CHECK(!emulated.capture_elsewhere(0));
+        CHECK(emulated.allocations_held() == 0);
+    }
+    emulated.libraries(0); /* which looks whether something of theirs is left */
+}
+
 static int told;
 static char last_told[300];
 
@@ -808,7 +845,7 @@ int main(int argc, char **argv)
         { "streamed", streamed }, { "bf16", bf16 }, { "measurements", measurements },
         { "several at once", several_at_once }, { "buffers", buffers }, { "saved", saved }, { "dlpack", dlpack }, { "dlpack waits", dlpack_waits },
         { "inputs on either side", inputs_on_either_side }, { "missing libraries", missing_libraries },
-        { "released elsewhere", released_elsewhere },
+        { "released elsewhere", released_elsewhere }, { "beside a recording", beside_a_recording },
     };
     find_hooks();
     return test_main("api/cuda_life", cases, sizeof cases / sizeof *cases, argc, argv);

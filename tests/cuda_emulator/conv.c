@@ -347,6 +347,32 @@ static void library_fails(void)
     cuda->release(call.workspace);
 }
 
+/* No handle to be had is no handle for this convolution, and perhaps one for the next; after three of them none is asked for. */
+static void handle_again(void)
+{
+    check_random r = {21};
+    imagine__cuda_call call = cuda_call_bf16((size_t)1 << 20);
+    void *memory = check_alloc(cuda->products_size());
+    shape s = square(6, 8, 8, 3, 3);
+    s.act = IMAGINE__ACT_NONE;
+    inputs in = make_inputs(&s, &r);
+    for (int failures = 1; failures < 5 && cuda_check_convolver(1, 0); failures++) {
+        CHECK(cuda->products_open(memory, IMAGINE__CUDA_CONVOLUTIONS, NULL, 0) == IMAGINE__CUDA_CONVOLUTIONS);
+        call.products = memory;
+        for (int i = 0; i < failures; i++)
+            free(device_conv(&s, &in, &call));
+        CHECK(cuda_check_convolutions() == 0);
+        cuda_check_convolver(1, 1 << 30);
+        free(device_conv(&s, &in, &call));
+        CHECK(cuda_check_convolutions() == (failures < 3));
+        cuda->products_close(memory);
+    }
+    cuda_check_convolver(0, 0);
+    free_inputs(&in);
+    free(memory);
+    cuda->release(call.workspace);
+}
+
 /* With no frame at all the output is what is added to nothing. */
 static void all_absent(void)
 {
@@ -435,7 +461,7 @@ int main(int argc, char **argv)
     static const test_case cases[] = {
         {"shapes", shapes}, {"layers", layers}, {"all_absent", all_absent}, {"not_finite", not_finite},
         {"too_many_frames", too_many_frames}, {"shortcuts", shortcuts},
-        {"tensor_cores", tensor_cores}, {"pieces", pieces}, {"library", library}, {"library_fails", library_fails},
+        {"tensor_cores", tensor_cores}, {"pieces", pieces}, {"library", library}, {"library_fails", library_fails}, {"handle_again", handle_again},
     };
     return cuda_check_main("cuda/conv", cases, sizeof cases / sizeof *cases, argc, argv);
 }

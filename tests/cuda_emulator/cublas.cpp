@@ -51,11 +51,13 @@ static int destroy(lt_opaque *o)
 
 static int lt_create(lt_handle *handle)
 {
-    return make(handle, HANDLE);
+    return unsafe("cuBLASLt makes a handle") ? 1 : make(handle, HANDLE);
 }
 
 static int lt_destroy(lt_handle handle)
 {
+    if (unsafe("cuBLASLt drops a handle"))
+        return 1; /* which is lost */
     destroy(handle);
     return 0;
 }

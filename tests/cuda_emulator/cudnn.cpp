@@ -94,7 +94,7 @@ static const descriptor *under(const descriptor *d, int name, int kind)
 
 static int create_handle(dnn_handle *handle)
 {
-    if (call_fails())
+    if (unsafe("cuDNN makes a handle") || call_fails())
         return FAILED;
     *handle = new dnn_opaque{nullptr};
     alive++;
@@ -103,6 +103,8 @@ static int create_handle(dnn_handle *handle)
 
 static int destroy_handle(dnn_handle handle)
 {
+    if (unsafe("cuDNN drops a handle"))
+        return FAILED; /* it is lost */
     delete handle;
     alive--;
     if (alive)
@@ -488,7 +490,7 @@ static int execute(dnn_handle handle, dnn_descriptor plan, dnn_descriptor given)
     if (call_fails() || !config || !pack->final || pack->destroyed || ((const descriptor *)plan)->destroyed ||
         (config->workspace && !value<void *>(pack, DNN_PACK_WORKSPACE, DNN_T_POINTER, nullptr)))
         return BAD_PARAM;
-    if (settle(((const dnn_opaque *)handle)->stream))
+    if (finish(((const dnn_opaque *)handle)->stream))
         return FAILED;
     for (void *p : values<void *>(under(config, DNN_HEURISTIC_GRAPH, DNN_GRAPH), DNN_GRAPH_OPERATIONS, DNN_T_DESCRIPTOR)) {
         auto *operation = (const descriptor *)p;

@@ -101,7 +101,14 @@ int graph_begin(void *stream);
 int graph_end(void *stream, void **graph);
 int graph_launch(void *graph, void *stream);
 void graph_destroy(void *graph);
-/* Whether this thread captures, where the call `what` is not allowed and spoils the capture. */
+/* While one thread captures in the global mode, others are refused what may wait (unsafe(), which spoils the capture), unless they
+ * have relaxed theirs. *mode becomes what it was. */
+enum capture_mode { GLOBAL, THREAD_LOCAL, RELAXED };
+int exchange_capture_mode(int *mode);
+int unsafe(const char *what);
+/* Begins or ends a capture in the global mode by no thread of the program's. At its end: whether it was spoilt. */
+bool capture_elsewhere(bool begin);
+/* Whether this thread captures, where the call `what` is not allowed and spoils the capture; or another that it would spoil. */
 bool forbidden(const char *what);
 /* The beginning, launch or end of a capture of this number from now on fails, once; 0: none does. */
 void fail_capture(int64_t number);

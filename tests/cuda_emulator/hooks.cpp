@@ -32,6 +32,7 @@ void emulated_at_launch(int64_t number, void (*call)(void *), void *arg) { emula
 uint64_t emulated_launches_after(void) { return emulator::launches_after(); }
 void emulated_lag_kernels(int32_t lag) { emulator::lag_kernels(lag != 0); }
 void emulated_fail_pins(int32_t fail) { emulator::fail_pins(fail != 0); }
+int32_t emulated_capture_elsewhere(int32_t begin) { return emulator::capture_elsewhere(begin != 0); }
 void emulated_set_device(int32_t device) { emulator::set_device(device); }
 int32_t emulated_current_device(void) { return emulator::current_device(); }
 uint64_t emulated_pins_held(void) { return emulator::pins_held(); }

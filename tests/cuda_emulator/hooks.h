@@ -37,6 +37,9 @@ EMULATED void emulated_lag_kernels(int32_t lag);
 /* Whether memory can be pinned, and how many pieces are. */
 EMULATED void emulated_fail_pins(int32_t fail);
 EMULATED uint64_t emulated_pins_held(void);
+/* Begins or ends a recording by another part of the program, in the mode that refuses to all threads what may wait. At its end:
+ * whether that was tried, which has spoilt it. */
+EMULATED int32_t emulated_capture_elsewhere(int32_t begin);
 /* The thread's current device, as another library sets it, to any number. */
 EMULATED void emulated_set_device(int32_t device);
 EMULATED int32_t emulated_current_device(void);

@@ -173,6 +173,7 @@ inline uint32_t place_of_mbarrier(unsigned number)
 
 enum kind_of_work { KERNEL, COPY, WAIT };
 int put(void *stream, kind_of_work kind, std::function<int()> todo);
+int finish(void *stream); /* settle() for the emulator's own sake, where a GPU's driver would not wait */
 
 /* ---- async.cpp, matrix.cpp --------------------------------------------------------------------------------------- */
 

@@ -196,6 +196,36 @@ static void warpgroup_products()
         expect(text[bug - 1], bug, wgmma_kernel, 1, 128, 64 * 64 * 4 + 1024, y.device);
 }
 
+/* What may wait, while another part of the program records in the global mode: refused, and the recording spoilt, unless the thread has
+ * relaxed its own mode. */
+static int wait_beside(int way, void *stream, void *mark, void *host)
+{
+    return way == 0 ? emulator::settle(stream) : way == 1 ? emulator::mark_wait(mark)
+           : way == 2 ? emulator::pin(host, 4096) : emulator::forbidden("an allocation");
+}
+
+static void recordings_of_others()
+{
+    void *stream, *mark, *host = aligned_alloc(4096, 4096);
+    REQUIRE(host && !emulator::stream_create(&stream) && !emulator::mark_create(&mark));
+    for (int way = 0; way < 8; way++) {
+        int relaxed = way / 4, mode = emulator::RELAXED;
+        CHECK(!emulator::put_mark(mark, stream));
+        emulator::capture_elsewhere(true);
+        if (relaxed)
+            emulator::exchange_capture_mode(&mode);
+        CHECK((wait_beside(way % 4, stream, mark, host) == 0) == relaxed);
+        if (relaxed)
+            emulator::exchange_capture_mode(&mode);
+        CHECK(emulator::capture_elsewhere(false) == !relaxed);
+        CHECK(relaxed || reported("while a stream is captured"));
+    }
+    emulator::unpin(host);
+    emulator::mark_destroy(mark);
+    emulator::stream_destroy(stream);
+    free(host);
+}
+
 /* ---- what ends the program ----------------------------------------------------------------------------------------- */
 
 static void pinned_twice(char *host, void *)
@@ -291,7 +321,7 @@ int main(int argc, char **argv)
     static const test_case cases[] = {
         {"shared memory", shared_memory}, {"half warps", half_warps}, {"mbarriers", mbarriers},
         {"early mbarrier", early_mbarrier}, {"register counts", register_counts}, {"tensor maps", tensor_maps},
-        {"warpgroup products", warpgroup_products}, {"handles", handles},
+        {"warpgroup products", warpgroup_products}, {"recordings of others", recordings_of_others}, {"handles", handles},
     };
     return test_main("cuda/misuse", cases, sizeof cases / sizeof *cases, argc, argv);
 }

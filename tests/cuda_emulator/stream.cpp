@@ -27,7 +27,7 @@ struct stream {
     uint64_t put = 0, done = 0; /* entries ever */
     bool busy = false;
     int error = 0;
-    bool capturing = false, spoilt = false;
+    bool capturing = false, spoilt = false, global = false;
     std::thread::id owner; /* of the capture */
     std::vector<work> recorded;
 };
@@ -159,6 +159,41 @@ static int spoil(stream &s, const char *what)
     return UNSUPPORTED;
 }
 
+static thread_local int capture_mode = GLOBAL;
+
+int exchange_capture_mode(int *mode)
+{
+    int before = capture_mode;
+    capture_mode = *mode;
+    *mode = before;
+    return 0;
+}
+
+int unsafe(const char *what)
+{
+    locked lock;
+    for (auto &each : streams)
+        if (each.second->capturing && each.second->global && capture_mode == GLOBAL)
+            return spoil(*each.second, what);
+    return 0;
+}
+
+bool capture_elsewhere(bool begin)
+{
+    static void *handle;
+    locked lock;
+    if (begin) {
+        if (stream_create(&handle))
+            misuse("no stream to capture", handle);
+        stream_at(handle)->capturing = stream_at(handle)->global = true;
+        return false;
+    }
+    bool spoilt = stream_at(handle)->spoilt;
+    stream_at(handle)->capturing = false;
+    stream_destroy(handle);
+    return spoilt;
+}
+
 static bool capture_fails()
 {
     return failing_capture > 0 && !--failing_capture;
@@ -196,7 +231,7 @@ int put_kernel(void *handle, dim3 grid, dim3 size, size_t shared_bytes, void (*c
                [=] { return count_launch(), run(grid, size, shared_bytes, call, kept.get(), bytes); });
 }
 
-int settle(void *handle)
+int finish(void *handle)
 {
     locked lock;
     std::shared_ptr<stream> s = stream_at(handle);
@@ -204,6 +239,13 @@ int settle(void *handle)
         return spoil(*s, "the host waits");
     drain(*s, s->put);
     return take_error(*s);
+}
+
+int settle(void *handle)
+{
+    locked lock;
+    int refused = unsafe("the host waits for a stream");
+    return refused ? refused : finish(handle);
 }
 
 static void settle_all()
@@ -277,6 +319,8 @@ int mark_wait(void *handle)
 {
     locked lock;
     mark m = at(marks, handle, "no such mark");
+    if (int refused = unsafe("the host waits for a mark"))
+        return refused;
     if (!m.in)
         return 0;
     drain(*m.in, m.at);
@@ -302,7 +346,7 @@ bool forbidden(const char *what)
     for (auto &each : streams)
         if (each.second->capturing && each.second->owner == std::this_thread::get_id())
             return spoil(*each.second, what);
-    return false;
+    return unsafe(what);
 }
 
 int graph_begin(void *handle)
@@ -390,6 +434,8 @@ uint64_t graphs_started()
 int pin(void *memory, size_t size)
 {
     locked lock;
+    if (int refused = unsafe("memory of the host is pinned"))
+        return refused;
     if (pins_fail) {
         note("memory of the host cannot be pinned");
         return OUT_OF_MEMORY;
@@ -404,6 +450,8 @@ int pin(void *memory, size_t size)
 void unpin(void *memory)
 {
     locked lock;
+    if (unsafe("memory of the host is no longer pinned"))
+        return; /* it is */
     auto found = pins.find((const unsigned char *)memory);
     if (found == pins.end())
         misuse("unpinned, and never was pinned", memory);
