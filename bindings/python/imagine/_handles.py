@@ -192,7 +192,7 @@ ctypes.pythonapi.Py_IncRef(ctypes.py_object(_release))  # buffers may outlive th
 
 
 class Buffer(Handle):
-    """A tensor of the library, dense and in the host's memory.
+    """A tensor of the library, dense, in the host's memory or on a GPU.
 
     Its memory is shared, not copied: numpy.asarray(buffer) (or `array`), numpy.from_dlpack(buffer) and
     torch.from_dlpack(buffer) are views of it and keep it alive, also when the buffer is closed; copy.copy(buffer) is another
@@ -271,14 +271,18 @@ class Buffer(Handle):
     def __dlpack__(self, *, stream: Optional[int] = None, max_version: Optional[Tuple[int, int]] = None,
                    dl_device: Optional[Tuple[int, int]] = None, copy: Optional[bool] = None) -> Any:
         """A capsule with the tensor: the versioned kind for who says to know version 1. Data on a GPU is complete, whatever
-        the stream."""
+        the stream. A copy lies on the tensor's device, or on the host where `dl_device` is (1, 0), which may also be asked of a
+        tensor on a GPU."""
         device = self.__dlpack_device__()
+        wanted = device if dl_device is None else tuple(dl_device)
         if stream is not None and device == _dlpack.CPU:
             raise BufferError("stream: memory of the host has none, only None is possible")
-        if dl_device is not None and tuple(dl_device) != device:
-            raise BufferError(f"dl_device: the tensor is on {device}; {tuple(dl_device)} is not possible")
+        if wanted not in (device, _dlpack.CPU) or (wanted != device and copy is False):
+            without = " without a copy" if wanted == _dlpack.CPU else ""
+            raise BufferError(f"dl_device: the tensor is on {device}; {wanted} is not possible{without}")
+        copied = bool(copy) or wanted != device
         versioned = max_version is not None and max_version[0] >= 1
-        source = self._copy() if copy else self
+        source = self if not copied else self._copy() if wanted == _dlpack.CPU else self._copy_on_gpu()
         pointer = ctypes.c_void_p()
         try:
             call("imagine_buffer_to_dlpack" if versioned else "imagine_buffer_to_dlpack_unversioned", source,
@@ -286,10 +290,10 @@ class Buffer(Handle):
         except Unsupported as problem:
             raise BufferError(str(problem)) from None
         assert pointer.value
-        if copy and versioned:
+        if copied and versioned:
             _dlpack.ManagedVersioned.from_address(pointer.value).flags |= _dlpack.IS_COPIED
         given = _dlpack.capsule(pointer.value, _dlpack.VERSIONED if versioned else _dlpack.PLAIN)
-        if device != _dlpack.CPU or self._info().dtype not in _api.DTYPES:
+        if wanted != _dlpack.CPU or self._info().dtype not in _api.DTYPES:
             self._refused = given
         return given
 
@@ -297,6 +301,17 @@ class Buffer(Handle):
         info = self._info()
         context = Context(threads=1)
         made = Buffer._create(context, info.dtype, tuple(info.shape[:info.ndim]))
+        call("imagine_buffer_copy", made, self)
+        return made
+
+    def _copy_on_gpu(self) -> Buffer:
+        """On the same one, in a context of its own, whose limit keeps small what it allocates beside."""
+        info = self._info()
+        context = Context(threads=1, device="cuda", device_number=info.device_number, memory_limit=2 * info.size + (16 << 20))
+        pointer = ctypes.c_void_p()
+        dims = (ctypes.c_int64 * max(info.ndim, 1))(*info.shape[:info.ndim])
+        call("imagine_buffer_create_on", ctypes.byref(pointer), context, info.device, info.dtype, info.ndim, dims)
+        made = Buffer(pointer.value)
         call("imagine_buffer_copy", made, self)
         return made
 

@@ -4,8 +4,10 @@
 import copy
 import ctypes
 import gc
+import os
 import pathlib
 import pickle
+import subprocess
 import sys
 import unittest
 import unittest.mock
@@ -292,6 +294,82 @@ class FromNumpy(unittest.TestCase):
                            ("frames", lambda frames: imagine.save("/no/folder/a.png", frames))):
             with self.assertRaisesRegex(imagine.InvalidArgument, f"^{name}: the buffer is closed$"):
                 work(closed)
+
+
+# The emulated module: its device memory cannot be looked into, so that whoever takes it for the host's is killed.
+EMULATED = ROOT / "build/tests/cuda_emulator/unwatched"
+
+
+@unittest.skipUnless((EMULATED / "libimagine_cuda.so").exists(), "no emulated module has been built")
+class OnGpu(unittest.TestCase):
+    def test_all_of_it(self):
+        """In a process of its own, for the loader reads its path once."""
+        path = os.pathsep.join(filter(None, [str(EMULATED), os.environ.get("LD_LIBRARY_PATH")]))
+        done = subprocess.run([sys.executable, __file__, "InGpuProcess"], env=dict(os.environ, LD_LIBRARY_PATH=path,
+                              IMAGINE_EMULATED="1"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300)
+        self.assertEqual(done.returncode, 0, done.stdout)
+        self.assertIn("Ran 4 tests", done.stdout)
+
+
+class InGpuProcess(unittest.TestCase if os.environ.get("IMAGINE_EMULATED") else object):
+    """What OnGpu runs."""
+
+    def setUp(self):
+        self.context = imagine.Context(threads=1, device="cuda")
+        pointer = ctypes.c_void_p()
+        _handles.call("imagine_buffer_create_on", ctypes.byref(pointer), self.context, _handles._api.DEVICES["cuda"],
+                      _handles.NUMBERS["float32"], 2, (ctypes.c_int64 * 2)(3, 4))
+        self.buffer = imagine.Buffer(pointer.value)
+        self.values = numpy.arange(12, dtype="float32").reshape(3, 4)
+        _handles.call("imagine_buffer_copy", self.buffer, imagine.Buffer.wrap(self.values))
+
+    def tensor(self, **options):
+        """(device, flags, the values, whether the memory is the buffer's own) of a capsule."""
+        address, _ = _dlpack.opened(capsule := self.buffer.__dlpack__(max_version=(1, 0), **options))
+        managed = _dlpack.ManagedVersioned.from_address(address)
+        device, flags, own = (managed.tensor.device_type, managed.tensor.device_id), managed.flags, \
+            managed.tensor.data == self.buffer._info().data
+        if device == _dlpack.CPU:
+            found = numpy.array((ctypes.c_float * 12).from_address(managed.tensor.data)).reshape(3, 4)
+        else:
+            class Once:
+                def __dlpack__(self, **_):
+                    return capsule
+
+                def __dlpack_device__(self):
+                    return device
+
+            found = imagine.Buffer.from_dlpack(Once(), self.context).host().array.copy()
+        return device, flags, found, own
+
+    def check(self, has, device, flags, own):
+        self.assertEqual((has[0], has[1], has[3]), (device, flags, own))
+        self.assertTrue(numpy.array_equal(has[2], self.values))
+
+    def test_a_copy_lies_where_the_device_says(self):
+        gpu = self.buffer.__dlpack_device__()
+        self.assertEqual(gpu, (2, 0))
+        for options in ({}, {"copy": False}, {"dl_device": gpu}, {"stream": 1}):
+            self.check(self.tensor(**options), gpu, 0, True)
+        for options in ({"copy": True}, {"copy": True, "dl_device": gpu}):
+            self.check(self.tensor(**options), gpu, _dlpack.IS_COPIED, False)
+        for options in ({"dl_device": (1, 0)}, {"dl_device": (1, 0), "copy": True}):
+            self.check(self.tensor(**options), _dlpack.CPU, _dlpack.IS_COPIED, False)
+
+    def test_refused(self):
+        for options in ({"dl_device": (1, 0), "copy": False}, {"dl_device": (2, 1)}, {"dl_device": (2, 1), "copy": True}):
+            with self.assertRaisesRegex(BufferError, "dl_device"):
+                self.buffer.__dlpack__(**options)
+
+    @unittest.skipUnless(NUMPY_2, "numpy 1 knows no devices")
+    def test_numpy_takes_a_copy_on_the_host(self):
+        self.assertTrue(numpy.array_equal(numpy.from_dlpack(self.buffer, device="cpu"), self.values))
+
+    def test_a_copy_is_given_back(self):
+        before = self.context.info["device_memory_used"]
+        self.tensor(copy=True)
+        gc.collect()
+        self.assertEqual(self.context.info["device_memory_used"], before)
 
 
 @unittest.skipIf(torch is None, "no PyTorch here")
