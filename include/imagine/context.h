@@ -14,9 +14,10 @@ typedef int32_t imagine_device;
  * A context for one is refused where module, driver or GPU are missing; the message says which. */
 #define IMAGINE_DEVICE_CUDA 2
 
-/* What a GPU's products of matrices, convolutions and attention are computed in; all else is f32. In BF16 NVIDIA's
- * libraries take part where they are there and a product is large, each in an order of its own: the same call gives the same
- * bytes again on the same GPU, but rows of a batch, ways of guidance and tiles are near each other, not the same. */
+/* What a GPU's products of matrices, convolutions and attention are computed in; all else is f32. NVIDIA's libraries take part
+ * where they are there and a product is large: cuBLASLt in both, with an algorithm that in F32 depends on the weights alone;
+ * cuDNN in BF16. In BF16 each sums in an order of its own: the same call gives the same bytes again on the same GPU, but rows
+ * of a batch, ways of guidance and tiles are near each other, not the same. */
 typedef int32_t imagine_precision;
 #define IMAGINE_PRECISION_F32 0 /* f32 */
 #define IMAGINE_PRECISION_BF16 1 /* factors, and what a transformer keeps within a block, rounded to bf16; sums and its stream in f32 */
@@ -129,8 +130,8 @@ IMAGINE_API imagine_cancel *imagine_cancel_retain(imagine_cancel *cancel);
 /* As imagine_context_release. Handles that were given the token hold references of their own. */
 IMAGINE_API void imagine_cancel_release(imagine_cancel **cancel);
 
-/* From now on work that was given this token ends with IMAGINE_ERROR_CANCELLED, within 50 ms; on a GPU, once the two blocks
- * of the network are done that may be under way. Async-signal-safe. */
+/* From now on work that was given this token ends with IMAGINE_ERROR_CANCELLED, within 50 ms; on a GPU, once what is under way
+ * is done: less than a block of a transformer, up to two of the text encoder or the VAE. Async-signal-safe. */
 IMAGINE_API void imagine_cancel_fire(imagine_cancel *cancel);
 
 /* Makes the token usable again. Not while work that was given it is running. */
