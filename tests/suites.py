@@ -23,6 +23,9 @@ THREAD_ENV = {"TSAN_OPTIONS": "halt_on_error=1"}
 THREAD_SUITES = ("api/crowd", "api/job", "api/life", "api/same", "api/threads")
 FUZZER = ["-Dfuzzer=true", "-Db_sanitize=address,undefined", "-Db_lundef=false", "-Dbuildtype=debugoptimized",
           "-Doptimization=1"]
+# Of meson's, where the build has the compiled module.
+MODULE_SUITES = {"api/device built", "cuda module", "cuda module code", "cuda primitives",
+                 *("cuda " + name for name in ("attention", "conv", "elementwise", "linear", "norm", "streams"))}
 FUZZ_TARGETS = ("safetensors", "json", "tokenizer", "png", "options")
 SANITIZE_ENV = {"ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0", "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1"}
 
@@ -185,8 +188,27 @@ def gpu_refusal():
     return int(good), int(not good), 0, done.stdout
 
 
+def missing_module():
+    """The suites of the compiled CUDA module where the build has none: skipped, for want of nvcc. Where CI is set an nvcc that is there
+    and could not be used is a failure: nobody would see that they are gone."""
+    tests = {test["name"] for test in meson_tests(BUILD)}
+    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+    if MODULE_SUITES <= tests:
+        return
+    why = f"{nvcc} is there, and the build has no CUDA module" if nvcc else "no nvcc here: the CUDA module was not built"
+    bad = bool(nvcc and os.environ.get("CI"))
+
+    def say():
+        print(why)
+        return 0, int(bad), int(not bad), why if bad else ""
+
+    for name in sorted(MODULE_SUITES - tests):
+        yield name, say
+
+
 def suites(quick, fuzz_seconds):
     yield from meson_suites(BUILD)
+    yield from missing_module()
     yield "headers", headers
     yield "abi", lambda: from_closing(run([sys.executable, TOP / "tests/abi/check.py", BUILD / "libimagine.so"]))
     yield "abi guard", lambda: from_closing(run([sys.executable, TOP / "tests/abi/guard.py", BUILD / "libimagine.so"]))
