@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: MIT
+"""What code is in the compiled libimagine_cuda.so, and whether its PTX is for newer GPUs too: nothing is run, only disassembled
+and assembled. Arguments: the module, nvcc."""
+
+import importlib.util
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+MACHINE = {"sm_80", "sm_90a"} # and of whatever nvcc links for by itself, which is empty
+PTX = "sm_80"
+# GPUs that run the PTX or sm_80's code, those of them that this ptxas knows: not one of these has been tried.
+NEWER = ("sm_86", "sm_89", "sm_100", "sm_120")
+
+
+def run(*command, **options):
+    return subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+
+
+def find(name, nvcc):
+    """A tool of the toolkit's: beside nvcc, on the path, or of those that come with Triton."""
+    triton = importlib.util.find_spec("triton")
+    folders = [nvcc.resolve().parent, *(pathlib.Path(p) / "backends/nvidia/bin" for p in
+                                        (triton.submodule_search_locations if triton else []))]
+    found = [folder / name for folder in folders if (folder / name).exists()]
+    return found[0] if found else shutil.which(name)
+
+
+def check_list(cuobjdump, module):
+    elf, ptx = (run(cuobjdump, option, module).stdout for option in ("--list-elf", "--list-ptx"))
+    machine = set(re.findall(r"\.(sm_\w+)\.cubin", elf))
+    text = set(re.findall(r"\.(sm_\w+)\.ptx", ptx))
+    print(f"    machine code for {', '.join(sorted(machine))}; PTX of {', '.join(sorted(text))}")
+    return machine >= MACHINE and text == {PTX}
+
+
+def spills(ptxas, arch, ptx):
+    """Bytes that each kernel spills; the output where ptxas refuses."""
+    done = run(ptxas, "-v", f"-arch={arch}", ptx, "-o", "/dev/null")
+    if done.returncode:
+        return done.stdout
+    found = re.findall(r"Compiling entry function '(\w+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads", done.stdout, re.S)
+    return {name: int(stores) + int(loads) for name, stores, loads in found}
+
+
+def check_newer(ptxas, arch, files, known):
+    """Every kernel of the PTX is taken, without spills where sm_80's has none."""
+    kernels, bad = 0, []
+    for file in files:
+        found = spills(ptxas, arch, file)
+        if isinstance(found, str):
+            print(found[-2000:])
+            return False
+        if arch == PTX:
+            known[file] = found
+        kernels += len(found)
+        bad += [name for name, size in found.items() if size and not known[file].get(name)]
+    print(f"    {arch}: {kernels} kernels" + (f", spilling: {', '.join(bad)}" if bad else ""))
+    return kernels > 0 and not bad
+
+
+def main():
+    module, nvcc = pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(shutil.which(sys.argv[2]) or sys.argv[2])
+    cuobjdump, ptxas = (find(name, nvcc) for name in ("cuobjdump", "ptxas"))
+    missing = [name for name, path in (("cuobjdump", cuobjdump), ("ptxas", ptxas)) if not path]
+    if missing:
+        print(f"    no {' and no '.join(missing)} here: what code the module has is not looked at")
+        print("cuda/module code: 0 passed, 0 failed, 1 skipped")
+        return 0
+    results = [check_list(cuobjdump, module)]
+    with tempfile.TemporaryDirectory() as folder:
+        run(cuobjdump, "--extract-ptx", "all", module, cwd=folder)
+        files, known = sorted(pathlib.Path(folder).glob("*.ptx")), {}
+        knows = run(ptxas, "--help").stdout
+        results.append(check_newer(ptxas, PTX, files, known))
+        for arch in NEWER:
+            if re.search(rf"'{arch}'", knows):
+                results.append(check_newer(ptxas, arch, files, known))
+            else:
+                print(f"    {arch}: this ptxas does not know it")
+    print(f"cuda/module code: {sum(results)} passed, {results.count(False)} failed, 0 skipped")
+    return 0 if all(results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
