@@ -96,8 +96,7 @@ class Job(_Handle):
         pointer = ctypes.c_void_p()
         self._temporal_factor = model.info["temporal_factor"]  # asked now: the model may be closed while the job works
         _call("imagine_job_create", ctypes.byref(pointer), model, ctypes.byref(options))
-        self._turn = threading.RLock()  # a job is used by one thread at a time, cancelling apart
-        self._done, self._closing = False, False
+        self._done, self._closing, self._turn = False, False, threading.RLock()  # used by one thread at a time, cancelling apart
         super().__init__(pointer.value)
         _jobs.add(self)
         del keep  # what the options pointed to: the library has its own copies now
