@@ -13,7 +13,7 @@
 
 #include "kernels/cpu/gemm.h"
 
-#define PLANES_OUTS 4 /* outputs in registers at once, at most */
+#define PLANES_OUTS (VEC_LANES == 16 ? 8 : 4) /* outputs in registers at once, at most */
 #define PLANES_STRIP 64 /* pixels of a strip */
 #define PLANES_UNIT (VEC_LANES == 16 ? 16 : PLANES_STRIP) /* a strip has a multiple of it; with AVX2 whole strips are better */
 #define PLANES_FEW 2 /* pixels that are better turned one by one */
@@ -264,14 +264,26 @@ typedef enum planes_mode {
     PLANES_GO_ON, /* added one by one to the sums of the block that an earlier pass began */
 } planes_mode;
 
+#define PLANES_EACH_VECTOR(X, o) X(o, 0) X(o, 1) X(o, 2) X(o, 3)
+#define PLANES_4_OUTS(X, v) X(0, v) X(1, v) X(2, v) X(3, v)
+#define PLANES_4(X) PLANES_EACH_VECTOR(X, 0) PLANES_EACH_VECTOR(X, 1) PLANES_EACH_VECTOR(X, 2) PLANES_EACH_VECTOR(X, 3)
+#if VEC_LANES == 16
+#define PLANES_EACH_OUT(X, v) PLANES_4_OUTS(X, v) X(4, v) X(5, v) X(6, v) X(7, v)
+#define PLANES_EACH(X) \
+    PLANES_4(X) PLANES_EACH_VECTOR(X, 4) PLANES_EACH_VECTOR(X, 5) PLANES_EACH_VECTOR(X, 6) PLANES_EACH_VECTOR(X, 7)
+#else
+#define PLANES_EACH_OUT PLANES_4_OUTS
+#define PLANES_EACH PLANES_4
+#endif
+
+/* Vectors of pixels beside so many outputs, at most: 12 sums, and 24 where there are 32 registers. */
+#define PLANES_MOST_VECTORS(outs) ((outs) > (VEC_LANES == 16 ? 6 : 3) ? 3 : 4)
+
 /* sums[outs][vectors] (+)= the products of a block's rows, from pixel `x` of the strip on. `outs` and `vectors` are
  * constants. */
 VEC void planes_multiply(const planes_row *row, const planes_row *end, int64_t x, const float *w, float *sums,
                          planes_mode mode, const int outs, const int vectors)
 {
-#define EACH_VECTOR(X, o) X(o, 0) X(o, 1) X(o, 2) X(o, 3)
-#define EACH_OUT(X, v) X(0, v) X(1, v) X(2, v) X(3, v)
-#define EACH(X) EACH_VECTOR(X, 0) EACH_VECTOR(X, 1) EACH_VECTOR(X, 2) EACH_VECTOR(X, 3)
 #define DECLARE(o, v) vec s##o##v = vec_zero();
 #define PIXELS(o, v) vec x##v = v < vectors ? vec_in_register(vec_load(at + v * VEC_LANES)) : vec_zero();
 #define WEIGHT(o, v) vec w##o = o < outs ? vec_in_register(vec_set1(from[o])) : vec_zero();
@@ -279,8 +291,8 @@ VEC void planes_multiply(const planes_row *row, const planes_row *end, int64_t x
     if (o < outs && v < vectors) \
         s##o##v = vec_fma(w##o, x##v, s##o##v);
 /* In the order that keeps fewer operands in registers. */
-#define MULTIPLY_OUT(o) { WEIGHT(o, 0) EACH_VECTOR(MULTIPLY, o) }
-#define MULTIPLY_VECTOR(v) { PIXELS(0, v) EACH_OUT(MULTIPLY, v) }
+#define MULTIPLY_OUT(o, v) { WEIGHT(o, v) PLANES_EACH_VECTOR(MULTIPLY, o) }
+#define MULTIPLY_VECTOR(o, v) { PIXELS(o, v) PLANES_EACH_OUT(MULTIPLY, v) }
 #define GO_ON(o, v) \
     if (o < outs && v < vectors) \
         s##o##v = vec_load(sums + o * PLANES_STRIP + v * VEC_LANES);
@@ -290,9 +302,9 @@ VEC void planes_multiply(const planes_row *row, const planes_row *end, int64_t x
 #define STORE(o, v) \
     if (o < outs && v < vectors) \
         vec_store(sums + o * PLANES_STRIP + v * VEC_LANES, s##o##v);
-    EACH(DECLARE)
+    PLANES_EACH(DECLARE)
     if (mode == PLANES_GO_ON) {
-        EACH(GO_ON)
+        PLANES_EACH(GO_ON)
     }
     for (; row < end; row++) {
         const float *from = w + row->k * PLANES_OUTS;
@@ -300,21 +312,18 @@ VEC void planes_multiply(const planes_row *row, const planes_row *end, int64_t x
              offset++, from += PLANES_OUTS) {
             const float *at = row->x + x + *offset;
             if (outs >= vectors) {
-                EACH_VECTOR(PIXELS, 0)
-                MULTIPLY_OUT(0) MULTIPLY_OUT(1) MULTIPLY_OUT(2) MULTIPLY_OUT(3)
+                PLANES_EACH_VECTOR(PIXELS, 0)
+                PLANES_EACH_OUT(MULTIPLY_OUT, 0)
             } else {
-                EACH_OUT(WEIGHT, 0)
-                MULTIPLY_VECTOR(0) MULTIPLY_VECTOR(1) MULTIPLY_VECTOR(2) MULTIPLY_VECTOR(3)
+                PLANES_EACH_OUT(WEIGHT, 0)
+                PLANES_EACH_VECTOR(MULTIPLY_VECTOR, 0)
             }
         }
     }
     if (mode == PLANES_ADD) {
-        EACH(ADD)
+        PLANES_EACH(ADD)
     }
-    EACH(STORE)
-#undef EACH_VECTOR
-#undef EACH_OUT
-#undef EACH
+    PLANES_EACH(STORE)
 #undef DECLARE
 #undef PIXELS
 #undef WEIGHT
@@ -335,12 +344,19 @@ typedef void planes_multiply_fn(const planes_row *row, const planes_row *end, in
     {                                                                                                           \
         planes_multiply(row, end, x, w, sums, mode, outs, vectors);                                             \
     }
-#define PLANES_MULTIPLY_4(outs) \
-    PLANES_MULTIPLY(outs, 1) PLANES_MULTIPLY(outs, 2) PLANES_MULTIPLY(outs, 3) PLANES_MULTIPLY(outs, 4)
-PLANES_MULTIPLY_4(1)
-PLANES_MULTIPLY_4(2)
-PLANES_MULTIPLY_4(3)
-PLANES_MULTIPLY_4(4)
+#define PLANES_3(X, outs) X(outs, 1) X(outs, 2) X(outs, 3)
+#define PLANES_FUNCTIONS_3(outs) PLANES_3(PLANES_MULTIPLY, outs)
+#define PLANES_FUNCTIONS_4(outs) PLANES_FUNCTIONS_3(outs) PLANES_MULTIPLY(outs, 4)
+#define PLANES_NAME(outs, vectors) planes_multiply_##outs##_##vectors,
+#define PLANES_NAMES_3(outs) {PLANES_3(PLANES_NAME, outs) NULL},
+#define PLANES_NAMES_4(outs) {PLANES_3(PLANES_NAME, outs) planes_multiply_##outs##_4},
+/* For every number of outputs what their most vectors ask for. */
+#if VEC_LANES == 16
+#define PLANES_ALL(THREE, FOUR) FOUR(1) FOUR(2) FOUR(3) FOUR(4) FOUR(5) FOUR(6) THREE(7) THREE(8)
+#else
+#define PLANES_ALL(THREE, FOUR) FOUR(1) FOUR(2) FOUR(3) THREE(4)
+#endif
+PLANES_ALL(PLANES_FUNCTIONS_3, PLANES_FUNCTIONS_4)
 
 /* Asks for part `i` of `count` of some floats. */
 VEC void planes_ask(const float *from, int64_t n, int64_t i, int64_t count)
@@ -369,15 +385,12 @@ static void planes_ask_ahead(const planes_tile *t, int64_t oy, int64_t i, int64_
 /* A block's products for all outputs and pixels of the strip's line. */
 static void planes_run_block(const planes_tile *t, int64_t oy, const planes_row *row, const planes_row *end)
 {
-#define OF(outs) \
-    {planes_multiply_##outs##_1, planes_multiply_##outs##_2, planes_multiply_##outs##_3, planes_multiply_##outs##_4}
-    static planes_multiply_fn *const multiply[PLANES_OUTS][4] = {OF(1), OF(2), OF(3), OF(4)};
-#undef OF
+    static planes_multiply_fn *const multiply[PLANES_OUTS][4] = {PLANES_ALL(PLANES_NAMES_3, PLANES_NAMES_4)};
     const gemm *g = t->p->g;
     int64_t vectors = gemm_ceil(t->width, VEC_LANES), k = g->parts * g->part_k;
     planes_mode mode = row == t->rows ? PLANES_SET : row == t->rows + row->block ? PLANES_ADD : PLANES_GO_ON;
     for (int64_t o = 0, at = 0; o < g->n; o += t->p->outs, at++) {
-        int64_t outs = gemm_min(t->p->outs, g->n - o), most = VEC_LANES == 8 && outs == PLANES_OUTS ? 3 : 4;
+        int64_t outs = gemm_min(t->p->outs, g->n - o), most = PLANES_MOST_VECTORS(outs);
         const float *w = t->weights + at * PLANES_OUTS * k;
         if (row == t->rows + t->begin)
             planes_ask_ahead(t, oy, at, gemm_ceil(g->n, t->p->outs));
@@ -530,6 +543,12 @@ static void planes_copy_output(const gemm *g, float *to, int64_t o)
         *to = g->type == IMAGINE__W_F32 ? ((const float *)g->packed)[from] : vec_bf16(((const uint16_t *)g->packed)[from]);
 }
 
+VEC __m128 planes_four_weights(const gemm *g, int64_t from)
+{
+    return g->type == IMAGINE__W_F32 ? _mm_loadu_ps((const float *)g->packed + from)
+                                     : vec_load_four_bf16((const uint16_t *)g->packed + from);
+}
+
 /* The weights of few outputs side by side take less of the first-level cache than a panel's, of which most is padding. */
 static void planes_copy_weights(const planes_tile *t)
 {
@@ -544,8 +563,8 @@ static void planes_copy_weights(const planes_tile *t)
             continue;
         }
         for (int64_t i = 0; i < k; i++, from += GEMM_COLUMNS)
-            _mm_storeu_ps(to + i * PLANES_OUTS, g->type == IMAGINE__W_F32 ? _mm_loadu_ps((const float *)g->packed + from)
-                                                                         : vec_load_four_bf16((const uint16_t *)g->packed + from));
+            for (int64_t at = 0; at < PLANES_OUTS; at += 4)
+                _mm_storeu_ps(to + i * PLANES_OUTS + at, planes_four_weights(g, from + at));
     }
 }
 
@@ -587,9 +606,13 @@ static int planes_suit(planes *p, const gemm *g, const imagine__conv_args *a, in
     if (w->cin > 4 && !(w->cin <= many && w->cout < wide) && !(w->cin <= 96 && w->cout <= 12))
         return 0;
     *p = (planes){.g = g, .args = a, .pitch = planes_round(PLANES_STRIP + w->kw - 1, 16), .frames = w->kt, .outs = PLANES_OUTS};
-    if (VEC_LANES == 8 && w->cout % 3 == 0)
-        p->outs = 3; /* by four vectors leaves no rest of a strip, as four by three does */
     p->strips = gemm_ceil(a->out_w, PLANES_STRIP);
+    if (VEC_LANES == 16) { /* groups are as equal as can be */
+        int64_t vectors = gemm_ceil(gemm_ceil(a->out_w, p->strips), VEC_LANES), most = vectors > 3 ? 6 : PLANES_OUTS;
+        p->outs = gemm_ceil(w->cout, gemm_ceil(w->cout, most));
+    } else if (w->cout % 3 == 0) {
+        p->outs = 3; /* by four vectors leaves no rest of a strip, as four by three does */
+    }
     p->lines = gemm_plan_lines(a->out_h, p->strips,
                                2.0 * (double)(gemm_min(PLANES_STRIP, a->out_w) * g->n * g->parts * g->part_k), threads);
     p->near = (w->kt * a->height * a->width * w->cin + a->out_h * a->out_w * w->cout) * 4 <= PLANES_NEAR;
