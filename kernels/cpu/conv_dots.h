@@ -21,7 +21,7 @@
 #define DOTS_STRIP 128 /* most pixels of a strip */
 #define DOTS_NEAR (512 << 10) /* bytes of the lines that a strip reads, if it is to be so wide */
 #define DOTS_SMALL (4 << 10) /* bytes that a pixel reads, few enough for many pixels at once */
-#define DOTS_BLOCK(outs) ((outs) == DOTS_OUTS && VEC_LANES == 16 ? 256 : 1024 / VEC_LANES) /* vectors, if a row is not longer */
+#define DOTS_BLOCK(outs) ((outs) == DOTS_OUTS && VEC_LANES == 16 ? 128 : 1024 / VEC_LANES) /* vectors, if a row is not longer */
 
 /* How a weight is laid out. */
 typedef struct dots_layout {
@@ -69,12 +69,12 @@ static int64_t dots_group_size(const dots_layout *l, int64_t group)
     return l->cout / l->groups + (group < l->cout % l->groups);
 }
 
-/* Pixels in registers beside so many outputs. Eight by three crowd the first-level cache, unless what they read is little. */
+/* Pixels in registers beside so many outputs. As many as fit crowd the first-level cache, unless what they read is little. */
 static int64_t dots_most_pixels(const dots_layout *l, int64_t outs)
 {
     if (outs == DOTS_OUTS)
         return DOTS_SUMS / DOTS_OUTS;
-    return l->rows * l->row * 4 <= DOTS_SMALL ? DOTS_PIXELS : 4;
+    return l->rows * l->row * 4 <= DOTS_SMALL ? DOTS_PIXELS : VEC_LANES == 16 ? 6 : 4;
 }
 
 /* Outputs for which this way is faster (measured, docs/speed-log.md), at most. */
