@@ -71,14 +71,14 @@ static const imagine__kernels kernels_avx2 = {
     .from_u8 = imagine__avx2_from_u8,
 };
 
-/* Products and attention alone: the rest waits for memory. */
+/* Products, attention and norms: the rest waits for memory. */
 #define AVX512_BUT_LINEAR                           \
     .conv_packed_size = imagine__avx512_conv_packed_size, \
     .pack_conv = imagine__avx512_pack_conv,         \
     .conv = imagine__avx512_conv,                   \
     .attention = imagine__avx512_attention,         \
-    .norm = imagine__avx2_norm,                     \
-    .norm_rope = imagine__avx2_norm_rope,           \
+    .norm = imagine__avx512_norm,                   \
+    .norm_rope = imagine__avx512_norm_rope,         \
     .patchify = imagine__ref_patchify,              \
     .unpatchify = imagine__ref_unpatchify,          \
     .shortcut_down = imagine__ref_shortcut_down,    \

@@ -10,7 +10,7 @@ static int64_t rows_per_tile(int64_t rows, int64_t dim)
     return n < 1 ? 1 : n > rows ? rows : n;
 }
 
-/* ---- sums of a row: four vectors, the rest one by one ------------------------------------------------------------ */
+/* ---- sums of a row, in four vectors ------------------------------------------------------------------------------ */
 
 static float sum(const float *x, int64_t n)
 {
@@ -21,10 +21,9 @@ static float sum(const float *x, int64_t n)
             s[j] = vec_add(s[j], vec_load(x + i + j * VEC_LANES));
     for (; i + VEC_LANES <= n; i += VEC_LANES)
         s[0] = vec_add(s[0], vec_load(x + i));
-    float total = vec_sum(vec_add(vec_add(s[0], s[1]), vec_add(s[2], s[3])));
-    for (; i < n; i++)
-        total += x[i];
-    return total;
+    if (i < n)
+        s[1] = vec_add(s[1], vec_load_n(x + i, vec_first(n - i)));
+    return vec_sum(vec_add(vec_add(s[0], s[1]), vec_add(s[2], s[3])));
 }
 
 /* The sum of (x - mean)^2. */
@@ -41,10 +40,12 @@ static float sum_squares(const float *x, int64_t n, float mean)
         vec v = vec_sub(vec_load(x + i), m);
         s[0] = vec_fma(v, v, s[0]);
     }
-    float total = vec_sum(vec_add(vec_add(s[0], s[1]), vec_add(s[2], s[3])));
-    for (; i < n; i++)
-        total += (x[i] - mean) * (x[i] - mean);
-    return total;
+    if (i < n) {
+        vec_mask rest = vec_first(n - i);
+        vec v = vec_keep(rest, vec_sub(vec_load_n(x + i, rest), m));
+        s[1] = vec_fma(v, v, s[1]);
+    }
+    return vec_sum(vec_add(vec_add(s[0], s[1]), vec_add(s[2], s[3])));
 }
 
 /* ---- norm -------------------------------------------------------------------------------------------------------- */

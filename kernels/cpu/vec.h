@@ -25,6 +25,7 @@ VEC void vec_store(float *p, vec x) { _mm512_storeu_ps(p, x); }
 VEC vec_mask vec_first(int64_t n) { return (vec_mask)(n >= 16 ? 0xffff : (1u << n) - 1); }
 VEC vec vec_load_n(const float *p, vec_mask m) { return _mm512_maskz_loadu_ps(m, p); }
 VEC void vec_store_n(float *p, vec_mask m, vec x) { _mm512_mask_storeu_ps(p, m, x); }
+VEC vec vec_keep(vec_mask m, vec x) { return _mm512_maskz_mov_ps(m, x); } /* 0 in the other lanes */
 VEC vec vec_add(vec a, vec b) { return _mm512_add_ps(a, b); }
 VEC vec vec_sub(vec a, vec b) { return _mm512_sub_ps(a, b); }
 VEC vec vec_mul(vec a, vec b) { return _mm512_mul_ps(a, b); }
@@ -77,6 +78,7 @@ VEC vec_mask vec_first(int64_t n)
 }
 VEC vec vec_load_n(const float *p, vec_mask m) { return _mm256_maskload_ps(p, m); }
 VEC void vec_store_n(float *p, vec_mask m, vec x) { _mm256_maskstore_ps(p, m, x); }
+VEC vec vec_keep(vec_mask m, vec x) { return _mm256_and_ps(_mm256_castsi256_ps(m), x); } /* 0 in the other lanes */
 VEC vec vec_add(vec a, vec b) { return _mm256_add_ps(a, b); }
 VEC vec vec_sub(vec a, vec b) { return _mm256_sub_ps(a, b); }
 VEC vec vec_mul(vec a, vec b) { return _mm256_mul_ps(a, b); }
