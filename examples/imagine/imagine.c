@@ -35,9 +35,10 @@ const command commands[] = {
       "  imagine decode latents.safetensors --out frames.safetensors    `frames` as f32 in [-1, 1]\n"
       "  imagine decode latents.safetensors --tile auto --memory-limit 4000    in tiles that fit\n",
       run_decode },
-    { "text", "token ids and embeddings of a prompt", MACHINE "quiet prompt out ", "PROMPT",
+    { "text", "token ids and embeddings of a prompt", MACHINE "quiet prompt out ids-only ", "PROMPT",
       "  imagine text \"a red apple\" --out text.safetensors\n"
-      "  imagine text \"a red apple\" --json                      prints the ids\n",
+      "  imagine text \"a red apple\" --json                      prints the ids\n"
+      "  imagine text \"a red apple\" --ids-only                  how many tokens it has, and how many the model sees\n",
       run_text },
     { "denoise", "one forward of the transformer on given tensors", MACHINE "quiet out ", "TENSORS",
       "  imagine denoise inputs.safetensors --out sample.safetensors\n"
@@ -104,6 +105,7 @@ static const struct {
     { "precision", "NAME", "of a GPU's products: f32, or bf16, which is faster (f32)", 'B' },
     { "memory-limit", "MB", "hold no more: weights are read block by block where that helps, else the job is refused", 'M' },
     { "weights", "MODE", "auto, resident or streamed (block by block from the file)", 'w' },
+    { "ids-only", NULL, "count the tokens; of the model only the tokenizer is read, and nothing is written", 'O' },
     { "json", NULL, "print one JSON object instead of text", 'j' },
     { "quiet", NULL, "print nothing but errors", 'q' },
     { "help", NULL, "print this", 'h' },
@@ -307,6 +309,7 @@ static int read_option(arguments *o, size_t index, const char *text)
         return status;
     case 'j': o->json = 1; return 0;
     case 'Q': o->quick = 1; return 0;
+    case 'O': o->ids_only = 1; return 0;
     default: o->quiet = 1; return 0;
     }
 }

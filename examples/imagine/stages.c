@@ -111,10 +111,17 @@ int run_decode(const arguments *o)
     return result;
 }
 
-static void print_ids(const arguments *o, const char *out, const imagine_buffer *ids, const imagine_buffer *embeds)
+static void print_values(const arguments *o, const imagine_buffer *ids)
 {
     const int32_t *values = imagine_buffer_data(ids);
     size_t count = imagine_buffer_size(ids) / sizeof *values;
+    for (size_t i = 0; i < count; i++)
+        printf("%s%d", o->json ? (i ? ", " : "") : " ", values[i]);
+    printf("%s\n", o->json ? "]}" : "");
+}
+
+static void print_ids(const arguments *o, const char *out, const imagine_buffer *ids, const imagine_buffer *embeds)
+{
     if (o->quiet && !o->json)
         return;
     if (o->json) {
@@ -128,9 +135,32 @@ static void print_ids(const arguments *o, const char *out, const imagine_buffer 
         json_shape(embeds);
         printf(", input_ids");
     }
-    for (size_t i = 0; i < count; i++)
-        printf("%s%d", o->json ? (i ? ", " : "") : " ", values[i]);
-    printf("%s\n", o->json ? "]}" : "");
+    print_values(o, ids);
+}
+
+/* The prompt's tokens, all of them, beside how many the model sees. */
+static int count_tokens(const arguments *o, const char *prompt)
+{
+    imagine_model_info info = { .struct_size = sizeof info };
+    imagine_buffer *ids = NULL;
+    session s;
+    if (o->out)
+        return usage_error(o, "--ids-only writes nothing, so --out has no use");
+    int result = session_open(&s, o, 1);
+    if (result)
+        return result;
+    if (imagine_model_tokenize(s.model, prompt, 0, s.cancel, &ids, &s.error) < 0 ||
+        imagine_model_get_info(s.model, &info, &s.error) < 0) {
+        result = session_failed(&s);
+    } else if (o->json || !o->quiet) {
+        int count = (int)(imagine_buffer_size(ids) / sizeof(int32_t));
+        printf(o->json ? "{\"tokens\": %d, \"text_length\": %d, \"input_ids\": [" : "%d tokens, the model takes up to %d:", count,
+               info.text_length);
+        print_values(o, ids);
+    }
+    imagine_buffer_release(&ids);
+    session_close(&s);
+    return result;
 }
 
 int run_text(const arguments *o)
@@ -143,6 +173,8 @@ int run_text(const arguments *o)
     session s;
     if (!prompt || (o->prompt && o->input))
         return usage_error(o, "give one prompt");
+    if (o->ids_only)
+        return count_tokens(o, prompt);
     int result = check_tensors_output(o, out);
     if (result || (result = session_open(&s, o, 1)))
         return result;

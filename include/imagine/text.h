@@ -34,6 +34,12 @@ IMAGINE_API void imagine_text_destroy(imagine_text **text);
 IMAGINE_API imagine_status imagine_text_tokenize(imagine_text *text, const char *prompt, int32_t max_length,
                                                  imagine_buffer **ids, imagine_error *error);
 
+/* The same without a handle: of the model only the tokenizer is read, which then stays with it, so that a program can count a
+ * prompt's tokens before it reads the encoder. Any thread. `cancel` may be NULL. imagine_model_info.text_length says how many
+ * tokens the model sees. Since 0.2. */
+IMAGINE_API imagine_status imagine_model_tokenize(imagine_model *model, const char *prompt, int32_t max_length,
+                                                  const imagine_cancel *cancel, imagine_buffer **ids, imagine_error *error);
+
 /* Hidden states of the encoder's last layer for the prompt's tokens, as F32 [length, text_dim], without padding.
  * `ids` may be NULL, or receives the token ids as imagine_text_tokenize gives them for the model's text length. The
  * caller releases both. */

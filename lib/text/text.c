@@ -77,31 +77,44 @@ void imagine_text_destroy(imagine_text **text)
 }
 
 /* Ids of the cleaned prompt, from the context. */
-static imagine_status make_ids(imagine_text *text, const char *prompt, int32_t max_length, int32_t **ids,
-                               int32_t *count, imagine_error *error)
+static imagine_status clean_ids(imagine_context *context, const imagine__tokenizer *tokenizer, const imagine_cancel *cancel,
+                                const char *prompt, int32_t max_length, int32_t **ids, int32_t *count, imagine_error *error)
 {
     char *clean;
     size_t size;
+    imagine_status status = imagine__clean_prompt(context, prompt, cancel, &clean, &size, error);
+    if (status < 0)
+        return status;
+    status = imagine__tokenize(tokenizer, clean, size, max_length, cancel, ids, count, error);
+    imagine__free(context, clean);
+    return status;
+}
+
+static imagine_status make_ids(imagine_text *text, const char *prompt, int32_t max_length, int32_t **ids,
+                               int32_t *count, imagine_error *error)
+{
     if (imagine__planning(text->context)) { /* as many as there may be; which ones makes no difference */
         *count = max_length;
         *ids = imagine__calloc(text->context, (size_t)max_length, sizeof **ids);
         return *ids ? IMAGINE_OK : imagine__fail_memory_in(text->context, error, (size_t)max_length * sizeof **ids, "token ids");
     }
-    imagine_status status = imagine__clean_prompt(text->context, prompt, text->cancel, &clean, &size, error);
-    if (status < 0)
-        return status;
-    status = imagine__tokenize(text->tokenizer, clean, size, max_length, text->cancel, ids, count, error);
-    imagine__free(text->context, clean);
+    return clean_ids(text->context, text->tokenizer, text->cancel, prompt, max_length, ids, count, error);
+}
+
+static imagine_status ids_buffer(imagine_context *context, const int32_t *ids, int32_t count, imagine_buffer **buffer,
+                                 imagine_error *error)
+{
+    imagine_status status = imagine__buffer_new(buffer, context, IMAGINE_I32, 1, &(int64_t){ count }, error);
+    if (status >= 0)
+        imagine__copy_host(context, imagine_buffer_data(*buffer), 0, ids, 0, (size_t)count * sizeof *ids, 1);
     return status;
 }
 
-static imagine_status ids_buffer(imagine_text *text, const int32_t *ids, int32_t count, imagine_buffer **buffer,
-                                 imagine_error *error)
+static imagine_status check_length(int32_t max_length, imagine_error *error)
 {
-    imagine_status status = imagine__buffer_new(buffer, text->context, IMAGINE_I32, 1, &(int64_t){ count }, error);
-    if (status >= 0)
-        imagine__copy_host(text->context, imagine_buffer_data(*buffer), 0, ids, 0, (size_t)count * sizeof *ids, 1);
-    return status;
+    if (max_length < 0)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "max_length: %d is below 0", max_length);
+    return IMAGINE_OK;
 }
 
 imagine_status imagine_text_tokenize(imagine_text *text, const char *prompt, int32_t max_length, imagine_buffer **ids,
@@ -114,14 +127,37 @@ imagine_status imagine_text_tokenize(imagine_text *text, const char *prompt, int
     if ((status = imagine__need(text, "text", error)) < 0 || (status = imagine__need(prompt, "prompt", error)) < 0 ||
         (status = imagine__check_process(text->context, error)) < 0)
         return status;
-    if (max_length < 0)
-        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "max_length: %d is below 0", max_length);
+    if ((status = check_length(max_length, error)) < 0)
+        return status;
     int32_t *values, count;
     status = make_ids(text, prompt, max_length, &values, &count, error);
     if (status < 0)
         return status;
-    status = ids_buffer(text, values, count, ids, error);
+    status = ids_buffer(text->context, values, count, ids, error);
     imagine__free(text->context, values);
+    return status;
+}
+
+imagine_status imagine_model_tokenize(imagine_model *model, const char *prompt, int32_t max_length, const imagine_cancel *cancel,
+                                      imagine_buffer **ids, imagine_error *error)
+{
+    imagine_status status = imagine__need(ids, "ids", error);
+    if (status < 0)
+        return status;
+    *ids = NULL;
+    if ((status = imagine__need(model, "model", error)) < 0 || (status = imagine__need(prompt, "prompt", error)) < 0 ||
+        (status = imagine__check_process(imagine__model_context(model), error)) < 0 || (status = check_length(max_length, error)) < 0)
+        return status;
+    imagine_context *context = imagine__model_context(model);
+    const imagine__tokenizer *tokenizer;
+    int32_t *values, count;
+    if ((status = imagine__model_tokenizer(model, &tokenizer, cancel, error)) < 0)
+        return status;
+    if ((status = clean_ids(context, tokenizer, cancel, prompt, max_length, &values, &count, error)) >= 0) {
+        status = ids_buffer(context, values, count, ids, error);
+        imagine__free(context, values);
+    }
+    imagine__model_put(model, tokenizer);
     return status;
 }
 
@@ -180,7 +216,7 @@ imagine_status imagine_text_encode(imagine_text *text, const char *prompt, imagi
     if ((status = check_ids(text, values, count, error)) < 0 ||
         (status = forward(text, values, count, embeds, error)) < 0)
         goto done;
-    if (ids && (status = ids_buffer(text, values, count, ids, error)) < 0)
+    if (ids && (status = ids_buffer(text->context, values, count, ids, error)) < 0)
         imagine_buffer_release(embeds);
 done:
     imagine__free(text->context, values);

@@ -715,6 +715,46 @@ static void test_stage_cancelled(void)
     imagine_context_release(&context);
 }
 
+/* The model's tokenizer without the encoder: the same ids, and none of its weights. */
+static void test_model_tokenize(void)
+{
+    imagine_context *context = new_context();
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context_info before = { .struct_size = sizeof before }, after = before;
+    imagine_model *model;
+    imagine_text *text;
+    imagine_buffer *ids = NULL, *same = NULL;
+    imagine_cancel *cancel;
+    REQUIRE_OK(imagine_cancel_create(&cancel, context, &err));
+    REQUIRE_OK(imagine_model_open(&model, context, test_path("packs/two-layer"), NULL, &err));
+    CHECK_STATUS(imagine_model_tokenize(model, "a", -1, NULL, &ids, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    CHECK_STATUS(imagine_model_tokenize(model, NULL, 0, NULL, &ids, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    CHECK_STATUS(imagine_model_tokenize(NULL, "a", 0, NULL, &ids, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    CHECK_STATUS(imagine_model_tokenize(model, "a", 0, NULL, NULL, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    CHECK_STATUS(imagine_model_tokenize(model, "a \xff", 0, NULL, &ids, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    imagine_cancel_fire(cancel);
+    CHECK_STATUS(imagine_model_tokenize(model, "a red apple", 0, cancel, &ids, &err), IMAGINE_ERROR_CANCELLED);
+    CHECK(!ids);
+    imagine_cancel_reset(cancel);
+    REQUIRE_OK(imagine_model_tokenize(model, "a red  apple &amp;", 0, cancel, &ids, &err));
+    CHECK_OK(imagine_context_get_info(context, &before, &err));
+    REQUIRE_OK(imagine_text_create(&text, model, NULL, &err));
+    CHECK_OK(imagine_context_get_info(context, &after, &err));
+    CHECK(after.memory_used > before.memory_used + 1000);
+    REQUIRE_OK(imagine_text_tokenize(text, "a red  apple &amp;", 0, &same, &err));
+    CHECK(imagine_buffer_size(ids) == imagine_buffer_size(same) && imagine_buffer_size(ids) > 8 &&
+          memcmp(imagine_buffer_data(ids), imagine_buffer_data(same), (size_t)imagine_buffer_size(ids)) == 0);
+    imagine_buffer_release(&ids);
+    CHECK_OK(imagine_model_tokenize(model, "a red apple", 2, NULL, &ids, &err));
+    CHECK(imagine_buffer_size(ids) == 8);
+    imagine_buffer_release(&ids);
+    imagine_buffer_release(&same);
+    imagine_text_destroy(&text);
+    imagine_model_release(&model);
+    imagine_cancel_release(&cancel);
+    imagine_context_release(&context);
+}
+
 /* ---- memory that runs out ---------------------------------------------------------------------------------------- */
 
 typedef struct ration {
@@ -1045,6 +1085,7 @@ int main(int argc, char **argv)
         { "many pieces", test_many_pieces },
         { "cancelled", test_cancelled },
         { "stage cancelled", test_stage_cancelled },
+        { "model's tokenizer", test_model_tokenize },
         { "memory", test_memory },
         { "many added tokens", test_many_added },
         { "encoder", test_encoder },

@@ -257,6 +257,15 @@ class Program(unittest.TestCase):
         self.assertEqual(frames.shape, (3, 1, 32, 32))
         self.assertLessEqual(abs(frames).max(), 1)
 
+    def test_tokens_alone(self):
+        done = json.loads(self.run_program("text", "a red apple", "--model", PACK, "--json", "--ids-only").stdout)
+        self.assertEqual(done["tokens"], len(done["input_ids"]))
+        whole = json.loads(self.run_program("text", "a red apple", "--model", PACK, "--json", "--out", "t.safetensors").stdout)
+        self.assertEqual(done["input_ids"], whole["input_ids"])
+        self.assertLessEqual(done["tokens"], done["text_length"])
+        self.assertIn(f"{done['tokens']} tokens", self.run_program("text", "a red apple", "--model", PACK, "--ids-only").stdout)
+        self.assertIn("--out", self.run_program("text", "a", "--model", PACK, "--ids-only", "--out", "t.safetensors", status=2).stderr)
+
     def vae_pack(self, name):
         """A pack of nothing but one of the VAEs of tests/parity, and its goldens."""
         os.makedirs(self.path(name))

@@ -371,6 +371,14 @@ class Model(_Handle):
                     lambda vae: _call(function, vae, given, *arguments, ctypes.byref(result)))
         return Buffer(result.value).array
 
+    def tokenize(self, prompt: str, max_length: int = 0, cancel: Optional[Cancel] = None) -> Array:
+        """Token ids int32 [length] of a prompt, cut to `max_length` unless that is 0. Of the model only the tokenizer is read; it sees
+        info["text_length"] tokens. `cancel` as for decode()."""
+        ids, data, length = ctypes.c_void_p(), _text("prompt", prompt), _integer("max_length", max_length)
+        with _child(self._context, _token(cancel)) as own:
+            _interruptible(own, lambda: _call("imagine_model_tokenize", self, data, length, own._pointer, ctypes.byref(ids)))
+        return Buffer(ids.value).array
+
     def encode_text(self, prompt: str, cancel: Optional[Cancel] = None) -> Tuple[Array, Array]:
         """(token ids int32 [length], embeddings float32 [length, text_dim]) of a prompt. `cancel` as for decode()."""
         ids, embeds, data = ctypes.c_void_p(), ctypes.c_void_p(), _text("prompt", prompt)

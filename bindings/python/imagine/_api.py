@@ -160,6 +160,7 @@ FUNCTIONS = {
     "imagine_vae_options_init": (None, [POINTER(VaeOptions), ctypes.c_size_t]),
     "imagine_text_create": (c_int32, [_handle_out, _handle, c_void_p, _error]),
     "imagine_text_destroy": (None, [_handle_out]),
+    "imagine_model_tokenize": (c_int32, [_handle, c_char_p, c_int32, _handle, _handle_out, _error]),
     "imagine_text_encode": (c_int32, [_handle, c_char_p, _handle_out, _handle_out, _error]),
     "imagine_vae_create": (c_int32, [_handle_out, _handle, c_void_p, _error]),
     "imagine_vae_destroy": (None, [_handle_out]),

@@ -191,6 +191,11 @@ class Generation(unittest.TestCase):
         self.assertEqual(self.model.encode(frames).shape[0], info["latent_channels"])
         ids, embeds = self.model.encode_text("a b c")
         self.assertEqual(embeds.shape, (len(ids), info["text_dim"]))
+        self.assertEqual(self.model.tokenize("a b c").tolist(), ids.tolist())
+        self.assertEqual(self.model.tokenize("a b c", 2).tolist(), [ids[0], ids[-1]])
+        for prompt, length in (("a\0b", 0), (7, 0), ("a", -1), ("a", 1 << 40)):
+            with self.assertRaises((imagine.InvalidArgument, TypeError)):
+                self.model.tokenize(prompt, length)
 
     def test_pictures(self):
         frames = self.model.generate("a", **self.options)

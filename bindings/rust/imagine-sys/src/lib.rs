@@ -408,6 +408,14 @@ extern "C" {
         ids: *mut *mut imagine_buffer,
         error: *mut imagine_error,
     ) -> imagine_status;
+    pub fn imagine_model_tokenize(
+        model: *mut imagine_model,
+        prompt: *const c_char,
+        max_length: i32,
+        cancel: *const imagine_cancel,
+        ids: *mut *mut imagine_buffer,
+        error: *mut imagine_error,
+    ) -> imagine_status;
     pub fn imagine_text_encode(
         text: *mut imagine_text,
         prompt: *const c_char,

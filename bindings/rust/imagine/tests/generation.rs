@@ -308,6 +308,9 @@ fn text_noise_and_sigmas_from_outside() {
     let tokens = text.tokenize("a b c", None).unwrap();
     assert_eq!(tokens.as_slice::<i32>().unwrap(), ids.as_slice::<i32>().unwrap());
     assert_eq!(text.tokenize("a b c", Some(2)).unwrap().shape(), [2]);
+    assert_eq!(model.tokenize("a b c", None).unwrap().as_slice::<i32>().unwrap(), ids.as_slice::<i32>().unwrap());
+    assert_eq!(model.tokenize("a b c", Some(2)).unwrap().shape(), [2]);
+    assert!(model.tokenize("a\0b", None).is_err());
 
     let (_, empty) = text.encode("").unwrap();
     let given = JobOptions::new("").seed(5).steps(3).prompt_embeds(&embeds).negative_embeds(&empty);
