@@ -162,6 +162,21 @@ static void test_few_channels(void)
     check_report("convolution, few channels", limit_for(1));
 }
 
+/* Every number of outputs beside every number of vectors of pixels, in one block, in two, and in several passes. */
+static void test_pixels_in_lanes(void)
+{
+    static const int64_t channels[] = {3, 16, 24};
+    check_random r = {18};
+    for (int64_t i = 0; i < 3 * 16 * 4; i++) {
+        shape s = {.cin = channels[i % 3], .cout = i / 3 % 16 + 1, .height = 3, .width = (i / 48 + 1) * 16 - i % 2, .kt = 3, .kh = 3,
+                   .kw = 3, .stride_h = 1, .stride_w = 1, .pad_top = 1, .pad_left = 1, .pad_end = 1, .upsample = 1, .bias = 1};
+        s.ldx = s.cin;
+        s.ldy = s.cout;
+        compare_all(&s, &r);
+    }
+    check_report("convolution, pixels in the lanes", limit_for(500));
+}
+
 static shape square(int64_t size, int64_t cin, int64_t cout, int32_t kt, int32_t k)
 {
     shape s = {.cin = cin, .cout = cout, .height = size, .width = size, .ldx = cin, .ldy = cout, .kt = kt, .kh = k,
@@ -335,6 +350,7 @@ int main(int argc, char **argv)
     static const test_case cases[] = {
         {"random", test_random}, {"layers", test_vae_layers}, {"one dimension", test_one_dimension},
         {"all absent", test_all_absent}, {"not finite", test_not_finite}, {"orders", test_orders}, {"few channels", test_few_channels},
+        {"pixels in the lanes", test_pixels_in_lanes},
         {"pieces", test_pieces},
     };
     return test_main("kernels/conv", cases, sizeof cases / sizeof *cases, argc, argv);
