@@ -21,7 +21,7 @@
 #define DOTS_STRIP 128 /* most pixels of a strip */
 #define DOTS_NEAR (512 << 10) /* bytes of the lines that a strip reads, if it is to be so wide */
 #define DOTS_SMALL (4 << 10) /* bytes that a pixel reads, few enough for many pixels at once */
-#define DOTS_BLOCK(outs) ((outs) == DOTS_OUTS && VEC_LANES == 16 ? 128 : 1024 / VEC_LANES) /* vectors, if a row is not longer */
+#define DOTS_BLOCK (1024 / VEC_LANES) /* vectors, if a row is not longer */
 
 /* How a weight is laid out. */
 typedef struct dots_layout {
@@ -39,7 +39,7 @@ static dots_layout dots_layout_of(int64_t cout, int64_t cin, int32_t kt, int32_t
     if (cout <= 0 || l.row <= 0)
         return l;
     l.groups = gemm_ceil(cout, DOTS_OUTS);
-    l.block = DOTS_BLOCK(gemm_ceil(cout, l.groups)) / l.vectors;
+    l.block = DOTS_BLOCK / l.vectors;
     l.block = gemm_min(l.block > 0 ? l.block : 1, l.rows);
     return l;
 }

@@ -344,18 +344,20 @@ typedef void planes_multiply_fn(const planes_row *row, const planes_row *end, in
     {                                                                                                           \
         planes_multiply(row, end, x, w, sums, mode, outs, vectors);                                             \
     }
-#define PLANES_3(X, outs) X(outs, 1) X(outs, 2) X(outs, 3)
-#define PLANES_FUNCTIONS_3(outs) PLANES_3(PLANES_MULTIPLY, outs)
-#define PLANES_FUNCTIONS_4(outs) PLANES_FUNCTIONS_3(outs) PLANES_MULTIPLY(outs, 4)
-#define PLANES_NAME(outs, vectors) planes_multiply_##outs##_##vectors,
-#define PLANES_NAMES_3(outs) {PLANES_3(PLANES_NAME, outs) NULL},
-#define PLANES_NAMES_4(outs) {PLANES_3(PLANES_NAME, outs) planes_multiply_##outs##_4},
-/* For every number of outputs what their most vectors ask for. */
+#define PLANES_NAME(outs, vectors) planes_multiply_##outs##_##vectors
+/* For every number of outputs the numbers of vectors that there may be: with AVX-512 a picture is two wide at least. */
 #if VEC_LANES == 16
+#define PLANES_FUNCTIONS_3(outs) PLANES_MULTIPLY(outs, 2) PLANES_MULTIPLY(outs, 3)
+#define PLANES_NAMES_3(outs) {NULL, PLANES_NAME(outs, 2), PLANES_NAME(outs, 3), NULL},
+#define PLANES_NAMES_4(outs) {NULL, PLANES_NAME(outs, 2), PLANES_NAME(outs, 3), PLANES_NAME(outs, 4)},
 #define PLANES_ALL(THREE, FOUR) FOUR(1) FOUR(2) FOUR(3) FOUR(4) FOUR(5) FOUR(6) THREE(7) THREE(8)
 #else
+#define PLANES_FUNCTIONS_3(outs) PLANES_MULTIPLY(outs, 1) PLANES_MULTIPLY(outs, 2) PLANES_MULTIPLY(outs, 3)
+#define PLANES_NAMES_3(outs) {PLANES_NAME(outs, 1), PLANES_NAME(outs, 2), PLANES_NAME(outs, 3), NULL},
+#define PLANES_NAMES_4(outs) {PLANES_NAME(outs, 1), PLANES_NAME(outs, 2), PLANES_NAME(outs, 3), PLANES_NAME(outs, 4)},
 #define PLANES_ALL(THREE, FOUR) FOUR(1) FOUR(2) FOUR(3) THREE(4)
 #endif
+#define PLANES_FUNCTIONS_4(outs) PLANES_FUNCTIONS_3(outs) PLANES_MULTIPLY(outs, 4)
 PLANES_ALL(PLANES_FUNCTIONS_3, PLANES_FUNCTIONS_4)
 
 /* Asks for part `i` of `count` of some floats. */

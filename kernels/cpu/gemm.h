@@ -24,8 +24,8 @@
 #define GEMM_ROWS 6
 #define GEMM_COLUMNS (2 * VEC_LANES)
 #define GEMM_DEPTH 384
-/* Of a tile, at most. Its rows of a block and its sums have 360 KiB, or 840 with AVX-512: those processors have 1 MiB of the second
- * level and more, and the faster they compute, the less often should anything be fetched. */
+/* Of a tile, at most. Its rows of a block and its sums have 360 KiB, or 840 with AVX-512 (measured on Zen 5): most such processors have
+ * 1 MiB of the second level and more, and the faster they compute, the less often should anything be fetched. */
 #define GEMM_TILE_ROWS (VEC_LANES == 16 ? 240 : 144)
 #define GEMM_TILE_COLUMNS (VEC_LANES == 16 ? 512 : 256)
 #define GEMM_NEAR (256 << 10) /* bytes of rows that a tile may have without asking for them ahead */
@@ -128,7 +128,7 @@ static float gemm_copy_cost(const gemm *g, int64_t columns)
 
 static float gemm_panel_cost(const gemm *g, float rows)
 {
-    float f32 = VEC_LANES == 16 ? 2.0f : 1.05f; /* AVX-512 with its full width computes faster, and memory is what it was */
+    float f32 = VEC_LANES == 16 ? 2.0f : 1.05f; /* at its full width it computes faster, and memory is what it was */
     return (g->type == IMAGINE__W_BF16 ? f32 + 1.95f : f32) / rows;
 }
 

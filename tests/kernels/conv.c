@@ -162,14 +162,16 @@ static void test_few_channels(void)
     check_report("convolution, few channels", limit_for(1));
 }
 
-/* Every number of outputs beside every number of vectors of pixels, in one block, in two, and in several passes. */
+/* Every number of outputs beside every number of vectors of pixels that go with it, whole and in part, in one block, in two, and in
+ * several passes; with more than a panel of outputs, some groups lie in two. */
 static void test_pixels_in_lanes(void)
 {
-    static const int64_t channels[] = {3, 16, 24};
+    static const int64_t channels[] = {3, 24, 47}, widths[] = {32, 33, 48, 49, 64, 63};
     check_random r = {18};
-    for (int64_t i = 0; i < 3 * 16 * 4; i++) {
-        shape s = {.cin = channels[i % 3], .cout = i / 3 % 16 + 1, .height = 3, .width = (i / 48 + 1) * 16 - i % 2, .kt = 3, .kh = 3,
-                   .kw = 3, .stride_h = 1, .stride_w = 1, .pad_top = 1, .pad_left = 1, .pad_end = 1, .upsample = 1, .bias = 1};
+    for (int64_t i = 0; i < 3 * 40 * 6; i++) {
+        shape s = {.cin = channels[i % 3], .cout = i / 3 % 40 + 1, .height = 3, .width = widths[i / 120], .kt = 3, .kh = 3, .kw = 3,
+                   .stride_h = 1, .stride_w = 1, .pad_top = 1, .pad_left = 1, .pad_end = 1, .upsample = 1, .bias = 1};
+        s.type = (imagine__wtype)check_between(&r, 0, 1);
         s.ldx = s.cin;
         s.ldy = s.cout;
         compare_all(&s, &r);
@@ -350,8 +352,7 @@ int main(int argc, char **argv)
     static const test_case cases[] = {
         {"random", test_random}, {"layers", test_vae_layers}, {"one dimension", test_one_dimension},
         {"all absent", test_all_absent}, {"not finite", test_not_finite}, {"orders", test_orders}, {"few channels", test_few_channels},
-        {"pixels in the lanes", test_pixels_in_lanes},
-        {"pieces", test_pieces},
+        {"pixels in the lanes", test_pixels_in_lanes}, {"pieces", test_pieces},
     };
     return test_main("kernels/conv", cases, sizeof cases / sizeof *cases, argc, argv);
 }

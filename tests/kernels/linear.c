@@ -128,6 +128,29 @@ static void test_blocks(void)
     check_report("linear, large", limit_for(1));
 }
 
+/* The largest tiles there are, of two blocks of K: the same bytes as in the smaller ones of more threads. */
+static void test_largest_tiles(void)
+{
+    const imagine__kernels *tables[2];
+    check_random r = {6};
+    for (int t = check_tables(tables) - 1; t >= 0; t--)
+        for (imagine__wtype type = 0; type < 2; type++) {
+            shape s = random_shape(&r, 480 - type, 2048 - 8 * type, 390);
+            s.type = type;
+            inputs in = make_inputs(&s, &r);
+            float *expected = run_linear(&imagine__kernels_plain, &s, &in, CHECK_THREADS);
+            float *y = run_linear(tables[t], &s, &in, CHECK_FORWARD), *other = run_linear(tables[t], &s, &in, CHECK_THREADS);
+            CHECK(check_same(y, expected, s.m, s.n, s.ldy, limit_for(s.m * s.n)));
+            for (int64_t i = 0; i < s.m; i++)
+                CHECK(memcmp(y + i * s.ldy, other + i * s.ldy, (size_t)s.n * sizeof *y) == 0);
+            check_free(other);
+            check_free(y);
+            check_free(expected);
+            free_inputs(&in);
+        }
+    check_report("linear, largest tiles", limit_for(1000));
+}
+
 static void test_epilogues(void)
 {
     const imagine__kernels *tables[2];
@@ -330,7 +353,7 @@ static void test_bf16_promises(void)
 int main(int argc, char **argv)
 {
     static const test_case cases[] = {
-        {"edges", test_edges}, {"blocks", test_blocks}, {"epilogues", test_epilogues},
+        {"edges", test_edges}, {"blocks", test_blocks}, {"largest tiles", test_largest_tiles}, {"epilogues", test_epilogues},
         {"not finite", test_not_finite}, {"orders", test_orders}, {"rows alone", test_rows_alone},
         {"bf16", test_bf16}, {"bf16 promises", test_bf16_promises},
     };
