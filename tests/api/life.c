@@ -245,6 +245,8 @@ static int in_child(imagine_context *context, imagine_model *model, imagine_job 
         return 3;
     if (imagine_text_encode(text, "x", NULL, &out, &err) != IMAGINE_ERROR_FORKED)
         return 4;
+    if (imagine_model_tokenize(model, "x", 0, NULL, &out, &err) != IMAGINE_ERROR_FORKED)
+        return 6;
     imagine_job_destroy(&job);
     imagine_text_destroy(&text);
     imagine_model_release(&model);
@@ -309,6 +311,7 @@ static void missing_stage(void)
     imagine_model *model;
     imagine_text *text;
     imagine_job *job;
+    imagine_buffer *ids;
     char folder[] = P_tmpdir "/imagine-test-XXXXXX", link[64], target[1200];
     REQUIRE(context && mkdtemp(folder));
     snprintf(link, sizeof link, "%s/vae", folder);
@@ -319,6 +322,8 @@ static void missing_stage(void)
         CHECK_OK(imagine_model_get_info(model, &info, &err));
         CHECK(info.stages == IMAGINE_STAGE_VAE);
         CHECK_STATUS(imagine_text_create(&text, model, NULL, &err), IMAGINE_ERROR_NOT_FOUND);
+        CHECK_STATUS(imagine_model_tokenize(model, "x", 0, NULL, &ids, &err), IMAGINE_ERROR_NOT_FOUND);
+        CHECK(!ids && strstr(err.message, "tokenizer"));
         CHECK_STATUS(imagine_job_create(&job, model, NULL, &err), IMAGINE_ERROR_NOT_FOUND);
         CHECK(strstr(err.message, "text_encoder"));
         imagine_vae *vae;

@@ -739,8 +739,6 @@ static void test_model_tokenize(void)
     REQUIRE_OK(imagine_model_tokenize(model, "a red  apple &amp;", 0, cancel, &ids, &err));
     CHECK_OK(imagine_context_get_info(context, &before, &err));
     REQUIRE_OK(imagine_text_create(&text, model, NULL, &err));
-    CHECK_OK(imagine_context_get_info(context, &after, &err));
-    CHECK(after.memory_used > before.memory_used + 1000);
     REQUIRE_OK(imagine_text_tokenize(text, "a red  apple &amp;", 0, &same, &err));
     CHECK(imagine_buffer_size(ids) == imagine_buffer_size(same) && imagine_buffer_size(ids) > 8 &&
           memcmp(imagine_buffer_data(ids), imagine_buffer_data(same), (size_t)imagine_buffer_size(ids)) == 0);
@@ -750,6 +748,8 @@ static void test_model_tokenize(void)
     imagine_buffer_release(&ids);
     imagine_buffer_release(&same);
     imagine_text_destroy(&text);
+    CHECK_OK(imagine_context_get_info(context, &after, &err)); /* the weights stay with the model, the stage's scratch is gone */
+    CHECK(after.memory_used > before.memory_used + 10000);
     imagine_model_release(&model);
     imagine_cancel_release(&cancel);
     imagine_context_release(&context);

@@ -5,7 +5,7 @@ use std::path::Path;
 use imagine_sys as sys;
 
 use crate::handle::{check, count, int, path as c_path, text as c_text, Handle, Plain};
-use crate::{Buffer, Context, Error, Estimate, Event, Frames, Job, JobOptions, Result};
+use crate::{Buffer, CancelToken, Context, Error, Estimate, Event, Frames, Job, JobOptions, Result};
 
 /// What a [`Model`] is made for. Zero where the stage that says so is missing.
 #[derive(Clone, Debug, PartialEq)]
@@ -139,11 +139,20 @@ impl Model {
     /// Token ids of a prompt, `i32 [length]`, cut to `max_length` if there is one. Only the tokenizer is read; the model sees
     /// [`ModelInfo::text_length`] tokens.
     pub fn tokenize(&self, prompt: &str, max_length: Option<u32>) -> Result<Buffer> {
+        self.ids(prompt, max_length, std::ptr::null())
+    }
+
+    /// The same; firing the token ends it.
+    pub fn tokenize_with_cancel(&self, prompt: &str, max_length: Option<u32>, cancel: &CancelToken) -> Result<Buffer> {
+        self.ids(prompt, max_length, cancel.0.raw())
+    }
+
+    fn ids(&self, prompt: &str, max_length: Option<u32>, cancel: *const sys::imagine_cancel) -> Result<Buffer> {
         let prompt = c_text("prompt", prompt)?;
         let length = int("max_length", max_length.unwrap_or(0))?;
-        // SAFETY: the model is alive, the prompt lives during the call.
+        // SAFETY: the model and the token are alive, the prompt lives during the call.
         Buffer::make(|ids, error| unsafe {
-            sys::imagine_model_tokenize(self.handle.raw(), prompt.as_ptr(), length, std::ptr::null(), ids, error)
+            sys::imagine_model_tokenize(self.handle.raw(), prompt.as_ptr(), length, cancel, ids, error)
         })
     }
 

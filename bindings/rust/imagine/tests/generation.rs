@@ -311,6 +311,9 @@ fn text_noise_and_sigmas_from_outside() {
     assert_eq!(model.tokenize("a b c", None).unwrap().as_slice::<i32>().unwrap(), ids.as_slice::<i32>().unwrap());
     assert_eq!(model.tokenize("a b c", Some(2)).unwrap().shape(), [2]);
     assert!(model.tokenize("a\0b", None).is_err());
+    let token = CancelToken::new(model.context()).unwrap();
+    token.cancel();
+    assert!(model.tokenize_with_cancel("a b c", None, &token).is_err());
 
     let (_, empty) = text.encode("").unwrap();
     let given = JobOptions::new("").seed(5).steps(3).prompt_embeds(&embeds).negative_embeds(&empty);
