@@ -266,6 +266,32 @@ static void streamed_is_resident(void)
     sized_remove(path);
 }
 
+/* A long clip's guidance is made in turn, but at once where the transformer's weights are read anew for every prediction. */
+static void long_clips_read_weights_once(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    char path[512];
+    REQUIRE(sized_make(&deep, path));
+    for (int streamed = 0; streamed < 2; streamed++) {
+        static const configuration clip = { "a long clip", 1024, 1024, 9, 2, 5, IMAGINE_CFG_AUTO, 1, 0, 0 };
+        uint64_t work[3] = { 0 };
+        imagine_model *model = open_sized(path, 1, 0, streamed ? IMAGINE_WEIGHTS_STREAMED : IMAGINE_WEIGHTS_RESIDENT, &err);
+        for (imagine_cfg_mode mode = IMAGINE_CFG_AUTO; mode <= IMAGINE_CFG_IN_TURN && model; mode++) {
+            imagine_estimate told = { .struct_size = sizeof told };
+            imagine_sampler_options sampler;
+            imagine_job_options options;
+            set_options(&clip, &sampler, &options);
+            sampler.cfg_mode = mode;
+            CHECK_OK(imagine_job_estimate(model, &options, &told, &err));
+            work[mode] = told.stage_work[IMAGINE_JOB_SAMPLE];
+        }
+        CHECK(work[IMAGINE_CFG_BATCHED] > work[IMAGINE_CFG_IN_TURN] && work[IMAGINE_CFG_IN_TURN] > 0);
+        CHECK(work[IMAGINE_CFG_AUTO] == work[streamed ? IMAGINE_CFG_BATCHED : IMAGINE_CFG_IN_TURN]);
+        imagine_model_release(&model);
+    }
+    sized_remove(path);
+}
+
 /* From ample to hopeless: the job either keeps within the limit, with the same result, or is refused before it begins. */
 static void limits_are_kept(void)
 {
@@ -630,7 +656,7 @@ int main(int argc, char **argv)
         { "told and used", told_and_used }, { "told again", told_again },
         { "told with weights or without", told_with_weights_or_without }, { "large model", large_model },
         { "asked otherwise", asked_otherwise }, { "streamed is resident", streamed_is_resident },
-        { "limits are kept", limits_are_kept }, { "nearest size", nearest_size },
+        { "limits are kept", limits_are_kept }, { "long clips", long_clips_read_weights_once }, { "nearest size", nearest_size },
         { "nearest size of pictures", nearest_size_of_pictures },
         { "decoded in tiles", decoded_in_tiles }, { "stages by hand", stages_by_hand }, { "cut short", cut_short }, { "shared under a limit", shared_under_a_limit }, { "large model in little", large_model_in_little },
     };
