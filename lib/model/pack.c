@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "model/pack.h"
+#include "sampler/schedule.h"
 
 const char *imagine__stage_name(imagine__stage_kind kind)
 {
@@ -318,7 +319,13 @@ static imagine_status read_own_schedule(imagine__config *config, imagine__defaul
     else if (step_rule)
         d->step_rule = step_rule;
     status = imagine__config_double(config, "shift", &d->shift, d->shift, error);
-    return status < 0 ? status : check_shift(config, d, error);
+    if (status < 0 || (status = check_shift(config, d, error)) < 0)
+        return status;
+    const imagine__preset *preset = imagine__preset_of(d->schedule);
+    if (imagine__config_has(config, "shift") && preset && preset->shift > 0 && (d->shift < preset->shift || d->shift > preset->shift))
+        return imagine__fail(error, IMAGINE_ERROR_MODEL, "%s: \"shift\" is %g, but the schedule %s has its own, %g; leave \"shift\" out",
+                             imagine__config_path(config), d->shift, imagine_schedule_name(d->schedule), preset->shift);
+    return IMAGINE_OK;
 }
 
 static imagine_status read_own_defaults(imagine_model *model, imagine_error *error)

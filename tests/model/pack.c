@@ -340,6 +340,7 @@ static void chosen_schedules(void)
                                           { "{\"schedule\":\"sigmas\"}", "\"sigmas\"" },
                                           { "{\"schedule\":3}", "\"schedule\" is 3" },
                                           { "{\"step_rule\":\"leap\"}", "\"leap\"" },
+                                          { "{\"schedule\":\"z-image\",\"shift\":5}", "leave \"shift\" out" },
                                           { "{\"shift\":0}", "shift" } };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         restore();
