@@ -1,18 +1,23 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Original Wan, umT5 and Self-Forcing weights, which are pickles (.pth, .pt), as safetensors in the diffusers layout.
+"""Original Wan 2.1, umT5 and Self-Forcing weights, pickles (.pth, .pt) or safetensors with the original names, as safetensors in
+the diffusers layout. Of a model in several files all are given.
 
+    convert.py diffusion_pytorch_model*.safetensors PACK/transformer/diffusion_pytorch_model.safetensors
     convert.py Wan2.1_VAE.pth PACK/vae/diffusion_pytorch_model.safetensors
     convert.py models_t5_umt5-xxl-enc-bf16.pth PACK/text_encoder/model.safetensors
     convert.py self_forcing_dmd.pt PACK/transformer/diffusion_pytorch_model.safetensors
 
 What a file holds is told from its names; a name that is not known ends the
 conversion, and nothing is written. The config.json beside the weights is that of the published pack of the same model.
-Needs PyTorch and numpy. The pickle is read with weights_only=True, which runs no code of it."""
+The VAE of Wan 2.2 (16x16x4) has other names, which are not known: take the published pack's.
+Needs PyTorch and numpy. A pickle is read with weights_only=True, which runs no code of it."""
 
 import argparse
 import contextlib
 import json
+import math
+import mmap
 import os
 import re
 import struct
@@ -118,6 +123,41 @@ def tensors_of(loaded):
     return tensors
 
 
+def read_safetensors(path):
+    """name: tensor, in the file's own memory."""
+    with open(path, "rb") as file:
+        try:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            header = 8 + struct.unpack_from("<Q", data)[0]
+            entries = json.loads(data[8:header])
+            entries.pop("__metadata__", None)
+            types = {name: dtype for dtype, name in DTYPES.items()}
+            return {name: torch.frombuffer(data, dtype=types[e["dtype"]], offset=header + e["data_offsets"][0],
+                                           count=math.prod(e["shape"])).view(e["shape"]) for name, e in entries.items()}
+        except (ValueError, KeyError, TypeError, AttributeError, struct.error) as problem:
+            sys.exit(f"{path}: not read: {type(problem).__name__}: {problem}")
+
+
+def read(path):
+    if path.endswith(".safetensors"):
+        return read_safetensors(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as problem:  # pickle's errors are of many kinds
+        sys.exit(f"{path}: not read: {str(problem).splitlines()[0]}")
+
+
+def read_all(paths):
+    """The tensors of all files together."""
+    found = {}
+    for path in paths:
+        for name, tensor in tensors_of(read(path)).items():
+            if name in found:
+                sys.exit(f"{name}: {path} has it once more")
+            found[name] = tensor
+    return found
+
+
 def convert(tensors):
     """(kind, tensors by their diffusers names)."""
     kind = next((kind for kind, (mark, _) in KINDS.items() if mark in tensors), None)
@@ -132,6 +172,8 @@ def convert(tensors):
             unknown.append(name if found is None else f"{name} of {tensor.dtype}")
         else:
             renamed[found] = tensor
+    if any(".downsamples.0.downsamples." in name for name in unknown):
+        sys.exit("this is the VAE of Wan 2.2, whose names are not known here: take that of the published pack (…-Diffusers)")
     if unknown:
         sys.exit(f"{len(unknown)} names that a Wan {kind} does not have, as {', '.join(unknown[:3])}")
     return kind, renamed
@@ -162,14 +204,12 @@ def write(path, tensors):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pickle", help="the .pth or .pt file")
+    parser.add_argument("weights", nargs="+", help="the .pth, .pt or .safetensors files")
     parser.add_argument("out", help="the .safetensors file to write")
     arguments = parser.parse_args()
-    try:
-        loaded = torch.load(arguments.pickle, map_location="cpu", weights_only=True)
-    except Exception as problem:  # pickle's errors are of many kinds
-        sys.exit(f"{arguments.pickle}: not read: {str(problem).splitlines()[0]}")
-    kind, tensors = convert(tensors_of(loaded))
+    if os.path.exists(arguments.out) and any(os.path.samefile(path, arguments.out) for path in arguments.weights if os.path.exists(path)):
+        sys.exit(f"{arguments.out}: is one of the files to read")
+    kind, tensors = convert(read_all(arguments.weights))
     write(arguments.out, tensors)
     print(f"{arguments.out}: {len(tensors)} tensors of a {kind}")
 

@@ -4,6 +4,7 @@
 import os
 import pathlib
 import re
+import struct
 import subprocess
 import sys
 import tempfile
@@ -71,7 +72,6 @@ def vae_name(name):
 def read(path):
     """name: tensor of a safetensors file."""
     import json
-    import struct
     data = pathlib.Path(path).read_bytes()
     size = struct.unpack("<Q", data[:8])[0]
     types = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -134,6 +134,32 @@ class Convert(unittest.TestCase):
             self.assertEqual(done.returncode, 0, done.stderr)
             self.same(published)
 
+    def test_safetensors_in_parts(self):
+        """Original names in safetensors, as Wan's transformers come, a model in two files."""
+        sys.path.insert(0, str(SCRIPT.parent))
+        import convert
+        original, published = self.original("transformer")
+        parts = [os.path.join(self.folder.name, f"part-{k}.safetensors") for k in (1, 2)]
+        names = sorted(original)
+        for k, path in enumerate(parts):
+            convert.write(path, {name: original[name] for name in names[k::2]})
+        run = [sys.executable, SCRIPT, *parts]
+        done = subprocess.run([*run, self.out], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.same(published)
+        os.unlink(self.out)
+        for arguments, words in (([*run, parts[0]], "one of the files to read"), ([*run, parts[0], self.out], "once more")):
+            done = subprocess.run(arguments, capture_output=True, text=True)
+            self.assertNotEqual(done.returncode, 0)
+            self.assertIn(words, done.stderr)
+        for broken in (b"", b"abc", struct.pack("<Q", 1 << 60), struct.pack("<Q", 2) + b"{}"[:1], struct.pack("<Q", 9) + b'{"a":{}} ',
+                       struct.pack("<Q", 2) + b"[]"):
+            pathlib.Path(parts[0]).write_bytes(broken)
+            done = subprocess.run([*run, self.out], capture_output=True, text=True)
+            self.assertNotEqual(done.returncode, 0)
+            self.assertTrue("not read" in done.stderr and "Traceback" not in done.stderr, done.stderr)
+        self.assertFalse(os.path.exists(self.out))
+
     @unittest.skipIf(single_file_utils is None, "no diffusers here")
     def test_diffusers_renames_alike(self):
         for stage, function in (("transformer", single_file_utils.convert_wan_transformer_to_diffusers),
@@ -160,6 +186,8 @@ class Convert(unittest.TestCase):
         self.refused({"some.weight": torch.zeros(1)}, "some.weight")
         self.refused(dict(original, **{"conv1.bias": torch.zeros(1, dtype=torch.int64)}), "torch.int64")
         self.refused([1, 2], "no dictionary of tensors")
+        self.refused({"decoder.head.0.gamma": torch.zeros(1), "encoder.downsamples.0.downsamples.0.residual.0.gamma": torch.zeros(1)},
+                     "Wan 2.2")
 
     def test_what_is_not_whole_is_not_left_behind(self):
         os.mkdir(self.out.removesuffix("/out.safetensors"))
