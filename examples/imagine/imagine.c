@@ -12,7 +12,7 @@
 
 #include "cli.h"
 
-#define MACHINE " model weights threads cpu-level device precision memory-limit json help "
+#define MACHINE " model weights threads cpu-level device precision memory-limit json verbose help "
 
 const command commands[] = {
     { "generate", "a picture or clip from a prompt",
@@ -108,6 +108,7 @@ static const struct {
     { "ids-only", NULL, "count the tokens; of the model only the tokenizer is read, and nothing is written", 'O' },
     { "json", NULL, "print one JSON object instead of text", 'j' },
     { "quiet", NULL, "print nothing but errors", 'q' },
+    { "verbose", NULL, "say more of what the library does, on the standard error output", 'V' },
     { "help", NULL, "print this", 'h' },
 };
 #define DESCRIBED (sizeof described / sizeof described[0])
@@ -310,6 +311,7 @@ static int read_option(arguments *o, size_t index, const char *text)
     case 'j': o->json = 1; return 0;
     case 'Q': o->quick = 1; return 0;
     case 'O': o->ids_only = 1; return 0;
+    case 'V': o->verbose = 1; return 0;
     default: o->quiet = 1; return 0;
     }
 }

@@ -58,6 +58,12 @@ const char *find_model(const arguments *o, char *path, size_t size)
     return wanted;
 }
 
+static void print_log(void *data, imagine_log_level level, const char *text)
+{
+    (void)data;
+    fprintf(stderr, "imagine: %s%s\n", level <= IMAGINE_LOG_ERROR ? "error: " : level <= IMAGINE_LOG_WARNING ? "warning: " : "", text);
+}
+
 int session_open(session *s, const arguments *o, int with_model)
 {
     imagine_context_options options;
@@ -72,6 +78,8 @@ int session_open(session *s, const arguments *o, int with_model)
     options.device = o->device ? o->device : IMAGINE_DEVICE_CPU;
     options.device_number = o->device_number;
     options.precision = o->precision;
+    options.log = o->quiet ? NULL : print_log;
+    options.log_level = o->verbose ? IMAGINE_LOG_DEBUG : IMAGINE_LOG_WARNING;
     imagine_model_options_init(&how, sizeof how);
     how.weights = o->weights;
     if (imagine_context_create(&s->context, &options, &s->error) < 0 ||

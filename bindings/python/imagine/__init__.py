@@ -253,7 +253,7 @@ class Model(_Handle):
             _use: Callable[[Model, _api.JobOptions, List[Any]], Any] = Job) -> Job:
         """Starts a generation and returns its Job: `for event in model.job("a dog"): ...`. Sizes of 0 are the pack's
         defaults. `cfg` "batched" computes guidance's two predictions together, "in-turn" one after the other for less memory,
-        "auto" as the memory limit asks. `noise`, `latents` and the embeds are anything that numpy makes an array of. Pictures to begin with or to
+        "auto" together up to 8,192 tokens, else in turn, or as the memory limit asks. `noise`, `latents` and the embeds are anything that numpy makes an array of. Pictures to begin with or to
         keep are uint8 [frames, height, width, 3]: `first_frames` (1 for picture to video, more to go on with a clip),
         `last_frame`, and `init_frames` with `strength`, of which `mask_frames` marks by brightness what is made anew.
         With sizes for `tile` (as for decode()) pictures are coded in tiles, and the clip's frames come all at once; "auto",

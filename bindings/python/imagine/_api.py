@@ -31,6 +31,10 @@ class Error(ctypes.Structure):
                 ("message", c_char * 496)]
 
 
+LOG_FUNCTION = ctypes.CFUNCTYPE(None, c_void_p, c_int32, c_char_p)
+LOG_LEVELS = {1: 40, 2: 30, 3: 20, 4: 10}  # the library's numbers, and those of Python's logging
+
+
 class ContextOptions(ctypes.Structure):
     _fields_ = [("struct_size", c_uint32), ("device", c_int32), ("threads", c_int32), ("cpu_level", c_int32),
                 ("memory_limit", c_uint64), ("allocate", c_void_p), ("release", c_void_p), ("allocator_data", c_void_p),

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import itertools
+import logging
 import threading
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Tuple, Type, TypeVar, Union
 
@@ -63,10 +64,23 @@ class Handle:
             pass
 
 
+_logger = logging.getLogger("imagine")
+
+
+@_api.LOG_FUNCTION
+def _log(_: Any, level: int, line: Optional[bytes]) -> None:
+    _logger.log(_api.LOG_LEVELS.get(level, logging.DEBUG), "%s", (line or b"").decode("utf-8", "replace"))
+
+
+def _log_level() -> int:
+    """The library's most detailed level that the logger wants when a context is made."""
+    return max((number for number, level in _api.LOG_LEVELS.items() if _logger.isEnabledFor(level)), default=1)
+
+
 class Context(Handle):
     """Threads and memory that models use, and where they compute: device "cpu" or "cuda", of which device_number is one and
-    precision "f32" or "bf16"; graphs False starts every launch by itself. Most programs need none of their own: open()
-    makes one."""
+    precision "f32" or "bf16"; graphs False starts every launch by itself. What the library logs goes to the logger "imagine" of
+    Python's logging, with the level that this has now. Most programs need no context of their own: open() makes one."""
 
     _free, _retain = "imagine_context_release", "imagine_context_retain"
 
@@ -81,6 +95,7 @@ class Context(Handle):
         options.device_number = integer("device_number", device_number)
         options.precision = choice("precision", _api.PRECISIONS, precision)
         options.graphs = 0 if graphs else _api.GRAPHS_OFF
+        options.log, options.log_level = ctypes.cast(_log, ctypes.c_void_p), _log_level()
         pointer = ctypes.c_void_p()
         call("imagine_context_create", ctypes.byref(pointer), ctypes.byref(options))
         super().__init__(pointer.value)

@@ -5,6 +5,7 @@ import base64
 import gc
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -274,6 +275,16 @@ class Managers(unittest.TestCase):
         for handle in (context, model, cancel, job, buffer):
             self.assertFalse(handle._pointer)
             handle.close()
+
+    def test_log(self):
+        """A scheduler that cannot run is a warning of the logger "imagine"."""
+        with tempfile.TemporaryDirectory() as folder:
+            pack = shutil.copytree(PACK, os.path.join(folder, "pack"))
+            with open(os.path.join(pack, "scheduler/scheduler_config.json"), "w") as file:
+                file.write('{"_class_name": "DDIMScheduler"}')
+            with self.assertLogs("imagine", "WARNING") as told:
+                imagine.open(pack).close()
+        self.assertIn("DDIMScheduler", told.output[0])
 
     def test_a_model_keeps_its_context(self):
         with imagine.Context(threads=1) as context:
