@@ -64,6 +64,10 @@ class Installed(unittest.TestCase):
         self.assertLessEqual(wanted, names)
         self.assertFalse([name for name in names if "test" in name or name.endswith((".a", ".py", ".jsonl"))])
 
+    def test_models_by_pkg_config(self):
+        where = run("pkg-config", f"--define-variable=prefix={self.prefix}", "--variable=modelsdir", "imagine", env=self.env).stdout
+        self.assertEqual(pathlib.Path(where.strip()), self.prefix / "share/imagine/models")
+
     def test_c_with_pkg_config(self):
         self.generates(self.compiled("cc", "hello.c", "c11"))
 
