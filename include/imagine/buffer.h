@@ -132,12 +132,12 @@ IMAGINE_API imagine_status imagine_buffer_save(imagine_context *context, const c
                                                imagine_error *error);
 
 /* Pictures as U8 [frames, height, width, 3] in sRGB: from a PNG, an animated PNG, or a folder of PNGs of one size in the
- * order of their names. Transparency is laid over white. */
+ * order of their names. Transparency is laid over white. Files of up to 2 GiB, sides of up to 16384 pixels, 4 GiB of pixels. */
 IMAGINE_API imagine_status imagine_picture_load(imagine_buffer **frames, imagine_context *context, const char *path,
                                                 imagine_error *error);
 
 /* Writes U8 [frames, height, width, 3] as PNG: one frame as a plain PNG, several as an animated PNG at
- * `frames_per_second` (1/65535 to 65535), looping for ever. To a temporary name first, then renamed. */
+ * `frames_per_second` (1/65535 to 65535), looping for ever. To a temporary name first, then renamed. Sides of up to 16384 pixels. */
 IMAGINE_API imagine_status imagine_picture_save(imagine_context *context, const char *path,
                                                 const imagine_buffer *frames, double frames_per_second,
                                                 imagine_error *error);

@@ -5,7 +5,8 @@
 #include "status.h"
 
 /* Where the work is done, with how many threads, with whose memory. Reference counted; every function here may be
- * called from any thread. A process may hold as many contexts as it likes: they share nothing. */
+ * called from any thread. A process may hold as many contexts as it likes: they share nothing but, on one GPU, that GPU, its
+ * driver and NVIDIA's libraries. */
 typedef struct imagine_context imagine_context;
 
 typedef int32_t imagine_device;
@@ -59,7 +60,8 @@ typedef void imagine_log_fn(void *user_data, imagine_log_level level, const char
 typedef struct imagine_context_options {
     uint32_t struct_size;
     imagine_device device; /* default IMAGINE_DEVICE_CPU */
-    int32_t threads; /* threads that compute, 1 to 256; 0: as many as this process may run on, or has the time of (cgroups) */
+    int32_t threads; /* that compute one job or call, 1 to 256, its own among them; several at once share the others. 0: as many as
+                      * this process may run on, or has the time of (cgroups) */
     imagine_cpu_level cpu_level; /* at most this level; default IMAGINE_CPU_BEST */
     uint64_t memory_limit; /* bytes that the context may hold at once, on host and device together; 0: no limit */
     imagine_alloc_fn *allocate; /* NULL, with `release` NULL: the C library's */
@@ -84,7 +86,7 @@ typedef struct imagine_context_info {
     int32_t threads;
     imagine_cpu_level cpu_level; /* the level in use, never IMAGINE_CPU_BEST */
     uint64_t memory_used; /* bytes held now, on host and device together */
-    uint64_t memory_peak; /* most bytes held since creation or the last imagine_context_reset_peak */
+    uint64_t memory_peak; /* most bytes held since creation, the last imagine_context_reset_peak or the last job's start */
     uint64_t device_memory_used; /* of memory_used, those on the GPU, without what its driver and cuDNN need themselves; since 0.2 */
     uint64_t device_memory_peak; /* most of these, likewise */
     int32_t device_number; /* with IMAGINE_DEVICE_CUDA */

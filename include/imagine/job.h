@@ -78,7 +78,7 @@ typedef struct imagine_job_info {
     int32_t width, height, frames, steps; /* as they were settled */
     double guidance;
     double seconds[8];
-    uint64_t memory_peak; /* bytes the context held at most while the job ran (which began its measurement anew) */
+    uint64_t memory_peak; /* bytes the context held at most while the job ran; each job that starts begins the measurement anew */
 } imagine_job_info;
 
 /* What a job will need of the context's memory, in bytes. The arrays are indexed by imagine_job_stage; reading a stage's
@@ -125,12 +125,13 @@ IMAGINE_API imagine_status imagine_job_estimate(imagine_model *model, const imag
 /* Waits for the next event for up to `timeout_ns` nanoseconds (0: not at all; below 0: for ever). IMAGINE_TIMEOUT when
  * there is none yet; a failure of the job, with its message, once what came before it was delivered; it stays. In both cases
  * the event's `frames` and `latents` become NULL, as what they pointed to is released. STEP and PREVIEW events that are not
- * fetched in time give way to newer ones; the others wait for the caller. */
+ * fetched in time give way to newer ones; the others wait for the caller, and once four FRAMES events do, the job waits, too: fetch
+ * them, or leave FRAMES out of the options' `events`. */
 IMAGINE_API imagine_status imagine_job_next(imagine_job *job, imagine_event *event, int64_t timeout_ns,
                                             imagine_error *error);
 
 /* Asks the job to stop, from any thread or a signal handler, while the job exists; returns at once. The job then ends
- * with IMAGINE_ERROR_CANCELLED within 50 ms. */
+ * with IMAGINE_ERROR_CANCELLED, as soon as imagine_cancel_fire says. */
 IMAGINE_API void imagine_job_cancel(imagine_job *job);
 
 /* An eventfd that is readable while imagine_job_next would not wait. It belongs to the job; -1 where there is none. Never

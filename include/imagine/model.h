@@ -36,8 +36,8 @@ typedef struct imagine_model_info {
     double guidance;
     double frames_per_second;
     int32_t latent_channels;
-    int32_t spatial_factor; /* pixels per latent along x and y, 8 or 16 */
-    int32_t temporal_factor; /* k: frames = k*n+1 for n+1 latent frames; 4 as a rule, 1 where each frame has its own */
+    int32_t spatial_factor; /* pixels per latent along x and y, 8 or 16 for Wan's */
+    int32_t temporal_factor; /* k: frames = k*n+1 for n+1 latent frames; 4 as a rule, 1 or 2 where fewer levels halve the time */
     int32_t size_multiple; /* width and height must be multiples of this */
     int32_t text_length; /* tokens that the text conditioning is padded to */
     int32_t text_dim;

@@ -41,7 +41,8 @@ typedef int32_t imagine_step_rule;
 /* How the two predictions of classifier-free guidance are computed. The results are the same to the byte
  * (with IMAGINE_PRECISION_BF16: near each other). */
 typedef int32_t imagine_cfg_mode;
-#define IMAGINE_CFG_AUTO 0
+#define IMAGINE_CFG_AUTO 0 /* BATCHED up to 8,192 tokens of the batch, else IN_TURN; a job within a memory limit, or with streamed
+                            * weights, as that wants it */
 #define IMAGINE_CFG_BATCHED 1 /* both in one forward of twice the batch: faster */
 #define IMAGINE_CFG_IN_TURN 2 /* one after the other: less memory */
 
@@ -145,7 +146,8 @@ IMAGINE_API imagine_status imagine_sampler_set_renoise(imagine_sampler *sampler,
                                                        imagine_error *error);
 
 /* One step. IMAGINE_ERROR_STATE when all steps are done. A NaN or infinity in the prediction ends the run with
- * IMAGINE_ERROR_NOT_FINITE, naming the step and the tensor of the weights that is to blame, if one is. `info` may be NULL. */
+ * IMAGINE_ERROR_NOT_FINITE, naming the step and the tensor of the weights that is to blame, if one is. After a failure the run has to
+ * be begun anew; after IMAGINE_ERROR_CANCELLED the step can be made again. `info` may be NULL. */
 IMAGINE_API imagine_status imagine_sampler_step(imagine_sampler *sampler, imagine_step_info *info,
                                                 imagine_error *error);
 

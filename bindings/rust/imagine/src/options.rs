@@ -119,7 +119,7 @@ impl KnownMode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CfgMode {
-    /// Together, or in turn where the memory limit asks for it.
+    /// Together up to 8,192 tokens, else in turn; or as the memory limit asks.
     Auto,
     /// Together: faster.
     Batched,
