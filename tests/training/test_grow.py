@@ -106,6 +106,13 @@ class Grow(unittest.TestCase):
         self.assertEqual(new[:, 16:].abs().max().item(), 0)
         self.assertGreater((moved[:, :16] - old).abs().max().item(), 1e-3)  # the new channels are seen
 
+    def test_errors_where_objects_are(self):
+        """They count more, up to the noise in which nobody knows where that is."""
+        squares, shown = torch.ones(1, 2, 1, 2, 2), torch.tensor([1.0, 0, 0, 0]).view(1, 1, 2, 2)
+        for sigma, more in ((0.3, 1.0), (0.85, 1.0), (0.91, 0.5), (0.97, 0.0), (1.0, 0.0)):
+            found = train_dit128.Trainer.mean_error(None, squares, torch.tensor(sigma).view(1, 1, 1, 1, 1), shown)
+            self.assertAlmostEqual(found.item(), 1 + more * train_dit128.OBJECTS / 4, places=5, msg=sigma)
+
     def test_finer(self):
         """Of latents that are the same all over, where places say nothing, a token for each of them sees and predicts what one for four did."""
         coarse = randomised(WanTransformer3DModel(**train_dit128.COARSE))

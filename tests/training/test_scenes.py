@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The training data: scenes are the same each time, fit their picture and keep to the split."""
 
+import copy
 import sys
 import unittest
 from pathlib import Path
@@ -136,6 +137,30 @@ class Scenes(unittest.TestCase):
                 self.assertAlmostEqual(float(ys.min() + ys.max() + 1) / 2, path.y[k], delta=0.2 * path.height[k] + 2)
                 checked += 1
         self.assertGreater(checked, 20)
+
+    def test_where_objects_are(self):
+        """What an object changes in a latent's frames lies where objects_of() has it, which counts by the root of its size."""
+        kinds, sized = set(), 0
+        made = [stream(21, step=32).scene(number, 9) for number in range(150)]
+        made += [s for s in (stream(23).scene(number, 9) for number in range(400)) if s.motion.kind in motions.CAMERA]
+        for number, scene in enumerate(made):
+            shown, without = latents128.objects_of(scene), copy.deepcopy(scene)
+            for path in without.paths:
+                path.opacity[:] = 0
+            self.assertEqual(float(latents128.objects_of(without).sum()), 0)
+            if scene.motion.kind not in ("spin", "rock"):  # their corners turn out of their boxes
+                changed = (render.frames_of(scene, STORE) - render.frames_of(without, STORE)).abs().amax(0) > 0.2
+                cells = changed.view(9, 8, 16, 8, 16).any(4).any(2)
+                seen = torch.cat([cells[:1], cells[1:].view(2, 4, 8, 8).any(1)])
+                self.assertFalse(bool((seen & (shown == 0)).any()), f"{number} {scene.motion}")
+                self.assertGreater(int(seen.sum()), 0)
+                kinds.add(scene.motion.kind)
+            if scene.motion.kind == "still" and scene.layout == "one" and not scene.items[0].animated:
+                under = (scene.paths[0].width[0] / 16) ** 2
+                self.assertAlmostEqual(float(shown[1].sum()), (16 * max(under, 4)) ** 0.5 * min(1, under / 4), delta=0.3)
+                sized += 1
+        self.assertLessEqual({"slide", "bounce", "zoom", "pan", "appear", "orbit", "still"}, kinds)
+        self.assertGreater(sized, 0)
 
     def test_split(self):
         for number in range(150):

@@ -74,7 +74,7 @@ class Trainer(train_dit128.Trainer):
         with_prompt, without = both.float().chunk(2)
         return without + export.GUIDANCE * (with_prompt - without)
 
-    def loss(self, x, ids, mask):
+    def loss(self, x, ids, mask, shown):
         n = len(x)
         t, r, s = self.points(n)
         noise = self.normal(*x.shape)

@@ -5,6 +5,8 @@ direction of their motion turned round.
 
 Where a swapped noun costs nothing, objects are not being learnt, whatever the loss does; and so with directions.
 
+--where prints the loss of latents that show an object, and of the others, with all captions right.
+
 --motion asks of pure noise, before any training too: how far two captions' predictions are apart in what changes over the frames,
 of the transformer, of what it grows from and of the 64x64 model itself.
 """
@@ -29,6 +31,7 @@ import train_vae128
 import vae128
 
 LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
+SHOWN = 0.2  # of an object, by latents128.objects_of()
 LONGEST = 60  # characters of a caption, so that the noun is much of it
 OPPOSITE = {a: b for pair in (("left", "right"), ("up", "down"), ("clockwise", "counterclockwise")) for a, b in (pair, pair[::-1])}
 MOTIONS = {"right or left": ("moving to the right", "moving to the left"), "growing or still": ("growing", "standing still"),
@@ -71,8 +74,8 @@ def examples(state, kind, shard, count):
 
 
 @torch.inference_mode()
-def losses(model, tok, x, captions, level):
-    """The mean squared error of each velocity; the noise is always the same."""
+def squares(model, tok, x, captions, level):
+    """The mean squared error of each latent's velocity, [n, t, 8, 8]; the noise is always the same."""
     ids, mask = text.tokens(tok, captions)
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
     found = []
@@ -81,8 +84,25 @@ def losses(model, tok, x, captions, level):
         t = torch.full((len(clean),), level * 1000)
         with common.autocast():
             v = model((1 - level) * clean + level * n, t, ids[k:k + 32], mask[k:k + 32])
-        found.append((v - (n - clean)).square().flatten(1).mean(1))
+        found.append((v - (n - clean)).square().mean(1))
     return torch.cat(found)
+
+
+def losses(*arguments):
+    return squares(*arguments).flatten(1).mean(1)
+
+
+def where(state, model, tok, kind, shard, count):
+    """Prints the loss where objects are, and elsewhere."""
+    path = state / "latents128" / f"{kind}-{shard:04d}"
+    found = latents128.read_shard(path.with_suffix(".safetensors"))
+    mean, std = (v.view(1, -1, 1, 1, 1) for v in latents128.statistics(state))
+    x, there = (found["latents"][:count].float() - mean) / std, found["objects"][:count] > SHOWN
+    captions = [some[0] for some in json.loads(path.with_suffix(".json").read_text())[:count]]
+    print(f"{len(x)} of {path.name}\n\n| noise level | objects | elsewhere |\n|---|---|---|")
+    for level in LEVELS:
+        errors = squares(model, tok, x, captions, level)
+        print(f"| {level:.2f} | {errors[there].mean():.4f} | {errors[~there].mean():.4f} |", flush=True)
 
 
 @torch.inference_mode()
@@ -135,6 +155,7 @@ def main():
     parser.add_argument("--shard", type=int, default=1, help="of the latents (default: %(default)s)")
     parser.add_argument("--count", type=int, default=128, help="at most so many (default: %(default)s)")
     parser.add_argument("--sheet", metavar="FILE", help="a PNG of one step's estimates for 16 pictures, at each level")
+    parser.add_argument("--where", action="store_true", help="losses where objects are and elsewhere, in place of captions'")
     parser.add_argument("--motion", action="store_true", help="how far captions of motion are apart, in place of losses")
     args = parser.parse_args()
     common.prepare(args)
@@ -144,6 +165,8 @@ def main():
     model.load_state_dict(saved[args.weights], strict=False)
     if args.motion:
         return motion(args.state, tok, model, saved["step"])
+    if args.where:
+        return where(args.state, model, tok, "clip" if args.clips else "picture", args.shard, args.count)
     kind, change = ("clip", "turned round") if args.clips else ("picture", "noun swapped")
     x, right, wrong = examples(args.state, kind, args.shard, args.count)
     kinds = {"right": right, "none": [""] * len(x), "another's": right[1:] + right[:1], change: wrong}

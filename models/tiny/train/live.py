@@ -57,7 +57,8 @@ def captioned(tok, seed):
             first += count
             ids, mask = text.tokens(tok, words)
             shape = count, latents128.WORDINGS, -1
-            yield dict(x=as_bytes(render.batch(made, stream.store)), ids=ids.to(torch.int16).view(shape), mask=mask.to(torch.int8).view(shape))
+            yield dict(x=as_bytes(render.batch(made, stream.store)), objects=torch.stack([latents128.objects_of(s) for s in made]).half(),
+                       ids=ids.to(torch.int16).view(shape), mask=mask.to(torch.int8).view(shape))
     return blocks
 
 

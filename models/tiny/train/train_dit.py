@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import WanTransformer3DModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -136,13 +135,16 @@ class Trainer:
         middle, spread, longer = self.s["noise"]
         return torch.sigmoid(middle + longer * math.log(depth) + spread * self.normal(n, 1, 1, 1, 1))
 
-    def loss(self, x, ids, mask):
+    def loss(self, x, ids, mask, *more):
         sigma = self.noise_levels(len(x), x.shape[2])
         noise = self.normal(*x.shape)
         noisy = (1 - sigma) * x + sigma * noise
         with common.autocast(), attention_for(x):
             v = self.forward(noisy, sigma.flatten() * 1000, ids, mask)
-        return F.mse_loss(v, noise - x)
+        return self.mean_error((v - (noise - x)).square(), sigma, *more)
+
+    def mean_error(self, squares, sigma):
+        return squares.mean()
 
     def normal(self, *shape):
         return torch.randn(shape, generator=self.random, device=common.DEVICE)
@@ -154,8 +156,8 @@ class Trainer:
     def one_step(self):
         rng = np.random.default_rng([self.step, 99] + [self.team.rank] * (self.team.rank > 0))
         self.random.manual_seed(int(rng.integers(1 << 62)))
-        x, ids, mask = self.batch(rng)
-        loss = self.loss(x, ids, mask)
+        x, *rest = self.batch(rng)
+        loss = self.loss(x, *rest)
         loss.backward()
         seconds, samples = self.team.share(self.model, len(x))
         self.meter.add(seconds, samples)

@@ -23,6 +23,7 @@ COARSE = dict(train_dit.CONFIG, in_channels=vae128.Z, out_channels=vae128.Z, tex
 FINE = dict(COARSE, patch_size=(1, 1, 1))
 CONFIG = FINE if common.FINE else COARSE
 MORE = 1.5  # times bf16's usual error that what is compiled may have
+OBJECTS, SOMEWHERE, NOWHERE = 2, 0.85, 0.97  # see mean_error()
 NEARLY = 0.1  # what is left of a sample, at most, in those with almost nothing but noise
 TOKENS = 64 if common.FINE else 16  # of a frame's latents
 # `noise`: mean and spread of the level's logit, and how much the log of the latent frames adds to the mean. Frames repeat each other,
@@ -30,7 +31,7 @@ TOKENS = 64 if common.FINE else 16  # of a frame's latents
 # `nearly`: the share of clips, and half of it of pictures, with almost nothing but noise. Which way something moves shows through a level
 # of 0.97 in five latent frames, so that captions are asked for it only above that.
 # `lr`: Muon's steps are as large along what gradients say little about, and at twice this rate they wiped motion out (README.md).
-SETTINGS = dict(lr=5e-4, steps=12000, warmup=100, decay=12000, average=0.998, weight_decay=0.01, pictures_first=0, picture_share=0.3,
+SETTINGS = dict(lr=5e-4, steps=12000, warmup=100, decay=12000, average=0.998, weight_decay=0.01, pictures_first=0, picture_share=0.5,
                 tokens=4096 if common.FINE else 2048, captions=60000, noise=(1.0, 1.2, 0.4), nearly=0.3)
 BY_THE_CLOCK = dict(save_every=2000, show_every=4000)  # steps, on a GPU, where thousands take minutes
 SMOKE = dict(steps=6, warmup=2, decay=3, pictures_first=3, tokens=128, captions=1500)
@@ -132,7 +133,7 @@ class Trainer(train_dit.Trainer):
             return
         sets = latents128.load(self.args.state)
         self.mean, self.std = latents128.statistics(self.args.state)
-        self.sets = {k: (x, *self.token_table(words)) for k, (x, words) in sets.items()}
+        self.sets = {k: (x, shown, *self.token_table(words)) for k, (x, shown, words) in sets.items()}
         clips = [k for k in self.sets if k[0] == "clip"]
         counts = np.array([len(self.sets[k][0]) / k[1] for k in clips], float)  # the short ones more often
         self.clips, self.clip_weights = clips, counts / max(counts.sum(), 1e-9)
@@ -147,11 +148,17 @@ class Trainer(train_dit.Trainer):
         pictures = self.position() < self.s["pictures_first"] or rng.random() < self.s["picture_share"]
         if self.live and self.step % live.TAKE_EVERY == 0:
             self.live.take()
-        x, ids, mask = (self.some_live if self.live else self.some_stored)(rng, pictures)
+        x, shown, ids, mask = (self.some_live if self.live else self.some_stored)(rng, pictures)
         wording = torch.randint(latents128.WORDINGS, (len(x),), generator=self.random, device=common.DEVICE)
         every, shape = torch.arange(len(x), device=common.DEVICE), (1, -1, 1, 1, 1)
         x = (x.float() - self.mean.view(shape)) / self.std.view(shape)
-        return x, ids[every, wording].long(), mask[every, wording].long()
+        return x, ids[every, wording].long(), mask[every, wording].long(), shown.float()
+
+    def mean_error(self, squares, sigma, shown):
+        """Errors where objects are count OBJECTS times more, up to levels of noise at which the sample says where they are: beyond these
+        they would be drawn larger and in several places."""
+        more = OBJECTS * ((NOWHERE - sigma) / (NOWHERE - SOMEWHERE)).clamp(0, 1)
+        return (squares * (1 + more * shown[:, None])).mean()
 
     def noise_levels(self, n, depth):
         share = self.s["nearly"] * (0.5 if depth == 1 else 1)
