@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
+use std::ffi::CStr;
 use std::fmt;
+use std::os::raw::{c_char, c_void};
 
 use imagine_sys as sys;
 
@@ -73,6 +75,58 @@ pub enum Precision {
     Bf16,
 }
 
+/// How much a line of the log matters, from what matters most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum LogLevel {
+    /// Something is lost.
+    Error,
+    /// Works, but not as one might expect.
+    Warning,
+    /// Worth knowing.
+    Info,
+    /// All the rest.
+    Debug,
+}
+
+impl LogLevel {
+    fn number(self) -> sys::imagine_log_level {
+        match self {
+            LogLevel::Error => sys::IMAGINE_LOG_ERROR,
+            LogLevel::Warning => sys::IMAGINE_LOG_WARNING,
+            LogLevel::Info => sys::IMAGINE_LOG_INFO,
+            LogLevel::Debug => sys::IMAGINE_LOG_DEBUG,
+        }
+    }
+
+    fn from_number(number: sys::imagine_log_level) -> Self {
+        match number {
+            sys::IMAGINE_LOG_ERROR => LogLevel::Error,
+            sys::IMAGINE_LOG_WARNING => LogLevel::Warning,
+            sys::IMAGINE_LOG_INFO => LogLevel::Info,
+            _ => LogLevel::Debug,
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Log(fn(LogLevel, &str));
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("fn(LogLevel, &str)")
+    }
+}
+
+/// A line of the library's log, on any thread, for the function that `data` is. A panic ends here.
+extern "C" fn log_line(data: *mut c_void, level: sys::imagine_log_level, line: *const c_char) {
+    // SAFETY: Context::with gave the library a function of this type.
+    let log = unsafe { std::mem::transmute::<*mut c_void, fn(LogLevel, &str)>(data) };
+    // SAFETY: the library gives a line that ends with a zero and lives during the call.
+    let line = unsafe { CStr::from_ptr(line) }.to_string_lossy();
+    let _ = std::panic::catch_unwind(|| log(LogLevel::from_number(level), &line));
+}
+
 /// How a [`Context`] is made: `ContextOptions::new().threads(2)`.
 #[derive(Clone, Copy, Debug)]
 pub struct ContextOptions {
@@ -82,6 +136,7 @@ pub struct ContextOptions {
     device: Device,
     precision: Precision,
     graphs: bool,
+    log: Option<(LogLevel, Log)>,
 }
 
 impl Default for ContextOptions {
@@ -100,6 +155,7 @@ impl ContextOptions {
             device: Device::Cpu,
             precision: Precision::F32,
             graphs: true,
+            log: None,
         }
     }
 
@@ -142,6 +198,13 @@ impl ContextOptions {
     #[must_use]
     pub fn graphs(mut self, graphs: bool) -> Self {
         self.graphs = graphs;
+        self
+    }
+
+    /// What the library logs up to `level` goes to `log`, from any thread, which must not call the library; silent without.
+    #[must_use]
+    pub fn log(mut self, level: LogLevel, log: fn(LogLevel, &str)) -> Self {
+        self.log = Some((level, Log(log)));
         self
     }
 }
@@ -191,6 +254,11 @@ impl Context {
         }
         if !options.graphs {
             raw.graphs = sys::IMAGINE_GRAPHS_OFF;
+        }
+        if let Some((level, Log(log))) = options.log {
+            raw.log = Some(log_line);
+            raw.log_data = log as *mut c_void;
+            raw.log_level = level.number();
         }
         // SAFETY: both outputs and the options live during the call.
         Handle::make(|context, error| unsafe { sys::imagine_context_create(context, &raw, error) }).map(Context)

@@ -49,7 +49,7 @@ mod stages;
 pub use imagine_sys as sys;
 
 pub use buffer::{Buffer, Dtype, Element};
-pub use context::{CancelToken, Context, ContextInfo, ContextOptions, CpuLevel, Device, Precision};
+pub use context::{CancelToken, Context, ContextInfo, ContextOptions, CpuLevel, Device, LogLevel, Precision};
 pub use error::{Detail, Error};
 pub use frames::{load_picture, save_picture, Frames};
 pub use job::{Estimate, Event, Job, JobInfo, JobStage, StageEstimate};

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use imagine::{
     load_picture, save_picture, Buffer, CancelToken, CfgMode, Context, ContextOptions, CpuLevel, Dtype, Error, Event,
-    Frames, Job, JobOptions, JobStage, KnownMode, Model, Schedule, StepRule, Text, Tile, Vae, Weights,
+    Frames, Job, JobOptions, JobStage, KnownMode, LogLevel, Model, Schedule, StepRule, Text, Tile, Vae, Weights,
 };
 
 fn pack() -> PathBuf {
@@ -552,6 +552,25 @@ fn contexts() {
     let tight = Context::with(&alone.memory_limit(limit)).unwrap();
     let full = Model::open_in(&tight, pack()).and_then(|model| model.generate(&options()));
     assert!(matches!(full, Err(Error::NoMemory(_))), "{:?}", full);
+}
+
+#[test]
+fn what_the_library_logs() {
+    static LINES: std::sync::Mutex<Vec<(LogLevel, String)>> = std::sync::Mutex::new(Vec::new());
+    fn log(level: LogLevel, line: &str) {
+        LINES.lock().unwrap().push((level, line.to_string()));
+        panic!("which goes no further");
+    }
+    let folder = std::env::temp_dir().join(format!("imagine-log-{}", std::process::id()));
+    std::fs::create_dir_all(folder.join("scheduler")).unwrap();
+    std::os::unix::fs::symlink(std::fs::canonicalize(pack()).unwrap().join("vae"), folder.join("vae")).unwrap();
+    std::fs::write(folder.join("scheduler/scheduler_config.json"), r#"{"_class_name": "DDIMScheduler"}"#).unwrap();
+    let context = Context::with(&ContextOptions::new().threads(1).log(LogLevel::Warning, log)).unwrap();
+    let opened = Model::open_in(&context, &folder);
+    std::fs::remove_dir_all(&folder).unwrap();
+    opened.unwrap();
+    let lines = LINES.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    assert!(lines.len() == 1 && lines[0].0 == LogLevel::Warning && lines[0].1.contains("DDIMScheduler"), "{:?}", lines);
 }
 
 #[test]
