@@ -102,6 +102,21 @@ class Program(unittest.TestCase):
             self.assertEqual(len(seconds), parts + 1)
             self.assertAlmostEqual(sum(seconds[:-1]), seconds[-1], delta=0.006 * parts)
 
+    def test_event_loop(self):
+        """The example makes a clip, and stops when there is a line on its input, with nothing left of its memory."""
+        loop = pathlib.Path(PROGRAM).parent / "event_loop"
+        done = subprocess.run([loop, PACK, "a red apple", "e.png"], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                              timeout=60, cwd=self.folder.name)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.generate("--out", "g.png")
+        self.assertEqual(*(pathlib.Path(self.path(name)).read_bytes() for name in ("e.png", "g.png")))
+        done = subprocess.run([loop, PACK, "a red apple", "f.png"], input="\n", capture_output=True, text=True, timeout=60,
+                              cwd=self.folder.name)
+        if done.returncode:  # else it was done before
+            self.assertEqual(done.returncode, 1)
+            self.assertRegex(done.stderr, "^(job|the job|.*)cancel")
+            self.assertNotIn("are left", done.stderr)
+
     def test_quickstart_has_help(self):
         for arguments, status in ((["--help"], 0), ([], 2)):
             done = subprocess.run([TOP / "examples/quickstart", *arguments], capture_output=True, text=True, timeout=60)
