@@ -30,9 +30,9 @@ import imagine  # noqa: E402
 
 PICTURES, CLIPS = ("pictures.jsonl", 64), ("heldout.jsonl", 16)
 # What this model does well; the other sheets show what it makes of prompts as they come.
-CHOSEN = ("a panda moving to the right on a green background", "a lion in the bottom left corner",
+CHOSEN = ("a fox growing on a purple background", "a lion in the bottom left corner",
           "two aliens appearing on a green background", "a slice of watermelon on the beach", "a lemon falling in the snow",
-          "two pineapples on a purple background", "a robot on a pink background", "a frog moving up on a pink background")
+          "a castle on a yellow background", "a robot on a pink background", "a frog moving up on a pink background")
 MOST = 700_000  # bytes of a file
 BITS = (8, 7, 6, 5)  # of each colour, while the file is too large
 
