@@ -67,9 +67,11 @@ class Handle:
 _logger = logging.getLogger("imagine")
 
 
-@_api.LOG_FUNCTION
 def _log(_: Any, level: int, line: Optional[bytes]) -> None:
     _logger.log(_api.LOG_LEVELS.get(level, logging.DEBUG), "%s", (line or b"").decode("utf-8", "replace"))
+
+
+_log_function = _api.LOG_FUNCTION(_log)  # kept for as long as the library may call it
 
 
 def _log_level() -> int:
@@ -95,7 +97,7 @@ class Context(Handle):
         options.device_number = integer("device_number", device_number)
         options.precision = choice("precision", _api.PRECISIONS, precision)
         options.graphs = 0 if graphs else _api.GRAPHS_OFF
-        options.log, options.log_level = ctypes.cast(_log, ctypes.c_void_p), _log_level()
+        options.log, options.log_level = ctypes.cast(_log_function, ctypes.c_void_p), _log_level()
         pointer = ctypes.c_void_p()
         call("imagine_context_create", ctypes.byref(pointer), ctypes.byref(options))
         super().__init__(pointer.value)
