@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 FPS = 12
+NOISE, OUTLIER = 1.2, 16  # pixels: by how much places are off anyway, and by how much they are at most
 
 
 class Track:
@@ -116,12 +117,6 @@ def crop(frame, piece, out=40):
     return F.grid_sample(x, F.affine_grid(theta, (1, 4, out, out), align_corners=False), align_corners=False)
 
 
-def crossings(v):
-    """How often a series goes through its middle line."""
-    signs = np.sign(v - (v.max() + v.min()) / 2)
-    return int((np.diff(signs[signs != 0]) != 0).sum())
-
-
 def motion_of(frames, track):
     """(kind, direction) of a followed piece; the camera is somebody else's question."""
     area = np.nan_to_num(track.values("area"))
@@ -130,7 +125,6 @@ def motion_of(frames, track):
     seen = area > 0
     t = np.flatnonzero(seen) / FPS
     x, y, side = (track.values(n)[seen] for n in ("cx", "cy", "side"))
-    bottom = np.array([p.top + p.height for p in track.pieces if p], float)
     ends = max(1, len(x) // 8)
     ratio = side[-ends:].mean() / side[:ends].mean()
     full = np.percentile(area, 90)
@@ -141,8 +135,6 @@ def motion_of(frames, track):
         return "disappear", ""
     if ratio > 1.4 or ratio < 1 / 1.4:
         return ("grow" if ratio > 1 else "shrink"), ""
-    dx, dy = x[-1] - x[0], y[-1] - y[0]
-    off_x, off_y = bow(t, x), min(bow(t, y), bow(t, bottom))
     turned = turning(frames, track) if max(np.ptp(x), np.ptp(y)) < 0.4 * side.mean() else ("", "")
     if turned[0] == "spin":
         return turned
@@ -150,18 +142,47 @@ def motion_of(frames, track):
     round_way = circling(x, y) if wide else ""
     if round_way and round_way == circling(track.values("x")[seen], track.values("y")[seen]):
         return "orbit", round_way
-    if abs(dx) > 8 and off_y > 7 and abs(dy) < 0.6 * abs(dx) and off_x < 7:
-        return "hop", "right" if dx > 0 else "left"
-    if off_y > 11 and np.ptp(x) < 12:
-        return ("fall", "") if dy > 30 and falls(t, y) else ("bounce", "")
-    if dy > 30 and abs(dx) < 8 and falls(t, y):
-        return "fall", ""
-    if np.hypot(dx, dy) > 8 and off_x < 6 and off_y < 9:
-        return "slide", way(dx, dy)
+    told = likeliest(t, x, y, (len(area) - 1) / FPS)
     uneven = np.percentile(np.abs(side - np.median(side)), 80) / side.mean()
-    if np.ptp(x) > 5 and crossings(x) >= 2 and np.ptp(y) < 6 and uneven < 0.08:
-        return "shake", ""
-    return turned if turned[0] else ("still", "")
+    if told[0] == "shake" and (np.ptp(x) <= 5 or np.ptp(y) >= 6 or uneven >= 0.08):
+        told = "still", ""
+    return turned if told[0] == "still" and turned[0] else told
+
+
+def likeliest(t, x, y, length):
+    """(kind, direction) of the motion that fits a path best, by the Bayesian information criterion. `t`: seconds [n], x and y [n];
+    `length` of the clip in seconds."""
+    one, k = np.ones_like(t), t / length
+    (still_x, _, still_y, _) = (*fitted(x, one), *fitted(y, one))
+    (line_x, (_, dx), line_y, (_, dy)) = (*fitted(x, one, k), *fitted(y, one, k))
+    found = [(still_x + still_y, 2, ("still", "")),
+             (line_x + line_y, 4, ("slide", way(dx, dy)) if np.hypot(dx, dy) > 8 else ("still", ""))]
+    off, (_, far) = fitted(y, one, np.clip(t / min(length, 1.1), 0, 1) ** 2)
+    if far > 25:
+        found.append((still_x + off, 3, ("fall", "")))
+    off, (_, down, jump) = fitted(y, one, k, np.abs(np.sin(np.pi * max(1, round(length * 1.6)) * k)))
+    if jump < -5 and abs(dx) > 8 and abs(down) < 0.6 * abs(dx):
+        found.append((line_x + off, 5, ("hop", "right" if dx > 0 else "left")))
+    for rate in np.arange(1 / length, 2, 0.05):  # each is one more to choose among
+        off, (_, jump) = fitted(y, one, np.abs(np.sin(np.pi * rate * t)))
+        if jump < -8:
+            found.append((still_x + off, 4, ("bounce", "")))
+    for rate in np.arange(1.4, 3.2, 0.1):
+        off, (_, far) = fitted(x, one, np.sin(2 * np.pi * rate * t))
+        if abs(far) > 3:
+            found.append((off + still_y, 4, ("shake", "")))
+    n = 2 * len(t)
+    return min(found, key=lambda f: n * np.log(f[0] / n + NOISE ** 2) + f[1] * np.log(n))[2]
+
+
+def fitted(v, *columns):
+    """(the sum of squares that is left, coefficients) of a fit to v that frames in which something else was followed pull little."""
+    a, weight = np.stack(columns, 1), np.ones_like(v)
+    for _ in range(8):
+        best = np.linalg.lstsq(a * weight[:, None], v * weight, rcond=None)[0]
+        off = np.abs(a @ best - v)
+        weight = 1 / np.sqrt(1 + (off / 4) ** 2)
+    return (np.minimum(off, OUTLIER) ** 2).sum(), best
 
 
 def turning(frames, track):
@@ -176,11 +197,6 @@ def turning(frames, track):
     return ("spin", "clockwise" if total[-1] > 0 else "counterclockwise") if abs(total[-1]) > 22 else ("", "")
 
 
-def bow(t, v):
-    """How far a series leaves the straight line between its ends."""
-    return np.ptp(v - np.interp(t, (t[0], t[-1]), (v[0], v[-1])))
-
-
 def way(dx, dy):
     """One of the eight directions."""
     words = []
@@ -189,12 +205,6 @@ def way(dx, dy):
     if abs(dx) > 0.45 * abs(dy):
         words.append("right" if dx > 0 else "left")
     return " ".join(words)
-
-
-def falls(t, y):
-    """True where it gets faster downwards: after a quarter of its time it has come a sixth of its way at most."""
-    until = min(1.1, t[-1])
-    return np.interp(0.4 * until, t, y) - y[0] < 0.25 * (np.interp(until, t, y) - y[0])
 
 
 def circling(x, y):

@@ -66,6 +66,23 @@ class Measure(unittest.TestCase):
                 told = tracks.motion_of(frames, tracks.follow(found, k, found[k][0]))
                 self.assertEqual(told, (kind, direction), name)
 
+    def test_paths_that_shake(self):
+        """What a model draws jumps and trembles on its way, and goes there all the same; what trembles in its place stands."""
+        rng = np.random.default_rng(4)
+        t = np.arange(17) / tracks.FPS
+        k, zero = t / t[-1], np.zeros(17)
+        jumps = np.repeat((0, 0.35, 0.7, 1), (4, 4, 5, 4))
+        fall = np.clip(t / 1.1, 0, 1) ** 2
+        cases = {("slide", "left"): (-50 * jumps, zero), ("slide", "down"): (zero, 44 * k), ("slide", "up right"): (30 * k, -30 * k),
+                 ("hop", "right"): (40 * k, -14 * np.abs(np.sin(2 * np.pi * k))), ("fall", ""): (zero, 55 * fall),
+                 ("bounce", ""): (zero, -20 * np.abs(np.sin(np.pi * 1.2 * t))), ("still", ""): (zero, zero)}
+        for told, (x, y) in cases.items():
+            for _ in range(20):
+                at = [64 + v + rng.normal(0, 1.5, 17) for v in (x, y)]
+                self.assertEqual(tracks.likeliest(t, *at, t[-1]), told)
+            at[0][8], at[1][8] = 110, 20  # another piece, taken for it once
+            self.assertEqual(tracks.likeliest(t, *at, t[-1]), told)
+
     def test_camera(self):
         for kind, direction, amount in (("pan", "left", 30), ("pan", "right", 30), ("zoom", "in", 1.5), ("zoom", "out", 1.5)):
             frames = frames_of(alone("dog", motions.Motion(kind, direction, "", amount), ("drawn", "meadow")))
