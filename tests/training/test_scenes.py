@@ -114,7 +114,7 @@ class Scenes(unittest.TestCase):
 
     def test_motions_keep_their_shares(self):
         """In steps, what does not fit is drawn again with the same kind of motion; of one object all kinds go."""
-        made = [stream(19, step=latents128.STEP).scene(number, 17) for number in range(400)]
+        made = [stream(19, step=latents128.STEP).scene(number, 17) for number in range(500)]
         kinds = [s.motion.kind for s in made if s.layout == "one" and not s.items[0].animated]
         self.assertGreater(len(kinds), 200)
         for kind, weight in motions.TAUGHT.items():

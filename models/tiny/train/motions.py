@@ -32,8 +32,8 @@ KINDS = {
     "pan": (0.09, ("left", "right"), ("slow", "", "fast")),
 }
 # Weights where a transformer is taught: what goes somewhere is named in few of the clips above, and soon forgotten.
-TAUGHT = {"still": 0.07, "slide": 0.32, "bounce": 0.10, "hop": 0.06, "spin": 0.10, "rock": 0.04, "grow": 0.08, "shrink": 0.06, "shake": 0.05,
-          "fall": 0.04, "orbit": 0.03, "appear": 0.02, "disappear": 0.01, "zoom": 0.01, "pan": 0.01}
+TAUGHT = {"still": 0.06, "slide": 0.26, "bounce": 0.10, "hop": 0.08, "spin": 0.11, "rock": 0.07, "grow": 0.05, "shrink": 0.05, "shake": 0.09,
+          "fall": 0.04, "orbit": 0.05, "appear": 0.01, "disappear": 0.01, "zoom": 0.01, "pan": 0.01}
 CAMERA = ("zoom", "pan")
 IN_PLACE = ("spin", "rock", "bounce", "shake", "grow", "shrink")  # what one of several objects can do alone
 PACE = {"slow": 0.55, "": 1.0, "fast": 1.7}

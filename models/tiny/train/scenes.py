@@ -20,6 +20,7 @@ LENGTHS = (9, 13, 17, 25, 33)
 SIZES = {"small": (28, 36), "": (56, 74), "large": (90, 108)}  # of one object alone, in pixels
 ROAMING = ("slide", "bounce", "hop", "fall", "orbit", "zoom", "pan")  # motions that need room, so that things are a little smaller
 SMALLER = {"small": 0.95, "": 0.82, "large": 0.94}
+SIZE_WEIGHTS, TAUGHT_SIZES = (0.16, 0.64, 0.2), (0.18, 0.44, 0.38)  # in the order of SIZES
 STEPPED = {"small": (32, 32), "": (48, 64), "large": (96, 96)}  # of one object in steps: at least, at most
 STEPPED_ROAMING = (48, 48)  # of a usual one that needs room
 INSET = 0.88  # of its box that an object in steps fills, so that there is something between those of several
@@ -36,7 +37,7 @@ MIXTURE = {"core": 0.86, "other": 0.06, "animation": 0.08}
 LAYOUTS = {"one": 0.66, "same": 0.13, "pair": 0.17, "three": 0.04}
 # What a transformer is taught, in steps: more of the core, of its usual looks, and of several at once.
 TAUGHT_MIXTURE = {"core": 0.91, "other": 0.03, "animation": 0.06}
-TAUGHT_LAYOUTS = {"one": 0.54, "same": 0.14, "pair": 0.26, "three": 0.06}
+TAUGHT_LAYOUTS = {"one": 0.48, "same": 0.12, "pair": 0.32, "three": 0.08}
 TAUGHT_STYLES = {"3D emoji": 0.80, "noto emoji": 0.07, "flat emoji": 0.06, "color emoji": 0.06, "game art": 0.01}
 TOGETHER = ("still", "slide", "bounce", "hop", "shake", "rock", "fall", "appear", "disappear", "grow", "shrink", "spin")
 # Kinds of motion that go with several objects in steps: a camera that moves loses them, and hops do not fit.
@@ -188,7 +189,7 @@ def placed(rng, place):
 
 def one(rng, scene):
     item = scene.items[0]
-    item.size_word = ("small", "", "large")[rng.choice(3, p=[0.16, 0.64, 0.2])]
+    item.size_word = tuple(SIZES)[rng.choice(3, p=TAUGHT_SIZES if scene.even else SIZE_WEIGHTS)]
     item.size = rng.uniform(*SIZES[item.size_word])
     scene.motion = single_motion(rng, scene, item)
     if not scene.motion:
