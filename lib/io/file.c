@@ -2,10 +2,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "io/io.h"
@@ -70,13 +72,32 @@ imagine_status imagine__output_open(imagine__output *output, imagine_context *co
     return status;
 }
 
+/* A file that has become as large as the process may make one is an error like a full disk: the signal, which goes to the thread that
+ * writes and would end the process, is taken back. */
+static ssize_t write_quietly(int fd, const void *bytes, size_t size)
+{
+    sigset_t limit, before;
+    ssize_t done;
+    sigemptyset(&limit);
+    sigaddset(&limit, SIGXFSZ);
+    pthread_sigmask(SIG_BLOCK, &limit, &before);
+    do
+        done = write(fd, bytes, size);
+    while (done < 0 && errno == EINTR);
+    int failed = errno;
+    if (done < 0 && failed == EFBIG && !sigismember(&before, SIGXFSZ))
+        while (sigtimedwait(&limit, NULL, &(struct timespec){ 0 }) < 0 && errno == EINTR)
+            ;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    errno = failed;
+    return done;
+}
+
 void imagine__output_write(imagine__output *output, const void *bytes, size_t size)
 {
     const uint8_t *at = bytes;
     while (size && !output->failed) {
-        ssize_t done = write(output->fd, at, size);
-        if (done < 0 && errno == EINTR)
-            continue;
+        ssize_t done = write_quietly(output->fd, at, size);
         if (done <= 0) {
             output->failed = done < 0 ? errno : EIO;
             return;
