@@ -61,7 +61,7 @@ typedef struct imagine_sampler_options {
     uint64_t seed;
     double guidance; /* CFG scale: 1 means without; below 0 (default): the pack's, or 1 with a distilled preset that is
                       * not the pack's own */
-    double shift; /* of the schedule; 0: the pack's, or the preset's own */
+    double shift; /* of the schedule; 0: the pack's, or the preset's own; refused above 0 with IMAGINE_SCHEDULE_SIGMAS */
     imagine_schedule schedule;
     imagine_step_rule step_rule;
     imagine_cfg_mode cfg_mode;

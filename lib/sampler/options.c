@@ -44,8 +44,13 @@ static imagine_status check_schedule(const imagine_sampler_options *o, imagine_e
             return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
                                  "sigmas: IMAGINE_SCHEDULE_SIGMAS needs 2 to 1001 of them, one more than steps");
         if (o->steps && (uint32_t)o->steps != o->sigma_count - 1)
-            return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "steps: %d do not fit %u sigmas; give 0 or %u",
-                                 o->steps, o->sigma_count, o->sigma_count - 1);
+            return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
+                                 "steps: %d do not fit %u sigmas; leave steps at its default or at %u", o->steps, o->sigma_count,
+                                 o->sigma_count - 1);
+        if (o->shift > 0)
+            return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
+                                 "shift: %g has no use with sigmas of your own, which are taken as they are; leave it at its default",
+                                 o->shift);
     } else if (o->sigmas || o->sigma_count) {
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "sigmas: set schedule to IMAGINE_SCHEDULE_SIGMAS");
     }
@@ -97,7 +102,7 @@ static void settle(imagine_sampler_options *o, const imagine__defaults *pack)
         o->guidance_2 = o->guidance >= 0 ? o->guidance : preset && preset->distilled && !own ? 1 : pack->guidance_2;
     if (o->guidance < 0)
         o->guidance = preset && preset->distilled && !own ? 1 : pack->guidance;
-    if (!(o->shift > 0))
+    if (!(o->shift > 0) && schedule != IMAGINE_SCHEDULE_SIGMAS)
         o->shift = preset && preset->shift > 0 ? preset->shift : pack->shift;
     if (!o->step_rule && !o->schedule)
         o->step_rule = pack->step_rule;

@@ -91,7 +91,7 @@ static imagine_status check(imagine_schedule schedule, imagine_step_rule rule, i
                                shift);
     if (status >= 0 && preset->shift > 0 && shift != preset->shift)
         status = imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
-                               "shift is %g; the schedule %s has its own, %g: leave shift 0", shift, preset->name,
+                               "shift is %g; the schedule %s has its own, %g: leave shift at its default", shift, preset->name,
                                preset->shift);
     return status;
 }

@@ -197,6 +197,19 @@ static imagine_status forward(imagine_text *text, const int32_t *ids, int32_t co
     return status;
 }
 
+/* Says so where the model sees only a part of a prompt: what nobody reads is missed in the pictures, and hard to find. */
+static void warn_if_cut(imagine_text *text, const char *prompt, int32_t count)
+{
+    int32_t *values, all;
+    if (count < imagine__model_defaults(text->model)->text_length || imagine__planning(text->context) ||
+        clean_ids(text->context, text->tokenizer, text->cancel, prompt, 0, &values, &all, NULL) < 0)
+        return;
+    if (all > count)
+        imagine__log(text->context, IMAGINE_LOG_WARNING, "a prompt of %d tokens: the model takes %d, and the rest is cut off", all,
+                     count);
+    imagine__free(text->context, values);
+}
+
 imagine_status imagine_text_encode(imagine_text *text, const char *prompt, imagine_buffer **ids,
                                    imagine_buffer **embeds, imagine_error *error)
 {
@@ -216,6 +229,7 @@ imagine_status imagine_text_encode(imagine_text *text, const char *prompt, imagi
     if ((status = check_ids(text, values, count, error)) < 0 ||
         (status = forward(text, values, count, embeds, error)) < 0)
         goto done;
+    warn_if_cut(text, prompt, count);
     if (ids && (status = ids_buffer(text->context, values, count, ids, error)) < 0)
         imagine_buffer_release(embeds);
 done:
