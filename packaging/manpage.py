@@ -22,9 +22,11 @@ folder
 .Sh EXIT STATUS
 .Nm
 exits 0 on success, 1 after a failure, whose reason goes to the standard error
-output, and 2 after a wrong call.
-An interrupt cancels the work; what was to be written appears complete or not
-at all.
+output, and 2 after options that cannot be.
+SIGINT, SIGTERM and SIGHUP cancel the work, after which the signal ends the
+program; a second one ends it at once, and may leave a file ending with
+.Pa .part .
+What was to be written appears complete or not at all.
 After an interrupt or a failure
 .Cm generate
 keeps the latents as far as they were sampled, in a file ending with

@@ -186,6 +186,7 @@ int run_bench(const arguments *o)
         return result;
     }
     print_head(o, &info, &device);
+    s.json = 0; /* one object has begun */
     if (!only_model)
         status = bench_kernels(&s, o);
     if (o->json && status >= 0)

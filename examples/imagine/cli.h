@@ -40,8 +40,9 @@ int run_denoise(const arguments *o);
 int run_info(const arguments *o);
 int run_bench(const arguments *o);
 
-/* Asked before the work, that it be not in vain: whether a file can be put there. 0, or EXIT_FAILED after saying why not. */
-int check_output(const char *path);
+/* Asked before the work, that it be not in vain: whether a file can be put there that is not `input` (NULL: none is read). 0, or an
+ * exit code after saying why not. */
+int check_output(const arguments *o, const char *path, const char *input);
 
 /* What every command opens and closes again. */
 typedef struct session {
@@ -49,6 +50,8 @@ typedef struct session {
     imagine_model *model;
     imagine_cancel *cancel; /* fired by Ctrl-C */
     imagine_error error;
+    const char *kept; /* the file with what a failure has left, or NULL */
+    int json; /* failures are told in JSON, too */
 } session;
 
 /* Opens the context and, when `with_model`, the model; says what went wrong. Returns 0 or an exit code. */
@@ -56,6 +59,8 @@ int session_open(session *s, const arguments *o, int with_model);
 void session_close(session *s);
 /* Prints the session's error; returns EXIT_FAILED. */
 int session_failed(const session *s);
+/* Where a signal cancelled the work: ends the program by it, so that a shell's loop ends as well. */
+void end_as_interrupted(void);
 
 const char *level_name(imagine_cpu_level level);
 
@@ -72,7 +77,7 @@ int has_suffix(const char *text, const char *suffix);
 int usage_error(const arguments *o, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* Output: JSON on stdout. */
-void json_text(const char *text); /* with quotes and escapes */
+void json_text(const char *text); /* with quotes and escapes; what is not UTF-8 as U+FFFD */
 void json_shape(const imagine_buffer *buffer); /* "[3, 9, 64, 64]" */
 
 /* A bar on stderr when that is a terminal. */

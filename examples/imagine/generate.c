@@ -19,6 +19,8 @@ typedef struct generation {
     imagine_buffer *prompt_embeds, *negative_embeds, *noise;
     imagine_buffer *first, *last, *extended, *init, *mask; /* pictures, or latents for `extended` and `init` */
     const char *out;
+    char kept[8192]; /* where the latents were put that could not be made frames of */
+    imagine_event step; /* the last */
     progress bar;
 } generation;
 
@@ -155,8 +157,10 @@ static imagine_status listen(generation *g)
         }
         if (status < 0 || event.kind == IMAGINE_EVENT_DONE)
             return status;
-        if (event.kind == IMAGINE_EVENT_STEP)
+        if (event.kind == IMAGINE_EVENT_STEP) {
+            g->step = event;
             progress_show(&g->bar, "sample", event.step, event.steps, event.seconds);
+        }
         if (event.kind != IMAGINE_EVENT_FRAMES)
             continue;
         if ((status = keep_frames(g, &event)) < 0)
@@ -222,17 +226,18 @@ static void rescue(generation *g)
 {
     imagine_error error = g->s.error;
     imagine_buffer *latents = NULL;
-    char path[8192];
     imagine_status status = imagine_job_get_latents(g->job, &latents, &g->s.error);
     int sampled = status != IMAGINE_ERROR_STATE;
     for (int place = 0; place < 3 && sampled && latents; place++) {
-        rescue_path(path, sizeof path, g->out, place);
-        if ((status = write_latents(g, latents, path)) >= 0)
+        rescue_path(g->kept, sizeof g->kept, g->out, place);
+        if ((status = write_latents(g, latents, g->kept)) >= 0)
             break;
     }
-    if (status >= 0)
-        fprintf(stderr, "imagine: the latents so far are in %s (imagine decode reads them)\n", path);
-    else if (sampled)
+    if (status >= 0) {
+        g->s.kept = g->kept;
+        fprintf(stderr, "imagine: the latents so far are in %s (imagine decode reads them; sigma %.6g, after step %d of %d)\n", g->kept,
+                g->step.sigma, g->step.step, g->step.steps);
+    } else if (sampled)
         fprintf(stderr, "imagine: the latents so far are lost: %s\n", g->s.error.message);
     imagine_buffer_release(&latents);
     g->s.error = error;
@@ -301,7 +306,7 @@ int run_generate(const arguments *o)
         return usage_error(o, "%s: it goes with --init", o->mask ? "--mask" : "--strength");
     if (!has_suffix(g.out, ".png") && !has_suffix(g.out, ".safetensors"))
         return usage_error(o, "--out: \"%s\" ends neither with .png nor with .safetensors", g.out);
-    int status = check_output(g.out);
+    int status = check_output(o, g.out, NULL);
     if (status || (status = session_open(&g.s, o, 1)))
         return status;
     status = generate(&g);

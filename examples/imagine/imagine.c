@@ -106,7 +106,7 @@ static const struct {
     { "memory-limit", "MB", "hold no more: weights are read block by block where that helps, else the job is refused", 'M' },
     { "weights", "MODE", "auto, resident or streamed (block by block from the file)", 'w' },
     { "ids-only", NULL, "count the tokens; of the model only the tokenizer is read, and nothing is written", 'O' },
-    { "json", NULL, "print one JSON object instead of text", 'j' },
+    { "json", NULL, "print one JSON object instead of text, after a failure with \"error\"", 'j' },
     { "quiet", NULL, "print nothing but errors", 'q' },
     { "verbose", NULL, "say more of what the library does, on the standard error output", 'V' },
     { "help", NULL, "print this", 'h' },
@@ -145,8 +145,9 @@ static void print_overview(FILE *to)
     fprintf(to, "usage: imagine COMMAND [options]\n\n");
     for (const command *c = commands; c->name; c++)
         fprintf(to, "  %-10s %s\n", c->name, c->summary);
-    fprintf(to, "\n`imagine COMMAND --help` tells more, `imagine --version` the version. The exit status is 0, 1 after a "
-                "failure, 2 after a wrong call.\n\nExamples:\n  imagine generate \"a red apple\" --out apple.png\n  imagine info\n");
+    fprintf(to, "\n`imagine COMMAND --help` tells more, `imagine --version` the version. The exit status is 0, 1 after a failure,\n"
+                "2 after options that cannot be; what is interrupted ends by the signal.\n\n"
+                "Examples:\n  imagine generate \"a red apple\" --out apple.png\n  imagine info\n");
 }
 
 int usage_error(const arguments *o, const char *format, ...)
@@ -382,8 +383,10 @@ static int run(int argc, char **argv)
 int main(int argc, char **argv)
 {
     int status = run(argc, argv);
-    if (!fflush(stdout) && !ferror(stdout))
-        return status;
-    fprintf(stderr, "imagine: the standard output could not be written\n");
-    return status ? status : EXIT_FAILED;
+    if (fflush(stdout) || ferror(stdout)) {
+        fprintf(stderr, "imagine: the standard output could not be written\n");
+        status = status ? status : EXIT_FAILED;
+    }
+    end_as_interrupted();
+    return status;
 }

@@ -16,20 +16,31 @@
 #include "cli.h"
 
 static imagine_cancel *volatile interrupted; /* what Ctrl-C fires */
+static volatile sig_atomic_t caught; /* the signal that did, or 0 */
 
 static void on_interrupt(int number)
 {
-    (void)number;
+    caught = number;
     imagine_cancel_fire(interrupted);
 }
 
-/* The first Ctrl-C stops the work, a second one the program. */
+/* The first Ctrl-C stops the work, a second one the program. What the program was started to ignore stays so. */
 static void catch_interrupt(imagine_cancel *cancel)
 {
-    struct sigaction action = { .sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND | SA_RESTART };
+    static const int numbers[] = { SIGINT, SIGTERM, SIGHUP };
+    struct sigaction action = { .sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND | SA_RESTART }, before;
     interrupted = cancel;
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
+        if (!sigaction(numbers[i], NULL, &before) && before.sa_handler != SIG_IGN)
+            sigaction(numbers[i], &action, NULL);
+}
+
+void end_as_interrupted(void)
+{
+    if (caught) {
+        signal(caught, SIG_DFL);
+        raise(caught);
+    }
 }
 
 static int is_folder(const char *path)
@@ -71,6 +82,7 @@ int session_open(session *s, const arguments *o, int with_model)
     char path[8192];
     memset(s, 0, sizeof *s);
     s->error = (imagine_error)IMAGINE_ERROR_INIT;
+    s->json = o->json;
     imagine_context_options_init(&options, sizeof options);
     options.threads = o->threads;
     options.cpu_level = o->cpu_level;
@@ -102,10 +114,25 @@ void session_close(session *s)
     imagine_context_release(&s->context);
 }
 
+static int failed(int json, imagine_status status, const char *message, const char *kept)
+{
+    fprintf(stderr, "imagine: %s\n", message);
+    if (json) {
+        printf("{\"error\": {\"status\": \"%s\", \"message\": ", imagine_status_name(status));
+        json_text(message);
+        printf("}");
+        if (kept) {
+            printf(", \"latents\": ");
+            json_text(kept);
+        }
+        printf("}\n");
+    }
+    return EXIT_FAILED;
+}
+
 int session_failed(const session *s)
 {
-    fprintf(stderr, "imagine: %s\n", s->error.message);
-    return EXIT_FAILED;
+    return failed(s->json, s->error.status, s->error.message, s->kept);
 }
 
 /* Whether a file can be made beside `target`, whose name begins at `name`. 0, or errno. */
@@ -121,27 +148,29 @@ static int try_folder(const char *target, size_t name)
     return 0;
 }
 
-/* The library writes beside what an existing output is a link to, under a name that is no longer than may be. */
-int check_output(const char *path)
+int check_output(const arguments *o, const char *path, const char *input)
 {
-    struct stat there;
-    char linked[PATH_MAX];
+    struct stat there, read;
+    char linked[PATH_MAX], message[2 * PATH_MAX + 200];
     const char *target = path;
-    int failed = stat(path, &there) ? errno : 0;
-    if (!failed && !S_ISREG(there.st_mode)) {
-        fprintf(stderr, "imagine: %s: exists and is not a regular file\n", path);
-        return EXIT_FAILED;
+    int refused = stat(path, &there) ? errno : 0;
+    if (!refused && !S_ISREG(there.st_mode)) {
+        snprintf(message, sizeof message, "%s: exists and is not a regular file", path);
+        return failed(o->json, IMAGINE_ERROR_IO, message, NULL);
     }
-    if (!failed && realpath(path, linked))
+    if (!refused && input && !stat(input, &read) && read.st_dev == there.st_dev && read.st_ino == there.st_ino)
+        return usage_error(o, "--out: \"%s\" is what is read, and would be gone", path);
+    /* The library writes beside what an existing output is a link to, under a name that is no longer than may be. */
+    if (!refused && realpath(path, linked))
         target = linked;
     const char *slash = strrchr(target, '/');
-    if (!failed || failed == ENOENT)
-        failed = try_folder(target, slash ? (size_t)(slash + 1 - target) : 0);
-    if (!failed)
+    if (!refused || refused == ENOENT)
+        refused = try_folder(target, slash ? (size_t)(slash + 1 - target) : 0);
+    if (!refused)
         return EXIT_OK;
-    fprintf(stderr, "imagine: %s: no such file can be made in the folder %.*s: %s\n", path,
-            slash && slash != target ? (int)(slash - target) : 1, slash ? target : ".", strerror(failed));
-    return EXIT_FAILED;
+    snprintf(message, sizeof message, "%s: no such file can be made in the folder %.*s: %s", path,
+             slash && slash != target ? (int)(slash - target) : 1, slash ? target : ".", strerror(refused));
+    return failed(o->json, IMAGINE_ERROR_IO, message, NULL);
 }
 
 int has_suffix(const char *text, const char *suffix)
@@ -233,16 +262,33 @@ int sampler_options(imagine_sampler_options *out, double *sigmas, const argument
     return out->schedule && out->schedule != IMAGINE_SCHEDULE_SIGMAS ? 0 : read_sigmas(o, out, sigmas);
 }
 
+/* Bytes of the character that begins there; 0 where none does. */
+static size_t utf8_length(const unsigned char *c)
+{
+    size_t more = *c < 0x80 ? 0 : *c >= 0xC2 && *c < 0xE0 ? 1 : *c >= 0xE0 && *c < 0xF0 ? 2 : *c >= 0xF0 && *c < 0xF5 ? 3 : 4;
+    if (more == 4 || (*c == 0xE0 && c[1] < 0xA0) || (*c == 0xED && c[1] > 0x9F) || (*c == 0xF0 && c[1] < 0x90) ||
+        (*c == 0xF4 && c[1] > 0x8F))
+        return 0;
+    for (size_t i = 1; i <= more; i++)
+        if ((c[i] & 0xC0) != 0x80)
+            return 0;
+    return more + 1;
+}
+
 void json_text(const char *text)
 {
     putchar('"');
-    for (const unsigned char *c = (const unsigned char *)text; *c; c++) {
+    for (const unsigned char *c = (const unsigned char *)text; *c;) {
+        size_t length = utf8_length(c);
         if (*c == '"' || *c == '\\')
             printf("\\%c", *c);
         else if (*c < 32)
             printf("\\u%04x", *c);
+        else if (length)
+            fwrite(c, 1, length, stdout);
         else
-            putchar(*c);
+            printf("\\ufffd"); /* names of files can be any bytes, JSON cannot */
+        c += length ? length : 1;
     }
     putchar('"');
 }

@@ -30,11 +30,11 @@ static imagine_status save_one(session *s, const char *path, imagine_buffer *buf
 }
 
 /* Whether tensors can be put there: a name of another kind is likely a slip, and perhaps that of what is read. */
-static int check_tensors_output(const arguments *o, const char *out)
+static int check_tensors_output(const arguments *o, const char *out, const char *input)
 {
     if (!has_suffix(out, ".safetensors"))
         return usage_error(o, "--out: \"%s\" does not end with .safetensors", out);
-    return check_output(out);
+    return check_output(o, out, input);
 }
 
 static imagine_status open_vae(session *s, const arguments *o, imagine_vae **vae)
@@ -55,7 +55,7 @@ int run_encode(const arguments *o)
     session s;
     if (!o->input)
         return usage_error(o, "the pictures are missing: a PNG, an animated PNG or a folder of PNGs");
-    int result = check_tensors_output(o, out);
+    int result = check_tensors_output(o, out, o->input);
     if (result || (result = session_open(&s, o, 1)))
         return result;
     if (imagine_picture_load(&frames, s.context, o->input, &s.error) < 0 || open_vae(&s, o, &vae) < 0 ||
@@ -97,7 +97,7 @@ int run_decode(const arguments *o)
         return usage_error(o, "the file with the latents is missing");
     if (!has_suffix(out, ".png") && !has_suffix(out, ".safetensors"))
         return usage_error(o, "--out: \"%s\" ends neither with .png nor with .safetensors", out);
-    int result = check_output(out);
+    int result = check_output(o, out, o->input);
     if (result || (result = session_open(&s, o, 1)))
         return result;
     if (imagine_buffer_load(&latents, s.context, o->input, "latents", &s.error) < 0 ||
@@ -175,7 +175,7 @@ int run_text(const arguments *o)
         return usage_error(o, "give one prompt");
     if (o->ids_only)
         return count_tokens(o, prompt);
-    int result = check_tensors_output(o, out);
+    int result = check_tensors_output(o, out, NULL);
     if (result || (result = session_open(&s, o, 1)))
         return result;
     imagine_text_options_init(&options, sizeof options);
@@ -224,7 +224,7 @@ int run_denoise(const arguments *o)
     session s;
     if (!o->input)
         return usage_error(o, "the file with the tensors is missing");
-    int result = check_tensors_output(o, out);
+    int result = check_tensors_output(o, out, o->input);
     if (result || (result = session_open(&s, o, 1)))
         return result;
     for (int i = 0; i < 3 && !result; i++)

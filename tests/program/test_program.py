@@ -408,11 +408,72 @@ class Program(unittest.TestCase):
             _, errors = process.communicate(timeout=60)
             if "latents so far" in errors:
                 break
-        self.assertEqual(process.returncode, 1, errors)
+        self.assertEqual(process.returncode, -signal.SIGINT, errors)
         self.assertLess(time.monotonic() - begin, 5)
         self.assertIn("out.png.latents.safetensors", errors)
         self.assertEqual(load(self.path("out.png.latents.safetensors"))["latents"].shape, (16, 13, 32, 32))
         self.assertFalse(os.path.exists(self.path("out.png")))
+
+    def test_which_signals_end_it(self):
+        """All that ask for it, as they would have without a handler; none that it was started to ignore. JSON tells where the latents are."""
+        for number in (signal.SIGHUP, signal.SIGTERM):
+            for delay in (0.4, 0.8, 1.6, 3.2):
+                process = subprocess.Popen([PROGRAM, "generate", "a dog", "--model", PACK, "--width", "256", "--height", "256", "--frames",
+                                            "49", "--steps", "1000", "--json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                                           text=True, cwd=self.folder.name)
+                time.sleep(delay)
+                process.send_signal(number)
+                said = json.loads(process.communicate(timeout=60)[0])
+                self.assertEqual((process.returncode, said["error"]["status"]), (-number, "ERROR_CANCELLED"))
+                if "latents" in said:
+                    break
+            self.assertEqual(load(self.path(said["latents"]))["latents"].shape, (16, 13, 32, 32))
+        process = subprocess.Popen([PROGRAM, "generate", "a dog", "--model", PACK, "--steps", "200"], cwd=self.folder.name,
+                                   preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN), stdout=subprocess.DEVNULL)
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.02)
+        self.assertEqual(process.returncode, 0)
+
+    def test_json_of_failures(self):
+        for arguments, status, says in ((("--model", "no/pack"), "ERROR_NOT_FOUND", "no/pack"),
+                                        (("--model", PACK, "--out", "no/folder/a.png"), "ERROR_IO", "no/folder"),
+                                        (("--model", PACK, "--width", "130"), "ERROR_INVALID_ARGUMENT", "width")):
+            done = self.run_program("generate", "a dog", "--json", *arguments, status=1)
+            said = json.loads(done.stdout)["error"]
+            self.assertEqual(said["status"], status)
+            self.assertIn(says, said["message"])
+            self.assertIn(said["message"], done.stderr)
+
+    def test_names_that_are_no_text(self):
+        name = b"t\xe9\xf0\x9f\x8d\x8e\xed\xa0\x80.png"
+        done = subprocess.run([PROGRAM, "generate", "a dog", "--model", PACK, "--frames", "1", "--json", "--out", name], capture_output=True,
+                              cwd=self.folder.name)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(json.loads(done.stdout)["out"], "t\ufffd\U0001f34e\ufffd\ufffd\ufffd.png")
+        self.assertIn(name, os.listdir(os.fsencode(self.folder.name)))
+
+    def test_what_is_read_is_not_replaced(self):
+        self.generate("--out", "a.safetensors")
+        with open(self.path("a.safetensors"), "rb") as file:
+            before = file.read()
+        os.link(self.path("a.safetensors"), self.path("b.safetensors"))
+        for out in ("a.safetensors", "b.safetensors"):
+            for command in ("decode", "denoise"):
+                refused = self.run_program(command, "a.safetensors", "--model", PACK, "--out", out, status=2).stderr
+                self.assertIn("is what is read", refused)
+        with open(self.path("a.safetensors"), "rb") as file:
+            self.assertEqual(file.read(), before)
+
+    def test_a_prompt_that_is_cut_is_told(self):
+        done = self.run_program("generate", "a dog " * 400, "--model", PACK, "--frames", "1")
+        self.assertRegex(done.stderr, r"warning: a prompt of \d+ tokens: the model takes \d+, and the rest is cut off\n")
+        self.assertEqual(self.generate().stderr, "")
+
+    def test_shift_has_no_use_with_sigmas(self):
+        refused = self.generate("--schedule", "1,0.5,0", "--shift", "3", status=1).stderr
+        self.assertIn("shift: 3 has no use with sigmas of your own", refused)
+        self.generate("--schedule", "1,0.5,0", "--steps", "2")
 
     def test_an_output_that_cannot_be_is_refused_before_the_work(self):
         for name in ("folder.png", "folder.safetensors"):
@@ -479,7 +540,7 @@ class Program(unittest.TestCase):
                 os.rmdir(self.path(name))
             process.send_signal(signal.SIGINT)
             _, errors = process.communicate(timeout=60)
-            self.assertEqual(process.returncode, 1, errors)
+            self.assertEqual(process.returncode, -signal.SIGINT, errors)
             if "latents so far" in errors:
                 return errors, process.pid
         self.fail("no step was done")
@@ -520,10 +581,10 @@ class Program(unittest.TestCase):
         def full():
             resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
 
-        # Python ignores SIGXFSZ, and so does what it starts where signals are not restored.
-        refused = self.generate(status=1, preexec_fn=full, restore_signals=False).stderr
-        self.assertRegex(refused, "latents so far are lost: .*: File too large\nimagine: out.png: .*: File too large\n$")
-        self.assertEqual(os.listdir(self.folder.name), [])
+        for restored in (True, False):  # Python ignores SIGXFSZ; elsewhere it ends a process that does not mind it
+            refused = self.generate(status=1, preexec_fn=full, restore_signals=restored).stderr
+            self.assertRegex(refused, "latents so far are lost: .*: File too large\nimagine: out.png: .*: File too large\n$")
+            self.assertEqual(os.listdir(self.folder.name), [])
 
     def test_terminal_gets_a_bar(self):
         import pty
@@ -546,7 +607,7 @@ class Program(unittest.TestCase):
         while b"encode" not in said:
             said += os.read(master, 4096)
         process.send_signal(signal.SIGINT)
-        self.assertEqual(process.wait(60), 1)
+        self.assertEqual(process.wait(60), -signal.SIGINT)
         self.assertRegex(said, rb"encode  \d\.\d s")
         os.close(master)
 
