@@ -300,7 +300,7 @@ impl JobOptions {
         self
     }
 
-    /// Sigmas of your own instead of a preset: one more than steps, from at most 1 downwards.
+    /// Sigmas of your own instead of a schedule and its shift: one more than steps, from at most 1 downwards.
     pub fn sigmas(mut self, sigmas: impl Into<Vec<f64>>) -> Self {
         self.sigmas = Some(sigmas.into());
         self
@@ -439,6 +439,11 @@ impl JobOptions {
         raw.strength = self.strength.unwrap_or(raw.strength);
         raw.known_mode = self.known_mode.raw();
         if let Some(sigmas) = &self.sigmas {
+            if self.schedule != Schedule::Default {
+                return Err(Error::invalid(
+                    "sigmas: they take the place of a schedule; leave schedule at its default".to_owned(),
+                ));
+            }
             raw.sigmas = sigmas.as_ptr();
             raw.sigma_count = u32::try_from(sigmas.len()).map_err(|_| Error::invalid("sigmas: too many".to_owned()))?;
         }

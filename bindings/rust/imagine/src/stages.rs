@@ -87,32 +87,32 @@ impl Tile {
 impl Vae {
     /// Reads the weights.
     pub fn new(model: &Model) -> Result<Self> {
-        Self::make(model, None)
+        Self::make(model, [Tile::Whole; 2], None)
     }
 
     /// The same; firing the token ends what is running.
     pub fn with_cancel(model: &Model, cancel: &CancelToken) -> Result<Self> {
-        Self::make(model, Some(cancel))
+        Self::make(model, [Tile::Whole; 2], Some(cancel))
     }
 
     /// One that encodes and decodes in tiles of at most this width and height, for less memory. The bytes are the
     /// same; clips in pieces take no tiles.
     pub fn in_tiles(model: &Model, width: Tile, height: Tile) -> Result<Self> {
+        Self::make(model, [width, height], None)
+    }
+
+    /// The same; firing the token ends what is running.
+    pub fn in_tiles_with_cancel(model: &Model, width: Tile, height: Tile, cancel: &CancelToken) -> Result<Self> {
+        Self::make(model, [width, height], Some(cancel))
+    }
+
+    fn make(model: &Model, [width, height]: [Tile; 2], cancel: Option<&CancelToken>) -> Result<Self> {
         let mut options = sys::imagine_vae_options::initialized(sys::imagine_vae_options_init);
         options.tile_width = width.raw();
         options.tile_height = height.raw();
-        Self::with_options(model, &options)
-    }
-
-    fn make(model: &Model, cancel: Option<&CancelToken>) -> Result<Self> {
-        let mut options = sys::imagine_vae_options::initialized(sys::imagine_vae_options_init);
         options.cancel = token(cancel);
-        Self::with_options(model, &options)
-    }
-
-    fn with_options(model: &Model, options: &sys::imagine_vae_options) -> Result<Self> {
         // SAFETY: the model, the options and the token live during the call.
-        Owned::make(|vae, error| unsafe { sys::imagine_vae_create(vae, model.handle.raw(), options, error) }).map(Vae)
+        Owned::make(|vae, error| unsafe { sys::imagine_vae_create(vae, model.handle.raw(), &options, error) }).map(Vae)
     }
 
     /// Latents, `f32 [channels, frames, height, width]`, of [`Frames`] or of

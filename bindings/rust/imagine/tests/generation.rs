@@ -241,6 +241,10 @@ fn clips_in_pieces() {
         assert_eq!(tiled.decode(&latents).unwrap().rgb(), whole.rgb());
         assert_eq!(tiled.encode(&whole).unwrap().as_slice::<f32>().unwrap(), encoded.as_slice::<f32>().unwrap());
     }
+    let token = CancelToken::new(model.context()).unwrap();
+    let mut tiled = Vae::in_tiles_with_cancel(&model, Tile::Pixels(8), Tile::Whole, &token).unwrap();
+    token.cancel();
+    assert!(matches!(tiled.decode(&latents), Err(Error::Cancelled(_))));
 }
 
 fn latents(model: &Model, options: JobOptions) -> Vec<f32> {
@@ -522,6 +526,8 @@ fn errors_are_typed_and_name_what_they_should() {
     invalid(options().negative("\0"), "negative");
     invalid(options().steps(0).sigmas([]), "sigma");
     invalid(options().steps(0).sigmas([0.5, 0.9]), "sigma");
+    invalid(options().steps(0).sigmas([1.0, 0.0]).schedule(Schedule::Flow), "schedule");
+    invalid(options().steps(0).sigmas([1.0, 0.0]).shift(3.0), "shift");
     invalid(options().previews(u32::MAX), "preview");
     let wrong = Buffer::from_slice(model.context(), &[0.0f32; 4], &[2, 2]).unwrap();
     invalid(options().noise(&wrong), "noise");
