@@ -76,6 +76,16 @@ imagine_status imagine__read_file(imagine_context *context, const char *path, si
     imagine_status status = imagine__open_file(path, &fd, &length, error);
     if (status < 0)
         return status;
+    status = imagine__read_opened(context, fd, length, path, limit, data, size, error);
+    close(fd);
+    return status;
+}
+
+imagine_status imagine__read_opened(imagine_context *context, int fd, uint64_t length, const char *path, size_t limit, char **data,
+                                    size_t *size, imagine_error *error)
+{
+    imagine_status status;
+    *data = NULL;
     if (length > limit) {
         status = imagine__fail(error, IMAGINE_ERROR_FORMAT, "%s: %llu bytes long; at most %zu are read", path,
                                (unsigned long long)length, limit);
@@ -86,7 +96,6 @@ imagine_status imagine__read_file(imagine_context *context, const char *path, si
         (*data)[length] = 0;
         *size = (size_t)length;
     }
-    close(fd);
     if (status < 0) {
         imagine__free(context, *data);
         *data = NULL;

@@ -9,6 +9,9 @@
 /* A regular file read whole (at most `limit` bytes), with a zero behind; *data is freed with imagine__free (file.c). */
 imagine_status imagine__read_file(imagine_context *context, const char *path, size_t limit, char **data, size_t *size,
                                   imagine_error *error);
+/* The same of a file of `length` bytes that is open already and stays so; `path` for messages. */
+imagine_status imagine__read_opened(imagine_context *context, int fd, uint64_t length, const char *path, size_t limit, char **data,
+                                    size_t *size, imagine_error *error);
 /* What is there at `path`; an error where that cannot be told. */
 typedef enum imagine__path_kind { IMAGINE__PATH_NONE, IMAGINE__PATH_FOLDER, IMAGINE__PATH_FILE } imagine__path_kind;
 imagine_status imagine__look(const char *path, imagine__path_kind *kind, imagine_error *error);

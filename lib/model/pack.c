@@ -85,6 +85,18 @@ static imagine_status open_weights(imagine_model *model, imagine__stage_kind kin
     return imagine__weights_open(&stage->weights, model->context, stage->folder, weight_names[kind], error);
 }
 
+/* A folder without the file is told when it is wanted. */
+static imagine_status open_tokenizer(imagine_model *model, imagine_error *error)
+{
+    char *path;
+    imagine_status status = imagine__model_path(model, "tokenizer", "tokenizer.json", &path, error);
+    if (status < 0)
+        return status;
+    status = imagine__open_file(path, &model->tokenizer_file, &model->tokenizer_size, error);
+    imagine__free(model->context, path);
+    return status == IMAGINE_ERROR_NOT_FOUND ? IMAGINE_OK : status;
+}
+
 /* Looks for the folder; reads its configuration and opens its weights' headers if it is there. */
 static imagine_status find_stage(imagine_model *model, imagine__stage_kind kind, imagine_error *error)
 {
@@ -109,8 +121,8 @@ static imagine_status find_stage(imagine_model *model, imagine__stage_kind kind,
     else if (kind == IMAGINE__STAGE_VAE)
         status = imagine__vae_read_config(&model->vae, model->context, stage->folder, error);
     model->text_dim = (int32_t)model->umt5.dim;
-    if (status >= 0 && kind != IMAGINE__STAGE_TOKENIZER)
-        status = open_weights(model, kind, error);
+    if (status >= 0)
+        status = kind == IMAGINE__STAGE_TOKENIZER ? open_tokenizer(model, error) : open_weights(model, kind, error);
     return status;
 }
 

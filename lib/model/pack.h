@@ -45,6 +45,8 @@ struct imagine_model {
     pthread_mutex_t mutex;
     pthread_cond_t loaded; /* a stage's loading has ended */
     imagine__stage stages[IMAGINE__STAGE_COUNT];
+    int tokenizer_file; /* open from the beginning, as weights are: a folder may get another pack's files; -1: there is none */
+    uint64_t tokenizer_size;
     int32_t text_dim; /* 0 where the stage is missing */
     /* As they were when the pack was opened and its parts were compared: stages are loaded by these alone. */
     imagine__umt5_config umt5;

@@ -117,9 +117,8 @@ imagine_status imagine__normalize(const imagine__tokenizer *tokenizer, const cha
 imagine_status imagine__split(const imagine__splitter *splitter, const imagine__spans *in, imagine__spans *out,
                               imagine_error *error);
 
-/* Reads tokenizer.json (tokenizer_read.c) into a zeroed tokenizer; what was read is freed by imagine__tokenizer_close.
- * */
-imagine_status imagine__tokenizer_read(imagine__tokenizer *tokenizer, const char *path, const imagine_cancel *cancel,
-                                       imagine_error *error);
+/* Reads tokenizer.json (tokenizer_read.c), `length` bytes, into a zeroed tokenizer; what was read is freed by imagine__tokenizer_close. */
+imagine_status imagine__tokenizer_read(imagine__tokenizer *tokenizer, int fd, uint64_t length, const char *path,
+                                       const imagine_cancel *cancel, imagine_error *error);
 
 #endif

@@ -2,19 +2,35 @@
 /* From text to token ids, in the order of the tokenizers library: added tokens out of the text as it is, normalisers,
  * added tokens out of the normalised text, pre-tokenizers, the unigram model, the post-processor. */
 #include <string.h>
+#include <unistd.h>
 
+#include "model/model.h"
 #include "text/pieces.h"
 #include "text/unicode.h"
 
 imagine_status imagine__tokenizer_open(imagine__tokenizer **tokenizer, imagine_context *context, const char *path,
                                        const imagine_cancel *cancel, imagine_error *error)
 {
+    int fd;
+    uint64_t size;
+    *tokenizer = NULL;
+    imagine_status status = imagine__open_file(path, &fd, &size, error);
+    if (status < 0)
+        return status;
+    status = imagine__tokenizer_open_file(tokenizer, context, fd, size, path, cancel, error);
+    close(fd);
+    return status;
+}
+
+imagine_status imagine__tokenizer_open_file(imagine__tokenizer **tokenizer, imagine_context *context, int fd, uint64_t size,
+                                            const char *path, const imagine_cancel *cancel, imagine_error *error)
+{
     imagine__tokenizer *t = imagine__calloc(context, 1, sizeof *t);
     *tokenizer = NULL;
     if (!t)
         return imagine__fail_memory_in(context, error, sizeof *t, "the tokenizer");
     t->context = context;
-    imagine_status status = imagine__tokenizer_read(t, path, cancel, error);
+    imagine_status status = imagine__tokenizer_read(t, fd, size, path, cancel, error);
     if (status < 0)
         imagine__tokenizer_close(t);
     else

@@ -11,6 +11,9 @@ typedef struct imagine__tokenizer imagine__tokenizer;
 /* Refuses what it cannot run (another model type, normaliser, pre-tokenizer or post-processor), naming the field. */
 imagine_status imagine__tokenizer_open(imagine__tokenizer **tokenizer, imagine_context *context, const char *path,
                                        const imagine_cancel *cancel, imagine_error *error);
+/* The same of a file of `size` bytes that is open and stays so; `path` for messages. */
+imagine_status imagine__tokenizer_open_file(imagine__tokenizer **tokenizer, imagine_context *context, int fd, uint64_t size,
+                                            const char *path, const imagine_cancel *cancel, imagine_error *error);
 void imagine__tokenizer_close(imagine__tokenizer *tokenizer);
 int32_t imagine__tokenizer_size(const imagine__tokenizer *tokenizer); /* number of pieces with added tokens */
 

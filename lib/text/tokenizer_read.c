@@ -379,14 +379,14 @@ static imagine_status finish(reader *r)
     return status == IMAGINE_OK ? build_added(r, &t->normalized, 1) : status;
 }
 
-imagine_status imagine__tokenizer_read(imagine__tokenizer *tokenizer, const char *path, const imagine_cancel *cancel,
-                                       imagine_error *error)
+imagine_status imagine__tokenizer_read(imagine__tokenizer *tokenizer, int fd, uint64_t length, const char *path,
+                                       const imagine_cancel *cancel, imagine_error *error)
 {
     reader r = { .t = tokenizer, .context = tokenizer->context, .path = path, .cancel = cancel, .error = error, .unknown = -1 };
     char *bytes = NULL;
     size_t size = 0;
     r.pool.context = tokenizer->context;
-    imagine_status status = imagine__read_file(tokenizer->context, path, FILE_LIMIT, &bytes, &size, error);
+    imagine_status status = imagine__read_opened(tokenizer->context, fd, length, path, FILE_LIMIT, &bytes, &size, error);
     if (status == IMAGINE_OK) {
         imagine__json_init(&r.json, bytes, size);
         status = parse(&r);
