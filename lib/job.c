@@ -2,7 +2,6 @@
 
 /* Prompt to frames: the whole pipeline. imagine__job_generate is what the job's thread does; the rest starts it and listens to it. */
 
-#include <signal.h>
 #include <string.h>
 
 #include "job.h"
@@ -458,13 +457,9 @@ static imagine_status copy_options(imagine_job *job, const imagine_job_options *
 
 static imagine_status start(imagine_job *job, imagine_error *error)
 {
-    sigset_t all, before;
     imagine_context_reset_peak(job->context);
     job->created = job->entered = imagine__seconds();
-    sigfillset(&all); /* the host's signal handlers are to run on the host's threads */
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int failed = pthread_create(&job->thread, NULL, job_thread, job);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int failed = imagine__thread_create(&job->thread, job_thread, job);
     job->running = !failed;
     return failed ? imagine__fail_errno(error, IMAGINE_ERROR_THREAD, failed, "the job's thread") : IMAGINE_OK;
 }
@@ -522,6 +517,7 @@ static imagine_status admit(imagine_model *model, const imagine_job_options *opt
 imagine_status imagine_job_create(imagine_job **job, imagine_model *model, const imagine_job_options *options,
                                   imagine_error *error)
 {
+    IMAGINE__GUARD;
     imagine__placement placement;
     imagine_status status = imagine__need(job, "job", error);
     if (status < 0)
@@ -539,6 +535,7 @@ imagine_status imagine_job_create(imagine_job **job, imagine_model *model, const
 
 void imagine_job_destroy(imagine_job **job)
 {
+    IMAGINE__GUARD;
     if (!job || !*job)
         return;
     imagine_job *old = *job;
@@ -577,6 +574,7 @@ static imagine_status usable(const imagine_job *job, imagine_error *error)
 
 imagine_status imagine_job_next(imagine_job *job, imagine_event *event, int64_t timeout_ns, imagine_error *error)
 {
+    IMAGINE__GUARD;
     imagine_status status = usable(job, error);
     if (status < 0 || (status = imagine__need(event, "event", error)) < 0)
         return status;
@@ -596,6 +594,7 @@ int32_t imagine_job_fd(const imagine_job *job)
 
 imagine_status imagine_job_get_latents(imagine_job *job, imagine_buffer **latents, imagine_error *error)
 {
+    IMAGINE__GUARD;
     imagine_status status = imagine__need(latents, "latents", error);
     if (status < 0)
         return status;
@@ -610,6 +609,7 @@ imagine_status imagine_job_get_latents(imagine_job *job, imagine_buffer **latent
 
 imagine_status imagine_job_get_info(imagine_job *job, imagine_job_info *info, imagine_error *error)
 {
+    IMAGINE__GUARD;
     imagine_status status = usable(job, error);
     if (status < 0)
         return status;

@@ -6,6 +6,8 @@
 
 typedef struct imagine__work imagine__work;
 
+#include <fenv.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stddef.h>
@@ -61,6 +63,9 @@ void imagine__clear_host(const imagine_context *context, void *to, size_t size);
 int imagine__mul_size(size_t a, size_t b, size_t *result);
 int imagine__add_size(size_t a, size_t b, size_t *result);
 
+/* Leaves UTF-8 on one line: other bytes, and those that control a terminal, become question marks. */
+void imagine__mend_text(char *text);
+
 void imagine__log(imagine_context *context, imagine_log_level level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
@@ -73,6 +78,22 @@ int imagine__on_device(const imagine_context *context); /* 1: values lie on a GP
 /* What operations may leave each other: bf16 on a device that computes in it, else f32. */
 imagine__wtype imagine__activations(const imagine_context *context);
 int32_t imagine__context_threads(const imagine_context *context);
+
+/* ---- the host's threads (guard.c) ------------------------------------------------------------ */
+
+/* Until the function returns, the thread has the default floating-point environment, upon which the promised bytes depend, and
+ * pthread_cancel waits, which would leave locks behind. First in every function of the API that computes, reads or waits. */
+typedef struct imagine__guard {
+    fenv_t floats;
+    int cancel;
+} imagine__guard;
+imagine__guard imagine__guard_enter(void);
+void imagine__guard_leave(imagine__guard *guard);
+#define IMAGINE__GUARD imagine__guard guard __attribute__((unused, cleanup(imagine__guard_leave))) = imagine__guard_enter()
+
+/* A thread of the library's: with the same environment, and with all signals blocked but those that a fault of its own raises, since the
+ * host's handlers are to run on the host's threads. 0, or an error number. */
+int imagine__thread_create(pthread_t *thread, void *(*body)(void *), void *argument);
 
 /* IMAGINE_OK, or IMAGINE_ERROR_FORKED (with the message) in a child of the process that made the context. */
 imagine_status imagine__check_process(const imagine_context *context, imagine_error *error);

@@ -228,6 +228,7 @@ imagine_buffer *imagine_buffer_retain(imagine_buffer *buffer)
 
 void imagine_buffer_release(imagine_buffer **buffer)
 {
+    IMAGINE__GUARD;
     if (!buffer || !*buffer)
         return;
     imagine_buffer *old = *buffer;
@@ -347,6 +348,7 @@ static imagine_status check_copy(const imagine_buffer *to, const imagine_buffer 
 
 imagine_status imagine_buffer_copy(imagine_buffer *to, const imagine_buffer *from, imagine_error *error)
 {
+    IMAGINE__GUARD;
     imagine_status status = check_copy(to, from, error);
     if (status < 0 || !to->size || to->data == from->data)
         return status;

@@ -63,6 +63,7 @@ static imagine_status begin_device(imagine_context *context, const imagine_conte
 imagine_status imagine_context_create(imagine_context **context, const imagine_context_options *options,
                                       imagine_error *error)
 {
+    IMAGINE__GUARD;
     if (!context)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "context: the pointer is NULL");
     *context = NULL;
@@ -116,6 +117,7 @@ imagine_context *imagine_context_retain(imagine_context *context)
 
 void imagine_context_release(imagine_context **context)
 {
+    IMAGINE__GUARD;
     if (!context || !*context)
         return;
     imagine_context *old = *context;

@@ -5,12 +5,19 @@
 #include "base/base.h"
 #include "text/unicode.h"
 
-/* Paths may hold any bytes, a message only UTF-8. */
-static void mend(char *text)
+/* Paths may hold any bytes, and names in files that nobody trusts lines that look like the host's own. */
+void imagine__mend_text(char *text)
 {
     size_t size = strlen(text), at = 0;
     while ((at += imagine__utf8_check(text + at, size - at)) < size)
         text[at++] = '?';
+    for (unsigned char *c = (unsigned char *)text; *c; c++) {
+        int second = *c == 0xC2 && c[1] < 0xA0; /* U+0080 to U+009F */
+        if (*c < 0x20 || *c == 0x7F || second)
+            *c = '?';
+        if (second)
+            *++c = '?';
+    }
 }
 
 static imagine_status fill(imagine_error *error, imagine_status status, int native, const char *format,
@@ -26,7 +33,7 @@ static imagine_status fill(imagine_error *error, imagine_status status, int nati
     int length = vsnprintf(error->message, room, format, arguments);
     if (length < 0)
         error->message[0] = 0;
-    mend(error->message);
+    imagine__mend_text(error->message);
     if (length >= (int)room) {
         size_t at = room - 4;
         while (at && ((unsigned char)error->message[at] & 0xc0) == 0x80)
@@ -71,7 +78,7 @@ imagine_status imagine__fail_errno(imagine_error *error, imagine_status status, 
     size_t used = strlen(error->message), room = sizeof error->message;
     if (used + 2 + strlen(text) < room)
         snprintf(error->message + used, room - used, ": %s", text);
-    mend(error->message);
+    imagine__mend_text(error->message);
     return status;
 }
 

@@ -12,6 +12,8 @@ void imagine__log(imagine_context *context, imagine_log_level level, const char 
     va_start(arguments, format);
     int length = vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
-    if (length >= 0)
-        context->log(context->log_data, level, text);
+    if (length < 0)
+        return;
+    imagine__mend_text(text);
+    context->log(context->log_data, level, text);
 }

@@ -3,7 +3,6 @@
 #include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -259,7 +258,7 @@ static imagine_status start_worker(imagine__pool *pool, imagine_context *context
     w->scratch = imagine__alloc(context, IMAGINE__SCRATCH);
     if (!w->scratch)
         return fail_scratch(context, workers, error);
-    int number = pthread_create(&w->thread, NULL, work, w);
+    int number = imagine__thread_create(&w->thread, work, w);
     if (number) {
         imagine__free(context, w->scratch);
         return imagine__fail_errno(error, IMAGINE_ERROR_THREAD, number, "thread %d of the context could not be made",
@@ -279,14 +278,9 @@ imagine_status imagine__pool_create(imagine__pool **pool, imagine_context *conte
         return imagine__fail_memory_in(context, error, size, "the threads");
     made->spin = spin;
     pthread_mutex_init(&made->mutex, NULL);
-    /* The host's signal handlers are to run on the host's threads. */
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     imagine_status status = IMAGINE_OK;
     for (int32_t i = 0; i < workers && status >= 0; i++)
         status = start_worker(made, context, workers, error);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (status < 0)
         imagine__pool_destroy(made, context);
     else

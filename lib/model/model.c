@@ -51,6 +51,7 @@ static imagine_status check_arguments(imagine_model **model, imagine_context *co
 imagine_status imagine_model_open(imagine_model **model, imagine_context *context, const char *path,
                                   const imagine_model_options *options, imagine_error *error)
 {
+    IMAGINE__GUARD;
     imagine_weights weights = 0;
     imagine_status status = check_arguments(model, context, path, options, &weights, error);
     if (status < 0)
@@ -140,6 +141,7 @@ imagine_model *imagine_model_retain(imagine_model *model)
 
 void imagine_model_release(imagine_model **model)
 {
+    IMAGINE__GUARD;
     if (!model || !*model)
         return;
     imagine_model *old = *model;

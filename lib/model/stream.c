@@ -4,7 +4,6 @@
  * all others, so a result does not depend on how the weights were read. */
 
 #include <pthread.h>
-#include <signal.h>
 #include <string.h>
 
 #include "model/model.h"
@@ -78,11 +77,7 @@ static void *reader(void *arg)
 /* Where there is no thread to be had, blocks are read when they are wanted. */
 static void start_reader(imagine__stream *s)
 {
-    sigset_t all, before;
-    sigfillset(&all); /* the host's signal handlers are to run on the host's threads */
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    s->threaded = !pthread_create(&s->thread, NULL, reader, s);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    s->threaded = !imagine__thread_create(&s->thread, reader, s);
     if (s->threaded)
         pthread_setname_np(s->thread, "imagine weights");
 }
