@@ -316,6 +316,21 @@ static imagine_status check_stages(const imagine_job_options *o, const imagine_m
     return IMAGINE_OK;
 }
 
+/* Latents that are only to be decoded. */
+static imagine_status check_finished(const imagine_job_options *o, const imagine_model *model, imagine_error *error)
+{
+    imagine_model_info info = { .struct_size = sizeof info };
+    imagine_status status = imagine_model_get_info(model, &info, error);
+    if (status < 0 ||
+        (status = imagine__need_tensor(o->latents, "latents", IMAGINE_F32, 4, "[channels, frames, height, width]", error)) < 0)
+        return status;
+    int64_t channels = imagine__buffer_shape(o->latents, NULL)[0];
+    return channels == info.latent_channels
+               ? IMAGINE_OK
+               : imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "latents: %lld channels, the model's have %d",
+                               (long long)channels, info.latent_channels);
+}
+
 /* Embeddings and prompts, as far as the job will look at them. */
 static imagine_status check_texts(const imagine_job_options *o, const imagine_job *job, imagine_error *error)
 {
@@ -430,8 +445,8 @@ static imagine_status copy_options(imagine_job *job, const imagine_job_options *
         status = copy_sampling(job, o, error);
     if (status >= 0)
         status = check_stages(o, job->model, imagine__sampler_guided(&job->sampling), error);
-    if (status >= 0 && !o->latents)
-        status = check_tensors(o, job, error);
+    if (status >= 0)
+        status = o->latents ? check_finished(o, job->model, error) : check_tensors(o, job, error);
     if (status >= 0)
         status = listen_to(job, o, error);
     if (status < 0)

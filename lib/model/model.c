@@ -294,6 +294,28 @@ imagine_status imagine__model_check_schedule(const imagine_model *model, imagine
     return model->scheduler.status;
 }
 
+imagine_status imagine__model_check_positions(const imagine_model *model, const int32_t pixels[3], const int32_t factors[3],
+                                              const char *const names[3], imagine_error *error)
+{
+    const imagine__dit_config *c = &model->dit;
+    const int32_t patch[3] = { c->patch_t, c->patch_h, c->patch_w };
+    int64_t tokens = 1;
+    if (!model->stages[IMAGINE__STAGE_TRANSFORMER].folder)
+        return IMAGINE_OK;
+    for (int a = 0; a < 3; a++) {
+        int64_t one_first = a == 0, latents = (pixels[a] - one_first) / factors[a] + one_first;
+        int64_t most = (int64_t)c->rope_max_seq_len * patch[a];
+        if (latents > most)
+            return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
+                                 "%s: %d are too many; the model has positions for at most %lld (rope_max_seq_len of its configuration)",
+                                 names[a], pixels[a], (long long)((most - one_first) * factors[a] + one_first));
+        tokens *= latents / patch[a];
+    }
+    return tokens <= INT32_MAX ? IMAGINE_OK
+                               : imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "frames, height and width: %lld tokens are too many",
+                                               (long long)tokens);
+}
+
 /* ---- stages, loaded once --------------------------------------------------------------------- */
 
 /* What a tokenizer will need is not known before its file is read. Measured on one of 256,000 pieces: 1.2 times the

@@ -299,5 +299,8 @@ typedef struct imagine__defaults {
 const imagine__defaults *imagine__model_defaults(const imagine_model *model);
 /* IMAGINE_OK, or why the pack's own schedule, which is then IMAGINE_SCHEDULE_DEFAULT, cannot be run. */
 imagine_status imagine__model_check_schedule(const imagine_model *model, imagine_error *error);
+/* Whether the transformer has positions for a clip of so many frames, rows and columns, of which a latent stands for `factors`. */
+imagine_status imagine__model_check_positions(const imagine_model *model, const int32_t pixels[3], const int32_t factors[3],
+                                              const char *const names[3], imagine_error *error);
 
 #endif

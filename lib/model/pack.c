@@ -340,6 +340,26 @@ static imagine_status read_own_schedule(imagine__config *config, imagine__defaul
     return IMAGINE_OK;
 }
 
+/* Sizes of imagine.json that no job could have. */
+static imagine_status check_own_sizes(const imagine_model *model, imagine__config *config, imagine_error *error)
+{
+    const imagine__defaults *d = &model->defaults;
+    imagine_model_info info = { .struct_size = sizeof info };
+    imagine_status status = imagine_model_get_info(model, &info, error);
+    int32_t factor = info.temporal_factor > 0 ? info.temporal_factor : 4, multiple = info.size_multiple > 0 ? info.size_multiple : 8;
+    for (int i = 0; i < 2 && status >= 0; i++) {
+        const char *key = i ? "height" : "width";
+        int32_t value = i ? d->height : d->width;
+        if (imagine__config_has(config, key) && value % multiple)
+            status = imagine__fail(error, IMAGINE_ERROR_MODEL, "%s: \"%s\" is %d, which is no multiple of %d, as this model needs it",
+                                   imagine__config_path(config), key, value, multiple);
+    }
+    if (status >= 0 && imagine__config_has(config, "frames") && (d->frames - 1) % factor)
+        status = imagine__fail(error, IMAGINE_ERROR_MODEL, "%s: \"frames\" is %d, which is not %dk+1, as this model needs it",
+                               imagine__config_path(config), d->frames, factor);
+    return status;
+}
+
 static imagine_status read_own_defaults(imagine_model *model, imagine_error *error)
 {
     imagine__defaults *d = &model->defaults;
@@ -373,6 +393,8 @@ static imagine_status read_own_defaults(imagine_model *model, imagine_error *err
         status = imagine__fail(error, IMAGINE_ERROR_MODEL,
                                "%s: \"fps\" must be above 0 and \"guidance\" not below; at most 1000",
                                imagine__config_path(config));
+    if (status >= 0)
+        status = check_own_sizes(model, config, error);
     if (status >= 0)
         status = imagine__config_no_others(config, NULL, error);
     imagine__config_close(model->context, config);

@@ -197,7 +197,9 @@ static imagine_status check_sizes(const imagine_sampler_options *o, const imagin
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
                              "width, height and frames: %dx%dx%d are more pixels than any memory holds", o->width, o->height,
                              o->frames);
-    return IMAGINE_OK;
+    int32_t spatial = info.spatial_factor > 0 ? info.spatial_factor : 8;
+    return imagine__model_check_positions(model, (int32_t[]){ o->frames, o->height, o->width }, (int32_t[]){ factor, spatial, spatial },
+                                          (const char *const[]){ "frames", "height", "width" }, error);
 }
 
 imagine_status imagine__sampler_settle(imagine_sampler_options *settled, const imagine_model *model,

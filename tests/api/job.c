@@ -356,7 +356,7 @@ static void wrong_embeds(void)
     imagine_context_release(&context);
 }
 
-/* Noise and prompts that cannot be are refused before anything is read. */
+/* Noise, latents, sizes and prompts that cannot be are refused before anything is read. */
 static void refused_at_once(void)
 {
     imagine_error err = IMAGINE_ERROR_INIT;
@@ -370,7 +370,8 @@ static void refused_at_once(void)
     REQUIRE_OK(imagine_buffer_create(&half, context, IMAGINE_F16, 4, (int64_t[]){ 16, 2, 4, 4 }, &err));
     REQUIRE_OK(imagine_buffer_create(&three, context, IMAGINE_F32, 5, (int64_t[]){ 3, 16, 2, 4, 4 }, &err)); /* 4 steps: 3 draws */
     const struct {
-        imagine_buffer *noise, *renoise;
+        imagine_buffer *noise, *renoise, *latents;
+        int32_t width, frames;
         const char *prompt, *negative;
         imagine_step_rule rule;
         double guidance;
@@ -381,6 +382,10 @@ static void refused_at_once(void)
         { .renoise = three, .rule = IMAGINE_STEP_EULER, .says = "renoise: no step" },
         { .renoise = right, .rule = IMAGINE_STEP_RENOISE, .says = "renoise: is f32 [16, 2, 4, 4], must be f32 [3, 16, 2, 4, 4]" },
         { .renoise = three, .rule = IMAGINE_STEP_RENOISE },
+        { .latents = half, .says = "latents: is f16" },
+        { .latents = three, .says = "latents: is f32 [3, 16, 2, 4, 4], must be" },
+        { .width = 1024 * 8, .says = "width: 8192 are too many; the model has positions for at most 1024 " },
+        { .frames = 4 * 64 + 1, .says = "frames: 257 are too many; the model has positions for at most 253 " },
         { .prompt = "ab\xff", .says = "the prompt is not UTF-8 from byte 2" },
         { .negative = "\xc3(", .guidance = 3, .says = "the negative prompt is not UTF-8 from byte 0" },
         { .negative = "\xc3(", .guidance = 1 }, /* nobody looks at it */
@@ -394,6 +399,9 @@ static void refused_at_once(void)
         sampler.guidance = given[i].guidance > 0 ? given[i].guidance : -1;
         imagine_job_options_init(&options, sizeof options);
         options.sampler = &sampler;
+        sampler.width = given[i].width;
+        sampler.frames = given[i].frames;
+        options.latents = given[i].latents;
         options.noise = given[i].noise;
         options.renoise = given[i].renoise;
         options.prompt = given[i].prompt;

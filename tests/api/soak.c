@@ -316,8 +316,8 @@ static void large_inputs(void)
     REQUIRE_OK(imagine_cancel_create(&t.cancel, context, &err));
     imagine_sampler_options o;
     imagine_sampler_options_init(&o, sizeof o);
-    o.width = o.height = SIDE;
-    o.frames = 1;
+    o.width = o.height = 1024; /* as far as the pack's positions go: 16.8 million values */
+    o.frames = 253;
     o.cancel = t.cancel;
     REQUIRE_OK(imagine_sampler_create(&sampler, model, &o, &err));
     set_trigger(&t);

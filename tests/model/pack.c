@@ -231,6 +231,9 @@ static void refused(void)
     REFUSED((drop("text_encoder/model.safetensors"), replace("text_encoder/pytorch_model.bin", "x")),
             IMAGINE_ERROR_UNSUPPORTED, "pytorch_model.bin");
     REFUSED(replace("imagine.json", "{\"width\": 0}"), IMAGINE_ERROR_MODEL, "\"width\" is 0");
+    REFUSED(replace("imagine.json", "{\"width\": 60}"), IMAGINE_ERROR_MODEL, "\"width\" is 60");
+    REFUSED(replace("imagine.json", "{\"height\": 33}"), IMAGINE_ERROR_MODEL, "\"height\" is 33");
+    REFUSED(replace("imagine.json", "{\"frames\": 6}"), IMAGINE_ERROR_MODEL, "\"frames\" is 6, which is not 4k+1");
     REFUSED(replace("imagine.json", "{\"widht\": 64}"), IMAGINE_ERROR_MODEL, "\"widht\"");
     REFUSED(replace("imagine.json", "{\"fps\": -1}"), IMAGINE_ERROR_MODEL, "\"fps\"");
     restore();
