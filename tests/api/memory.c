@@ -99,6 +99,36 @@ static void told_and_used(void)
     sized_remove(path);
 }
 
+/* Prompts of half a megabyte, of which only the first tokens count, take more than the rest of a small job. */
+static void long_prompts(void)
+{
+    static const char *const words[] = { "a dog ", "x", "\xe8\xb5\xa4\xe3\x81\x84\xe7\x8a\xac", "\xef\xb7\xba" };
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_model *model = open_model(1, &err);
+    char *prompt = malloc(1 << 19);
+    REQUIRE(model && prompt);
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+        size_t size = 0, length = strlen(words[i]);
+        for (; size + length < 1 << 19; size += length)
+            memcpy(prompt + size, words[i], length + 1);
+        imagine_job_options options;
+        imagine_estimate told = { .struct_size = sizeof told };
+        imagine_job_info used = { .struct_size = sizeof used };
+        imagine_job *job;
+        imagine_job_options_init(&options, sizeof options);
+        options.prompt = prompt;
+        REQUIRE_OK(imagine_job_estimate(model, &options, &told, &err));
+        REQUIRE_OK(imagine_job_create(&job, model, &options, &err));
+        CHECK_OK(run_job(job, &err));
+        CHECK_OK(imagine_job_get_info(job, &used, &err));
+        imagine_job_destroy(&job);
+        printf("    told %llu, used %llu\n", (unsigned long long)told.peak_bytes, (unsigned long long)used.memory_peak);
+        CHECK(told.peak_bytes >= used.memory_peak && used.memory_peak > 1 << 23);
+    }
+    free(prompt);
+    imagine_model_release(&model);
+}
+
 /* On one model after another: the weights that are there are not counted twice. */
 static void told_again(void)
 {
@@ -653,7 +683,7 @@ static void asked_otherwise(void)
 int main(int argc, char **argv)
 {
     static const test_case cases[] = {
-        { "told and used", told_and_used }, { "told again", told_again },
+        { "told and used", told_and_used }, { "long prompts", long_prompts }, { "told again", told_again },
         { "told with weights or without", told_with_weights_or_without }, { "large model", large_model },
         { "asked otherwise", asked_otherwise }, { "streamed is resident", streamed_is_resident },
         { "limits are kept", limits_are_kept }, { "long clips", long_clips_read_weights_once }, { "nearest size", nearest_size },
