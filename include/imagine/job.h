@@ -7,8 +7,8 @@
 #include "sampler.h"
 
 /* One generation, prompt to frames, pulled event by event. The work is done by a thread of the job's own together with
- * the context's threads; the caller's thread only waits. A job is used by one thread at a time, except for
- * imagine_job_cancel. A picture is a clip of one frame. */
+ * the context's threads; the caller's thread only waits. One thread at a time takes events; meanwhile any other may cancel
+ * the job or ask how far it is (imagine_job_cancel, _get_info, _get_latents). A picture is a clip of one frame. */
 typedef struct imagine_job imagine_job;
 
 typedef int32_t imagine_event_kind;
@@ -142,7 +142,7 @@ IMAGINE_API int32_t imagine_job_fd(const imagine_job *job);
  * IMAGINE_ERROR_STATE before the first step is done. The caller releases *latents. */
 IMAGINE_API imagine_status imagine_job_get_latents(imagine_job *job, imagine_buffer **latents, imagine_error *error);
 
-/* Fills min(info->struct_size, known) bytes of *info. */
+/* Fills min(info->struct_size, known) bytes of *info: how far the job is now. Does not wait for the job. */
 IMAGINE_API imagine_status imagine_job_get_info(imagine_job *job, imagine_job_info *info, imagine_error *error);
 
 /* Cancels what is running, waits for its end, frees everything and sets *job to NULL. */

@@ -5,7 +5,9 @@
 #include <math.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <time.h>
 #include <unistd.h>
@@ -421,6 +423,51 @@ static void refused_at_once(void)
     imagine_context_release(&context);
 }
 
+static atomic_int asked, over;
+
+static void *ask(void *job)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    while (!atomic_load(&over)) {
+        imagine_job_info info = { .struct_size = sizeof info };
+        imagine_buffer *latents = NULL;
+        if (imagine_job_get_info(job, &info, &err) < 0 || info.stage < 0 || info.stage > IMAGINE_JOB_ENCODE)
+            return job;
+        imagine_status status = imagine_job_get_latents(job, &latents, &err);
+        if (status < 0 ? status != IMAGINE_ERROR_STATE : imagine_buffer_size(latents) != 16 * 2 * 4 * 4 * sizeof(float))
+            return job;
+        imagine_buffer_release(&latents);
+        atomic_fetch_add(&asked, 1);
+    }
+    return NULL;
+}
+
+/* How far a job is can be asked while another thread waits for its events. */
+static void asked_meanwhile(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_sampler_options sampler;
+    imagine_job_options options;
+    imagine_model *model = open_model(2, &err);
+    imagine_job *job;
+    pthread_t thread;
+    void *wrong = NULL;
+    REQUIRE(model);
+    imagine_sampler_options_init(&sampler, sizeof sampler);
+    sampler.steps = 100;
+    imagine_job_options_init(&options, sizeof options);
+    options.sampler = &sampler;
+    REQUIRE_OK(imagine_job_create(&job, model, &options, &err));
+    REQUIRE(!pthread_create(&thread, NULL, ask, job));
+    CHECK_OK(run_job(job, &err));
+    while (!atomic_load(&asked))
+        sched_yield();
+    atomic_store(&over, 1);
+    CHECK(!pthread_join(thread, &wrong) && !wrong);
+    imagine_job_destroy(&job);
+    imagine_model_release(&model);
+}
+
 /* Events that this version does not know cannot be asked for; all at once can. */
 static void unknown_events(void)
 {
@@ -480,7 +527,8 @@ int main(int argc, char **argv)
         { "cancel from anywhere", cancel_from_anywhere }, { "either token", either_token },
         { "latents survive", latents_survive },
         { "failing job", failing_job }, { "wrong embeds", wrong_embeds },
-        { "refused at once", refused_at_once }, { "unknown events", unknown_events },
+        { "refused at once", refused_at_once },
+        { "asked meanwhile", asked_meanwhile }, { "unknown events", unknown_events },
         { "no event, no pointers", no_event_no_pointers },
     };
     return test_main("api/job", cases, sizeof cases / sizeof cases[0], argc, argv);
