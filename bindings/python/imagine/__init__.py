@@ -14,7 +14,9 @@ import contextlib
 import ctypes
 import os
 import pathlib
+import select
 import threading
+import time
 import weakref
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union, cast
 
@@ -85,10 +87,33 @@ class Event:
         return f"<imagine.Event {self.kind}>"
 
 
+class _Descriptor:
+    """One that becomes readable when a job has an event, under a number of its own: it is good for who waits, also when the job
+    is closed meanwhile."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        os.close(self.number)
+
+    @classmethod
+    def of(cls, number: int) -> Optional[_Descriptor]:
+        """None where there is none, or no number left for it."""
+        try:
+            return cls(os.dup(number)) if number >= 0 else None
+        except OSError:
+            return None
+
+
+_LOOK = 0.02  # seconds between two looks at a job without a descriptor
+_LONGEST = 0.5  # seconds of waiting at once: a signal just before would not be seen until it ends
+
+
 class Job(_Handle):
     """One running generation: iterate over it for its events. cancel() may be called from any thread; Ctrl-C while
-    iterating cancels as well. Leaving a `with` block ends the job, and so does the end of the program. Everything else may
-    be called from any thread too, where calls wait for each other; close() cancels, so that it waits shortly."""
+    waiting for an event cancels as well. Leaving a `with` block ends the job, and so does the end of the program. Everything else may
+    be called from any thread too, also while others wait for an event; close() cancels, so that it waits shortly."""
 
     _free = "imagine_job_destroy"
 
@@ -98,6 +123,7 @@ class Job(_Handle):
         _call("imagine_job_create", ctypes.byref(pointer), model, ctypes.byref(options))
         self._done, self._closing, self._turn = False, False, threading.RLock()  # used by one thread at a time, cancelling apart
         super().__init__(pointer.value)
+        self._ready = _Descriptor.of(_lib().imagine_job_fd(pointer))
         _jobs.add(self)
         del keep  # what the options pointed to: the library has its own copies now
 
@@ -108,6 +134,7 @@ class Job(_Handle):
             self.cancel()
             with self._turn:
                 super().close()
+            self._ready = None
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[ctypes.c_void_p]:
@@ -119,14 +146,39 @@ class Job(_Handle):
 
     def next(self, timeout: Optional[float] = None) -> Event:
         """The next event; TimeoutReached after `timeout` seconds (None waits for ever, what is below 0 is 0)."""
-        raw = _api.Event(struct_size=ctypes.sizeof(_api.Event))
         if timeout is not None and timeout != timeout:
             raise _invalid("timeout: wanted are seconds, not nan")
-        nanoseconds = -1 if timeout is None else int(min(max(timeout, 0) * 1e9, 2**62))
+        end = float("inf") if timeout is None else time.monotonic() + max(timeout, 0)
+        try:
+            while True:
+                event = self._take()
+                if event is not None:
+                    return event
+                left = end - time.monotonic()
+                if left <= 0:
+                    raise TimeoutReached("no event yet", _api.STATUS_TIMEOUT, "TIMEOUT")
+                self._wait(left)
+        except KeyboardInterrupt:
+            self.cancel()
+            raise
+
+    def _take(self) -> Optional[Event]:
+        """The next event where there is one."""
+        raw = _api.Event(struct_size=ctypes.sizeof(_api.Event))
         with self._open() as pointer:
-            if _call("imagine_job_next", pointer, ctypes.byref(raw), nanoseconds) == _api.STATUS_TIMEOUT:
-                raise TimeoutReached("no event yet", _api.STATUS_TIMEOUT, "TIMEOUT")
-            return Event(raw)
+            status = _call("imagine_job_next", pointer, ctypes.byref(raw), 0)
+            return Event(raw) if status != _api.STATUS_TIMEOUT else None
+
+    def _wait(self, seconds: float) -> None:
+        """Until there may be an event, and no longer than that. It is no call of the library's: those of other threads, which
+        it would keep waiting, and Ctrl-C get through."""
+        ready = self._ready
+        if ready is None:
+            time.sleep(min(seconds, _LOOK))
+            return
+        poll = select.poll()
+        poll.register(ready.number, select.POLLIN)
+        poll.poll(min(seconds, _LONGEST) * 1000)
 
     def __iter__(self) -> Iterator[Event]:
         return self
@@ -134,15 +186,7 @@ class Job(_Handle):
     def __next__(self) -> Event:
         if self._done:
             raise StopIteration
-        while True:
-            try:
-                event = self.next(timeout=0.2)  # short, so that Ctrl-C is seen
-                break
-            except TimeoutReached:
-                continue
-            except KeyboardInterrupt:
-                self.cancel()
-                raise
+        event = self.next()
         self._done = event.kind == "done"
         return event
 

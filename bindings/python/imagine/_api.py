@@ -177,6 +177,7 @@ FUNCTIONS = {
     "imagine_job_create": (c_int32, [_handle_out, _handle, POINTER(JobOptions), _error]),
     "imagine_job_next": (c_int32, [_handle, POINTER(Event), c_int64, _error]),
     "imagine_job_cancel": (None, [_handle]),
+    "imagine_job_fd": (c_int32, [_handle]),
     "imagine_job_get_latents": (c_int32, [_handle, _handle_out, _error]),
     "imagine_job_get_info": (c_int32, [_handle, POINTER(JobInfo), _error]),
     "imagine_job_destroy": (None, [_handle_out]),

@@ -2,6 +2,7 @@
 """What a session sees: Ctrl-C, the end of the program, previews, clips."""
 
 import base64
+import contextlib
 import gc
 import os
 import pathlib
@@ -35,6 +36,29 @@ def session(code, **options):
                             env=dict(os.environ, PYTHONPATH=str(ROOT / "bindings" / "python")), **options)
 
 
+@contextlib.contextmanager
+def library(**functions):
+    """The library with functions of one's own in place of some of its."""
+    real = imagine._lib()
+
+    class Other:
+        def __getattr__(self, name):
+            return functions.get(name) or getattr(real, name)
+
+    with unittest.mock.patch("imagine._errors._library", Other()):
+        yield
+
+
+@contextlib.contextmanager
+def silent(described):
+    """A job that works for minutes without an event, with or without a descriptor."""
+    quiet = unittest.mock.patch.multiple("imagine._api", EVENT_STEP=5, EVENT_LATENTS=5, EVENT_FRAMES=5)
+    with quiet, library(**({} if described else {"imagine_job_fd": lambda job: -1})):
+        job = imagine.open(PACK).job("a", steps=1000, width=256, height=256, frames=33)
+    with job:
+        yield job
+
+
 class Interrupts(unittest.TestCase):
     def interrupted(self, code):
         """Runs code that would take minutes, interrupts it, and returns what it then prints."""
@@ -55,6 +79,29 @@ class Interrupts(unittest.TestCase):
 
     def test_events(self):
         self.interrupted(f"list(model.job('a', {LONG}))")
+
+    def test_next(self):
+        code = (f"job = model.job('a', {LONG})\nprint('begun', flush=True)\ntry:\n    while True: job.next()\n"
+                "except KeyboardInterrupt:\n    print('stopped', flush=True)\ntry:\n    list(job)\n"
+                "except imagine.Cancelled:\n    print('cancelled', flush=True)\n")
+        with session(code) as process:
+            self.assertEqual(process.stdout.readline(), "begun\n")
+            time.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+            self.assertEqual(process.communicate(timeout=30)[0], "stopped\ncancelled\n")
+
+    def test_while_there_is_no_event(self):
+        """With and without a descriptor, and an end of the waiting or none."""
+        before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+        self.addCleanup(signal.signal, signal.SIGALRM, before)
+        for described in (True, False):
+            for timeout in (20, None):
+                with silent(described) as job:
+                    begin = time.monotonic()
+                    signal.setitimer(signal.ITIMER_REAL, 0.2)
+                    with self.assertRaises(KeyboardInterrupt):
+                        job.next(timeout)
+                    self.assertLess(time.monotonic() - begin, 5)
 
     def test_decode(self):
         self.interrupted("model.decode(numpy.zeros((16, 60, 128, 128), 'float32'))")
@@ -175,6 +222,35 @@ for users in (1, 1, 3):
 """, "closed True")
         self.assertEqual(printed.count("closed True"), 3)
         self.assertEqual(sum(line in ("Cancelled", "StateError") for line in printed), 5, printed)
+
+    def test_others_use_a_job_while_one_waits_for_its_events(self):
+        for described in (True, False):
+            with silent(described) as job:
+                ended = []
+
+                def wait():
+                    try:
+                        job.next(20)
+                    except imagine.Error as problem:
+                        ended.append(type(problem))
+
+                thread = threading.Thread(target=wait)
+                thread.start()
+                time.sleep(0.2)
+                begin = time.monotonic()
+                self.assertEqual(job.info["steps"], 1000)
+                self.assertLess(time.monotonic() - begin, 5)
+                job.close()
+                thread.join()
+                self.assertIn(ended, ([imagine.StateError], [imagine.Cancelled]))
+
+    def test_a_job_without_a_descriptor(self):
+        model = imagine.open(PACK)
+        whole = [event.kind for event in model.job("a", steps=1)]
+        with library(imagine_job_fd=lambda job: -1), model.job("a", steps=1) as job:
+            self.assertEqual([event.kind for event in job], whole)
+        with unittest.mock.patch("os.dup", side_effect=OSError), model.job("a", steps=1) as job:
+            self.assertEqual([event.kind for event in job], whole)
 
     def test_the_program_ends_while_a_thread_waits(self):
         self.ends(f"""
