@@ -18,7 +18,7 @@ import select
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union, cast
+from typing import TYPE_CHECKING, Any, AsyncIterator, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union, cast
 
 from . import _api
 from ._clip import Clip, load, save
@@ -111,7 +111,7 @@ _LONGEST = 0.5  # seconds of waiting at once: a signal just before would not be 
 
 
 class Job(_Handle):
-    """One running generation: iterate over it for its events. cancel() may be called from any thread; Ctrl-C while
+    """One running generation: iterate over it for its events, with `for` or, in a coroutine, `async for`. cancel() may be called from any thread; Ctrl-C while
     waiting for an event cancels as well. Leaving a `with` block ends the job, and so does the end of the program. Everything else may
     be called from any thread too, also while others wait for an event; close() cancels, so that it waits shortly."""
 
@@ -189,6 +189,46 @@ class Job(_Handle):
         event = self.next()
         self._done = event.kind == "done"
         return event
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        """As __next__, in an event loop, without a thread: other tasks go on meanwhile. A task that is cancelled while it waits
+        cancels the job."""
+        import asyncio
+        if self._done:
+            raise StopAsyncIteration
+        try:
+            await asyncio.sleep(0)  # other tasks have their turn also where events come faster than they are used
+            while (event := self._take()) is None:
+                await self._readable()
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        self._done = event.kind == "done"
+        return event
+
+    async def _readable(self) -> None:
+        """Until there may be an event. Each task has a descriptor of its own, for a loop calls one function for each."""
+        import asyncio
+        shared = self._ready
+        ready = shared and _Descriptor.of(shared.number)
+        if ready is None:
+            await asyncio.sleep(_LOOK)
+            return
+        loop = asyncio.get_running_loop()
+        there = loop.create_future()
+
+        def wake() -> None:
+            if not there.done():
+                there.set_result(None)
+
+        loop.add_reader(ready.number, wake)
+        try:
+            await there
+        finally:
+            loop.remove_reader(ready.number)
 
     def cancel(self) -> None:
         """Asks the job to stop; iterating then raises Cancelled."""

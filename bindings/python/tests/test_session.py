@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What a session sees: Ctrl-C, the end of the program, previews, clips."""
 
+import asyncio
 import base64
 import contextlib
 import gc
@@ -337,6 +338,92 @@ for use in ('encode_text("a")', 'generate("a", steps=1)', 'decode(numpy.zeros((1
             self.assertEqual(closed, [buffer])
             with self.assertRaises(imagine.InvalidArgument):
                 buffer.shape
+
+
+class Asynchronous(unittest.TestCase):
+    def setUp(self):
+        self.model = imagine.open(PACK)
+
+    def long(self):
+        return self.model.job("a", steps=1000, width=256, height=256, frames=33)
+
+    def test_events_are_those_of_a_loop_without(self):
+        async def listen():
+            with self.model.job("a b", seed=2, steps=2, previews=True) as job:
+                events = [event async for event in job]
+                self.assertEqual([event async for event in job], [])
+                return events
+
+        threads = threading.active_count()
+        events = asyncio.run(listen())
+        self.assertEqual(threading.active_count(), threads)
+        self.assertEqual(events[-1].kind, "done")
+        frames = numpy.concatenate([event.frames for event in events if event.kind == "frames"])
+        self.assertTrue(numpy.array_equal(frames, self.model.generate("a b", seed=2, steps=2)))
+
+    def test_a_failure_is_raised(self):
+        async def listen():
+            token = imagine.Cancel(self.model.context)
+            token.fire()
+            async for _ in self.model.job("a", cancel=token):
+                pass
+
+        with self.assertRaises(imagine.Cancelled):
+            asyncio.run(listen())
+
+    def test_a_cancelled_task_cancels_its_job(self):
+        async def listen(job):
+            async for _ in job:
+                pass
+
+        async def timed(job):
+            await asyncio.wait_for(listen(job), 0.3)
+
+        async def cancelled(job):
+            task = asyncio.ensure_future(listen(job))
+            await asyncio.sleep(0.3)
+            task.cancel()
+            await task
+
+        for end, kind in ((timed, asyncio.TimeoutError), (cancelled, asyncio.CancelledError)):
+            with self.long() as job:
+                begin = time.monotonic()
+                with self.assertRaises(kind):
+                    asyncio.run(end(job))
+                with self.assertRaises(imagine.Cancelled):
+                    list(job)
+                self.assertLess(time.monotonic() - begin, 10)
+
+    def test_others_go_on(self):
+        """Other tasks, and other jobs, of which one has no descriptor; two tasks may wait for one job."""
+        seen = []
+
+        async def listen(name, job):
+            async for event in job:
+                seen.append((name, event.kind))
+
+        async def beside(job):
+            listening = asyncio.ensure_future(listen("long", job))
+            for _ in range(20):
+                await asyncio.sleep(0.01)
+            self.assertFalse(listening.done())
+            job.cancel()
+            with self.assertRaises(imagine.Cancelled):
+                await listening
+
+        async def run(*jobs):
+            await asyncio.gather(*(listen(*job) for job in jobs))
+
+        with self.long() as job:
+            asyncio.run(asyncio.wait_for(beside(job), 60))
+
+        options = {"steps": 20, "width": 128, "height": 128}
+        with library(imagine_job_fd=lambda job: -1):
+            other = self.model.job("a", **options)
+        with other, self.model.job("a", **options) as job:
+            asyncio.run(asyncio.wait_for(run(("other", other), ("first", job), ("second", job)), 60))
+        self.assertIn(("other", "done"), seen)
+        self.assertEqual({kind for name, kind in seen if name in ("first", "second")}, {"step", "latents", "frames", "done"})
 
 
 class Managers(unittest.TestCase):
