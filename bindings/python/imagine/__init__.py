@@ -121,11 +121,15 @@ class Job(_Handle):
         pointer = ctypes.c_void_p()
         self._temporal_factor = model.info["temporal_factor"]  # asked now: the model may be closed while the job works
         _call("imagine_job_create", ctypes.byref(pointer), model, ctypes.byref(options))
-        self._done, self._closing, self._turn = False, False, threading.RLock()  # used by one thread at a time, cancelling apart
+        self._done, self._closing = False, False
         super().__init__(pointer.value)
         self._ready = _Descriptor.of(_lib().imagine_job_fd(pointer))
         _jobs.add(self)
         del keep  # what the options pointed to: the library has its own copies now
+
+    def _renew(self) -> None:
+        super()._renew()
+        self._turn = threading.RLock()  # used by one thread at a time, cancelling apart
 
     def close(self) -> None:
         """Ends the job, which is cancelled where it still runs; calls in other threads end with an exception first."""
@@ -285,6 +289,7 @@ def _estimate(model: Model, options: _api.JobOptions, keep: List[Any]) -> Dict[s
 
 
 _jobs: weakref.WeakSet[Job] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_jobs.clear)  # they are the parent's
 
 
 @atexit.register

@@ -7,7 +7,9 @@ import contextlib
 import ctypes
 import itertools
 import logging
+import os
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Tuple, Type, TypeVar, Union
 
 from . import _api, _dlpack
@@ -30,8 +32,13 @@ class Handle:
     _free = _retain = ""
 
     def __init__(self, pointer: Optional[int]) -> None:
-        self._lock = threading.RLock()  # held while the pointer is freed, and while it is used without a reference
+        self._renew()
         self._pointer = ctypes.c_void_p(pointer)
+        _alive.add(self)
+
+    def _renew(self) -> None:
+        """Locks that nobody holds."""
+        self._lock = threading.RLock()  # held while the pointer is freed, and while it is used without a reference
 
     def close(self) -> None:
         """Frees the handle now; otherwise the garbage collector does."""
@@ -63,6 +70,18 @@ class Handle:
         except (AttributeError, TypeError):  # the interpreter is shutting down
             pass
 
+
+_alive: weakref.WeakSet[Handle] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """In a child only the thread that forked is there: what the others held would be locked for ever. The handles may then be
+    closed, and used as far as the library lets a child."""
+    for handle in list(_alive):
+        handle._renew()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 _logger = logging.getLogger("imagine")
 
@@ -189,6 +208,8 @@ def interruptible(cancel: Cancel, work: Callable[[], Any]) -> Any:
         raise
     if "problem" in result:
         raise result["problem"]
+    if "value" not in result:
+        raise Error("this process was forked while another thread did the work, which is not here", -6, "ERROR_FORKED")
     return result["value"]
 
 

@@ -340,6 +340,101 @@ for use in ('encode_text("a")', 'generate("a", steps=1)', 'decode(numpy.zeros((1
                 buffer.shape
 
 
+class Forks(unittest.TestCase):
+    CHILD = """
+import os, threading, time
+
+def forked(work):
+    # What the child comes to, with the time it may take: 20 seconds.
+    child = os.fork()
+    if not child:
+        work()
+        sys.exit(3)
+    for _ in range(200):
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            print(os.WEXITSTATUS(status), flush=True)
+            return
+        time.sleep(0.1)
+    print('hangs', flush=True)
+    os.kill(child, 9)
+
+def anew():
+    print(imagine.open(model.path).generate('a', steps=1).shape, flush=True)
+"""
+
+    def prints(self, code, expected):
+        with session("import sys\n" + self.CHILD + code) as process:
+            self.assertEqual(process.communicate(timeout=60)[0], expected)
+            self.assertEqual(process.returncode, 0)
+
+    def test_a_child_ends_though_threads_of_its_parent_worked(self):
+        """Also one that uses what it has inherited, or drops it, or makes clips of its own."""
+        for use in (f"model.generate('a', {LONG})", "list(job)", "job.next(); job.info; job.latents; model.info"):
+            self.prints(f"""
+job = model.job('a', {LONG})
+handles = [job, model, model.context, imagine.Cancel(model.context)]
+
+def run():
+    while True:
+        {use}
+
+def drop():
+    for work in (lambda: job.next(), lambda: job.info, lambda: model.info, lambda: model.generate('a')):
+        try:
+            work()
+        except imagine.Error as problem:
+            print(problem.name)
+    while handles:
+        handles.pop().close()
+
+threading.Thread(target=run, daemon=True).start()
+time.sleep(0.3)
+forked(lambda: None)
+forked(anew)
+forked(drop)
+print(job.info['steps'], flush=True)
+os._exit(0)
+""", "3\n(5, 32, 32, 3)\n3\n" + 4 * "ERROR_FORKED\n" + "3\n1000\n")
+
+    def test_whatever_was_held(self):
+        self.prints("""
+job = model.job('a', steps=1)
+list(job)
+
+def hold():
+    with job._turn, job._lock, model._lock, model.context._lock:
+        time.sleep(60)
+
+threading.Thread(target=hold, daemon=True).start()
+time.sleep(0.3)
+forked(lambda: (job.close(), model.close(), model.context.close()))
+os._exit(0)
+""", "3\n")
+
+    def test_in_the_middle_of_a_stage(self):
+        self.prints("""
+join, child = threading.Thread.join, -1
+
+def fork(thread, timeout=None):
+    # In the main thread, while the other one works: as a signal handler may.
+    global child
+    if child < 0:
+        child = os.fork()
+    join(thread, timeout)
+
+threading.Thread.join = fork
+try:
+    model.decode(numpy.zeros((16, 3, 32, 32), 'float32'))
+    name = 'done'
+except imagine.Error as problem:
+    name = problem.name
+if child:
+    os.waitpid(child, 0)
+print(name, flush=True)
+""", "ERROR_FORKED\ndone\n")
+
+
 class Asynchronous(unittest.TestCase):
     def setUp(self):
         self.model = imagine.open(PACK)
