@@ -24,7 +24,7 @@ from . import _api
 from ._clip import Clip, load, save
 from ._errors import (Cancelled, Error, FileError, FileNotFound, FormatError, InvalidArgument, ModelError, NotFinite, NotFound,
                       OutOfMemory, StateError, TimeoutReached, Unsupported)
-from ._errors import call as _call, choice as _choice, integer as _integer, invalid as _invalid, lib as _lib
+from ._errors import call as _call, choice as _choice, closed as _closed, integer as _integer, invalid as _invalid, lib as _lib
 from ._errors import path as _path, text as _text
 from ._handles import Buffer, Cancel, Context
 from ._handles import Handle as _Handle, child as _child, interruptible as _interruptible, token as _token
@@ -115,7 +115,7 @@ class Job(_Handle):
     waiting for an event cancels as well. Leaving a `with` block ends the job, and so does the end of the program. Everything else may
     be called from any thread too, also while others wait for an event; close() cancels, so that it waits shortly."""
 
-    _free = "imagine_job_destroy"
+    _free, _name = "imagine_job_destroy", "job"
 
     def __init__(self, model: Model, options: _api.JobOptions, keep: List[Any]) -> None:
         pointer = ctypes.c_void_p()
@@ -145,7 +145,7 @@ class Job(_Handle):
         """The pointer, which is this thread's until the block is left."""
         with self._turn:
             if self._closing or not self._pointer:
-                raise StateError("the job is closed", -4, "ERROR_STATE")
+                raise _closed("the job")
             yield self._pointer
 
     def next(self, timeout: Optional[float] = None) -> Event:
@@ -304,11 +304,12 @@ class Model(_Handle):
     are while they are used: "resident" in memory, "streamed" block by block from the file, "auto" as the context's memory
     limit wants it."""
 
-    _free, _retain = "imagine_model_release", "imagine_model_retain"
+    _free, _retain, _name = "imagine_model_release", "imagine_model_retain", "model"
 
     def __init__(self, path: Union[str, os.PathLike[str]], context: Optional[Context] = None, weights: str = "auto") -> None:
         self.context = context or Context()
         self._context = self.context._reference()  # the caller may close theirs
+        self._context._name = "model"  # which closes it, and nobody else
         pointer = ctypes.c_void_p()
         options = _api.ModelOptions(struct_size=ctypes.sizeof(_api.ModelOptions),
                                     weights=_choice("weights", _api.WEIGHTS, weights))

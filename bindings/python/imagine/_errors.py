@@ -129,6 +129,10 @@ def invalid(message: str) -> InvalidArgument:
     return InvalidArgument(message, -1, "ERROR_INVALID_ARGUMENT")
 
 
+def closed(name: str) -> StateError:
+    return StateError(f"{name} is closed", -4, "ERROR_STATE")
+
+
 def unsupported(message: str) -> Unsupported:
     return Unsupported(message, -5, "ERROR_UNSUPPORTED")
 

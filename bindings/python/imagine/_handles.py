@@ -13,7 +13,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Tuple, Type, TypeVar, Union
 
 from . import _api, _dlpack
-from ._errors import Error, Unsupported, call, choice, integer, invalid, lib, unsupported
+from ._errors import Error, Unsupported, call, choice, closed, integer, invalid, lib, unsupported
 
 if TYPE_CHECKING:
     import numpy
@@ -27,9 +27,9 @@ NUMBERS = {name: number for number, name in NAMES.items()}
 
 class Handle:
     """Owns one C handle; `_free` names the function that ends it, `_retain` the one that makes another reference to what is
-    counted. All are context managers."""
+    counted, `_name` says what it is. All are context managers."""
 
-    _free = _retain = ""
+    _free = _retain = _name = ""
 
     def __init__(self, pointer: Optional[int]) -> None:
         self._renew()
@@ -48,8 +48,10 @@ class Handle:
 
     def _reference(self: Self) -> Self:
         """A reference of one's own, with which work goes on whoever closes this one meanwhile: a call into C lets other
-        threads run. That of a closed handle is closed as well."""
+        threads run."""
         with self._lock:
+            if not self._pointer:
+                raise closed(f"the {self._name}")
             made = type(self).__new__(type(self))
             Handle.__init__(made, getattr(lib(), self._retain)(self._pointer))
         return made
@@ -103,7 +105,7 @@ class Context(Handle):
     precision "f32" or "bf16"; graphs False starts every launch by itself. What the library logs goes to the logger "imagine" of
     Python's logging, with the level that this has now. Most programs need no context of their own: open() makes one."""
 
-    _free, _retain = "imagine_context_release", "imagine_context_retain"
+    _free, _retain, _name = "imagine_context_release", "imagine_context_retain", "context"
 
     def __init__(self, threads: int = 0, memory_limit: int = 0, cpu_level: str = "best", device: str = "cpu",
                  device_number: int = 0, precision: str = "f32", graphs: bool = True) -> None:
@@ -137,7 +139,7 @@ class Context(Handle):
 class Cancel(Handle):
     """A token that stops all work which was given it as `cancel`. fire() may be called from any thread."""
 
-    _free, _retain = "imagine_cancel_release", "imagine_cancel_retain"
+    _free, _retain, _name = "imagine_cancel_release", "imagine_cancel_retain", "token"
 
     def __init__(self, context: Context) -> None:
         pointer = ctypes.c_void_p()
@@ -146,9 +148,9 @@ class Cancel(Handle):
         self._children: List[Cancel] = []
 
     def fire(self) -> None:
-        """What has this token ends with Cancelled, soon."""
-        with self._reference() as held:
-            lib().imagine_cancel_fire(held._pointer)
+        """What has this token ends with Cancelled, soon. Nothing has one that is closed."""
+        with self._lock:
+            lib().imagine_cancel_fire(self._pointer)
         for child in self._children[:]:
             child.fire()
 
@@ -163,7 +165,7 @@ def token(given: Optional[Cancel]) -> Optional[Cancel]:
     if given is not None and not isinstance(given, Cancel):
         raise invalid(f"cancel: wanted is an imagine.Cancel, not {type(given).__name__}")
     if given is not None and not given._pointer:
-        raise invalid("cancel: the token is closed")
+        raise closed("cancel: the token")
     return given
 
 
@@ -236,7 +238,7 @@ class Buffer(Handle):
     torch.from_dlpack(buffer) are views of it and keep it alive, also when the buffer is closed; copy.copy(buffer) is another
     handle of the same memory; Buffer.wrap and Buffer.from_dlpack lie over other libraries' memory and keep that alive."""
 
-    _free, _retain = "imagine_buffer_release", "imagine_buffer_retain"
+    _free, _retain, _name = "imagine_buffer_release", "imagine_buffer_retain", "buffer"
     _lasting: Optional[Buffer] = None  # what keeps the memory for arrays, which hold this object, after close()
     _refused: Any = None  # a capsule that numpy will not take: were it numpy's alone, its exception would not arrive
 
@@ -412,7 +414,7 @@ class Buffer(Handle):
         import numpy
         if isinstance(array, Buffer):
             if not array._pointer:
-                raise invalid(f"{name}: the buffer is closed")
+                raise closed(f"{name}: the buffer")
             return array
         array = numpy.asarray(array)
         if array.dtype not in (numpy.uint8, numpy.int32, numpy.int64):

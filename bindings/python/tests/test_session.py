@@ -167,9 +167,9 @@ class Tokens(unittest.TestCase):
         model = imagine.open(PACK)
         with imagine.Cancel(model.context) as closed:
             pass
-        for wrong in (closed, True, closed._pointer):
+        for wrong, kind in ((closed, imagine.StateError), (True, imagine.InvalidArgument), (closed._pointer, imagine.InvalidArgument)):
             for work in (model.generate, model.encode_text, model.estimate):
-                with self.assertRaisesRegex(imagine.InvalidArgument, "^cancel: "):
+                with self.assertRaisesRegex(kind, "^cancel: "):
                     work(prompt="a", cancel=wrong)
 
     def test_ctrl_c_leaves_the_callers_token_alone(self):
@@ -311,7 +311,7 @@ for use in ('encode_text("a")', 'generate("a", steps=1)', 'decode(numpy.zeros((1
     model.close()
     model.context.close()
     thread.join()
-""", "InvalidArgument")
+""", "StateError")
 
     def test_a_clip_is_made_though_its_model_is_closed(self):
         model = imagine.Model(PACK, imagine.Context(threads=1))
@@ -336,7 +336,7 @@ for use in ('encode_text("a")', 'generate("a", steps=1)', 'decode(numpy.zeros((1
             with unittest.mock.patch("imagine._errors._library", Closing()):
                 self.assertEqual(buffer.shape, (3,))
             self.assertEqual(closed, [buffer])
-            with self.assertRaises(imagine.InvalidArgument):
+            with self.assertRaises(imagine.StateError):
                 buffer.shape
 
 
@@ -553,10 +553,34 @@ class Managers(unittest.TestCase):
         self.assertEqual(model.encode_text("a")[1].shape[1], model.info["text_dim"])
         self.assertEqual(model.estimate(noise=latents, frames=1)["frames"], 1)
         model.close()
-        with self.assertRaises(imagine.InvalidArgument):
-            model.info
-        with self.assertRaises(imagine.InvalidArgument):
-            imagine.Model(PACK, context)
+
+    def test_one_that_is_closed_says_so(self):
+        """Whatever it is used for, and by its own name: a model has a context of its own."""
+        context = imagine.Context(threads=1)
+        model, token, buffer = imagine.open(PACK, context), imagine.Cancel(context), imagine.Buffer.wrap(numpy.zeros(3))
+        job = model.job("a", steps=1)
+        for handle in (job, model, token, buffer, context):
+            handle.close()
+            handle.close()
+        token.fire()
+        job.cancel()
+        latents, frames = numpy.zeros((16, 1, 4, 4), "float32"), numpy.zeros((1, 8, 8, 3), "uint8")
+        for name, works in (
+                ("model", (lambda: model.info, lambda: model.job("a"), lambda: model.generate("a", noise=latents), model.estimate,
+                           model.clip, lambda: model.decode(latents), lambda: model.encode(frames),
+                           lambda: model.tokenize("a"), lambda: model.encode_text("a"))),
+                ("job", (job.next, lambda: list(job), lambda: job.info, lambda: job.latents)),
+                ("context", (lambda: context.info, lambda: imagine.Cancel(context), lambda: imagine.Model(PACK, context),
+                             lambda: imagine.save("x.png", frames, context=context),
+                             lambda: imagine.load("x.png", context), lambda: imagine.Buffer.wrap(latents, context),
+                             lambda: imagine.Buffer.from_dlpack(imagine.Buffer.wrap(latents), context))),
+                ("buffer", (lambda: buffer.shape, lambda: buffer.array, lambda: numpy.asarray(buffer), lambda: buffer.device,
+                            lambda: buffer.__dlpack__())),
+                ("token", (lambda: token.fired,))):
+            for work in works:
+                with self.assertRaisesRegex(imagine.StateError, f"the {name} is closed$") as raised:
+                    work()
+                self.assertEqual((raised.exception.status, raised.exception.name), (-4, "ERROR_STATE"))
 
     def test_a_loop_that_is_left_ends_the_job(self):
         context = imagine.Context(threads=2)

@@ -72,7 +72,7 @@ class ToNumpy(unittest.TestCase):
                 array = view(buffer)
             with array.base as base:  # a Buffer too
                 self.assertIsInstance(base, imagine.Buffer)
-            with self.assertRaises(imagine.InvalidArgument):
+            with self.assertRaises(imagine.StateError):
                 buffer.array
             self.assertGreaterEqual(context.info["memory_used"], inside)
             others = [imagine.Buffer.copy_of(context, numpy.full((256, 256), 7, "float32")) for _ in range(4)]
@@ -288,11 +288,11 @@ class FromNumpy(unittest.TestCase):
         for name in ("noise", "renoise", "latents", "prompt_embeds", "negative_embeds", "first_frames", "last_frame",
                      "init_frames", "init_latents", "mask_frames", "known_latents", "known_mask"):
             for work in (model.generate, model.estimate):
-                with self.assertRaisesRegex(imagine.InvalidArgument, f"^{name}: the buffer is closed$"):
+                with self.assertRaisesRegex(imagine.StateError, f"^{name}: the buffer is closed$"):
                     work(prompt="a", steps=1, **{name: closed})
         for name, work in (("latents", model.decode), ("frames", model.encode),
                            ("frames", lambda frames: imagine.save("/no/folder/a.png", frames))):
-            with self.assertRaisesRegex(imagine.InvalidArgument, f"^{name}: the buffer is closed$"):
+            with self.assertRaisesRegex(imagine.StateError, f"^{name}: the buffer is closed$"):
                 work(closed)
 
 
