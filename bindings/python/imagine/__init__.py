@@ -307,22 +307,34 @@ class Model(_Handle):
     _free, _retain, _name = "imagine_model_release", "imagine_model_retain", "model"
 
     def __init__(self, path: Union[str, os.PathLike[str]], context: Optional[Context] = None, weights: str = "auto") -> None:
+        options = _api.ModelOptions(struct_size=ctypes.sizeof(_api.ModelOptions),
+                                    weights=_choice("weights", _api.WEIGHTS, weights))
+        self._own = context is None
         self.context = context or Context()
         self._context = self.context._reference()  # the caller may close theirs
         self._context._name = "model"  # which closes it, and nobody else
         pointer = ctypes.c_void_p()
-        options = _api.ModelOptions(struct_size=ctypes.sizeof(_api.ModelOptions),
-                                    weights=_choice("weights", _api.WEIGHTS, weights))
-        _call("imagine_model_open", ctypes.byref(pointer), self._context, _path(path),
-              ctypes.byref(options), filename=path)
+        try:
+            _call("imagine_model_open", ctypes.byref(pointer), self._context, _path(path),
+                  ctypes.byref(options), filename=path)
+        except BaseException:
+            self.close()  # a traceback would keep the threads
+            raise
         super().__init__(pointer.value)
         self.path = str(path)
 
     def close(self) -> None:
-        """Frees the model now, once what works with it is done; otherwise the garbage collector does."""
+        """Frees the model now, once what works with it is done, and the context that it has made where none was given, with its
+        threads; otherwise the garbage collector does."""
         super().close()
         if hasattr(self, "_context"):
             self._context.close()
+            if self._own:
+                self.context.close()
+
+    def __del__(self) -> None:
+        self._own = False  # who has taken `context` goes on with it
+        super().__del__()
 
     @property
     def info(self) -> Dict[str, Any]:

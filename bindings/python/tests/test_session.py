@@ -582,6 +582,36 @@ class Managers(unittest.TestCase):
                     work()
                 self.assertEqual((raised.exception.status, raised.exception.name), (-4, "ERROR_STATE"))
 
+    def test_a_model_closes_a_context_of_its_own(self):
+        model = imagine.open(PACK)
+        model.close()
+        self.assertFalse(model.context._pointer)
+        with imagine.Context(threads=1) as context:
+            with imagine.open(PACK, context):
+                pass
+            self.assertEqual(context.info["threads"], 1)
+        kept = imagine.open(PACK).context
+        gc.collect()
+        self.assertGreater(kept.info["threads"], 0)  # nobody has closed it, though the model is gone
+
+        def threads(wanted):
+            """Whether there are so many: one that has been joined may be seen for a moment."""
+            end = time.monotonic() + 10
+            while len(os.listdir("/proc/self/task")) != wanted and time.monotonic() < end:
+                time.sleep(0.01)
+            return len(os.listdir("/proc/self/task")) == wanted
+
+        made, context = [], imagine.Context
+        with unittest.mock.patch("imagine.Context", lambda: made.append(context(threads=3)) or made[-1]):
+            before = len(os.listdir("/proc/self/task"))
+            model = imagine.open(PACK)
+            self.assertTrue(threads(before + 2))
+            model.close()
+            self.assertTrue(threads(before))
+            with self.assertRaises(imagine.NotFound):
+                imagine.open("/no/such/pack")
+        self.assertFalse(made[1]._pointer)
+
     def test_a_loop_that_is_left_ends_the_job(self):
         context = imagine.Context(threads=2)
         model = imagine.open(PACK, context)
