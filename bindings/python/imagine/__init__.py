@@ -4,7 +4,7 @@
     import imagine
     frames = imagine.open("tiny").generate("a red apple bouncing")   # numpy, uint8 [frames, height, width, 3]
 
-Arrays that come from here are views of the library's memory, which lives as long as an array does. Every failure raises
+Arrays that come from here are views of the library's memory, which lives as long as an array does. What fails raises
 imagine.Error or one of its subclasses, with the library's own message."""
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any, AsyncIterator, Callable, Dict, Iterator, 
 
 from . import _api
 from ._clip import Clip, load, save
-from ._errors import (Cancelled, Error, FileError, FileNotFound, FormatError, InvalidArgument, ModelError, NotFinite, NotFound,
-                      OutOfMemory, StateError, TimeoutReached, Unsupported)
+from ._errors import (Cancelled, Error, FileError, FileNotFound, FormatError, InvalidArgument, InvalidType, ModelError,
+                      NotFinite, NotFound, OutOfMemory, StateError, TimeoutReached, Unsupported)
 from ._errors import call as _call, choice as _choice, closed as _closed, integer as _integer, invalid as _invalid, lib as _lib
-from ._errors import path as _path, text as _text
+from ._errors import number as _number, numbers as _numbers, path as _path, text as _text
 from ._handles import Buffer, Cancel, Context
-from ._handles import Handle as _Handle, child as _child, interruptible as _interruptible, token as _token
+from ._handles import Handle as _Handle, child as _child, given as _given, interruptible as _interruptible, of as _of
 
 if TYPE_CHECKING:
     from ._handles import Array
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 Tile = Union[None, int, str, Tuple[int, int]]  # of a VAE: see Model.decode
 
 __all__ = ["open", "version", "Context", "Cancel", "Model", "Job", "Event", "Buffer", "Clip", "save", "load", "Error",
-           "InvalidArgument", "OutOfMemory", "Cancelled", "StateError", "Unsupported", "NotFound", "FileNotFound", "FormatError",
-           "ModelError", "FileError", "NotFinite", "TimeoutReached"]
+           "InvalidArgument", "InvalidType", "OutOfMemory", "Cancelled", "StateError", "Unsupported", "NotFound", "FileNotFound",
+           "FormatError", "ModelError", "FileError", "NotFinite", "TimeoutReached"]
 
 
 def version() -> str:
@@ -111,9 +111,10 @@ _LONGEST = 0.5  # seconds of waiting at once: a signal just before would not be 
 
 
 class Job(_Handle):
-    """One running generation: iterate over it for its events, with `for` or, in a coroutine, `async for`. cancel() may be called from any thread; Ctrl-C while
-    waiting for an event cancels as well. Leaving a `with` block ends the job, and so does the end of the program. Everything else may
-    be called from any thread too, also while others wait for an event; close() cancels, so that it waits shortly."""
+    """One running generation: iterate over it for its events, with `for` or, in a coroutine, `async for`. cancel() may be called
+    from any thread; Ctrl-C while waiting for an event cancels as well. Leaving a `with` block ends the job, and so does the end
+    of the program. Everything else may be called from any thread too, also while others wait for an event; close() cancels, so
+    that it waits shortly."""
 
     _free, _name = "imagine_job_destroy", "job"
 
@@ -150,9 +151,10 @@ class Job(_Handle):
 
     def next(self, timeout: Optional[float] = None) -> Event:
         """The next event; TimeoutReached after `timeout` seconds (None waits for ever, what is below 0 is 0)."""
-        if timeout is not None and timeout != timeout:
+        seconds = float("inf") if timeout is None else _number("timeout", timeout)
+        if seconds != seconds:
             raise _invalid("timeout: wanted are seconds, not nan")
-        end = float("inf") if timeout is None else time.monotonic() + max(timeout, 0)
+        end = time.monotonic() + max(seconds, 0)
         try:
             while True:
                 event = self._take()
@@ -310,7 +312,7 @@ class Model(_Handle):
         options = _api.ModelOptions(struct_size=ctypes.sizeof(_api.ModelOptions),
                                     weights=_choice("weights", _api.WEIGHTS, weights))
         self._own = context is None
-        self.context = context or Context()
+        self.context = _of("context", Context, context) or Context()
         self._context = self.context._reference()  # the caller may close theirs
         self._context._name = "model"  # which closes it, and nobody else
         pointer = ctypes.c_void_p()
@@ -355,40 +357,41 @@ class Model(_Handle):
             _use: Callable[[Model, _api.JobOptions, List[Any]], Any] = Job) -> Job:
         """Starts a generation and returns its Job: `for event in model.job("a dog"): ...`. Sizes of 0 are the pack's
         defaults. `cfg` "batched" computes guidance's two predictions together, "in-turn" one after the other for less memory,
-        "auto" together up to 8,192 tokens, else in turn, or as the memory limit asks. `noise`, `latents` and the embeds are anything that numpy makes an array of. Pictures to begin with or to
-        keep are uint8 [frames, height, width, 3]: `first_frames` (1 for picture to video, more to go on with a clip),
-        `last_frame`, and `init_frames` with `strength`, of which `mask_frames` marks by brightness what is made anew.
+        "auto" together up to 8,192 tokens, else in turn, or as the memory limit asks. `noise`, `latents` and the embeds are
+        anything that numpy makes an array of real or whole numbers of. Pictures to begin with or to keep are uint8 [frames,
+        height, width, 3]: `first_frames` (1 for picture to video, more to go on with a clip), `last_frame`, and `init_frames`
+        with `strength`, of which `mask_frames` marks by brightness what is made anew.
         With sizes for `tile` (as for decode()) pictures are coded in tiles, and the clip's frames come all at once; "auto",
         as None, leaves to the library whether the memory limit asks for tiles. Firing `cancel` cancels the job too. A negative
         prompt counts where there is guidance: a value other than 1, which packs of distilled models have."""
         sampler = _api.SamplerOptions()
         _lib().imagine_sampler_options_init(ctypes.byref(sampler), ctypes.sizeof(sampler))
         sampler.seed = _integer("seed", seed, -2**63, 2**64 - 1) & (2**64 - 1)
-        for name, number in (("width", width), ("height", height), ("frames", frames), ("steps", steps)):
-            setattr(sampler, name, _integer(name, number))
-        sampler.guidance, sampler.shift, sampler.eta = guidance, shift, eta
-        sampler.guidance_rescale, sampler.guidance_start = guidance_rescale, guidance_start
-        sampler.guidance_2 = guidance_2
-        sampler.guidance_stop, sampler.strength = guidance_stop, strength
+        for name, size in (("width", width), ("height", height), ("frames", frames), ("steps", steps)):
+            setattr(sampler, name, _integer(name, size))
+        for name, number in (("guidance", guidance), ("guidance_2", guidance_2), ("guidance_rescale", guidance_rescale),
+                             ("guidance_start", guidance_start), ("guidance_stop", guidance_stop), ("shift", shift),
+                             ("eta", eta), ("strength", strength)):
+            setattr(sampler, name, _number(name, number))
         sampler.cfg_mode = _choice("cfg", _api.CFG_MODES, cfg)
         sampler.known_mode = _choice("known_mode", _api.KNOWN_MODES, known_mode)
         sampler.schedule = _choice("schedule", _api.SCHEDULES, "sigmas" if sigmas is not None else schedule)
         sampler.step_rule = _choice("step_rule", _api.STEP_RULES, step_rule)
         keep: List[Any] = [sampler]
         if sigmas is not None:
-            array = (ctypes.c_double * len(sigmas))(*sigmas)
-            sampler.sigmas, sampler.sigma_count = array, len(sigmas)
+            array = _numbers("sigmas", sigmas)
+            sampler.sigmas, sampler.sigma_count = array, len(array)
             keep.append(array)
         options = _api.JobOptions()
         _lib().imagine_job_options_init(ctypes.byref(options), ctypes.sizeof(options))
         options.prompt, options.negative_prompt = _text("prompt", prompt), _text("negative_prompt", negative_prompt)
-        options.sampler, options.decode = ctypes.pointer(sampler), int(decode)
+        options.sampler, options.decode = ctypes.pointer(sampler), int(bool(decode))
         for field, size in _tile(tile).items():
             setattr(options, field, size)
         options.events = 1 << _api.EVENT_STEP | 1 << _api.EVENT_LATENTS | 1 << _api.EVENT_FRAMES
         if previews:
             options.events |= 1 << _api.EVENT_PREVIEW
-        given = _token(cancel)
+        given = _given("cancel", Cancel, cancel)
         if given is not None:
             keep.append(given._reference())
             options.cancel = keep[-1]._pointer
@@ -398,7 +401,8 @@ class Model(_Handle):
                              ("mask_frames", mask_frames), ("known_latents", known_latents),
                              ("known_mask", known_mask)):
             if value is not None:
-                keep.append(Buffer.copy_of(self._context, value, field)._reference())
+                dtype = "uint8" if "frame" in field else "float32"
+                keep.append(Buffer.copy_of(self._context, value, field, dtype)._reference())
                 setattr(options, field, keep[-1]._pointer)
         made: Job = _use(self, options, keep)
         return made
@@ -433,7 +437,7 @@ class Model(_Handle):
 
     def clip(self, prompt: str = "", negative_prompt: Optional[str] = None, *, fps: float = 0.0, **options: Any) -> Clip:
         """What generate() gives as a Clip, which a notebook shows by itself. `fps` 0 is the pack's."""
-        rate = fps or self.info["frames_per_second"] or 8.0  # asked first: the model may be closed meanwhile
+        rate = _number("fps", fps) or self.info["frames_per_second"] or 8.0  # asked first: the model may be closed meanwhile
         return Clip(self.generate(prompt, negative_prompt, **options), rate)
 
     def decode(self, latents: Any, dtype: str = "u1", tile: Tile = None, cancel: Optional[Cancel] = None) -> Array:
@@ -450,7 +454,7 @@ class Model(_Handle):
     def _stage(self, kind: str, settings: Dict[str, int], options: Any, cancel: Optional[Cancel],
                use: Callable[[ctypes.c_void_p], Any]) -> Any:
         """What `use` returns for a stage's handle, which is ended afterwards; Ctrl-C cancels it, as the token does."""
-        with _child(self._context, _token(cancel)) as own:
+        with _child(self._context, _given("cancel", Cancel, cancel)) as own:
             getattr(_lib(), f"imagine_{kind}_options_init")(ctypes.byref(options), ctypes.sizeof(options))
             options.cancel = own._pointer
             for name, value in settings.items():
@@ -467,7 +471,8 @@ class Model(_Handle):
             return _interruptible(own, work)
 
     def _vae(self, function: str, value: Any, tile: Tile, cancel: Optional[Cancel], *arguments: Any) -> Array:
-        given = Buffer.copy_of(self._context, value, "latents" if function == "imagine_vae_decode" else "frames")
+        what = ("latents", "float32") if function == "imagine_vae_decode" else ("frames", "uint8")
+        given = Buffer.copy_of(self._context, value, *what)
         result = ctypes.c_void_p()
         self._stage("vae", _tile(tile), _api.VaeOptions(), cancel,
                     lambda vae: _call(function, vae, given, *arguments, ctypes.byref(result)))
@@ -477,7 +482,7 @@ class Model(_Handle):
         """Token ids int32 [length] of a prompt, cut to `max_length` unless that is 0. Of the model only the tokenizer is read; it sees
         info["text_length"] tokens. `cancel` as for decode()."""
         ids, data, length = ctypes.c_void_p(), _text("prompt", prompt), _integer("max_length", max_length)
-        with _child(self._context, _token(cancel)) as own:
+        with _child(self._context, _given("cancel", Cancel, cancel)) as own:
             _interruptible(own, lambda: _call("imagine_model_tokenize", self, data, length, own._pointer, ctypes.byref(ids)))
         return Buffer(ids.value).array
 
@@ -491,7 +496,7 @@ class Model(_Handle):
 
 def _find(name: Union[str, os.PathLike[str]]) -> pathlib.Path:
     """A folder as given, or a pack of that name: in IMAGINE_MODELS, in this package, in the source tree, on the system."""
-    given = pathlib.Path(name)
+    given = pathlib.Path(os.fsdecode(_path(name)))
     if given.is_dir() or len(given.parts) != 1:
         return given
     here = pathlib.Path(__file__).resolve().parent

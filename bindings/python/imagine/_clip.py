@@ -10,8 +10,8 @@ import pathlib
 import tempfile
 from typing import TYPE_CHECKING, Any, Dict, Optional, Union
 
-from ._errors import call, invalid, path as c_path
-from ._handles import Buffer, Context
+from ._errors import call, integer, invalid, number, path as c_path
+from ._handles import Buffer, Context, as_array, of
 
 if TYPE_CHECKING:
     from ._handles import Array
@@ -21,13 +21,14 @@ Path = Union[str, "os.PathLike[str]"]
 
 def save(path: Path, frames: Any, fps: float = 8.0, context: Optional[Context] = None) -> None:
     """Writes uint8 [frames, height, width, 3] as a PNG (one frame) or an animated PNG."""
-    context = context or Context(threads=1)
-    call("imagine_picture_save", context, c_path(path), Buffer.copy_of(context, frames, "frames"), fps, filename=path)
+    context = of("context", Context, context) or Context(threads=1)
+    call("imagine_picture_save", context, c_path(path), Buffer.copy_of(context, frames, "frames", "uint8"), number("fps", fps),
+         filename=path)
 
 
 def load(path: Path, context: Optional[Context] = None) -> Array:
     """Frames of a PNG, an animated PNG or a folder of PNGs, uint8 [frames, height, width, 3]."""
-    context = context or Context(threads=1)
+    context = of("context", Context, context) or Context(threads=1)
     pointer = ctypes.c_void_p()
     call("imagine_picture_load", ctypes.byref(pointer), context, c_path(path), filename=path)
     return Buffer(pointer.value).array
@@ -40,10 +41,10 @@ class Clip:
 
     def __init__(self, frames: Any, fps: float = 8.0, scale: int = 0) -> None:
         import numpy
-        self.frames = numpy.asarray(frames)
+        self.frames = as_array("frames", frames)
         if self.frames.dtype != numpy.uint8 or self.frames.ndim != 4 or self.frames.shape[3] != 3 or not self.frames.size:
             raise invalid(f"frames: wanted are uint8 [frames, height, width, 3], not {self.frames.dtype} {self.frames.shape}")
-        self.fps, self.scale = float(fps), int(scale)
+        self.fps, self.scale = number("fps", fps), integer("scale", scale)
 
     def __len__(self) -> int:
         return len(self.frames)

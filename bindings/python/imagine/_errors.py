@@ -44,6 +44,10 @@ class InvalidArgument(Error, ValueError):
     """An argument or option is not valid."""
 
 
+class InvalidType(InvalidArgument, TypeError):
+    """An argument or option is of a type that it cannot have."""
+
+
 class OutOfMemory(Error, MemoryError):
     """An allocation failed or the context's memory limit was reached."""
 
@@ -129,6 +133,10 @@ def invalid(message: str) -> InvalidArgument:
     return InvalidArgument(message, -1, "ERROR_INVALID_ARGUMENT")
 
 
+def wrong_type(what: str, wanted: str, value: Any) -> InvalidType:
+    return InvalidType(f"{what}: wanted is {wanted}, not {type(value).__name__}", -1, "ERROR_INVALID_ARGUMENT")
+
+
 def closed(name: str) -> StateError:
     return StateError(f"{name} is closed", -4, "ERROR_STATE")
 
@@ -142,14 +150,35 @@ def integer(what: str, value: Any, low: int = 0, high: int = 2**31 - 1) -> int:
     try:
         number = operator.index(value)
     except TypeError:
-        raise invalid(f"{what}: wanted is a whole number, not {type(value).__name__}") from None
+        raise wrong_type(what, "a whole number", value) from None
     if not low <= number <= high:
         raise invalid(f"{what}: {number} is not in {low}..{high}")
     return number
 
 
+def number(what: str, value: Any) -> float:
+    """A number of any kind, numpy's too, but no text that spells one."""
+    try:
+        return ctypes.c_double(value).value
+    except TypeError:
+        raise wrong_type(what, "a number", value) from None
+    except OverflowError:
+        raise invalid(f"{what}: {value} is larger than any number of the library's") from None
+
+
+def numbers(what: str, values: Any) -> Any:
+    """An array of C's."""
+    try:
+        listed = list(values)
+    except TypeError:
+        raise wrong_type(what, "a sequence of numbers", values) from None
+    return (ctypes.c_double * len(listed))(*(number(what, value) for value in listed))
+
+
 def choice(what: str, table: Mapping[str, int], value: str) -> int:
     """The number of a named constant."""
+    if not isinstance(value, str):
+        raise wrong_type(what, "a str", value)
     if value not in table:
         raise invalid(f"{what}: {value!r} is none of {', '.join(table)}")
     return table[value]
@@ -158,15 +187,23 @@ def choice(what: str, table: Mapping[str, int], value: str) -> int:
 def text(what: str, value: Optional[str]) -> Optional[bytes]:
     """A string as C takes it."""
     if value is not None and not isinstance(value, str):
-        raise invalid(f"{what}: wanted is a str, not {type(value).__name__}")
+        raise wrong_type(what, "a str", value)
     if value is not None and "\0" in value:
         raise invalid(f"{what}: holds a zero character")
-    return None if value is None else value.encode("utf-8")
+    try:
+        return None if value is None else value.encode("utf-8")
+    except UnicodeEncodeError as problem:  # as JSON's "\ud800" gives one
+        raise invalid(f"{what}: character {problem.start} is half of a surrogate pair, of which UTF-8 has none") from None
 
 
 def path(value: Union[str, os.PathLike[str]]) -> bytes:
     """A file's name as C takes it, for which it would end at a zero character."""
-    name = os.fsencode(value)
+    try:
+        name = os.fsencode(value)
+    except TypeError:
+        raise wrong_type("path", "a str, bytes or os.PathLike", value) from None
+    except UnicodeEncodeError as problem:
+        raise invalid(f"path: character {problem.start} cannot be in a file's name") from None
     if b"\0" in name:
         raise invalid("path: holds a zero character")
     return name

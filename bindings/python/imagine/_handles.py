@@ -10,10 +10,10 @@ import logging
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Tuple, Type, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Tuple, Type, TypeVar, Union, cast
 
 from . import _api, _dlpack
-from ._errors import Error, Unsupported, call, choice, closed, integer, invalid, lib, unsupported
+from ._errors import Error, Unsupported, call, choice, closed, integer, invalid, lib, unsupported, wrong_type
 
 if TYPE_CHECKING:
     import numpy
@@ -21,6 +21,17 @@ if TYPE_CHECKING:
     Array = numpy.ndarray[Any, Any]
 
 Self = TypeVar("Self", bound="Handle")
+
+
+def as_array(name: str, value: Any) -> Array:
+    """What numpy makes an array of."""
+    import numpy
+    try:
+        return numpy.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as problem:
+        raise invalid(f"{name}: numpy makes no array of it: {problem}") from None
+
+
 NAMES = {1: "uint8", 2: "int32", 3: "int64", 4: "float16", 5: "bfloat16", 6: "float32", 7: "float64"}
 NUMBERS = {name: number for number, name in NAMES.items()}
 
@@ -143,7 +154,7 @@ class Cancel(Handle):
 
     def __init__(self, context: Context) -> None:
         pointer = ctypes.c_void_p()
-        call("imagine_cancel_create", ctypes.byref(pointer), context)
+        call("imagine_cancel_create", ctypes.byref(pointer), of("context", Context, context))
         super().__init__(pointer.value)
         self._children: List[Cancel] = []
 
@@ -160,13 +171,19 @@ class Cancel(Handle):
             return bool(lib().imagine_cancel_fired(held._pointer))
 
 
-def token(given: Optional[Cancel]) -> Optional[Cancel]:
-    """A caller's token, looked at."""
-    if given is not None and not isinstance(given, Cancel):
-        raise invalid(f"cancel: wanted is an imagine.Cancel, not {type(given).__name__}")
-    if given is not None and not given._pointer:
-        raise closed("cancel: the token")
-    return given
+def of(what: str, kind: Type[Self], handle: Optional[Self]) -> Optional[Self]:
+    """A caller's handle, or None: of anything else C would take the address."""
+    if handle is not None and not isinstance(handle, kind):
+        raise wrong_type(what, f"an imagine.{kind.__name__}", handle)
+    return handle
+
+
+def given(what: str, kind: Type[Self], handle: Optional[Self]) -> Optional[Self]:
+    """The same for one that is an option, which is told of where it is closed."""
+    of(what, kind, handle)
+    if handle is not None and not handle._pointer:
+        raise closed(f"{what}: the {handle._name}")
+    return handle
 
 
 @contextlib.contextmanager
@@ -359,7 +376,9 @@ class Buffer(Handle):
     def from_dlpack(cls, tensor: Any, context: Optional[Context] = None) -> Buffer:
         """A buffer over a tensor of another library (anything with __dlpack__), without a copy. Unsupported when the tensor
         is not dense, neither in the host's memory nor on the GPU of `context`, or of a type that the library has not."""
-        context = context or Context(threads=1)
+        context = of("context", Context, context) or Context(threads=1)
+        if not hasattr(tensor, "__dlpack__"):
+            raise wrong_type("tensor", "something with __dlpack__", tensor)
         # On a GPU in the order of the default stream, which the library waits for; else there would be none.
         on_gpu = getattr(tensor, "__dlpack_device__", lambda: (1, 0))()[0] == _dlpack.CUDA
         order = {"stream": _dlpack.DEFAULT_STREAM} if on_gpu else {}
@@ -388,13 +407,13 @@ class Buffer(Handle):
         """A buffer over a numpy array's memory, without a copy; the array is kept for as long as the library needs it.
         What is written into one is seen in the other. A read-only array makes a read-only buffer."""
         import numpy
-        array = numpy.asarray(array)
+        array = as_array("array", array)
         number = 1 if array.dtype == numpy.bool_ else NUMBERS.get(array.dtype.name)
         if number is None or not array.dtype.isnative:
             raise invalid(f"array: the library has no type {array.dtype.str}")
         if not array.flags.c_contiguous:
             raise invalid("array: it is not contiguous; numpy.ascontiguousarray makes a copy that is")
-        context = context or Context(threads=1)
+        context = of("context", Context, context) or Context(threads=1)
         pointer, key = ctypes.c_void_p(), next(_numbers)
         shape = (ctypes.c_int64 * max(array.ndim, 1))(*array.shape)
         _lent[key] = array
@@ -408,18 +427,24 @@ class Buffer(Handle):
         return cls(pointer.value)
 
     @classmethod
-    def copy_of(cls, context: Context, array: Any, name: str = "array") -> Buffer:
-        """A new buffer with the values of anything that numpy makes an array of. A Buffer is taken as it is, unless it is
-        closed, which is told of `name`."""
+    def copy_of(cls, context: Context, array: Any, name: str = "array", dtype: str = "") -> Buffer:
+        """A new buffer with the values of anything that numpy makes an array of, which errors call `name`. With `dtype` "float32"
+        whole numbers become real ones, with "uint8" they must be 0 to 255, without they stay whole where the library has their
+        type. A Buffer is taken as it is."""
         import numpy
+        of("context", Context, context)
         if isinstance(array, Buffer):
-            if not array._pointer:
-                raise closed(f"{name}: the buffer")
-            return array
-        array = numpy.asarray(array)
-        if array.dtype not in (numpy.uint8, numpy.int32, numpy.int64):
-            array = array.astype(numpy.float32)
-        buffer = cls._create(context, NUMBERS[array.dtype.name], array.shape)
+            return cast("Buffer", given(name, Buffer, array))
+        array = as_array(name, array)
+        whole = array.dtype.kind in "iu"
+        if array.dtype == numpy.bool_ or not numpy.can_cast(array.dtype, numpy.float32, "same_kind"):
+            raise invalid(f"{name}: wanted are real or whole numbers, not {array.dtype}")
+        if dtype == "uint8" and whole and array.size and not 0 <= array.min() <= array.max() <= 255:
+            raise invalid(f"{name}: {array.min()} to {array.max()} are no values of pictures, which are 0 to 255")
+        kept = dtype == "uint8" if dtype else array.dtype.name in ("uint8", "int32", "int64")
+        stored = (dtype or array.dtype.name) if whole and kept else "float32"
+        buffer = cls._create(context, NUMBERS[stored], array.shape)
         view = buffer.array
-        numpy.copyto(view, array)  # a call, after which Ctrl-C is seen: not first in a __del__, which would lose it
+        # A call, after which Ctrl-C is seen: not first in a __del__, which would lose it.
+        numpy.copyto(view, array, casting="unsafe")
         return buffer

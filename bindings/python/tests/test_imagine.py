@@ -247,6 +247,60 @@ class Failures(unittest.TestCase):
         with self.assertRaises(imagine.InvalidArgument):
             model.decode(numpy.zeros((2, 2), "float32"))
 
+    def test_values_that_are_none(self):
+        """Each is told by the name of its option, and as what Python's users look for."""
+        model, frames = imagine.open(PACK), numpy.zeros((1, 8, 8, 3), "uint8")
+        job = model.job("a", steps=1)
+        wrong = [("guidance", lambda: model.generate("a", guidance=None)), ("shift", lambda: model.generate("a", shift="3")),
+                 ("strength", lambda: model.estimate(strength=[1])), ("sigmas", lambda: model.estimate(sigmas=1)),
+                 ("sigmas", lambda: model.estimate(sigmas=["1", "0"])), ("schedule", lambda: model.estimate(schedule=["flow"])),
+                 ("prompt", lambda: model.generate(b"a")), ("steps", lambda: model.generate("a", steps=None)),
+                 ("fps", lambda: imagine.save("x.png", frames, fps="8")), ("fps", lambda: imagine.Clip(frames, fps="8")),
+                 ("fps", lambda: model.clip("a", fps="8")), ("scale", lambda: imagine.Clip(frames, scale="2")),
+                 ("timeout", lambda: job.next("1")), ("path", lambda: imagine.open(7)),
+                 ("path", lambda: imagine.save(None, frames)), ("context", lambda: imagine.open(PACK, 5)), ("context", lambda: imagine.save("x.png", frames, 8, 5)),
+                 ("context", lambda: imagine.load("x.png", 5)), ("context", lambda: imagine.Cancel(5)),
+                 ("context", lambda: imagine.Buffer.wrap(frames, 5)), ("context", lambda: imagine.Buffer.copy_of(5, frames)),
+                 ("cancel", lambda: model.decode(frames, cancel=5)), ("tensor", lambda: imagine.Buffer.from_dlpack([1]))]
+        for name, work in wrong:
+            for kind in (imagine.InvalidArgument, TypeError, ValueError):
+                with self.assertRaisesRegex(kind, f"^{name}: wanted is"):
+                    work()
+        for name, work in (("prompt", lambda: model.generate("a \ud800 dog")), ("eta", lambda: model.estimate(eta=10**400)),
+                           ("negative_prompt", lambda: model.generate("a", "\udc00")),
+                           ("prompt", lambda: model.tokenize("\ud800")), ("path", lambda: imagine.open("\ud800")),
+                           ("noise", lambda: model.generate("a", noise="abc")),
+                           ("noise", lambda: model.generate("a", noise=[None])),
+                           ("noise", lambda: model.generate("a", noise=[[1], [1, 2]])),
+                           ("frames", lambda: imagine.Clip([[1], [1, 2]])),
+                           ("array", lambda: imagine.Buffer.wrap([[1], [1, 2]]))):
+            with self.assertRaisesRegex(imagine.InvalidArgument, f"^{name}: ") as raised:
+                work()
+            self.assertNotIsInstance(raised.exception, TypeError)
+
+    def test_numbers_that_are_whole_or_not_real(self):
+        model = imagine.open(PACK)
+        noise = numpy.zeros((16, 1, 4, 4), int)
+        made = model.generate("a", frames=1, steps=1, noise=noise.astype("float32"))
+        for same in (noise, noise.tolist(), noise.astype("uint8"), noise.astype("float64"), noise.astype("float16")):
+            self.assertTrue(numpy.array_equal(model.generate("a", frames=1, steps=1, noise=same), made))
+        self.assertTrue(numpy.array_equal(model.decode(noise), model.decode(noise.astype("float32"))))
+        for dtype in (bool, complex, "complex64"):
+            with self.assertRaisesRegex(imagine.InvalidArgument, "^noise: wanted are real or whole numbers, not (bool|complex)"):
+                model.generate("a", frames=1, noise=noise.astype(dtype))
+        picture = numpy.arange(32 * 32 * 3).reshape(1, 32, 32, 3) % 256
+        encoded = model.encode(picture.astype("uint8"))
+        for same in (picture, picture.tolist()):
+            self.assertTrue(numpy.array_equal(model.encode(same), encoded))
+        for outside in (picture + 1, picture - 1):
+            for work in (model.encode, lambda first: model.generate("a", first_frames=first)):
+                with self.assertRaisesRegex(imagine.InvalidArgument, "frames: .* to .* are no values of pictures"):
+                    work(outside)
+        real = picture.astype("float32").transpose(3, 0, 1, 2) / 255
+        self.assertEqual(model.encode(real).shape, encoded.shape)
+        with self.assertRaisesRegex(imagine.InvalidArgument, "^first_frames: is f32"):
+            model.generate("a", first_frames=picture / 255)
+
     def test_numbers_that_c_would_cut(self):
         model = imagine.open(PACK)
         for name, make in (("threads", imagine.Context), ("memory_limit", imagine.Context), ("device_number", imagine.Context),

@@ -167,7 +167,8 @@ class Tokens(unittest.TestCase):
         model = imagine.open(PACK)
         with imagine.Cancel(model.context) as closed:
             pass
-        for wrong, kind in ((closed, imagine.StateError), (True, imagine.InvalidArgument), (closed._pointer, imagine.InvalidArgument)):
+        for wrong in (closed, True, closed._pointer):
+            kind = imagine.StateError if wrong is closed else imagine.InvalidType
             for work in (model.generate, model.encode_text, model.estimate):
                 with self.assertRaisesRegex(kind, "^cancel: "):
                     work(prompt="a", cancel=wrong)
