@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import operator
 import os
 from typing import Any, Dict, Mapping, Optional, Type, Union
@@ -76,6 +77,33 @@ class FileNotFound(NotFound, _OfFile, FileNotFoundError):
     """A file or folder does not exist."""
 
 
+class _InNoFolder(NotFound, _OfFile, NotADirectoryError):
+    """A file does not exist, as what its path calls a folder is none."""
+
+
+# What could not be read or written, by the kinds that Python has of OSError.
+
+
+class _Missing(FileError, FileNotFoundError):
+    pass
+
+
+class _NoFolder(FileError, NotADirectoryError):
+    pass
+
+
+class _Folder(FileError, IsADirectoryError):
+    pass
+
+
+class _Refused(FileError, PermissionError):
+    pass
+
+
+class _There(FileError, FileExistsError):
+    pass
+
+
 class FormatError(Error, ValueError):
     """A file is not what its format prescribes."""
 
@@ -95,6 +123,10 @@ class TimeoutReached(Error, TimeoutError):
 _ERRORS: Dict[int, Type[Error]] = {
     -1: InvalidArgument, -2: OutOfMemory, -3: Cancelled, -4: StateError, -5: Unsupported, -20: FileError, -21: NotFound,
     -22: FormatError, -23: ModelError, -60: NotFinite}
+_KINDS: Dict[Type[Error], Dict[int, Type[Error]]] = {
+    FileError: {errno.ENOENT: _Missing, errno.ENOTDIR: _NoFolder, errno.EISDIR: _Folder, errno.EACCES: _Refused,
+                errno.EPERM: _Refused, errno.EEXIST: _There},
+    NotFound: {errno.ENOENT: FileNotFound, errno.ENOTDIR: _InNoFolder}}
 _library: Optional[ctypes.CDLL] = None
 
 
@@ -108,8 +140,7 @@ def lib() -> ctypes.CDLL:
 
 def _error(raw: _api.Error, filename: Any) -> Error:
     kind = _ERRORS.get(raw.status, Error)
-    if kind is NotFound and raw.native_code:
-        kind = FileNotFound
+    kind = _KINDS.get(kind, {}).get(raw.native_code, kind)
     name = lib().imagine_status_name(raw.status).decode()
     made = kind(raw.message.decode("utf-8", "replace"), raw.status, name, raw.native_code)
     if isinstance(made, _OfFile):

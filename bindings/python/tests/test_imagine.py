@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "bindings" / "python"))
 
 import imagine  # noqa: E402
-from imagine import _api  # noqa: E402
+from imagine import _api, _errors  # noqa: E402
 
 PACK = ROOT / "tests" / "packs" / "two-layer"
 
@@ -226,6 +226,25 @@ class Failures(unittest.TestCase):
                 self.assertEqual((one.strerror, one.filename), (os.strerror(errno.ENOENT), missing))
                 self.assertEqual((one.status, one.name), (error.status, error.name))
                 self.assertTrue(str(one).startswith("/no/such/x.png"), str(one))
+
+    def test_errors_about_files_are_of_pythons_kinds(self):
+        """By errno; ENOSPC has no kind of its own."""
+        frames = numpy.zeros((1, 8, 8, 3), "uint8")
+        with tempfile.NamedTemporaryFile() as file:
+            for kind, also, work in ((FileNotFoundError, imagine.FileError, lambda: imagine.save("/no/such/x.png", frames)),
+                                     (NotADirectoryError, imagine.FileError, lambda: imagine.save(file.name + "/x.png", frames)),
+                                     (NotADirectoryError, imagine.NotFound, lambda: imagine.load(file.name + "/x.png")),
+                                     (FileNotFoundError, imagine.NotFound, lambda: imagine.open(file.name + "/x"))):
+                with self.assertRaises(kind) as raised:
+                    work()
+                self.assertIsInstance(raised.exception, also)
+        for number in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOSPC, 0):
+            error = _errors._error(_api.Error(status=-20, native_code=number, message=b"x.png: no"), "x.png")
+            for one in (error, pickle.loads(pickle.dumps(error)), copy.copy(error)):
+                self.assertIsInstance(one, imagine.FileError)
+                self.assertIsInstance(one, type(OSError(number, "")))
+                self.assertEqual((one.errno, one.filename, str(one)), (number or None, "x.png", "x.png: no"))
+        self.assertIs(type(error), imagine.FileError)
 
     def test_what_is_missing_and_no_file(self):
         with tempfile.TemporaryDirectory() as folder:
