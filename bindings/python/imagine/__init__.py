@@ -56,9 +56,11 @@ def _tile(value: Tile) -> Dict[str, int]:
 
 
 def _read_only(array: Optional[Array]) -> Optional[Array]:
-    if array is not None:
-        array.flags.writeable = False
-    return array
+    """The same memory in a buffer of its own, which says so to whoever is given that."""
+    if array is None:
+        return None
+    array.flags.writeable = False
+    return Buffer.wrap(array).array
 
 
 class Event:

@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "bindings" / "python"))
 
 import imagine  # noqa: E402
-from imagine import _api, _errors  # noqa: E402
+from imagine import _api, _dlpack, _errors  # noqa: E402
 
 PACK = ROOT / "tests" / "packs" / "two-layer"
 
@@ -141,8 +141,18 @@ class Generation(unittest.TestCase):
                     given += [latents for latents in (event.latents, job.latents) if latents is not None]
         self.assertGreater(len(given), 2)
         for latents in given:
-            with self.assertRaises(ValueError):
-                latents[:] = 0
+            whole = latents.base  # the buffer under it, which others may be given
+            self.assertTrue(whole.read_only)
+            for view in (latents, numpy.asarray(whole), whole.array, copy.copy(whole).array):
+                with self.assertRaises(ValueError):
+                    view[:] = 0
+                with self.assertRaises(ValueError):
+                    view.flags.writeable = True
+            with self.assertRaises(BufferError):
+                whole.__dlpack__()
+            address, _ = _dlpack.opened(capsule := whole.__dlpack__(max_version=(1, 0)))
+            self.assertEqual(_dlpack.ManagedVersioned.from_address(address).flags, 1)
+            del capsule
         self.assertTrue(numpy.array_equal(self.model.decode(given[-1]), self.model.generate("a", **self.options)))
 
     def test_pictures_to_begin_with_and_to_keep(self):
@@ -277,7 +287,8 @@ class Failures(unittest.TestCase):
                  ("fps", lambda: imagine.save("x.png", frames, fps="8")), ("fps", lambda: imagine.Clip(frames, fps="8")),
                  ("fps", lambda: model.clip("a", fps="8")), ("scale", lambda: imagine.Clip(frames, scale="2")),
                  ("timeout", lambda: job.next("1")), ("path", lambda: imagine.open(7)),
-                 ("path", lambda: imagine.save(None, frames)), ("context", lambda: imagine.open(PACK, 5)), ("context", lambda: imagine.save("x.png", frames, 8, 5)),
+                 ("path", lambda: imagine.save(None, frames)), ("context", lambda: imagine.open(PACK, 5)),
+                 ("context", lambda: imagine.save("x.png", frames, 8, 5)),
                  ("context", lambda: imagine.load("x.png", 5)), ("context", lambda: imagine.Cancel(5)),
                  ("context", lambda: imagine.Buffer.wrap(frames, 5)), ("context", lambda: imagine.Buffer.copy_of(5, frames)),
                  ("cancel", lambda: model.decode(frames, cancel=5)), ("tensor", lambda: imagine.Buffer.from_dlpack([1]))]
