@@ -27,7 +27,8 @@ from ._errors import (Cancelled, Error, FileError, FileNotFound, FormatError, In
 from ._errors import call as _call, choice as _choice, closed as _closed, integer as _integer, invalid as _invalid, lib as _lib
 from ._errors import number as _number, numbers as _numbers, path as _path, text as _text
 from ._handles import Buffer, Cancel, Context
-from ._handles import Handle as _Handle, child as _child, given as _given, interruptible as _interruptible, of as _of
+from ._handles import Handle as _Handle, as_array as _as_array, child as _child, given as _given
+from ._handles import interruptible as _interruptible, of as _of
 
 if TYPE_CHECKING:
     from ._handles import Array
@@ -53,6 +54,20 @@ def _tile(value: Tile) -> Dict[str, int]:
     if len(sides) != 2:
         raise _invalid(f"tile: wanted are a width and a height, not {len(sides)} numbers")
     return {"tile_width": _integer("tile", sides[0], -1), "tile_height": _integer("tile", sides[1], -1)}
+
+
+def _mask(field: str, value: Any) -> Any:
+    """A mask as the library takes it: true is bright in one of pictures and 1 in one of latents, and one without frames, or of
+    pictures without channels, is of one."""
+    if value is None or isinstance(value, Buffer):
+        return value
+    array = _as_array(field, value)
+    if array.dtype == bool:
+        array = array.astype("uint8") * (1 if field == "known_mask" else 255)
+    if field == "known_mask":
+        return array[None] if array.ndim == 2 else array
+    plain = array.ndim == 2 or (array.ndim == 3 and array.shape[2] not in (1, 3))  # no picture is so narrow
+    return array[..., None] if plain else array
 
 
 def _read_only(array: Optional[Array]) -> Optional[Array]:
@@ -362,7 +377,9 @@ class Model(_Handle):
         "auto" together up to 8,192 tokens, else in turn, or as the memory limit asks. `noise`, `latents` and the embeds are
         anything that numpy makes an array of real or whole numbers of. Pictures to begin with or to keep are uint8 [frames,
         height, width, 3]: `first_frames` (1 for picture to video, more to go on with a clip), `last_frame`, and `init_frames`
-        with `strength`, of which `mask_frames` marks by brightness what is made anew.
+        with `strength`, of which `mask_frames` marks by brightness, or true, what is made anew: [height, width] for all frames,
+        or [frames, height, width]. `known_latents` stay where `known_mask`, [frames] or [frames, height, width] in latents, is 1
+        or true.
         With sizes for `tile` (as for decode()) pictures are coded in tiles, and the clip's frames come all at once; "auto",
         as None, leaves to the library whether the memory limit asks for tiles. Firing `cancel` cancels the job too. A negative
         prompt counts where there is guidance: a value other than 1, which packs of distilled models have."""
@@ -400,8 +417,8 @@ class Model(_Handle):
         for field, value in (("noise", noise), ("renoise", renoise), ("latents", latents), ("prompt_embeds", prompt_embeds),
                              ("negative_embeds", negative_embeds), ("first_frames", first_frames),
                              ("last_frame", last_frame), ("init_frames", init_frames), ("init_latents", init_latents),
-                             ("mask_frames", mask_frames), ("known_latents", known_latents),
-                             ("known_mask", known_mask)):
+                             ("mask_frames", _mask("mask_frames", mask_frames)), ("known_latents", known_latents),
+                             ("known_mask", _mask("known_mask", known_mask))):
             if value is not None:
                 dtype = "uint8" if "frame" in field else "float32"
                 keep.append(Buffer.copy_of(self._context, value, field, dtype)._reference())

@@ -181,6 +181,37 @@ class Generation(unittest.TestCase):
         with self.assertRaisesRegex(imagine.Error, "first_frames"):
             self.model.job("a", first_frames=clip[:2], **wanted)
 
+    def test_masks(self):
+        """Booleans, and one picture for all; what they mean is not theirs but the option's."""
+        clip = self.model.generate("a", seed=1, frames=9)
+        known = self.model.encode(clip)
+        bright = numpy.zeros(clip.shape[:3], bool)
+        bright[:, :, 16:] = True
+
+        def latents(**options):
+            with self.model.job("a b", frames=9, decode=False, **options) as job:
+                for _ in job:
+                    pass
+                return job.latents.copy()
+
+        made = latents(init_frames=clip, mask_frames=bright[..., None].astype("uint8") * 255)
+        self.assertTrue(numpy.array_equal(made[..., :2], known[..., :2]))
+        for mask in (bright, bright[..., None], bright[0], bright[0, ..., None], bright[0].tolist(),
+                     bright.astype("uint8") * 255, bright[0].astype("uint8") * 255, bright[0].astype(int) * 255):
+            self.assertTrue(numpy.array_equal(latents(init_frames=clip, mask_frames=mask), made))
+        dark = numpy.zeros(known.shape[1:], bool)
+        dark[..., :2] = True
+        kept = latents(known_latents=known, known_mask=dark.astype("float32"))
+        self.assertTrue(numpy.array_equal(kept[..., :2], known[..., :2]))
+        self.assertTrue(numpy.array_equal(latents(known_latents=known, known_mask=dark), kept))
+        first = latents(known_latents=known, known_mask=numpy.float32([1, 0, 0]))
+        self.assertTrue(numpy.array_equal(latents(known_latents=known, known_mask=[True, False, False]), first))
+        one, picture = {"frames": 1, "steps": 1, "known_latents": known[:, :1]}, dark[0]
+        self.assertTrue(numpy.array_equal(self.model.generate("a", known_mask=picture, **one),
+                                          self.model.generate("a", known_mask=picture[None].astype("float32"), **one)))
+        with self.assertRaisesRegex(imagine.InvalidArgument, r"known mask: is f32 \[1, 4, 4\]"):
+            self.model.job("a", frames=9, known_latents=known, known_mask=picture)  # of which frame, is not said
+
     def test_schedules_and_guidance(self):
         runs = [{}, {"schedule": "rcm"}, {"step_rule": "heun"}, {"step_rule": "ancestral", "eta": 0.5},
                 {"guidance_rescale": 0.7}, {"guidance_stop": 0.5}]
