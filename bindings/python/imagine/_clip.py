@@ -20,7 +20,11 @@ Path = Union[str, "os.PathLike[str]"]
 
 
 def save(path: Path, frames: Any, fps: float = 8.0, context: Optional[Context] = None) -> None:
-    """Writes uint8 [frames, height, width, 3] as a PNG (one frame) or an animated PNG."""
+    """Writes uint8 [frames, height, width, 3] as a PNG (one frame) or an animated PNG, under a name that ends with .png or .apng,
+    or has no suffix."""
+    suffix = pathlib.PurePath(os.fsdecode(c_path(path))).suffix
+    if suffix.lower() not in ("", ".png", ".apng"):
+        raise invalid(f"path: {os.fspath(path)!r} ends with {suffix}; what is written is a PNG, named .png or .apng")
     context = of("context", Context, context) or Context(threads=1)
     call("imagine_picture_save", context, c_path(path), Buffer.copy_of(context, frames, "frames", "uint8"), number("fps", fps),
          filename=path)

@@ -244,6 +244,13 @@ class Generation(unittest.TestCase):
             path = os.path.join(folder, "x.png")
             imagine.save(path, frames, fps=8)
             self.assertTrue(numpy.array_equal(imagine.load(path), frames))
+            for name in ("x.PNG", "x.apng", "x", os.fsencode(folder) + b"/y.png"):
+                imagine.save(os.path.join(folder, name) if isinstance(name, str) else name, frames)
+            for name in ("z.jpg", "z.png.mp4", "z.gif"):
+                for save in (imagine.save, lambda path, frames: imagine.Clip(frames).save(pathlib.Path(path))):
+                    with self.assertRaisesRegex(imagine.InvalidArgument, r"^path: .*z\..* ends with \.\w{3}; .* is a PNG"):
+                        save(os.path.join(folder, name), frames)
+            self.assertEqual(sorted(os.listdir(folder)), ["x", "x.PNG", "x.apng", "x.png", "y.png"])
 
 
 class Failures(unittest.TestCase):
