@@ -426,13 +426,18 @@ class Model(_Handle):
         made: Job = _use(self, options, keep)
         return made
 
-    def estimate(self, **options: Any) -> Dict[str, Any]:
-        """What job() with these options would need, as a dict: peak_bytes, held_bytes and limit_bytes of the context,
+    def estimate(self, prompt: str = "", negative_prompt: Optional[str] = None, *,
+                 progress: Optional[Callable[[int, int], None]] = None, preview: Optional[Callable[[Array], None]] = None,
+                 **options: Any) -> Dict[str, Any]:
+        """What job() or generate() with the same would need, as a dict: peak_bytes, held_bytes and limit_bytes of the context,
         fits, and the peak, weights and work of each stage in bytes. Within the limit of a context, `streamed` tells
         whether weights are read block by block, `in_turn` whether guidance's two halves are computed one after the other,
         `tile` the side of the VAE's tiles or 0, and where nothing helps `nearest` is the (width, height, frames)
-        that would fit, or None. Nothing of it is allocated."""
-        return cast(Dict[str, Any], self.job(_use=_estimate, **options))
+        that would fit, or None. Nothing of it is allocated, and no function called; the text is taken to be as long as it may
+        be."""
+        if preview is not None:
+            options["previews"] = True
+        return cast(Dict[str, Any], self.job(prompt, negative_prompt, _use=_estimate, **options))
 
     def generate(self, prompt: str = "", negative_prompt: Optional[str] = None, *,
                  progress: Optional[Callable[[int, int], None]] = None, preview: Optional[Callable[[Array], None]] = None,

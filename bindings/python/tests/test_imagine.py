@@ -417,6 +417,12 @@ class Failures(unittest.TestCase):
         self.assertGreater(told["stages"]["decode"]["work"], told["stages"]["decode"]["weights"])
         with self.assertRaises(ValueError):
             model.estimate(width=63)
+        size = {"width": 64, "height": 64, "frames": 9, "steps": 2}
+        self.assertEqual(model.estimate("a red apple", "a dog", progress=print, **size),
+                         model.estimate(prompt="a red apple", negative_prompt="a dog", **size))
+        shown = model.estimate("a", preview=print, **size)
+        self.assertEqual(shown, model.estimate("a", previews=True, **size))
+        self.assertGreater(shown["stages"]["sample"]["peak"], model.estimate("a", **size)["stages"]["sample"]["peak"])
 
     def test_weights_and_limits(self):
         whole = imagine.open(PACK).generate("a red apple", seed=3)
