@@ -130,8 +130,9 @@ _LONGEST = 0.5  # seconds of waiting at once: a signal just before would not be 
 class Job(_Handle):
     """One running generation: iterate over it for its events, with `for` or, in a coroutine, `async for`. cancel() may be called
     from any thread; Ctrl-C while waiting for an event cancels as well. Leaving a `with` block ends the job, and so does the end
-    of the program. Everything else may be called from any thread too, also while others wait for an event; close() cancels, so
-    that it waits shortly."""
+    of the program, to which Python comes once all threads have ended that are no daemons: what such a thread generates is done
+    first. Everything else may be called from any thread too, also while others wait for an event; close() cancels, so that it
+    waits shortly."""
 
     _free, _name = "imagine_job_destroy", "job"
 

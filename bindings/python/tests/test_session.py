@@ -262,6 +262,17 @@ time.sleep(0.3)
 print('end', flush=True)
 """, "end")
 
+    def test_the_program_waits_for_a_thread_that_is_no_daemon(self):
+        printed = self.ends("""
+def make():
+    time.sleep(0.5)
+    print(model.generate('a', steps=5).shape, flush=True)
+
+threading.Thread(target=make).start()
+print('end', flush=True)
+""")
+        self.assertEqual(printed, ["end", "(5, 32, 32, 3)"])
+
     def test_no_job_is_freed_while_it_is_used(self):
         library, model = imagine._lib(), imagine.open(PACK)
         lock, using, seen = threading.Lock(), [], []
