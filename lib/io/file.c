@@ -21,9 +21,12 @@ static imagine_status find_target(imagine__output *output, imagine_error *error)
     const char *target = output->path;
     struct stat there;
     if (!stat(output->path, &there)) {
-        if (!S_ISREG(there.st_mode))
+        if (!S_ISREG(there.st_mode)) {
+            if (S_ISDIR(there.st_mode))
+                return imagine__fail_errno(error, IMAGINE_ERROR_IO, EISDIR, "%s: nothing was written", output->path);
             return imagine__fail(error, IMAGINE_ERROR_IO, "%s: exists and is not a regular file; nothing was written",
                                  output->path);
+        }
         output->replaces = 1;
         output->mode = there.st_mode & 0777;
         if (realpath(output->path, linked))

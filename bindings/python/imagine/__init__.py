@@ -395,6 +395,8 @@ class Model(_Handle):
             setattr(sampler, name, _number(name, number))
         sampler.cfg_mode = _choice("cfg", _api.CFG_MODES, cfg)
         sampler.known_mode = _choice("known_mode", _api.KNOWN_MODES, known_mode)
+        if sigmas is not None and schedule not in ("default", "sigmas"):
+            raise InvalidArgument(f"schedule: {schedule!r} has no use with sigmas of your own; leave it at its default")
         sampler.schedule = _choice("schedule", _api.SCHEDULES, "sigmas" if sigmas is not None else schedule)
         sampler.step_rule = _choice("step_rule", _api.STEP_RULES, step_rule)
         keep: List[Any] = [sampler]

@@ -280,6 +280,7 @@ class Failures(unittest.TestCase):
         frames = numpy.zeros((1, 8, 8, 3), "uint8")
         with tempfile.NamedTemporaryFile() as file:
             for kind, also, work in ((FileNotFoundError, imagine.FileError, lambda: imagine.save("/no/such/x.png", frames)),
+                                     (IsADirectoryError, imagine.FileError, lambda: imagine.save(tempfile.gettempdir(), frames)),
                                      (NotADirectoryError, imagine.FileError, lambda: imagine.save(file.name + "/x.png", frames)),
                                      (NotADirectoryError, imagine.NotFound, lambda: imagine.load(file.name + "/x.png")),
                                      (FileNotFoundError, imagine.NotFound, lambda: imagine.open(file.name + "/x"))):
@@ -307,6 +308,10 @@ class Failures(unittest.TestCase):
             model.generate("a", frames=6)
         with self.assertRaises(ValueError):
             model.generate("a", width=3)
+        with self.assertRaisesRegex(imagine.InvalidArgument, "schedule: 'flow' has no use with sigmas"):
+            model.generate("a", schedule="flow", sigmas=[1, 0.5, 0])
+        with self.assertRaisesRegex(imagine.InvalidArgument, "shift: 3 has no use with sigmas"):
+            model.generate("a", shift=3, sigmas=[1, 0.5, 0])
         with self.assertRaises(imagine.InvalidArgument):
             model.generate("a", schedule="none such")
         with self.assertRaises(imagine.InvalidArgument):
