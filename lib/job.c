@@ -129,20 +129,29 @@ static imagine_status preview(imagine_job *job, const imagine_step_info *step, i
     return status;
 }
 
-/* One step, and what is told about it. */
-static imagine_status take_step(imagine_job *job, imagine_error *error)
+/* The latents as they are now are those that the job has. */
+static imagine_status keep_latents(imagine_job *job, imagine_error *error)
 {
-    imagine_step_info step = { .struct_size = sizeof step };
     imagine_buffer *latents;
-    imagine_status status = imagine_sampler_step(job->sampler, &step, error);
-    if (status >= 0)
-        status = imagine_sampler_get_latents(job->sampler, 0, &latents, error);
+    imagine_status status = imagine_sampler_get_latents(job->sampler, 0, &latents, error);
     if (status < 0)
         return status;
     pthread_mutex_lock(&job->mutex);
     imagine_buffer_release(&job->latents);
     job->latents = latents;
     pthread_mutex_unlock(&job->mutex);
+    return IMAGINE_OK;
+}
+
+/* One step, and what is told about it. */
+static imagine_status take_step(imagine_job *job, imagine_error *error)
+{
+    imagine_step_info step = { .struct_size = sizeof step };
+    imagine_status status = imagine_sampler_step(job->sampler, &step, error);
+    if (status >= 0)
+        status = keep_latents(job, error);
+    if (status < 0)
+        return status;
     imagine_event event = { .kind = IMAGINE_EVENT_STEP, .step = step.step, .steps = step.steps, .sigma = step.sigma };
     status = tell(job, event, error);
     if (status >= 0 && job->wanted & IMAGINE_EVENT_BIT(IMAGINE_EVENT_PREVIEW) && step.step % job->preview_every == 0)
@@ -172,7 +181,23 @@ static imagine_status begin(imagine_job *job, imagine_error *error)
         status = imagine_sampler_set_init(job->sampler, job->given.init_latents, error);
     if (status >= 0)
         status = imagine_sampler_set_known(job->sampler, job->given.known_latents, job->given.known_mask, error);
-    return status < 0 ? status : imagine_sampler_begin(job->sampler, job->noise, error);
+    if (status < 0)
+        return status;
+    if (!job->resumed)
+        return imagine_sampler_begin(job->sampler, job->noise, error);
+    status = imagine_sampler_resume(job->sampler, job->resumed, error);
+    return status < 0 ? status : keep_latents(job, error);
+}
+
+/* Sampling ends early: what another job can go on from. */
+static void keep_state(imagine_job *job)
+{
+    imagine_buffer *state = NULL;
+    if (!job->latents || imagine_sampler_get_state(job->sampler, &state, NULL) < 0)
+        return;
+    pthread_mutex_lock(&job->mutex);
+    job->state = state;
+    pthread_mutex_unlock(&job->mutex);
 }
 
 static imagine_status sample(imagine_job *job, const imagine_buffer *positive, const imagine_buffer *negative,
@@ -199,8 +224,12 @@ static imagine_status sample(imagine_job *job, const imagine_buffer *positive, c
                                            (const char *const[]){ "prompt_embeds", "negative_embeds" }, error);
     if (status >= 0)
         status = begin(job, error);
-    for (int32_t i = 0; i < job->info.steps && status >= 0; i++)
-        status = take_step(job, error);
+    if (status >= 0) {
+        for (int32_t i = imagine__sampler_done(job->sampler); i < job->info.steps && status >= 0; i++)
+            status = take_step(job, error);
+        if (status < 0)
+            keep_state(job);
+    }
     imagine_sampler_destroy(&job->sampler);
     leave(job);
     return status;
@@ -354,6 +383,8 @@ static imagine_status check_tensors(const imagine_job_options *o, const imagine_
     imagine_status status = check_texts(o, job, error);
     if (status >= 0 && o->renoise)
         status = imagine__sampler_check_renoise(&job->sampling, job->context, o->renoise, job->given.latents, error);
+    if (status >= 0 && o->state)
+        status = imagine__sampler_check_state(&job->sampling, job->context, o->state, job->given.latents, error);
     if (status >= 0 && o->noise)
         status = imagine__check_latents(o->noise, "noise", job->given.latents, 1, 0, 0, error);
     return status;
@@ -384,6 +415,8 @@ static imagine_status check_options(const imagine_job_options *o, imagine_error 
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: %d is neither a size in pixels nor 0 nor -1",
                              o->tile_width < IMAGINE_VAE_TILE_AUTO ? "tile_width" : "tile_height",
                              o->tile_width < IMAGINE_VAE_TILE_AUTO ? o->tile_width : o->tile_height);
+    if (o->latents && o->state)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "state: finished latents are only decoded; give one or the other");
     if (o->latents && (o->init_latents || o->known_latents || o->init_frames || o->mask_frames || o->first_frames ||
                        o->last_frame))
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
@@ -464,6 +497,7 @@ static imagine_status copy_options(imagine_job *job, const imagine_job_options *
     job->negative_embeds = imagine_buffer_retain(o->negative_embeds);
     job->noise = imagine_buffer_retain(o->noise);
     job->renoise = imagine_buffer_retain(o->renoise);
+    job->resumed = imagine_buffer_retain(o->state);
     if (o->latents && (status = imagine__buffer_on_host(&job->finished, o->latents, error)) < 0)
         return status;
     job->latents = imagine_buffer_retain(job->finished);
@@ -565,6 +599,8 @@ void imagine_job_destroy(imagine_job **job)
     imagine__events_fini(&old->events);
     pthread_mutex_destroy(&old->mutex);
     imagine_buffer_release(&old->latents);
+    imagine_buffer_release(&old->state);
+    imagine_buffer_release(&old->resumed);
     imagine_buffer_release(&old->finished);
     imagine__conditions_release(&old->given);
     imagine_buffer_release(&old->renoise);
@@ -620,6 +656,23 @@ imagine_status imagine_job_get_latents(imagine_job *job, imagine_buffer **latent
     *latents = imagine_buffer_retain(job->latents);
     pthread_mutex_unlock(&job->mutex);
     return *latents ? IMAGINE_OK : imagine__fail(error, IMAGINE_ERROR_STATE, "no step is done yet");
+}
+
+imagine_status imagine_job_get_state(imagine_job *job, imagine_buffer **state, imagine_error *error)
+{
+    IMAGINE__GUARD;
+    imagine_status status = imagine__need(state, "state", error);
+    if (status < 0)
+        return status;
+    *state = NULL;
+    if ((status = usable(job, error)) < 0)
+        return status;
+    pthread_mutex_lock(&job->mutex);
+    *state = imagine_buffer_retain(job->state);
+    pthread_mutex_unlock(&job->mutex);
+    return *state ? IMAGINE_OK
+                  : imagine__fail(error, IMAGINE_ERROR_STATE, "there is nothing to go on from: the job has not been stopped between its "
+                                                              "first step and its last");
 }
 
 imagine_status imagine_job_get_info(imagine_job *job, imagine_job_info *info, imagine_error *error)

@@ -29,7 +29,7 @@ struct imagine_job {
     imagine_context *context; /* the model's */
     imagine_cancel *cancel; /* the job's own, fired also by the caller's */
     char *prompt, *negative_prompt;
-    imagine_buffer *prompt_embeds, *negative_embeds, *noise, *renoise, *finished; /* the caller's, or NULL */
+    imagine_buffer *prompt_embeds, *negative_embeds, *noise, *renoise, *finished, *resumed; /* the caller's, or NULL */
     imagine__conditions given; /* what to begin with or to keep */
     imagine_sampler_options sampling; /* as settled */
     double *sigmas; /* copied */
@@ -48,6 +48,7 @@ struct imagine_job {
     pthread_mutex_t mutex; /* for what follows */
     imagine_job_info info;
     imagine_buffer *latents; /* after the last whole step */
+    imagine_buffer *state; /* what sampling that ended early can be gone on from, or NULL */
 };
 
 /* A caller's options with the defaults for what it does not know, checked. */

@@ -44,7 +44,7 @@ imagine_status imagine__sampler_set_text(imagine_sampler *sampler, const imagine
 
 /* Fails unless the buffer is F32 of this shape: `latents` is [channels, frames, height, width], behind the batch where that is
  * above 1 or the buffer has one more dimension, behind `leading` (0: nothing there). `allowed`: the sampler's IMAGINE__SHARED
- * and others (sampler/inside.h). Values are not looked at, here and in the next three. */
+ * and others (sampler/inside.h). Values are not looked at, here and in the next four. */
 imagine_status imagine__check_latents(const imagine_buffer *buffer, const char *name, const int64_t latents[4], int32_t batch,
                                       int32_t leading, int allowed, imagine_error *error);
 /* A mask of known latents, F32 [frames] or [frames, height, width]. */
@@ -52,6 +52,9 @@ imagine_status imagine__check_known_mask(const imagine_buffer *mask, const int64
 /* What imagine_sampler_set_renoise takes. */
 imagine_status imagine__sampler_check_renoise(const imagine_sampler_options *settled, imagine_context *context,
                                               const imagine_buffer *noise, const int64_t latents[4], imagine_error *error);
+/* What imagine_sampler_resume takes: a state of a run with these options. */
+imagine_status imagine__sampler_check_state(const imagine_sampler_options *settled, imagine_context *context,
+                                            const imagine_buffer *state, const int64_t latents[4], imagine_error *error);
 /* What imagine_sampler_set_text takes: [length, text_dim], or one for each clip. */
 imagine_status imagine__check_embeds(const imagine_buffer *embeds, const char *name, int32_t batch, int32_t text_dim,
                                      imagine_error *error);
@@ -62,6 +65,7 @@ imagine_status imagine__check_prompt(const char *prompt, const char *name, imagi
 /* 1 if any step may make two predictions. */
 int imagine__sampler_guided(const imagine_sampler_options *settled);
 
+int32_t imagine__sampler_done(const imagine_sampler *sampler); /* steps of the run that are done */
 /* The steps of a run: those that the strength leaves. */
 int32_t imagine__sampler_steps(const imagine_sampler_options *settled);
 

@@ -8,7 +8,7 @@
 
 /* One generation, prompt to frames, pulled event by event. The work is done by a thread of the job's own together with
  * the context's threads; the caller's thread only waits. One thread at a time takes events; meanwhile any other may cancel
- * the job or ask how far it is (imagine_job_cancel, _get_info, _get_latents). A picture is a clip of one frame. */
+ * the job or ask how far it is (imagine_job_cancel, _get_info, _get_latents, _get_state). A picture is a clip of one frame. */
 typedef struct imagine_job imagine_job;
 
 typedef int32_t imagine_event_kind;
@@ -57,6 +57,7 @@ typedef struct imagine_job_options {
     int32_t tile_width, tile_height; /* pixels, as in imagine_vae_options: pictures are coded in tiles, and the clip's
                                       * frames come all at once. 0 (default) or IMAGINE_VAE_TILE_AUTO: whole, or in the
                                       * largest tiles that fit where the memory limit asks for some */
+    imagine_buffer *state; /* to go on from (imagine_job_get_state): the other options must be as they were; retained. Since 0.2 */
 } imagine_job_options;
 
 typedef struct imagine_event {
@@ -141,6 +142,12 @@ IMAGINE_API int32_t imagine_job_fd(const imagine_job *job);
 /* The latents as they are after the last whole step, also after a cancelled or failed decode: nothing sampled is lost.
  * IMAGINE_ERROR_STATE before the first step is done. The caller releases *latents. */
 IMAGINE_API imagine_status imagine_job_get_latents(imagine_job *job, imagine_buffer **latents, imagine_error *error);
+
+/* What a job that was cancelled or failed while it sampled can be gone on from, in this process or another: give it as `state`
+ * to one with the same options, and that makes what the first would have made, to the byte (imagine_sampler_get_state).
+ * IMAGINE_ERROR_STATE while the job runs, before the first step is done, and where sampling was over: then the latents are all
+ * there is. The caller releases *state. Since 0.2. */
+IMAGINE_API imagine_status imagine_job_get_state(imagine_job *job, imagine_buffer **state, imagine_error *error);
 
 /* Fills min(info->struct_size, known) bytes of *info: how far the job is now. Does not wait for the job. */
 IMAGINE_API imagine_status imagine_job_get_info(imagine_job *job, imagine_job_info *info, imagine_error *error);

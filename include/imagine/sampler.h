@@ -160,6 +160,19 @@ IMAGINE_API imagine_status imagine_sampler_get_latents(imagine_sampler *sampler,
 IMAGINE_API imagine_status imagine_sampler_get_estimate(imagine_sampler *sampler, int32_t index,
                                                         imagine_buffer **latents, imagine_error *error);
 
+/* All that the next steps depend on, after the last whole one: U8 [bytes], on the host, to be kept in memory or a file
+ * (imagine_buffer_save) and gone on from by a process on any machine of this kind. It holds the latents, the estimate, what a
+ * multistep rule remembers, and the noise of known latents where that is wanted again: 2 to 6 times the latents. Also after a step
+ * that was cancelled or failed; IMAGINE_ERROR_STATE where such a step has spoilt the latents. The caller releases it. Since
+ * 0.2. */
+IMAGINE_API imagine_status imagine_sampler_get_state(imagine_sampler *sampler, imagine_buffer **state, imagine_error *error);
+
+/* Instead of imagine_sampler_begin: goes on from a state, with the same bytes as the run it was taken from would have made.
+ * The sampler must have been given what that one was. Sizes, batch, seed, schedule, steps and step rule are compared, and
+ * IMAGINE_ERROR_INVALID_ARGUMENT names what is another; the model, the text, guidance, and initial and known latents cannot be.
+ * After a failure the run has to be begun, or resumed, anew. Since 0.2. */
+IMAGINE_API imagine_status imagine_sampler_resume(imagine_sampler *sampler, const imagine_buffer *state, imagine_error *error);
+
 /* The schedule in use: min(count, steps + 1) sigmas are written to `sigmas`; returns steps + 1, or 0 for NULL. */
 IMAGINE_API uint32_t imagine_sampler_get_sigmas(const imagine_sampler *sampler, double *sigmas, uint32_t count);
 

@@ -43,6 +43,7 @@ struct imagine_sampler {
     float *estimate; /* [batch][clip]: of the clean latents */
     int32_t step; /* steps done */
     int begun, failed;
+    int spoilt; /* 1: the step that failed left latents that are not finite */
 };
 
 /* Fails for NULL and in a forked child. */

@@ -240,7 +240,7 @@ static imagine_status begin(imagine_sampler *sampler, const imagine_buffer *nois
     imagine__stepper_reset(sampler->stepper);
     sampler->step = 0;
     sampler->begun = 1;
-    sampler->failed = 0;
+    sampler->failed = sampler->spoilt = 0;
     return IMAGINE_OK;
 }
 
@@ -334,7 +334,7 @@ imagine_status imagine_sampler_step(imagine_sampler *sampler, imagine_step_info 
         return imagine__device_cause(sampler->context, status, error);
     }
     if ((status = update(sampler, error)) < 0) {
-        sampler->failed = 1;
+        sampler->failed = sampler->spoilt = 1;
         return imagine__device_cause(sampler->context, status, error);
     }
     sampler->step++;

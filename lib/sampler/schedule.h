@@ -67,6 +67,10 @@ imagine_status imagine__stepper_create(imagine__stepper **stepper, imagine__work
                                        const imagine__schedule *schedule, int64_t count, imagine_error *error);
 void imagine__stepper_free(imagine__stepper *stepper);
 void imagine__stepper_reset(imagine__stepper *stepper);
+/* The tensors that it remembers between steps, at most 3; their number. With what they held after `step` steps in them the next is
+ * as it would have been. */
+uint32_t imagine__stepper_memory(const imagine__stepper *stepper, float **tensors);
+void imagine__stepper_go_on(imagine__stepper *stepper, int32_t step);
 /* Before imagine__stepper_step: NULL, or the sample at the next sigma for which the rule (Heun's) wants a prediction,
  * made with timesteps[step + 1], instead of `v`, which it keeps. */
 float *imagine__stepper_trial(imagine__stepper *stepper, int32_t step, const float *x, const float *v);

@@ -59,6 +59,21 @@ void imagine__stepper_reset(imagine__stepper *s)
     s->next = 0;
 }
 
+uint32_t imagine__stepper_memory(const imagine__stepper *s, float **tensors)
+{
+    if (s->schedule->rule != IMAGINE_STEP_UNIPC)
+        return 0;
+    tensors[0] = s->m0;
+    tensors[1] = s->m1;
+    tensors[2] = s->last;
+    return 3;
+}
+
+void imagine__stepper_go_on(imagine__stepper *s, int32_t step)
+{
+    s->next = step;
+}
+
 static void copy(const imagine__stepper *s, float *to, const float *from)
 {
     imagine__copy(s->work, to, 0, from, 0, (size_t)s->count * sizeof *to, 1);
