@@ -270,6 +270,15 @@ class Job(_Handle):
         return cast("Array", _read_only(Buffer(pointer.value).array))
 
     @property
+    def state(self) -> Array:
+        """What a job that was cancelled or failed while it sampled can be gone on from, in this process or another: uint8 [bytes],
+        for job() or generate() as `state`, with the same options. StateError where there is none."""
+        pointer = ctypes.c_void_p()
+        with self._open() as job:
+            _call("imagine_job_get_state", job, ctypes.byref(pointer))
+        return cast("Array", _read_only(Buffer(pointer.value).array))
+
+    @property
     def info(self) -> Dict[str, Any]:
         """A dict: the settled sizes, seconds per stage, memory_peak."""
         info = _api.JobInfo(struct_size=ctypes.sizeof(_api.JobInfo))
@@ -371,7 +380,7 @@ class Model(_Handle):
             prompt_embeds: Any = None, negative_embeds: Any = None, first_frames: Any = None, last_frame: Any = None,
             init_frames: Any = None, init_latents: Any = None, strength: float = 1.0, mask_frames: Any = None,
             known_latents: Any = None, known_mask: Any = None, known_mode: str = "auto", previews: bool = False,
-            decode: bool = True, tile: Tile = None, cancel: Optional[Cancel] = None,
+            decode: bool = True, tile: Tile = None, cancel: Optional[Cancel] = None, state: Any = None,
             _use: Callable[[Model, _api.JobOptions, List[Any]], Any] = Job) -> Job:
         """Starts a generation and returns its Job: `for event in model.job("a dog"): ...`. Sizes of 0 are the pack's
         defaults. `cfg` "batched" computes guidance's two predictions together, "in-turn" one after the other for less memory,
@@ -383,7 +392,8 @@ class Model(_Handle):
         or true.
         With sizes for `tile` (as for decode()) pictures are coded in tiles, and the clip's frames come all at once; "auto",
         as None, leaves to the library whether the memory limit asks for tiles. Firing `cancel` cancels the job too. A negative
-        prompt counts where there is guidance: a value other than 1, which packs of distilled models have."""
+        prompt counts where there is guidance: a value other than 1, which packs of distilled models have. With the `state` of a
+        job that was cancelled, and its other options, it goes on, and makes the very bytes that that one would have made."""
         sampler = _api.SamplerOptions()
         _lib().imagine_sampler_options_init(ctypes.byref(sampler), ctypes.sizeof(sampler))
         sampler.seed = _integer("seed", seed, -2**63, 2**64 - 1) & (2**64 - 1)
@@ -421,9 +431,9 @@ class Model(_Handle):
                              ("negative_embeds", negative_embeds), ("first_frames", first_frames),
                              ("last_frame", last_frame), ("init_frames", init_frames), ("init_latents", init_latents),
                              ("mask_frames", _mask("mask_frames", mask_frames)), ("known_latents", known_latents),
-                             ("known_mask", _mask("known_mask", known_mask))):
+                             ("known_mask", _mask("known_mask", known_mask)), ("state", state)):
             if value is not None:
-                dtype = "uint8" if "frame" in field else "float32"
+                dtype = "uint8" if "frame" in field or field == "state" else "float32"
                 keep.append(Buffer.copy_of(self._context, value, field, dtype)._reference())
                 setattr(options, field, keep[-1]._pointer)
         made: Job = _use(self, options, keep)

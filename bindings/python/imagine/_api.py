@@ -93,7 +93,7 @@ class JobOptions(ctypes.Structure):
                 ("noise", c_void_p), ("latents", c_void_p), ("cancel", c_void_p), ("preview_every", c_int32),
                 ("decode", c_int32), ("renoise", c_void_p), ("init_latents", c_void_p), ("known_latents", c_void_p),
                 ("known_mask", c_void_p), ("init_frames", c_void_p), ("mask_frames", c_void_p), ("first_frames", c_void_p),
-                ("last_frame", c_void_p), ("tile_width", c_int32), ("tile_height", c_int32)]
+                ("last_frame", c_void_p), ("tile_width", c_int32), ("tile_height", c_int32), ("state", c_void_p)]
 
 
 class Event(ctypes.Structure):
@@ -179,6 +179,7 @@ FUNCTIONS = {
     "imagine_job_cancel": (None, [_handle]),
     "imagine_job_fd": (c_int32, [_handle]),
     "imagine_job_get_latents": (c_int32, [_handle, _handle_out, _error]),
+    "imagine_job_get_state": (c_int32, [_handle, _handle_out, _error]),
     "imagine_job_get_info": (c_int32, [_handle, POINTER(JobInfo), _error]),
     "imagine_job_destroy": (None, [_handle_out]),
     "imagine_job_estimate": (c_int32, [_handle, POINTER(JobOptions), POINTER(Estimate), _error]),

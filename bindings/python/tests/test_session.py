@@ -173,6 +173,28 @@ class Tokens(unittest.TestCase):
                 with self.assertRaisesRegex(kind, "^cancel: "):
                     work(prompt="a", cancel=wrong)
 
+    def test_a_cancelled_job_is_gone_on_with(self):
+        options = dict(steps=60, width=96, height=96, frames=5, schedule="wan-unipc", seed=3)
+        expected = imagine.open(PACK).generate("a b", **options)
+        with imagine.open(PACK).job("a b", previews=True, **options) as job:  # which make a step take its time
+            with self.assertRaises(imagine.StateError):
+                job.state
+            with self.assertRaises(imagine.Cancelled):
+                for event in job:
+                    job.cancel()
+            state = numpy.frombuffer(job.state.tobytes(), "uint8")
+            self.assertFalse(job.state.flags.writeable)
+        steps = []
+        found = imagine.open(PACK).generate("a b", state=state, progress=lambda step, _: steps.append(step), **options)
+        numpy.testing.assert_array_equal(found, expected)
+        self.assertGreater(min(steps), event.step)
+        model = imagine.open(PACK)
+        self.assertTrue(model.estimate("a b", state=state, **options)["fits"])
+        with self.assertRaisesRegex(imagine.InvalidArgument, "^state: .*seed"):
+            model.generate("a b", state=state, **dict(options, seed=4))
+        with self.assertRaisesRegex(imagine.InvalidArgument, "^state: "):
+            model.generate("a b", state=b"12", **options)
+
     def test_ctrl_c_leaves_the_callers_token_alone(self):
         code = (f"token = imagine.Cancel(model.context)\nprint('begun', flush=True)\ntry:\n"
                 "    model.decode(numpy.zeros((16, 60, 128, 128), 'float32'), cancel=token)\nexcept KeyboardInterrupt:\n"

@@ -610,6 +610,16 @@ extern "C" {
         latents: *mut *mut imagine_buffer,
         error: *mut imagine_error,
     ) -> imagine_status;
+    pub fn imagine_sampler_get_state(
+        sampler: *mut imagine_sampler,
+        state: *mut *mut imagine_buffer,
+        error: *mut imagine_error,
+    ) -> imagine_status;
+    pub fn imagine_sampler_resume(
+        sampler: *mut imagine_sampler,
+        state: *const imagine_buffer,
+        error: *mut imagine_error,
+    ) -> imagine_status;
     pub fn imagine_sampler_get_sigmas(sampler: *const imagine_sampler, sigmas: *mut f64, count: u32) -> u32;
     pub fn imagine_sampler_denoise(
         sampler: *mut imagine_sampler,
@@ -662,6 +672,7 @@ pub struct imagine_job_options {
     pub last_frame: *mut imagine_buffer,
     pub tile_width: i32,
     pub tile_height: i32,
+    pub state: *mut imagine_buffer,
 }
 
 #[repr(C)]
@@ -738,6 +749,11 @@ extern "C" {
     pub fn imagine_job_get_latents(
         job: *mut imagine_job,
         latents: *mut *mut imagine_buffer,
+        error: *mut imagine_error,
+    ) -> imagine_status;
+    pub fn imagine_job_get_state(
+        job: *mut imagine_job,
+        state: *mut *mut imagine_buffer,
         error: *mut imagine_error,
     ) -> imagine_status;
     pub fn imagine_job_get_info(

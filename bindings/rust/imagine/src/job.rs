@@ -276,6 +276,14 @@ impl Job {
         Buffer::make(|latents, error| unsafe { sys::imagine_job_get_latents(self.handle.raw(), latents, error) })
     }
 
+    /// What a job that was cancelled or failed while it sampled can be gone on from, in this process or another:
+    /// `u8 [bytes]` for [`JobOptions::resume`]. [`Error::State`](crate::Error::State) while it runs, before the first step
+    /// is done, and where sampling was over: then the latents are all there is.
+    pub fn state(&self) -> Result<Buffer> {
+        // SAFETY: as for latents.
+        Buffer::make(|state, error| unsafe { sys::imagine_job_get_state(self.handle.raw(), state, error) })
+    }
+
     /// How the job was settled and what it has spent so far.
     pub fn info(&self) -> Result<JobInfo> {
         let mut raw = sys::imagine_job_info::sized();

@@ -174,6 +174,7 @@ pub struct JobOptions {
     strength: Option<f64>,
     known_mode: KnownMode,
     latents: Option<Buffer>,
+    state: Option<Buffer>,
     pub(crate) cancel: Option<CancelToken>,
     previews: u32,
     decode: bool,
@@ -215,6 +216,7 @@ impl JobOptions {
             strength: None,
             known_mode: KnownMode::Auto,
             latents: None,
+            state: None,
             cancel: None,
             previews: 0,
             decode: true,
@@ -399,6 +401,13 @@ impl JobOptions {
         self
     }
 
+    /// Goes on from [`Job::state`](crate::Job::state) of a job with these same options, and makes the very bytes that it would
+    /// have made.
+    pub fn resume(mut self, state: &Buffer) -> Self {
+        self.state = Some(state.clone());
+        self
+    }
+
     /// Asks for [`Event::Preview`](crate::Event::Preview) after every so many steps; 0 is never.
     pub fn previews(mut self, every: u32) -> Self {
         self.previews = every;
@@ -477,6 +486,7 @@ impl JobOptions {
         raw.last_frame = buffer(&self.last_frame);
         (raw.tile_width, raw.tile_height) = (self.tile.0.raw(), self.tile.1.raw());
         raw.latents = buffer(&self.latents);
+        raw.state = buffer(&self.state);
         raw.cancel = token.0.raw();
         raw.decode = i32::from(self.decode);
         raw.events = [sys::IMAGINE_EVENT_STEP, sys::IMAGINE_EVENT_LATENTS, sys::IMAGINE_EVENT_FRAMES]

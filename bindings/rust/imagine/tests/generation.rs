@@ -383,6 +383,25 @@ fn cancel_on_the_own_thread_keeps_the_latents() {
     assert!(job.latents().unwrap().as_slice::<f32>().unwrap().iter().all(|value| value.is_finite()));
 }
 
+/// In another process: through bytes, and with another context and model.
+#[test]
+fn cancelled_jobs_are_gone_on_with() {
+    let options = options().size(96, 96).steps(60).schedule(Schedule::WanUnipc).decode(false);
+    let expected = model().job(&options).unwrap().finish().unwrap();
+    let mut job = model().job(&options.clone().previews(1)).unwrap(); // which make a step take its time
+    assert!(matches!(job.state(), Err(Error::State(_))));
+    assert!(matches!(job.next(), Some(Ok(Event::Step { .. }))));
+    job.cancel();
+    assert!(matches!(job.by_ref().last(), Some(Err(Error::Cancelled(_)))));
+    let bytes = job.state().unwrap().as_bytes().to_vec();
+    let model = model();
+    let state = Buffer::from_slice(model.context(), &bytes, &[bytes.len()]).unwrap();
+    let found = model.job(&options.clone().resume(&state)).unwrap().finish().unwrap();
+    assert_eq!(found.as_slice::<f32>().unwrap(), expected.as_slice::<f32>().unwrap());
+    let other = model.job(&options.seed(1).resume(&state)).unwrap_err();
+    assert!(matches!(&other, Error::InvalidArgument(_)) && other.to_string().contains("seed"), "{:?}", other);
+}
+
 #[test]
 fn drop_while_running() {
     let context = Context::new().unwrap();
