@@ -15,7 +15,7 @@ typedef struct arguments {
     const char *command;
     const char *input; /* the argument that is no option */
     const char *prompt, *negative, *model, *out, *schedule, *step_rule, *cfg, *noise, *embeds, *filter;
-    const char *image, *last_image, *init, *extend, *mask, *known_mode;
+    const char *image, *last_image, *init, *extend, *mask, *known_mode, *resume;
     int32_t width, height, frames, steps, threads, cpu_level, device, device_number, precision, weights, runs, tile_width, tile_height;
     int json, quiet, quick, ids_only, verbose;
     uint64_t seed, memory_limit;

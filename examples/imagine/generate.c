@@ -16,13 +16,20 @@ typedef struct generation {
     imagine_job *job;
     imagine_job_info info;
     imagine_buffer *frames; /* the whole clip */
-    imagine_buffer *prompt_embeds, *negative_embeds, *noise;
+    imagine_buffer *prompt_embeds, *negative_embeds, *noise, *state;
     imagine_buffer *first, *last, *extended, *init, *mask; /* pictures, or latents for `extended` and `init` */
     const char *out;
     char kept[8192]; /* where the latents were put that could not be made frames of */
     imagine_event step; /* the last */
     progress bar;
 } generation;
+
+/* The latents of a safetensors file: so called, as in one that an interrupted run left, or its only tensor. */
+static imagine_status load_latents(generation *g, const char *path, imagine_buffer **to)
+{
+    imagine_status status = imagine_buffer_load(to, g->s.context, path, "latents", &g->s.error);
+    return status == IMAGINE_ERROR_NOT_FOUND ? imagine_buffer_load(to, g->s.context, path, NULL, &g->s.error) : status;
+}
 
 static int load_inputs(generation *g)
 {
@@ -36,7 +43,9 @@ static int load_inputs(generation *g)
         if (status < 0 && status != IMAGINE_ERROR_NOT_FOUND)
             return session_failed(&g->s);
     }
-    if (o->noise && imagine_buffer_load(&g->noise, g->s.context, o->noise, NULL, &g->s.error) < 0)
+    if (o->noise && load_latents(g, o->noise, &g->noise) < 0)
+        return session_failed(&g->s);
+    if (o->resume && imagine_buffer_load(&g->state, g->s.context, o->resume, "state", &g->s.error) < 0)
         return session_failed(&g->s);
     return 0;
 }
@@ -47,7 +56,7 @@ static int load_pictures(generation *g, const char *path, imagine_buffer **to)
     if (!path)
         return 0;
     imagine_status status = has_suffix(path, ".safetensors")
-                                ? imagine_buffer_load(to, g->s.context, path, NULL, &g->s.error)
+                                ? load_latents(g, path, to)
                                 : imagine_picture_load(to, g->s.context, path, &g->s.error);
     return status < 0 ? session_failed(&g->s) : 0;
 }
@@ -92,6 +101,7 @@ static int start(generation *g)
     job.prompt_embeds = g->prompt_embeds;
     job.negative_embeds = g->negative_embeds;
     job.noise = g->noise;
+    job.state = g->state;
     job.cancel = g->s.cancel;
     if ((status = load_conditions(g, &job)))
         return status;
@@ -169,9 +179,11 @@ static imagine_status listen(generation *g)
     }
 }
 
-static imagine_status write_latents(generation *g, imagine_buffer *latents, const char *path)
+/* And what the run can be gone on from, or NULL. */
+static imagine_status write_latents(generation *g, imagine_buffer *latents, imagine_buffer *state, const char *path)
 {
-    return imagine_buffer_save(g->s.context, path, 1, &latents, &(const char *){ "latents" }, &g->s.error);
+    return imagine_buffer_save(g->s.context, path, state ? 2 : 1, (imagine_buffer *[]){ latents, state },
+                               (const char *const[]){ "latents", "state" }, &g->s.error);
 }
 
 static imagine_status save(generation *g)
@@ -181,7 +193,7 @@ static imagine_status save(generation *g)
         imagine_buffer *latents = NULL;
         imagine_status status = imagine_job_get_latents(g->job, &latents, &g->s.error);
         if (status >= 0)
-            status = write_latents(g, latents, g->out);
+            status = write_latents(g, latents, NULL, g->out);
         imagine_buffer_release(&latents);
         return status;
     }
@@ -225,21 +237,27 @@ static void rescue_path(char *path, size_t size, const char *out, int place)
 static void rescue(generation *g)
 {
     imagine_error error = g->s.error;
-    imagine_buffer *latents = NULL;
+    imagine_buffer *latents = NULL, *state = NULL;
     imagine_status status = imagine_job_get_latents(g->job, &latents, &g->s.error);
     int sampled = status != IMAGINE_ERROR_STATE;
+    imagine_job_get_state(g->job, &state, NULL);
     for (int place = 0; place < 3 && sampled && latents; place++) {
         rescue_path(g->kept, sizeof g->kept, g->out, place);
-        if ((status = write_latents(g, latents, g->kept)) >= 0)
+        if ((status = write_latents(g, latents, state, g->kept)) >= 0)
             break;
     }
     if (status >= 0) {
         g->s.kept = g->kept;
-        fprintf(stderr, "imagine: the latents so far are in %s (imagine decode reads them; sigma %.6g, after step %d of %d)\n", g->kept,
-                g->step.sigma, g->step.step, g->step.steps);
+        char after[64] = ""; /* a resumed run may have done no step of its own */
+        if (g->step.steps)
+            snprintf(after, sizeof after, "; sigma %.6g, after step %d of %d", g->step.sigma, g->step.step, g->step.steps);
+        fprintf(stderr, "imagine: the latents so far are in %s (imagine decode reads them%s)\n", g->kept, after);
+        if (state)
+            fprintf(stderr, "imagine: to go on, give the same options and --resume %s\n", g->kept);
     } else if (sampled)
         fprintf(stderr, "imagine: the latents so far are lost: %s\n", g->s.error.message);
     imagine_buffer_release(&latents);
+    imagine_buffer_release(&state);
     g->s.error = error;
 }
 
@@ -315,6 +333,7 @@ int run_generate(const arguments *o)
     imagine_buffer_release(&g.prompt_embeds);
     imagine_buffer_release(&g.negative_embeds);
     imagine_buffer_release(&g.noise);
+    imagine_buffer_release(&g.state);
     imagine_buffer_release(&g.first);
     imagine_buffer_release(&g.last);
     imagine_buffer_release(&g.extended);

@@ -17,14 +17,15 @@
 const command commands[] = {
     { "generate", "a picture or clip from a prompt",
       MACHINE "quiet prompt negative seed width height frames steps guidance guidance-2 guidance-rescale guidance-start guidance-stop "
-              "schedule step-rule shift eta cfg noise embeds image last-image extend init strength mask known out fps tile ",
+              "schedule step-rule shift eta cfg noise embeds image last-image extend init strength mask known resume out fps tile ",
       "PROMPT",
       "  imagine generate \"a red apple\"\n"
       "  imagine generate \"a yellow car moving to the right\" --seed 7 --steps 30 --out car.png\n"
       "  imagine generate \"a dog\" --frames 1 --guidance 4 --out dog.png\n"
       "  imagine generate \"it turns around\" --image dog.png --out turning.png\n"
       "  imagine generate \"in snow\" --init clip.png --strength 0.6 --out snow.png\n"
-      "  imagine generate \"a dog\" --out dog.safetensors        only the latents, for `imagine decode`\n",
+      "  imagine generate \"a dog\" --out dog.safetensors        only the latents, for `imagine decode`\n"
+      "  imagine generate \"a dog\" --resume out.png.latents.safetensors    goes on where Ctrl-C ended it\n",
       run_generate },
     { "encode", "pictures to latents", MACHINE "quiet out tile ", "PICTURES",
       "  imagine encode clip.png --out latents.safetensors       a PNG or an animated PNG\n"
@@ -93,6 +94,7 @@ static const struct {
     { "strength", "X", "with --init: how much is made anew, above 0 to 1 (1)", 'y' },
     { "mask", "FILE", "with --init: PNG of one frame or all; what is white is made anew, the rest kept", 'K' },
     { "known", "MODE", "how kept frames are shown to the model: auto, clean or renoised", 'v' },
+    { "resume", "FILE", "what an interrupted run left: it goes on; all other options as they were", 'G' },
     { "out", "FILE", "what to write", 'o' },
     { "fps", "X", "frames a second of the animated PNG", 'r' },
     { "tile", "SIZE", "code in tiles of PIXELS or WIDTHxHEIGHT, or auto: the same bytes in less memory", 'T' },
@@ -296,6 +298,7 @@ static int read_option(arguments *o, size_t index, const char *text)
     case 'y': return read_number(o, name, text, 1e-9, 1, &o->strength);
     case 'K': o->mask = text; return 0;
     case 'v': o->known_mode = text; return 0;
+    case 'G': o->resume = text; return 0;
     case 'o': o->out = text; return 0;
     case 'r': return read_number(o, name, text, 0.01, 1000, &o->fps);
     case 'T': return read_tile(o, text);

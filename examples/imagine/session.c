@@ -69,6 +69,19 @@ const char *find_model(const arguments *o, char *path, size_t size)
     return wanted;
 }
 
+/* Of a name that is no folder, the library could say no more than that. */
+static imagine_status open_model(session *s, const arguments *o, const imagine_model_options *how)
+{
+    char path[8192];
+    const char *found = find_model(o, path, sizeof path);
+    if (strchr(found, '/') || is_folder(found))
+        return imagine_model_open(&s->model, s->context, found, how, &s->error);
+    s->error.status = IMAGINE_ERROR_NOT_FOUND;
+    snprintf(s->error.message, sizeof s->error.message,
+             "there is no model \"%.300s\" here or beside the program; give a model's folder with --model or in IMAGINE_MODEL", found);
+    return s->error.status;
+}
+
 static void print_log(void *data, imagine_log_level level, const char *text)
 {
     (void)data;
@@ -79,7 +92,6 @@ int session_open(session *s, const arguments *o, int with_model)
 {
     imagine_context_options options;
     imagine_model_options how;
-    char path[8192];
     memset(s, 0, sizeof *s);
     s->error = (imagine_error)IMAGINE_ERROR_INIT;
     s->json = o->json;
@@ -96,8 +108,7 @@ int session_open(session *s, const arguments *o, int with_model)
     how.weights = o->weights;
     if (imagine_context_create(&s->context, &options, &s->error) < 0 ||
         imagine_cancel_create(&s->cancel, s->context, &s->error) < 0 ||
-        (with_model && imagine_model_open(&s->model, s->context, find_model(o, path, sizeof path), &how,
-                                         &s->error) < 0)) {
+        (with_model && open_model(s, o, &how) < 0)) {
         int status = session_failed(s);
         session_close(s);
         return status;

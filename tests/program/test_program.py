@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The command-line program on the two-layer pack: exit codes, files, JSON, Ctrl-C."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -23,11 +24,11 @@ PACK = str(TOP / "tests/packs/two-layer")
 
 
 def load(path):
-    """The f32 and i32 tensors of a safetensors file."""
+    """The f32, i32 and u8 tensors of a safetensors file."""
     data = pathlib.Path(path).read_bytes()
     size = struct.unpack("<Q", data[:8])[0]
     header = json.loads(data[8:8 + size])
-    kinds = {"F32": "<f4", "I32": "<i4"}
+    kinds = {"U8": "u1", "F32": "<f4", "I32": "<i4"}
     out = {}
     for name, t in header.items():
         if name != "__metadata__":
@@ -413,6 +414,46 @@ class Program(unittest.TestCase):
         self.assertIn("out.png.latents.safetensors", errors)
         self.assertEqual(load(self.path("out.png.latents.safetensors"))["latents"].shape, (16, 13, 32, 32))
         self.assertFalse(os.path.exists(self.path("out.png")))
+
+    def test_no_model(self):
+        """Neither given nor found: what to do is told."""
+        for options, env, name in (([], {}, "tiny"), (["--model", "other"], {}, "other"), ([], {"IMAGINE_MODEL": "third"}, "third")):
+            clean = {k: v for k, v in os.environ.items() if k != "IMAGINE_MODEL"}
+            program = shutil.copy(PROGRAM, self.path("imagine"))  # which has no models beside it
+            libraries = str(pathlib.Path(PROGRAM).resolve().parent.parent)
+            refused = subprocess.run([program, "generate", "a dog", *options], capture_output=True, text=True, cwd=self.folder.name,
+                                     env={**clean, **env, "LD_LIBRARY_PATH": libraries})
+            self.assertEqual(refused.returncode, 1)
+            self.assertIn(f'there is no model "{name}" here or beside the program; give', refused.stderr)
+
+    def test_an_interrupted_run_goes_on(self):
+        """Again and again, to the bytes of one that is not interrupted; with other options it is refused."""
+        command = ["generate", "a dog", "--model", PACK, "--width", "96", "--height", "96", "--frames", "17", "--steps", "120",
+                   "--schedule", "wan-unipc", "--guidance", "3", "--out", "clip.png"]
+        left, delay = [], 0.3
+        while True:
+            process = subprocess.Popen([PROGRAM, *command, *(["--resume", left[-1]] if left else [])], stdout=subprocess.DEVNULL,
+                                       stderr=subprocess.PIPE, text=True, cwd=self.folder.name)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(delay)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
+            if process.returncode == 0:
+                break
+            told = re.search("same options and --resume (.*)", errors)
+            left += [told[1]] if told else []
+            delay = delay * 1.3
+            self.assertLess(delay, 60)
+        self.assertTrue(left)
+        self.run_program(*command[:-1], "whole.png")
+        self.assertEqual(*(pathlib.Path(self.path(name)).read_bytes() for name in ("clip.png", "whole.png")))
+        refused = self.run_program(*command, "--resume", left[0], "--seed", "2", status=1).stderr
+        self.assertIn("state: is of a run with the seed 0, this one's is 2", refused)
+        self.run_program("decode", left[0], "--model", PACK, "--out", "so_far.png")
+        self.run_program("generate", "a dog", "--model", PACK, "--width", "96", "--height", "96", "--frames", "17", "--steps", "2",
+                         "--init", left[0], "--strength", "0.5", "--out", "other.png")
+        refused = self.run_program(*command, "--resume", self.path("packs"), status=1).stderr
+        self.assertIn("packs", refused)
 
     def test_which_signals_end_it(self):
         """All that ask for it, as they would have without a handler; none that it was started to ignore. JSON tells where the latents are."""
