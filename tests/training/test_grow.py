@@ -9,6 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "models" / "tiny" / "train"))
 
 try:
+    import numpy as np
     import torch
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
@@ -112,6 +113,14 @@ class Grow(unittest.TestCase):
         for sigma, more in ((0.3, 1.0), (0.85, 1.0), (0.91, 0.5), (0.97, 0.0), (1.0, 0.0)):
             found = train_dit128.Trainer.mean_error(None, squares, torch.tensor(sigma).view(1, 1, 1, 1, 1), shown)
             self.assertAlmostEqual(found.item(), 1 + more * train_dit128.OBJECTS / 4, places=5, msg=sigma)
+
+    def test_lengths(self):
+        """Clips come in the shares that the settings give their lengths, those that are there."""
+        trainer = object.__new__(train_dit128.Trainer)
+        trainer.s, rng = dict(lengths={3: 0.1, 5: 0.6, 7: 0.3}), np.random.default_rng(0)
+        drawn = [trainer.some_clips(rng, [("picture", 1), ("clip", 3), ("clip", 5)]) for _ in range(700)]
+        self.assertEqual(set(drawn), {("clip", 3), ("clip", 5)})
+        self.assertAlmostEqual(drawn.count(("clip", 3)), 100, delta=30)
 
     def test_finer(self):
         """Of latents that are the same all over, where places say nothing, a token for each of them sees and predicts what one for four did."""

@@ -31,7 +31,9 @@ TOKENS = 64 if common.FINE else 16  # of a frame's latents
 # `nearly`: the share of clips, and half of it of pictures, with almost nothing but noise. Which way something moves shows through a level
 # of 0.97 in five latent frames, so that captions are asked for it only above that.
 # `lr`: Muon's steps are as large along what gradients say little about, and at twice this rate they wiped motion out (README.md).
-SETTINGS = dict(lr=5e-4, steps=12000, warmup=100, decay=12000, average=0.998, weight_decay=0.01, pictures_first=0, picture_share=0.5,
+# `lengths`: shares of clips by latent frames, where there are such. Nine frames, of which there are 3, show little of a motion.
+SETTINGS = dict(lr=5e-4, steps=12000, warmup=100, decay=12000, average=0.998, weight_decay=0.01, pictures_first=0, picture_share=0.35,
+                lengths={3: 0.15, 5: 0.35, 7: 0.35, 9: 0.15},
                 tokens=4096 if common.FINE else 2048, captions=60000, noise=(1.0, 1.2, 0.4), nearly=0.3)
 BY_THE_CLOCK = dict(save_every=2000, show_every=4000)  # steps, on a GPU, where thousands take minutes
 SMOKE = dict(steps=6, warmup=2, decay=3, pictures_first=3, tokens=128, captions=1500)
@@ -134,9 +136,12 @@ class Trainer(train_dit.Trainer):
         sets = latents128.load(self.args.state)
         self.mean, self.std = latents128.statistics(self.args.state)
         self.sets = {k: (x, shown, *self.token_table(words)) for k, (x, shown, words) in sets.items()}
-        clips = [k for k in self.sets if k[0] == "clip"]
-        counts = np.array([len(self.sets[k][0]) / k[1] for k in clips], float)  # the short ones more often
-        self.clips, self.clip_weights = clips, counts / max(counts.sum(), 1e-9)
+
+    def some_clips(self, rng, keys):
+        """The key of clips of one of the lengths."""
+        keys = sorted(k for k in keys if k[0] == "clip")
+        shares = np.array([self.s["lengths"].get(k[1], 0.1) for k in keys])
+        return keys[rng.choice(len(keys), p=shares / shares.sum())]
 
     def token_table(self, words):
         """Ids and masks [n, wordings, length] as narrow integers."""
@@ -170,13 +175,12 @@ class Trainer(train_dit.Trainer):
         return max(1, self.args.times * self.s["tokens"] // (TOKENS * depth))
 
     def some_stored(self, rng, pictures):
-        key = ("picture", 1) if pictures else self.clips[rng.choice(len(self.clips), p=self.clip_weights)]
+        key = ("picture", 1) if pictures else self.some_clips(rng, self.sets)
         rows = torch.from_numpy(rng.integers(len(self.sets[key][0]), size=self.samples(key[1])))
         return (v[rows].to(common.DEVICE) for v in self.sets[key])
 
     def some_live(self, rng, pictures):
-        clips = sorted(k for k in self.live.pools if k[0] == "clip")
-        key = ("picture", 1) if pictures else clips[rng.integers(len(clips))]
+        key = ("picture", 1) if pictures else self.some_clips(rng, self.live.pools)
         return self.live.pools[key].some(self.random, self.samples(key[1])).values()
 
     def run(self):
