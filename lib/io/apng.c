@@ -365,7 +365,7 @@ imagine_status imagine__apng_encode(imagine_context *context, imagine__output *o
     put32(word + 4, 0); /* for ever */
     if (frames > 1)
         write_chunk(output, TAG('a', 'c', 'T', 'L'), NULL, 0, word, 8);
-    for (uint32_t f = 0; f < frames; f++) {
+    for (uint32_t f = 0; f < frames && !output->failed; f++) {
         uint8_t *bytes;
         size_t size;
         imagine_status status =

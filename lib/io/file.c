@@ -14,12 +14,34 @@
 
 #define NAME_KEPT 200 /* bytes of a name: names have at most 255 */
 
+/* Where links lead, also to a file that is not there yet. 0, or errno. */
+static int follow(char target[PATH_MAX])
+{
+    char link[PATH_MAX];
+    for (int i = 0; i < 40; i++) {
+        ssize_t length = readlink(target, link, sizeof link - 1);
+        if (length < 0)
+            return errno == EINVAL || errno == ENOENT ? 0 : errno; /* no link */
+        link[length] = 0;
+        const char *name = strrchr(target, '/');
+        size_t folder = *link != '/' && name ? (size_t)(name + 1 - target) : 0;
+        if (folder + (size_t)length >= PATH_MAX)
+            return ENAMETOOLONG;
+        memcpy(target + folder, link, (size_t)length + 1);
+    }
+    return ELOOP;
+}
+
 /* What is to be written in the end: a link to a file stays one, and a file that is replaced keeps its permissions. */
 static imagine_status find_target(imagine__output *output, imagine_error *error)
 {
-    char linked[PATH_MAX];
-    const char *target = output->path;
+    char target[PATH_MAX];
     struct stat there;
+    int failed = strlen(output->path) < sizeof target ? 0 : ENAMETOOLONG;
+    if (!failed)
+        failed = follow(strcpy(target, output->path));
+    if (failed)
+        return imagine__fail_errno(error, IMAGINE_ERROR_IO, failed, "%s: cannot be written", output->path);
     if (!stat(output->path, &there)) {
         if (!S_ISREG(there.st_mode)) {
             if (S_ISDIR(there.st_mode))
@@ -29,8 +51,6 @@ static imagine_status find_target(imagine__output *output, imagine_error *error)
         }
         output->replaces = 1;
         output->mode = there.st_mode & 0777;
-        if (realpath(output->path, linked))
-            target = linked;
     } else if (errno != ENOENT) {
         return imagine__fail_errno(error, IMAGINE_ERROR_IO, errno, "%s: cannot be written", output->path);
     }
@@ -51,15 +71,18 @@ imagine_status imagine__output_open(imagine__output *output, imagine_context *co
     if (kept > NAME_KEPT)
         for (kept = NAME_KEPT; kept && ((uint8_t)output->target[folder + kept] & 0xC0) == 0x80;)
             kept--;
-    size_t room = folder + kept + 32;
+    size_t room = folder + kept + 40;
     output->temporary = imagine__alloc(context, room);
     if (!output->temporary) {
         imagine__output_abandon(output);
         return imagine__fail_memory(error, room, "a file's temporary name");
     }
+    /* What took the place of a file that others may not read can be read by its owner alone from the beginning. */
     for (int attempt = 0; attempt < 100 && output->fd < 0; attempt++) {
-        snprintf(output->temporary, room, "%.*s.%ld-%d.part", (int)(folder + kept), output->target, (long)getpid(), attempt);
-        output->fd = open(output->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        struct timespec now; /* processes that were killed may have had this number, and left files */
+        clock_gettime(CLOCK_REALTIME, &now);
+        snprintf(output->temporary, room, "%.*s.%ld-%08lx.part", (int)(folder + kept), output->target, (long)getpid(), now.tv_nsec);
+        output->fd = open(output->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, output->replaces ? output->mode & 0600 : 0666);
         if (output->fd < 0 && errno != EEXIST && errno != EINTR)
             break;
     }

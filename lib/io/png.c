@@ -72,6 +72,10 @@ static void read_picture(png_structp png, png_infop info, reader *r, imagine__pi
 {
     png_set_user_limits(png, IMAGINE__PNG_MAX_SIDE, IMAGINE__PNG_MAX_SIDE);
     png_set_chunk_malloc_max(png, (png_alloc_size_t)1 << 26);
+#ifdef PNG_HANDLE_AS_UNKNOWN_SUPPORTED
+    /* Texts, profiles and the like, which nobody looks at: a small file can hold gigabytes of them. */
+    png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_NEVER, NULL, -1);
+#endif
     png_read_info(png, info);
     pixels->width = png_get_image_width(png, info);
     pixels->height = png_get_image_height(png, info);
