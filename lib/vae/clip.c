@@ -158,20 +158,30 @@ static int alike(const imagine_vae *vae, int encoding, const int64_t *shape, vae
     return imagine__vae_tiles_alike(vae->coder, encoding, height, width, &a, &b);
 }
 
-/* Only while planning: a tile whose row and column are like others before them needs nothing that is not known. There are
- * thousands of tiles in a large picture, and a few dozen that differ. */
-static int planned_before(const imagine_vae *vae, int encoding, const int64_t *shape, vae_grid grid, int32_t number)
+/* 1 if one before `number`, `step` numbers apart, is like it. */
+static int seen(const imagine_vae *vae, int encoding, const int64_t *shape, vae_grid grid, int32_t number, int32_t step)
 {
-    int32_t row = number / grid.columns * grid.columns, column = number % grid.columns;
-    if (!imagine__planning(vae->context))
-        return 0;
-    for (int32_t i = 0; i < column; i++)
-        if (alike(vae, encoding, shape, grid, i, column))
-            return 1;
-    for (int32_t i = 0; i < row; i += grid.columns)
-        if (alike(vae, encoding, shape, grid, i, row))
-            return 1;
-    return 0;
+    int32_t i = number - step, first = number % step; /* like ones are near */
+    while (i >= first && !alike(vae, encoding, shape, grid, i, number))
+        i -= step;
+    return i >= first;
+}
+
+/* The tile at `number`, or, while planning, the next that is like none before it: one whose row and column are like others needs nothing
+ * that is not known. There are millions of tiles in a large picture, and a few dozen that differ. */
+static int32_t next_tile(const imagine_vae *vae, int encoding, const int64_t *shape, vae_grid grid, int32_t number)
+{
+    int32_t count = grid.rows * grid.columns;
+    while (imagine__planning(vae->context) && number < count) {
+        int32_t column = number % grid.columns;
+        if (!column && seen(vae, encoding, shape, grid, number, grid.columns))
+            number += grid.columns;
+        else if (column && seen(vae, encoding, shape, grid, column, 1))
+            number++;
+        else
+            break;
+    }
+    return number;
 }
 
 static imagine_status encode_one_tile(imagine_vae *vae, const vae_clip *in, const int64_t *shape,
@@ -205,10 +215,8 @@ static imagine_status encode_tiles(imagine_vae *vae, const vae_clip *in, vae_gri
     int64_t frame;
     float *middle = middle_room(vae, 1, shape, &frame, error);
     imagine_status status = middle ? IMAGINE_OK : IMAGINE_ERROR_NO_MEMORY;
-    for (int32_t i = 0; i < grid.rows * grid.columns && status >= 0; i++) {
+    for (int32_t i = 0; (i = next_tile(vae, 1, shape, grid, i)) < grid.rows * grid.columns && status >= 0; i++) {
         imagine__vae_tile tile = imagine__vae_tile_at(height, width, grid.rows, grid.columns, i);
-        if (planned_before(vae, 1, shape, grid, i))
-            continue;
         status = encode_one_tile(vae, in, shape, &tile, middle, frame, error);
     }
     if (status >= 0)
@@ -382,10 +390,8 @@ static imagine_status decode_tiles(imagine_vae *vae, const imagine_buffer *laten
         read_latent(vae, latents, k, latent);
         status = imagine__vae_decode_middle(vae->coder, latent, height, width, middle + k * frame, error);
     }
-    for (int32_t i = 0; i < grid.rows * grid.columns && status >= 0; i++) {
+    for (int32_t i = 0; (i = next_tile(vae, 0, in, grid, i)) < grid.rows * grid.columns && status >= 0; i++) {
         imagine__vae_tile tile = imagine__vae_tile_at(height, width, grid.rows, grid.columns, i);
-        if (planned_before(vae, 0, in, grid, i))
-            continue;
         status = decode_one_tile(vae, in, &tile, middle, frame, frames, error);
     }
     imagine__free(vae->context, middle);

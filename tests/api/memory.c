@@ -638,6 +638,35 @@ static void large_model_in_little(void)
     sized_remove(path);
 }
 
+/* Millions of tiles, again and again for the nearest size: no more is looked at than what differs. */
+static void estimates_are_soon_there(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context_options limited;
+    imagine_context *context;
+    imagine_model *model;
+    imagine_estimate told = { .struct_size = sizeof told };
+    imagine_sampler_options sampler;
+    imagine_job_options options;
+    imagine_context_options_init(&limited, sizeof limited);
+    limited.threads = 1;
+    limited.memory_limit = 400 << 20;
+    REQUIRE_OK(imagine_context_create(&context, &limited, &err));
+    REQUIRE_OK(imagine_model_open(&model, context, test_path("../models/tiny"), NULL, &err));
+    imagine_sampler_options_init(&sampler, sizeof sampler);
+    imagine_job_options_init(&options, sizeof options);
+    options.sampler = &sampler;
+    options.tile_width = options.tile_height = 8;
+    sampler.width = sampler.height = 8192;
+    sampler.frames = 1;
+    clock_t begin = clock();
+    REQUIRE_OK(imagine_job_estimate(model, &options, &told, &err));
+    CHECK(!told.fits && told.nearest_width > 0);
+    CHECK((double)(clock() - begin) / CLOCKS_PER_SEC < 1);
+    imagine_model_release(&model);
+    imagine_context_release(&context);
+}
+
 /* What does not depend on sizes: errors, cancelled tokens, the caller's own tensors. */
 static void asked_otherwise(void)
 {
@@ -688,7 +717,7 @@ int main(int argc, char **argv)
         { "asked otherwise", asked_otherwise }, { "streamed is resident", streamed_is_resident },
         { "limits are kept", limits_are_kept }, { "long clips", long_clips_read_weights_once }, { "nearest size", nearest_size },
         { "nearest size of pictures", nearest_size_of_pictures },
-        { "decoded in tiles", decoded_in_tiles }, { "stages by hand", stages_by_hand }, { "cut short", cut_short }, { "shared under a limit", shared_under_a_limit }, { "large model in little", large_model_in_little },
+        { "decoded in tiles", decoded_in_tiles }, { "stages by hand", stages_by_hand }, { "cut short", cut_short }, { "estimates are soon there", estimates_are_soon_there }, { "shared under a limit", shared_under_a_limit }, { "large model in little", large_model_in_little },
     };
     return test_main("api/memory", cases, sizeof cases / sizeof cases[0], argc, argv);
 }
