@@ -248,7 +248,11 @@ static imagine_status encode(imagine_context *context, imagine_vae *vae, const i
 {
     int64_t sizes[4];
     imagine_buffer *clip;
-    picture_sizes(pictures, sizes);
+    int32_t ndim;
+    imagine__buffer_shape(pictures, &ndim);
+    if (times == 1 && ndim == 4)
+        return imagine_vae_encode(vae, pictures, latents, error);
+    picture_sizes(pictures, sizes); /* one, or a few: soon copied */
     int64_t shape[] = { sizes[0] * times, sizes[1], sizes[2], sizes[3] };
     size_t size = (size_t)(sizes[1] * sizes[2] * sizes[3]);
     imagine_status status = imagine__buffer_new(&clip, context, IMAGINE_U8, 4, shape, error);

@@ -277,6 +277,29 @@ static void mask_cancelled(void)
     close_inputs(&in);
 }
 
+/* Pictures are encoded from where they are: 48 more take no more memory than their latents and the mask of these. */
+static void pictures_are_not_copied(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_estimate told = { .struct_size = sizeof told };
+    uint64_t work[2];
+    inputs in;
+    asked a;
+    REQUIRE(open_inputs(&in, 1));
+    for (int i = 0; i < 2; i++) {
+        imagine_buffer *frames;
+        REQUIRE_OK(imagine_buffer_create(&frames, in.context, IMAGINE_U8, 4, (int64_t[]){ i ? 97 : 49, 64, 64, 3 }, &err));
+        ask(&a, &in);
+        a.sampler.width = a.sampler.height = a.sampler.frames = 0;
+        a.job.init_frames = frames;
+        REQUIRE_OK(imagine_job_estimate(in.model, &a.job, &told, &err));
+        work[i] = told.stage_work[IMAGINE_JOB_ENCODE];
+        imagine_buffer_release(&frames);
+    }
+    CHECK(work[0] > 0 && work[1] - work[0] < 48 * 64 * 64 * 3 / 2);
+    close_inputs(&in);
+}
+
 /* A side that the caller leaves open is the pictures', or the latents', also where the other one is given. */
 static void sides_left_open(void)
 {
@@ -476,7 +499,7 @@ int main(int argc, char **argv)
         { "parity from pictures", parity_from_pictures },
         { "ends", ends },
         { "masked", masked },
-        { "mask cancelled", mask_cancelled },
+        { "mask cancelled", mask_cancelled }, { "pictures are not copied", pictures_are_not_copied },
         { "sides left open", sides_left_open },
         { "frames left open", frames_left_open },
         { "known at the end", known_at_the_end },
