@@ -301,7 +301,7 @@ static int read_data(const imagine_buffer *from, void *to, size_t size)
 {
     if (from->on_device)
         return imagine__download_now(from->context, to, from->data, size);
-    memcpy(to, from->data, size);
+    memmove(to, from->data, size); /* buffers may be parts of one memory */
     return 0;
 }
 

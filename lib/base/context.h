@@ -59,8 +59,6 @@ int32_t imagine__processors(int32_t most);
 /* The latter alone, rounded up; 0: no group has a limit. `groups` is like /proc/self/cgroup, `root` where groups are mounted. */
 int64_t imagine__processors_allowed(const char *groups, const char *root);
 
-/* Books `size` bytes if the limit allows it. */
-int imagine__reserve(imagine_context *context, uint64_t size);
 /* Blocks of values in a context that plans. `size` is what has been reserved for it. 0 or NULL: `pointer` is none of these. */
 void *imagine__plan_take(imagine_context *context, size_t size);
 size_t imagine__plan_give_back(imagine_context *context, const void *pointer);

@@ -45,7 +45,8 @@ int imagine__add_size(size_t a, size_t b, size_t *result)
     return !__builtin_add_overflow(a, b, result);
 }
 
-int imagine__reserve(imagine_context *context, uint64_t size)
+/* Books `size` bytes if the limit allows it. */
+static int reserve(imagine_context *context, uint64_t size)
 {
     uint64_t used = atomic_load_explicit(&context->memory_used, memory_order_relaxed), now;
     do {
@@ -55,17 +56,23 @@ int imagine__reserve(imagine_context *context, uint64_t size)
             return 0;
         }
     } while (!atomic_compare_exchange_weak(&context->memory_used, &used, now));
+    return 1;
+}
+
+/* What was booked has come. */
+static void raise_peak(imagine_context *context)
+{
+    uint64_t now = atomic_load(&context->memory_used);
     uint64_t peak = atomic_load(&context->memory_peak); /* not one of before a reset that has not seen this */
     while (now > peak && !atomic_compare_exchange_weak(&context->memory_peak, &peak, now))
         ;
-    return 1;
 }
 
 /* Books a block of `size` bytes; *total is what it takes. */
 static int book(imagine_context *context, size_t size, size_t *total)
 {
     if (imagine__add_size(size, ALIGNMENT, total) && *total <= PTRDIFF_MAX)
-        return imagine__reserve(context, *total);
+        return reserve(context, *total);
     atomic_store_explicit(&context->refused, IMAGINE__BY_ALLOCATOR, memory_order_relaxed);
     return 0;
 }
@@ -86,6 +93,7 @@ void *imagine__alloc(imagine_context *context, size_t size)
     header *block = context->allocate(context->allocator_data, total, ALIGNMENT);
     if (!block)
         return refuse(context, total, IMAGINE__BY_ALLOCATOR);
+    raise_peak(context);
     block->size = total;
     return (char *)block + ALIGNMENT;
 }
@@ -128,7 +136,10 @@ void *imagine__alloc_values(imagine_context *context, size_t size)
     if (!book(context, size, &total))
         return NULL;
     void *values = context->plan ? imagine__plan_take(context, total) : imagine__device_alloc(context, total);
-    return values ? values : refuse(context, total, context->plan ? IMAGINE__BY_ALLOCATOR : IMAGINE__BY_DEVICE);
+    if (!values)
+        return refuse(context, total, context->plan ? IMAGINE__BY_ALLOCATOR : IMAGINE__BY_DEVICE);
+    raise_peak(context);
+    return values;
 }
 
 void *imagine__alloc_host_values(imagine_context *context, size_t size)

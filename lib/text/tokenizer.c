@@ -178,12 +178,23 @@ static void reach(node *to, double score, uint32_t from, int32_t id)
     }
 }
 
+/* Asked at every place of a text, which may be millions of bytes long. */
+static imagine_status go_on(const imagine_cancel *cancel, size_t at, imagine_error *error)
+{
+    if (at % 4096 || !imagine_cancel_fired(cancel))
+        return IMAGINE_OK;
+    return imagine__fail(error, IMAGINE_ERROR_CANCELLED, "cancelled while the text was cut into tokens");
+}
+
 /* Finds the best way from 0 to size. */
 static imagine_status search(const imagine__tokenizer *t, const char *text, size_t size, const imagine_cancel *cancel,
                              node *nodes, imagine_error *error)
 {
-    for (size_t i = 0; i <= size; i++)
+    imagine_status status = IMAGINE_OK;
+    for (size_t i = 0; i <= size && (status = go_on(cancel, i, error)) >= 0; i++)
         nodes[i].from = NONE;
+    if (status < 0)
+        return status;
     nodes[0].score = 0;
     for (size_t at = 0, length; at < size; at += length) {
         double score = nodes[at].score;
@@ -240,9 +251,12 @@ static imagine_status add_span(const imagine__tokenizer *t, const char *text, si
     imagine_status status = search(t, text, size, out->cancel, nodes, error);
     if (status < 0)
         return status;
-    for (size_t at = size; at > 0; at = nodes[at].from)
+    size_t steps = 0;
+    for (size_t at = size; at > 0 && (status = go_on(out->cancel, steps++, error)) == IMAGINE_OK; at = nodes[at].from)
         nodes[nodes[at].from].next = (uint32_t)at;
     for (size_t at = 0, end; at < size && status == IMAGINE_OK; at = end) {
+        if ((status = go_on(out->cancel, steps++, error)) < 0)
+            break;
         end = nodes[at].next;
         while (t->unknown >= 0 && nodes[end].id == t->unknown && end < size && nodes[nodes[end].next].id == t->unknown)
             end = nodes[end].next; /* unknown characters in a row are one token */

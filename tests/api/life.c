@@ -303,6 +303,92 @@ static void bench_row_again(void)
     imagine_context_release(&context);
 }
 
+/* What could not be had is in no peak. */
+static void refused_memory(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context *context = open_context(1, &err);
+    imagine_context_info info = { .struct_size = sizeof info };
+    imagine_buffer *buffer;
+    REQUIRE(context);
+    CHECK_STATUS(imagine_buffer_create(&buffer, context, IMAGINE_F32, 1, (int64_t[]){ (int64_t)1 << 45 }, &err), IMAGINE_ERROR_NO_MEMORY);
+    REQUIRE_OK(imagine_context_get_info(context, &info, &err));
+    CHECK(info.memory_peak < info.memory_used + (1 << 20));
+    imagine_context_release(&context);
+}
+
+/* Buffers of one memory, of which one begins within the other. */
+static void overlapping(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context *context = open_context(1, &err);
+    imagine_buffer *to, *from;
+    uint8_t bytes[96];
+    const int64_t shape[] = { 64 };
+    for (int i = 0; i < 96; i++)
+        bytes[i] = (uint8_t)i;
+    REQUIRE(context);
+    REQUIRE_OK(imagine_buffer_wrap(&from, context, IMAGINE_U8, 1, shape, bytes, NULL, NULL, &err));
+    REQUIRE_OK(imagine_buffer_wrap(&to, context, IMAGINE_U8, 1, shape, bytes + 32, NULL, NULL, &err));
+    CHECK_OK(imagine_buffer_copy(to, from, &err));
+    for (int i = 0; i < 96; i++)
+        CHECK(bytes[i] == (i < 32 ? i : i - 32));
+    imagine_buffer_release(&to);
+    imagine_buffer_release(&from);
+    imagine_context_release(&context);
+}
+
+typedef struct firing {
+    imagine_cancel *cancel;
+    int searching; /* the search's memory has been asked for, so what grows afterwards is the list of ids */
+} firing;
+
+static void *allocate_and_fire(void *user, size_t size, size_t alignment)
+{
+    firing *f = user;
+    f->searching |= size > (8 << 20);
+    if (f->searching && size > (1 << 14) && size < (8 << 20))
+        imagine_cancel_fire(f->cancel);
+    return aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
+}
+
+static void release_plainly(void *user, void *pointer, size_t size)
+{
+    (void)user;
+    (void)size;
+    free(pointer);
+}
+
+/* Also once the best pieces are known and only have to be written down. */
+static void tokenizing_stops(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context_options options;
+    imagine_context *context;
+    imagine_model *model;
+    imagine_buffer *ids;
+    firing f = { 0 };
+    size_t size = 600000;
+    char *text = malloc(size + 1);
+    REQUIRE(text);
+    memset(text, 'a', size);
+    text[size] = 0;
+    imagine_context_options_init(&options, sizeof options);
+    options.threads = 1;
+    options.allocate = allocate_and_fire;
+    options.release = release_plainly;
+    options.allocator_data = &f;
+    REQUIRE_OK(imagine_context_create(&context, &options, &err));
+    REQUIRE_OK(imagine_model_open(&model, context, PACK, NULL, &err));
+    REQUIRE_OK(imagine_cancel_create(&f.cancel, context, &err));
+    CHECK_STATUS(imagine_model_tokenize(model, text, 0, f.cancel, &ids, &err), IMAGINE_ERROR_CANCELLED);
+    CHECK(f.searching && imagine_cancel_fired(f.cancel));
+    free(text);
+    imagine_cancel_release(&f.cancel);
+    imagine_model_release(&model);
+    imagine_context_release(&context);
+}
+
 /* A pack serves with the stages that it has. */
 static void missing_stage(void)
 {
@@ -344,7 +430,8 @@ int main(int argc, char **argv)
         { "struct sizes", struct_sizes }, { "messages", messages },
         { "wrong tensors", wrong_tensors }, { "not finite", not_finite },
         { "forked", forked },       { "missing stage", missing_stage },
-        { "bench row again", bench_row_again },
+        { "bench row again", bench_row_again }, { "refused memory", refused_memory },
+        { "overlapping", overlapping }, { "tokenizing stops", tokenizing_stops },
     };
     return test_main("api/life", cases, sizeof cases / sizeof cases[0], argc, argv);
 }
