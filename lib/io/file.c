@@ -37,9 +37,12 @@ static imagine_status find_target(imagine__output *output, imagine_error *error)
 {
     char target[PATH_MAX];
     struct stat there;
-    int failed = strlen(output->path) < sizeof target ? 0 : ENAMETOOLONG;
-    if (!failed)
-        failed = follow(strcpy(target, output->path));
+    size_t length = strlen(output->path);
+    int failed = length < sizeof target ? 0 : ENAMETOOLONG;
+    if (!failed) {
+        memcpy(target, output->path, length + 1);
+        failed = follow(target);
+    }
     if (failed)
         return imagine__fail_errno(error, IMAGINE_ERROR_IO, failed, "%s: cannot be written", output->path);
     if (!stat(output->path, &there)) {
