@@ -12,9 +12,9 @@
  *   sums are f32.
  * - Outputs do not overlap inputs unless an operation says so.
  * - An operation cannot fail. It is called with valid shapes; a size of 0 does nothing.
- * - Work is cut into tiles whose bounds depend on the shapes alone, never on the number of threads, and every output
- *   element is summed in an order that depends on the shapes' K, kernel or key dimension alone: the same bytes for any
- *   number of threads and whatever else is in the batch.
+ * - Work is cut into tiles, whose bounds depend on the shapes and the number of threads; every output element is summed in
+ *   an order that depends on the shapes' K, kernel or key dimension alone: the same bytes for any number of threads and
+ *   whatever else is in the batch.
  * - When the run is cancelled the remaining tiles are left out and the output is undefined; the caller looks at
  *   imagine__run_stopped() before it uses it. A tile takes well under 20 ms. */
 
@@ -96,8 +96,9 @@ typedef struct imagine__linear_args {
 } imagine__linear_args;
 
 /* y[b, i, h, :] = sum_j softmax_j(scale * q[b, i, h, :] . k[b, j, h, :] + bias[h, i, j]) v[b, j, h, :]
- * over j < kv_length[b] (at least 1), or j < kv when kv_length is NULL. Head size d >= 1, any. Strides: of a batch, a token; heads lie
- * d apart. The softmax subtracts the row's maximum and sums in f32. */
+ * over j < kv_length[b] (at least 1; of none come NaNs), or j < kv when kv_length is NULL. Head size d >= 1, any. Strides: of a
+ * batch, a token; heads lie d apart. The softmax subtracts the row's maximum and sums in f32. Where a value is infinite and its
+ * weight is too small for an f32, one version may give an infinity and another a NaN. */
 typedef struct imagine__attention_args {
     const void *q, *k, *v;
     void *y;
@@ -118,9 +119,9 @@ typedef struct imagine__attention_args {
  *   y[oy, ox, o] = act(bias[o] + sum_{dt, dy, dx, c} x[dt][oy*stride_h + dy - pad_top, ox*stride_w + dx - pad_left, c]
  *                  w[o, dt, dy, dx, c]) + add[oy, ox, o]
  * x[dt], dt = 0..kt-1, points to a frame [height, width, cin], or is NULL for a frame of zeros, whose taps are skipped.
- * Positions outside the frame are zeros. With `upsample` 2 the frame is read as if enlarged twice by nearest neighbour
- * (position p reads p / 2; height and width are those before enlarging). A 2-D convolution is kt = 1, a 1-D one also
- * kh = height = 1. `add` may be y itself. */
+ * Positions outside the frame are zeros; below 0, a pad leaves out the frame's first lines or columns. With `upsample` 2 the
+ * frame is read as if enlarged twice by nearest neighbour (position p reads p / 2; height and width are those before
+ * enlarging). A 2-D convolution is kt = 1, a 1-D one also kh = height = 1. `add` may be y itself. */
 typedef struct imagine__conv_args {
     const imagine__conv_weight *w;
     const float *const *x; /* kt frames */

@@ -379,6 +379,8 @@ static void attention_tile(void *arg, int64_t tile, void *scratch)
     int64_t d = g->a->d;
     tile_state t = tile_at(g, tile, scratch);
     load_queries(g, &t);
+    if (t.kv <= 0) /* no number comes out, as from plain C */
+        memset(t.o, 0, (size_t)(t.rows * g->wide) * sizeof *t.o);
     for (int64_t first = 0; first < t.kv && !imagine__run_stopped(g->run); first += g->block_keys) {
         int64_t count = smaller(g->block_keys, t.kv - first), next = first + count;
         upcoming values = {values_at(g, &t, first), g->a->v_token, count, d};

@@ -619,6 +619,8 @@ static int planes_suit(planes *p, const gemm *g, const imagine__conv_args *a, in
                                2.0 * (double)(gemm_min(PLANES_STRIP, a->out_w) * g->n * g->parts * g->part_k), threads);
     p->near = (w->kt * a->height * a->width * w->cin + a->out_h * a->out_w * w->cout) * 4 <= PLANES_NEAR;
     if (planes_ring(p) * 4 > PLANES_RING && w->kt > 1) {
+        if (g->together > 1 && g->parts > g->together + 1)
+            return 0; /* a block after the first would come in several passes, and not be summed by itself */
         p->frames = 1;
         while (p->lines > 1 && planes_scratch(p) > IMAGINE__SCRATCH)
             p->lines = gemm_ceil(p->lines, 2);

@@ -51,21 +51,24 @@ static float conv_at(const imagine__conv_args *a, int64_t oy, int64_t ox, int64_
     return (float)sum;
 }
 
-/* A tile is up to PIXELS pixels of one output row. */
+/* A tile is up to OUTPUTS outputs of up to PIXELS pixels of one output row: milliseconds in the largest layers. */
 #define PIXELS 4
+#define OUTPUTS 64
 
 static void conv_tile(void *arg, int64_t tile, void *scratch)
 {
     (void)scratch;
     const imagine__conv_args *a = arg;
     const imagine__conv_weight *w = a->w;
-    int64_t tiles = (a->out_w + PIXELS - 1) / PIXELS;
+    int64_t groups = (w->cout + OUTPUTS - 1) / OUTPUTS, tiles = (a->out_w + PIXELS - 1) / PIXELS;
+    int64_t from = tile % groups * OUTPUTS, to = from + OUTPUTS < w->cout ? from + OUTPUTS : w->cout;
+    tile /= groups;
     int64_t oy = tile / tiles, first = tile % tiles * PIXELS;
     int64_t end = first + PIXELS < a->out_w ? first + PIXELS : a->out_w;
 
     for (int64_t ox = first; ox < end; ox++) {
         int64_t pixel = oy * a->out_w + ox;
-        for (int64_t o = 0; o < w->cout; o++) {
+        for (int64_t o = from; o < to; o++) {
             float value = conv_at(a, oy, ox, o);
             value = imagine__ref_act(w->bias ? value + w->bias[o] : value, a->act);
             if (a->add)
@@ -79,5 +82,6 @@ void imagine__ref_conv(imagine__run *run, const imagine__conv_args *args)
 {
     imagine__conv_args copy = *args;
     if (args->w->cout > 0)
-        imagine__parallel(run, args->out_h * ((args->out_w + PIXELS - 1) / PIXELS), conv_tile, &copy);
+        imagine__parallel(run, args->out_h * ((args->out_w + PIXELS - 1) / PIXELS) * ((args->w->cout + OUTPUTS - 1) / OUTPUTS), conv_tile,
+                          &copy);
 }

@@ -277,12 +277,37 @@ static void blocks(void)
     }
 }
 
+/* A clip without keys: no number comes out of any version, and the other clip is as it was. */
+static void no_keys(void)
+{
+    const imagine__kernels *tables[3] = {0};
+    check_random r = {27};
+    shape s = {.batch = 2, .heads = 3, .d = 20, .tokens = 7, .kv = 9, .lengths = 1};
+    inputs in = make_inputs(&s, &r);
+    int64_t clip = s.tokens * token_stride(&s);
+    int count = check_tables(tables);
+    tables[count] = &imagine__kernels_plain;
+    for (int t = 0; t <= count; t++) {
+        in.lengths[1] = 5;
+        float *some = run_attention(tables[t], &s, &in, CHECK_FORWARD);
+        in.lengths[1] = 0;
+        float *none = run_attention(tables[t], &s, &in, CHECK_FORWARD);
+        CHECK(!memcmp(some, none, (size_t)clip * sizeof *some));
+        for (int64_t i = 0; i < s.tokens; i++)
+            for (int64_t c = 0; c < s.heads * s.d; c++)
+                CHECK(isnan(none[clip + i * token_stride(&s) + c]));
+        check_free(none);
+        check_free(some);
+    }
+    free_inputs(&in);
+}
+
 int main(int argc, char **argv)
 {
     static const test_case cases[] = {
         {"sizes", sizes}, {"random shapes", random_shapes}, {"large heads", large_heads},
         {"special values", special_values}, {"rows alone", rows_alone},
-        {"blocks", blocks},
+        {"blocks", blocks}, {"no keys", no_keys},
     };
     return test_main("kernels/attention", cases, sizeof cases / sizeof *cases, argc, argv);
 }

@@ -113,6 +113,13 @@ static void compare_all(const shape *s, check_random *r)
         compare(&imagine__kernels_plain, s, r);
 }
 
+/* Negative, as in tiles: the frame's first lines and columns are left out. */
+static void leave_out(shape *s, check_random *r)
+{
+    s->pad_top = -(int32_t)check_between(r, 0, s->height * s->upsample - s->kh);
+    s->pad_left = -(int32_t)check_between(r, 0, s->width * s->upsample - s->kw);
+}
+
 static void test_random(void)
 {
     check_random r = {11};
@@ -128,6 +135,8 @@ static void test_random(void)
         s.pad_top = (int32_t)check_between(&r, 0, s.kh);
         s.pad_left = (int32_t)check_between(&r, 0, s.kw);
         s.pad_end = (int32_t)check_between(&r, 0, 2);
+        if (i % 5 == 4)
+            leave_out(&s, &r);
         s.ldx = s.cin + (i % 2 ? check_between(&r, 1, 5) : 0);
         s.ldy = s.cout + check_between(&r, 0, 3);
         s.absent = i % 4 == 3 ? (unsigned)check_between(&r, 1, 7) : 0;
@@ -154,6 +163,8 @@ static void test_few_channels(void)
         s.pad_top = (int32_t)check_between(&r, 0, s.kh);
         s.pad_left = (int32_t)check_between(&r, 0, i % 11 ? s.kw : 20);
         s.pad_end = (int32_t)check_between(&r, 0, i % 13 ? 2 : 20);
+        if (i % 5 == 4)
+            leave_out(&s, &r);
         s.ldx = s.cin + (i % 3 == 2 ? check_between(&r, 1, 5) : 0);
         s.ldy = s.cout + check_between(&r, 0, 3);
         s.absent = i % 4 == 3 ? (unsigned)check_between(&r, 1, 7) : 0;
@@ -324,14 +335,15 @@ static void test_pieces(void)
         for (int i = 0; i < count * 4; i++) {
             shape s = shapes[i % count], piece = s;
             int64_t first = check_between(&r, 0, s.width - 12);
-            s.absent = piece.absent = i < count ? 0 : (unsigned)check_between(&r, 1, 6);
+            s.kt = piece.kt = i / count == 3 ? 4 : s.kt; /* frames of which some go into a block, and some into the next */
+            s.absent = piece.absent = i < count || s.kt > 3 ? 0 : (unsigned)check_between(&r, 1, 6);
             s.act = piece.act = IMAGINE__ACT_GELU_ERF;
             piece.width = check_between(&r, 5, 12);
             piece.pad_left = piece.pad_end = 0; /* the end above and below too: two lines fewer */
             piece.pad_top = 0;
             inputs in = make_inputs(&s, &r), cut = make_inputs(&piece, &r);
             memcpy(cut.bias, in.bias, (size_t)s.cout * sizeof *cut.bias);
-            memcpy(cut.w, in.w, (size_t)(s.cout * s.cin * 27) * sizeof(float));
+            memcpy(cut.w, in.w, (size_t)(s.cout * s.cin * s.kt * 9) * sizeof(float));
             for (int32_t f = 0; f < s.kt; f++)
                 crop(&s, in.frames[f], first, piece.width, cut.frames[f]);
             float *whole = run_conv(tables[t], &s, &in, CHECK_FORWARD, 0);
