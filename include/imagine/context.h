@@ -75,7 +75,8 @@ typedef struct imagine_context_options {
      * afterwards, unless the call releases a buffer, a DLPack tensor or a context. */
     int32_t device_number;
     imagine_precision precision; /* default IMAGINE_PRECISION_F32 */
-    void *stream; /* a cudaStream_t of that GPU for all work, which must outlive the context; NULL: the context makes one */
+    void *stream; /* a cudaStream_t of that GPU for all work, which must outlive the context; NULL: the context makes one;
+                   * cudaStreamPerThread is refused */
     imagine_graphs graphs; /* default IMAGINE_GRAPHS_AUTO */
     uint32_t reserved1;
 } imagine_context_options;

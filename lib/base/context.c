@@ -44,6 +44,9 @@ static imagine_status check_options(const imagine_context_options *o, imagine_er
                              : o->precision   ? "precision"
                              : o->stream      ? "stream"
                                               : "graphs");
+    if (o->stream == (void *)2) /* cudaStreamPerThread; work of a context is done by several threads */
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
+                             "stream: cudaStreamPerThread is another stream in every thread; give one that cudaStreamCreate has made");
     return IMAGINE_OK;
 }
 

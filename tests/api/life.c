@@ -303,6 +303,19 @@ static void bench_row_again(void)
     imagine_context_release(&context);
 }
 
+/* One that is another in every thread is no order for a context's work. */
+static void stream_of_a_thread(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context_options options;
+    imagine_context *context;
+    imagine_context_options_init(&options, sizeof options);
+    options.device = IMAGINE_DEVICE_CUDA;
+    options.stream = (void *)2;
+    CHECK_STATUS(imagine_context_create(&context, &options, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    CHECK(!context && strstr(err.message, "cudaStreamPerThread"));
+}
+
 /* What could not be had is in no peak. */
 static void refused_memory(void)
 {
@@ -431,6 +444,7 @@ int main(int argc, char **argv)
         { "wrong tensors", wrong_tensors }, { "not finite", not_finite },
         { "forked", forked },       { "missing stage", missing_stage },
         { "bench row again", bench_row_again }, { "refused memory", refused_memory },
+        { "stream of a thread", stream_of_a_thread },
         { "overlapping", overlapping }, { "tokenizing stops", tokenizing_stops },
     };
     return test_main("api/life", cases, sizeof cases / sizeof cases[0], argc, argv);
