@@ -129,13 +129,14 @@ static imagine_status preview(imagine_job *job, const imagine_step_info *step, i
     return status;
 }
 
-/* The latents as they are now are those that the job has. */
+/* The latents as they are now are those that the job has. Who asks for them shares them with the job, which goes on with them. */
 static imagine_status keep_latents(imagine_job *job, imagine_error *error)
 {
     imagine_buffer *latents;
     imagine_status status = imagine_sampler_get_latents(job->sampler, 0, &latents, error);
     if (status < 0)
         return status;
+    imagine__buffer_protect(latents);
     pthread_mutex_lock(&job->mutex);
     imagine_buffer_release(&job->latents);
     job->latents = latents;

@@ -14,9 +14,11 @@ typedef struct imagine_job imagine_job;
 typedef int32_t imagine_event_kind;
 #define IMAGINE_EVENT_STEP 1 /* a step of the sampler is done */
 #define IMAGINE_EVENT_PREVIEW 2 /* the first frame of the estimate so far, `frames` U8 [1, height, width, 3] */
-#define IMAGINE_EVENT_LATENTS 3 /* sampling is over, `latents` F32 [channels, frames, height, width] */
+#define IMAGINE_EVENT_LATENTS 3 /* sampling is over, `latents` F32 [channels, frames, height, width], shared with the job and
+                                 * read-only, as imagine_job_get_latents gives them */
 #define IMAGINE_EVENT_FRAMES 4 /* the next frames of the clip, or all, `frames` U8 [frames, height, width, 3] */
-#define IMAGINE_EVENT_DONE 5 /* all is done; always delivered, and again on every later call */
+#define IMAGINE_EVENT_DONE 5 /* the job succeeded; delivered whatever `events` says, and again on every later call. A failed or
+                              * cancelled job never gives it: imagine_job_next returns the failure each time */
 
 /* Bits of imagine_job_options.events. */
 #define IMAGINE_EVENT_BIT(kind) (1u << (kind))
@@ -28,8 +30,9 @@ typedef int32_t imagine_job_stage;
 #define IMAGINE_JOB_DECODE 4
 #define IMAGINE_JOB_ENCODE 5 /* pictures to latents, before TEXT */
 
-/* Pictures to begin with or to keep are U8 [frames, height, width, 3], or [height, width, 3] for one, of the clip's size;
- * where the sampler's options leave the size open it is theirs. The job encodes them, and so needs the pack's VAE. */
+/* Pictures to begin with or to keep are U8 [frames, height, width, 3], or [height, width, 3] for one, of the clip's size.
+ * Where the sampler's options leave that size open, the clip gets the pictures' size. The job encodes the pictures, and so needs
+ * the pack's VAE. */
 typedef struct imagine_job_options {
     uint32_t struct_size;
     uint32_t events; /* IMAGINE_EVENT_BIT of those wanted, or 0xffffffff: all; default STEP and FRAMES */
@@ -50,13 +53,14 @@ typedef struct imagine_job_options {
     imagine_buffer *init_frames; /* pictures instead of init_latents, as many as the clip's frames */
     imagine_buffer *mask_frames; /* with init_frames or init_latents: one picture for all frames or one for each, also with 1
                                   * channel. What is bright (128 and above) is made anew, the rest is kept as it is in
-                                  * the initial latents: every latent whose pixels are all dark */
-    imagine_buffer *first_frames; /* 4k+1 pictures that the clip begins with: 1 for picture to video, more to go on with a
-                                   * clip */
+                                  * the initial latents: every latent all of whose pixels are dark. A latent stands for
+                                  * spatial_factor x spatial_factor pixels of frame 0, or of temporal_factor later frames */
+    imagine_buffer *first_frames; /* t*k+1 pictures (t: temporal_factor of imagine_model_info, mostly 4) that the clip begins
+                                   * with: 1 for picture to video, more to go on with a clip */
     imagine_buffer *last_frame; /* the picture that the clip ends with */
     int32_t tile_width, tile_height; /* pixels, as in imagine_vae_options: pictures are coded in tiles, and the clip's
-                                      * frames come all at once. 0 (default) or IMAGINE_VAE_TILE_AUTO: whole, or in the
-                                      * largest tiles that fit where the memory limit asks for some */
+                                      * frames come all at once. 0 (default) or IMAGINE_VAE_TILE_AUTO: whole, unless only
+                                      * tiles keep within the memory limit; then the largest that fit */
     imagine_buffer *state; /* to go on from (imagine_job_get_state): the other options must be as they were; retained. Since 0.2 */
 } imagine_job_options;
 
@@ -98,7 +102,7 @@ typedef struct imagine_estimate {
     uint32_t streamed; /* to fit: IMAGINE_STAGE_ bits of those whose weights are read block by block while they are used */
     int32_t gives_back; /* to fit: 1, weights are freed when their stage is done */
     int32_t in_turn; /* to fit: 1, IMAGINE_CFG_AUTO is IMAGINE_CFG_IN_TURN */
-    int32_t nearest_width, nearest_height, nearest_frames; /* the largest like it that fits, where it does not; 0: none */
+    int32_t nearest_width, nearest_height, nearest_frames; /* where the job does not fit: the largest size like it that does; 0: none */
     int32_t tile; /* to fit: pixels along a side of the tiles that frames are decoded in, which then come all at once; or 0 */
     uint32_t reserved0;
 } imagine_estimate;
@@ -112,22 +116,22 @@ IMAGINE_API void imagine_job_options_init(imagine_job_options *options, size_t s
 
 /* Checks the options against the model and starts the job. On failure *job is NULL. In a context with a memory limit, a job
  * that would not fit is refused with IMAGINE_ERROR_NO_MEMORY; the message holds what it needs, the limit, and the nearest
- * size that fits. What else the context is used for meanwhile is not foreseen. */
+ * size that fits. Other work in the same context at the same time is not taken into account. */
 IMAGINE_API imagine_status imagine_job_create(imagine_job **job, imagine_model *model,
                                               const imagine_job_options *options, imagine_error *error);
 
 /* Tells what imagine_job_create with these options would need, before anything of it is read or allocated: the job's own
- * code runs in a mode that computes nothing and only counts. It takes milliseconds for the largest models. The text is taken
- * to be as long as the model allows, and the caller to let frames wait. In a context with a memory limit, what is told is how
- * the job would keep within it, at the least cost. Fills min(estimate->struct_size, known) bytes. */
+ * code runs in a mode that computes nothing and only counts. It takes milliseconds for the largest models. The estimate assumes
+ * the longest prompt and a caller who lets frames queue up. With a memory limit it describes the cheapest way in which the job
+ * fits. Fills min(estimate->struct_size, known) bytes. */
 IMAGINE_API imagine_status imagine_job_estimate(imagine_model *model, const imagine_job_options *options,
                                                 imagine_estimate *estimate, imagine_error *error);
 
 /* Waits for the next event for up to `timeout_ns` nanoseconds (0: not at all; below 0: for ever). IMAGINE_TIMEOUT when
- * there is none yet; a failure of the job, with its message, once what came before it was delivered; it stays. In both cases
- * the event's `frames` and `latents` become NULL, as what they pointed to is released. STEP and PREVIEW events that are not
- * fetched in time give way to newer ones; the others wait for the caller, and once four FRAMES events do, the job waits, too: fetch
- * them, or leave FRAMES out of the options' `events`. */
+ * there is none yet. A failed job's failure, with its message, comes after the events before it, and again on every later call. In
+ * both cases the event's `frames` and `latents` become NULL, as what they pointed to is released. A STEP or PREVIEW event that is
+ * not fetched is replaced by the next of its kind. The other events are kept; while four FRAMES events are waiting the job waits
+ * too, so fetch them, or leave FRAMES out of the options' `events`. */
 IMAGINE_API imagine_status imagine_job_next(imagine_job *job, imagine_event *event, int64_t timeout_ns,
                                             imagine_error *error);
 
@@ -140,13 +144,15 @@ IMAGINE_API void imagine_job_cancel(imagine_job *job);
 IMAGINE_API int32_t imagine_job_fd(const imagine_job *job);
 
 /* The latents as they are after the last whole step, also after a cancelled or failed decode: nothing sampled is lost.
- * IMAGINE_ERROR_STATE before the first step is done. The caller releases *latents. */
+ * *latents is no copy but shared with the job, and read-only (IMAGINE_BUFFER_READ_ONLY): the job goes on with it.
+ * imagine_buffer_copy makes a copy that may be written. A job of finished latents gives these. IMAGINE_ERROR_STATE before the
+ * first step is done. The caller releases *latents. */
 IMAGINE_API imagine_status imagine_job_get_latents(imagine_job *job, imagine_buffer **latents, imagine_error *error);
 
-/* What a job that was cancelled or failed while it sampled can be gone on from, in this process or another: give it as `state`
- * to one with the same options, and that makes what the first would have made, to the byte (imagine_sampler_get_state).
- * IMAGINE_ERROR_STATE while the job runs, before the first step is done, and where sampling was over: then the latents are all
- * there is. The caller releases *state. Since 0.2. */
+/* The state from which a job that was cancelled or failed while it sampled can be continued, in this process or another: give it
+ * as `state` to a job with the same options, whose result is then, to the byte, what the first job would have made
+ * (imagine_sampler_get_state). IMAGINE_ERROR_STATE while the job runs, before the first step is done, and where sampling was over:
+ * then there are only the latents. The caller releases *state. Since 0.2. */
 IMAGINE_API imagine_status imagine_job_get_state(imagine_job *job, imagine_buffer **state, imagine_error *error);
 
 /* Fills min(info->struct_size, known) bytes of *info: how far the job is now. Does not wait for the job. */

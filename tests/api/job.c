@@ -21,6 +21,13 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+static int is_read_only(const imagine_buffer *buffer)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_buffer_info info = { .struct_size = sizeof info };
+    return imagine_buffer_get_info(buffer, &info, &err) >= 0 && info.flags & IMAGINE_BUFFER_READ_ONLY;
+}
+
 static void events_in_order(void)
 {
     imagine_error err = IMAGINE_ERROR_INIT;
@@ -46,7 +53,7 @@ static void events_in_order(void)
             CHECK(info.dtype == IMAGINE_U8 && info.ndim == 4 && info.shape[0] == 1 && info.shape[1] == 32 && info.shape[3] == 3);
             previews++;
         } else if (event.kind == IMAGINE_EVENT_LATENTS) {
-            CHECK(step == 4 && !frame);
+            CHECK(step == 4 && !frame && is_read_only(event.latents));
             latents = imagine_buffer_retain(event.latents);
         } else if (event.kind == IMAGINE_EVENT_FRAMES) {
             CHECK(event.first_frame == frame && event.frame_count == (frame ? 4 : 1));
@@ -267,7 +274,7 @@ static void latents_survive(void)
     CHECK_STATUS(run_job(job, &err), IMAGINE_ERROR_CANCELLED);
     REQUIRE_OK(imagine_job_get_latents(job, &latents, &err));
     imagine_job_destroy(&job);
-    CHECK(imagine_buffer_size(latents) == 16 * 5 * 24 * 24 * sizeof(float));
+    CHECK(imagine_buffer_size(latents) == 16 * 5 * 24 * 24 * sizeof(float) && is_read_only(latents));
     for (size_t i = 0; i < imagine_buffer_size(latents) / sizeof(float); i++)
         if (!isfinite(((float *)imagine_buffer_data(latents))[i])) {
             CHECK(!"finite");
@@ -298,6 +305,36 @@ static void latents_survive(void)
     imagine_buffer_release(&frames);
     imagine_buffer_release(&latents);
     imagine_model_release(&model);
+}
+
+/* The job goes on with the latents that it gives, so nobody may write into them. A caller's own stay the caller's. */
+static void latents_are_read_only(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context *context = open_context(1, &err);
+    imagine_model *model;
+    imagine_job_options options;
+    imagine_job *job;
+    imagine_buffer *latents, *own, *again;
+    REQUIRE(context);
+    REQUIRE_OK(imagine_model_open(&model, context, PACK, NULL, &err));
+    latents = job_latents(model, "a", NULL, &err);
+    REQUIRE(latents && is_read_only(latents));
+    REQUIRE_OK(imagine_buffer_create(&own, context, IMAGINE_F32, 4, (int64_t[]){ 16, 2, 4, 4 }, &err));
+    CHECK_STATUS(imagine_buffer_copy(latents, own, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    REQUIRE_OK(imagine_buffer_copy(own, latents, &err));
+    imagine_job_options_init(&options, sizeof options);
+    options.latents = own;
+    REQUIRE_OK(imagine_job_create(&job, model, &options, &err));
+    CHECK_OK(run_job(job, &err));
+    REQUIRE_OK(imagine_job_get_latents(job, &again, &err));
+    CHECK(!is_read_only(own) && imagine_buffer_data(again) == imagine_buffer_data(own));
+    imagine_job_destroy(&job);
+    imagine_buffer_release(&again);
+    imagine_buffer_release(&own);
+    imagine_buffer_release(&latents);
+    imagine_model_release(&model);
+    imagine_context_release(&context);
 }
 
 /* A failure comes with its message, and stays. */
@@ -525,7 +562,7 @@ int main(int argc, char **argv)
         { "events in order", events_in_order }, { "event mask", event_mask },
         { "frames at the end", frames_at_the_end }, { "timeouts and fd", timeouts_and_fd },
         { "cancel from anywhere", cancel_from_anywhere }, { "either token", either_token },
-        { "latents survive", latents_survive },
+        { "latents survive", latents_survive }, { "latents are read-only", latents_are_read_only },
         { "failing job", failing_job }, { "wrong embeds", wrong_embeds },
         { "refused at once", refused_at_once },
         { "asked meanwhile", asked_meanwhile }, { "unknown events", unknown_events },
