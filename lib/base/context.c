@@ -228,10 +228,11 @@ imagine_status imagine__check_process(const imagine_context *context, imagine_er
 
 imagine_status imagine_cancel_create(imagine_cancel **cancel, imagine_context *context, imagine_error *error)
 {
+    if (cancel)
+        *cancel = NULL;
     if (!cancel || !context)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: the pointer is NULL",
                              cancel ? "context" : "cancel");
-    *cancel = NULL;
     imagine_status status = imagine__check_process(context, error);
     if (status < 0)
         return status;

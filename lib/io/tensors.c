@@ -30,12 +30,13 @@ imagine_status imagine_buffer_load(imagine_buffer **buffer, imagine_context *con
     IMAGINE__GUARD;
     imagine__weights *weights;
     const imagine__tensor *t = NULL;
+    if (buffer)
+        *buffer = NULL;
     if (!buffer || !context || !path)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: the pointer is NULL",
                              !buffer    ? "buffer"
                              : !context ? "context"
                                         : "path");
-    *buffer = NULL;
     imagine_status status = imagine__check_process(context, error);
     if (status >= 0)
         status = imagine__weights_open_file(&weights, context, path, error);

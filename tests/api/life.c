@@ -76,6 +76,18 @@ static void nulls(void)
     CHECK_STATUS(imagine_sampler_step(NULL, NULL, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
     CHECK_STATUS(imagine_vae_decode(NULL, NULL, IMAGINE_U8, &buffer, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
     CHECK_STATUS(imagine_text_encode(NULL, "x", NULL, &buffer, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    for (int i = 0; i < 2; i++) { /* a failure leaves NULL, not what was there */
+        char rubbish;
+        buffer = (imagine_buffer *)(void *)&rubbish;
+        cancel = (imagine_cancel *)(void *)&rubbish;
+        imagine_context *some = i ? open_context(1, &err) : NULL;
+        CHECK_STATUS(imagine_buffer_load(&buffer, some, i ? NULL : "x.safetensors", NULL, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+        CHECK_STATUS(imagine_cancel_create(&cancel, NULL, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+        CHECK(!buffer && !cancel);
+        imagine_context_release(&some);
+    }
+    CHECK_STATUS(imagine_buffer_load(NULL, NULL, NULL, NULL, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    CHECK_STATUS(imagine_cancel_create(NULL, NULL, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
     CHECK(imagine_job_fd(NULL) == -1 && imagine_sampler_get_sigmas(NULL, NULL, 0) == 0);
     CHECK(!imagine_buffer_data(NULL) && !imagine_buffer_size(NULL) && !imagine_cancel_fired(NULL));
     imagine_job_cancel(NULL);
