@@ -12,7 +12,8 @@
 
 #include "cli.h"
 
-#define MACHINE " model weights threads cpu-level device precision memory-limit json verbose help "
+#define CODING " model threads cpu-level device precision memory-limit json verbose help " /* the VAE is always read whole */
+#define MACHINE CODING "weights "
 
 const command commands[] = {
     { "generate", "a picture or clip from a prompt",
@@ -27,11 +28,11 @@ const command commands[] = {
       "  imagine generate \"a dog\" --out dog.safetensors        only the latents, for `imagine decode`\n"
       "  imagine generate \"a dog\" --resume out.png.latents.safetensors    goes on where Ctrl-C ended it\n",
       run_generate },
-    { "encode", "pictures to latents", MACHINE "quiet out tile ", "PICTURES",
+    { "encode", "pictures to latents", CODING "quiet out tile ", "PICTURES",
       "  imagine encode clip.png --out latents.safetensors       a PNG or an animated PNG\n"
       "  imagine encode frames/ --out latents.safetensors        a folder of PNGs, in the order of their names\n",
       run_encode },
-    { "decode", "latents to pictures", MACHINE "quiet out fps tile ", "LATENTS",
+    { "decode", "latents to pictures", CODING "quiet out fps tile ", "LATENTS",
       "  imagine decode latents.safetensors --out clip.png\n"
       "  imagine decode latents.safetensors --out frames.safetensors    `frames` as f32 in [-1, 1]\n"
       "  imagine decode latents.safetensors --tile auto --memory-limit 4000    in tiles that fit\n",
@@ -90,8 +91,8 @@ static const struct {
     { "image", "FILE", "PNG that the clip begins with", 'i' },
     { "last-image", "FILE", "PNG that it ends with", 'L' },
     { "extend", "FILE", "animated PNG, folder of PNGs or latents (safetensors) that it goes on from", 'X' },
-    { "init", "FILE", "the same of its own length, to change by --strength", 'I' },
-    { "strength", "X", "with --init: how much is made anew, above 0 to 1 (1)", 'y' },
+    { "init", "FILE", "clip to start from (PNG, folder of PNGs or latents); --frames defaults to its length; see --strength", 'I' },
+    { "strength", "X", "with --init: how much of it is changed, above 0 to 1 (1)", 'y' },
     { "mask", "FILE", "with --init: PNG of one frame or all; what is white is made anew, the rest kept", 'K' },
     { "known", "MODE", "how kept frames are shown to the model: auto, clean or renoised", 'v' },
     { "resume", "FILE", "what an interrupted run left: it goes on; all other options as they were", 'G' },
@@ -122,6 +123,14 @@ static int takes(const command *c, const char *name)
     return strstr(c->takes, spaced) != NULL;
 }
 
+/* What stands behind an option; a limit has no weights to stream where the VAE works alone. */
+static const char *text_of(const command *c, size_t index)
+{
+    return described[index].letter == 'M' && !takes(c, "weights")
+               ? "hold no more; --tile auto makes tiles that fit, and what does not fit fails"
+               : described[index].text;
+}
+
 static void print_help(const command *c)
 {
     char names[512];
@@ -133,7 +142,7 @@ static void print_help(const command *c)
             continue;
         snprintf(left, sizeof left, "--%s%s%s", described[i].name, described[i].argument ? " " : "",
                  described[i].argument ? described[i].argument : "");
-        printf("  -%c, %-21s %s\n", described[i].letter, left, described[i].text);
+        printf("  -%c, %-21s %s\n", described[i].letter, left, text_of(c, i));
     }
     if (takes(c, "schedule"))
         printf("\nSchedules: %s.\n", list_names(names, sizeof names, imagine_schedule_name));
@@ -147,8 +156,9 @@ static void print_overview(FILE *to)
     fprintf(to, "usage: imagine COMMAND [options]\n\n");
     for (const command *c = commands; c->name; c++)
         fprintf(to, "  %-10s %s\n", c->name, c->summary);
-    fprintf(to, "\n`imagine COMMAND --help` tells more, `imagine --version` the version. The exit status is 0, 1 after a failure,\n"
-                "2 after options that cannot be; what is interrupted ends by the signal.\n\n"
+    fprintf(to, "\n`imagine COMMAND --help` tells more, `imagine --version` the version. The exit status is 0 on success,\n"
+                "2 when the command line itself is wrong, and 1 after every other failure, also for values that this\n"
+                "model refuses; what is interrupted ends by the signal.\n\n"
                 "Examples:\n  imagine generate \"a red apple\" --out apple.png\n  imagine info\n");
 }
 
