@@ -67,22 +67,23 @@ def meson_suites(build, prefix="", env=None, wanted=None):
 
 
 def make_build(folder, options, targets, env=None):
-    """A build of its own, set up where it is not yet, of the targets that are asked for once it is."""
+    """A build of its own, set up where it is not yet, of the targets that are asked for once it is; without `targets` only set up."""
     if not (TOP / folder / "build.ninja").exists():
         done = run(["meson", "setup", TOP / folder, TOP, *options], env=env)
         if done.returncode:
             return done
-    return run(["ninja", "-C", TOP / folder, *targets()], timeout=1500)
+    return run(["ninja", "-C", TOP / folder, *targets()], timeout=1500) if targets else run(["true"])
 
 
-def other_build(folder, options, prefix, env, wanted=None):
-    """The suites of a build of its own, all or those that are wanted; one that fails where it cannot be made."""
+def other_build(folder, options, prefix, env, listing, wanted=None):
+    """The suites of a build of its own, all or those that are wanted; one that fails where it cannot be made. To list them it is
+    set up and not compiled."""
     build = TOP / folder
 
     def targets():
         return [os.path.relpath(t["cmd"][0], build) for t in meson_tests(build) if wanted and t["name"] in wanted]
 
-    done = make_build(folder, options, targets)
+    done = make_build(folder, options, None if listing else targets)
     if done.returncode:
         yield prefix + "build", lambda: (0, 1, 0, done.stdout[-4000:])
     else:
@@ -206,7 +207,7 @@ def missing_module():
         yield name, say
 
 
-def suites(quick, fuzz_seconds):
+def suites(quick, fuzz_seconds, listing):
     yield from meson_suites(BUILD)
     yield from missing_module()
     yield "headers", headers
@@ -222,8 +223,8 @@ def suites(quick, fuzz_seconds):
     if quick:
         return
     yield "smoke of the trainings", training_smoke
-    yield from other_build("build-sanitize", SANITIZE, "sanitized ", SANITIZE_ENV)
-    yield from other_build("build-thread", THREAD, "thread-sanitized ", THREAD_ENV, THREAD_SUITES)
+    yield from other_build("build-sanitize", SANITIZE, "sanitized ", SANITIZE_ENV, listing)
+    yield from other_build("build-thread", THREAD, "thread-sanitized ", THREAD_ENV, listing, THREAD_SUITES)
     yield "fuzz with libFuzzer", lambda: fuzz(fuzz_seconds)
 
 
@@ -238,7 +239,7 @@ def main():
     names, listing = options.names, options.list
     needs_all = any(word in name for name in names for word in ("sanitize", "libFuzzer", "smoke"))
     totals = [0, 0, 0]
-    for name, suite in suites(options.quick or bool(names and not needs_all), options.fuzz):
+    for name, suite in suites(options.quick or bool(names and not needs_all), options.fuzz, listing):
         if names and not any(n in name for n in names):
             continue
         if listing:
