@@ -103,8 +103,8 @@ IMAGINE_API uint64_t imagine_buffer_size(const imagine_buffer *buffer);
 IMAGINE_API imagine_status imagine_buffer_to_dlpack(imagine_buffer *buffer, struct DLManagedTensorVersioned **tensor,
                                                     imagine_error *error);
 
-/* The same for who knows only the tensors of before DLPack 1.0. Those cannot say that they are read-only, so a read-only
- * buffer is refused with IMAGINE_ERROR_UNSUPPORTED. Since 0.2. */
+/* The same for a library that knows only the tensors from before DLPack 1.0. Those cannot say that they are read-only, so a
+ * read-only buffer is refused with IMAGINE_ERROR_UNSUPPORTED. Since 0.2. */
 IMAGINE_API imagine_status imagine_buffer_to_dlpack_unversioned(imagine_buffer *buffer, struct DLManagedTensor **tensor,
                                                                 imagine_error *error);
 
@@ -112,7 +112,7 @@ IMAGINE_API imagine_status imagine_buffer_to_dlpack_unversioned(imagine_buffer *
  * the last reference, from whichever thread drops it. On failure the tensor stays the caller's. Accepted are dense tensors
  * (a dimension of 1 may have any stride) in host memory, pinned memory included, or on the context's GPU, as for
  * imagine_buffer_wrap_on, whose elements are of an imagine_dtype; booleans come as U8. Anything else is refused with
- * IMAGINE_ERROR_UNSUPPORTED and never copied behind the caller's back. A tensor on the GPU must be complete, or in the order of
+ * IMAGINE_ERROR_UNSUPPORTED and never copied silently. A tensor on the GPU must be complete, or in the order of
  * the default stream (`stream=1` in Python's __dlpack__), which is waited for. Since 0.2. */
 IMAGINE_API imagine_status imagine_buffer_from_dlpack(imagine_buffer **buffer, imagine_context *context,
                                                       struct DLManagedTensorVersioned *tensor, imagine_error *error);

@@ -15,16 +15,16 @@ typedef int32_t imagine_device;
  * A context for one is refused where module, driver or GPU are missing; the message says which. */
 #define IMAGINE_DEVICE_CUDA 2
 
-/* What a GPU's products of matrices, convolutions and attention are computed in; all else is f32. NVIDIA's libraries take part
- * where they are there and a product is large: cuBLASLt in both, with an algorithm that in F32 depends on the weights alone;
- * cuDNN in BF16. In BF16 each sums in an order of its own: the same call gives the same bytes again on the same GPU, but rows
- * of a batch, ways of guidance and tiles are near each other, not the same. */
+/* The type in which a GPU computes matrix products, convolutions and attention; everything else is f32. NVIDIA's libraries are
+ * used where they are installed and a product is large: cuBLASLt in both precisions, with an algorithm that in F32 depends on the
+ * weights alone; cuDNN in BF16. In BF16 each of them sums in an order of its own: the same call gives the same bytes again on the
+ * same GPU, but between rows of a batch, modes of guidance, or tiles and whole pictures results are near each other, not the same. */
 typedef int32_t imagine_precision;
 #define IMAGINE_PRECISION_F32 0 /* f32 */
 #define IMAGINE_PRECISION_BF16 1 /* factors, and what a transformer keeps within a block, rounded to bf16; sums and its stream in f32 */
 
-/* Whether launches that come again step by step, those of a transformer's block, are recorded as CUDA graphs and then started
- * together. The results have the same bytes either way. */
+/* Whether the launches of a transformer's block, which are the same in every step, are recorded as CUDA graphs and from then on
+ * started together. The results have the same bytes either way. */
 typedef int32_t imagine_graphs;
 #define IMAGINE_GRAPHS_AUTO 0 /* the second time that a block is run with the same sizes and addresses */
 #define IMAGINE_GRAPHS_OFF 1 /* every launch by itself */
@@ -36,8 +36,8 @@ typedef int32_t imagine_cpu_level;
 #define IMAGINE_CPU_AVX2 2 /* AVX2, FMA, F16C */
 #define IMAGINE_CPU_AVX512 3 /* AVX-512 F, BW, DQ, VL */
 /* AVX512-BF16: matrix products with weights stored as bf16 round their activations to bf16 (8 bits of mantissa), and so take
- * about half of the time. Everything else, and weights stored as f32, as with AVX512. Only when asked for; on a processor
- * without it the next lower level that is there, as imagine_context_get_info tells. */
+ * about half of the time. Everything else, and weights stored as f32, as with AVX512. Used only when asked for; a processor
+ * without it gets the next lower level that it has, which imagine_context_get_info tells. */
 #define IMAGINE_CPU_AVX512BF16 4
 
 typedef int32_t imagine_log_level;
@@ -60,8 +60,9 @@ typedef void imagine_log_fn(void *user_data, imagine_log_level level, const char
 typedef struct imagine_context_options {
     uint32_t struct_size;
     imagine_device device; /* default IMAGINE_DEVICE_CPU */
-    int32_t threads; /* that compute one job or call, 1 to 256, its own among them; several at once share the others. 0: as many as
-                      * this process may run on, or has the time of (cgroups) */
+    int32_t threads; /* that compute one job or call, 1 to 256, counting the job's own or the calling thread; jobs and calls at the
+                      * same time share the others. 0: as many as this process may run on, or fewer where its cgroup has less
+                      * processor time */
     imagine_cpu_level cpu_level; /* at most this level; default IMAGINE_CPU_BEST */
     uint64_t memory_limit; /* bytes that the context may hold at once, on host and device together; 0: no limit */
     imagine_alloc_fn *allocate; /* NULL, with `release` NULL: the C library's */
@@ -71,8 +72,8 @@ typedef struct imagine_context_options {
     void *log_data;
     imagine_log_level log_level; /* the most detailed level that is reported; default IMAGINE_LOG_WARNING */
     uint32_t reserved0;
-    /* With IMAGINE_DEVICE_CUDA; since 0.2. Which GPU, from 0: a thread that calls the library has it as its current device
-     * afterwards, unless the call releases a buffer, a DLPack tensor or a context. */
+    /* With IMAGINE_DEVICE_CUDA; since 0.2. GPU number, from 0. Most calls make this GPU the calling thread's current CUDA device
+     * and leave it so. Calls that release a buffer, a DLPack tensor or a context restore the thread's own. */
     int32_t device_number;
     imagine_precision precision; /* default IMAGINE_PRECISION_F32 */
     void *stream; /* a cudaStream_t of that GPU for all work, which must outlive the context; NULL: the context makes one;

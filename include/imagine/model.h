@@ -27,7 +27,8 @@ typedef struct imagine_model_options {
 #define IMAGINE_STAGE_SAMPLER 2u
 #define IMAGINE_STAGE_VAE 4u
 
-/* What a pack is made for. Zero where the stage that says so is missing. */
+/* What a pack is made for. A field is zero where the stage that says so is missing; width, height, frames and
+ * frames_per_second are always set, size_multiple where the pack has a transformer or a VAE. */
 typedef struct imagine_model_info {
     uint32_t struct_size;
     uint32_t stages; /* IMAGINE_STAGE_ bits */
@@ -55,8 +56,9 @@ extern "C" {
 IMAGINE_API void imagine_model_options_init(imagine_model_options *options, size_t size);
 
 /* Opens the pack in the folder `path`: reads every configuration and every weight file's header, and refuses what
- * cannot run by these with a message that names the key or the file. The tensors of a stage and the tokenizer are looked at
- * when the stage is first needed, and refused then. `options` may be NULL. On failure *model is NULL. */
+ * cannot run by these with a message that names the key or the file. A scheduler that cannot run is only logged, as a warning:
+ * a job that wants the pack's own schedule fails. The tensors of a stage and the tokenizer are looked at when the stage is first
+ * needed, and refused then. `options` may be NULL. On failure *model is NULL. */
 IMAGINE_API imagine_status imagine_model_open(imagine_model **model, imagine_context *context, const char *path,
                                               const imagine_model_options *options, imagine_error *error);
 

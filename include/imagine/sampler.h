@@ -41,8 +41,8 @@ typedef int32_t imagine_step_rule;
 /* How the two predictions of classifier-free guidance are computed. The results are the same to the byte
  * (with IMAGINE_PRECISION_BF16: near each other). */
 typedef int32_t imagine_cfg_mode;
-#define IMAGINE_CFG_AUTO 0 /* BATCHED up to 8,192 tokens of the batch, else IN_TURN; a job within a memory limit, or with streamed
-                            * weights, as that wants it */
+#define IMAGINE_CFG_AUTO 0 /* BATCHED up to 8,192 tokens of the batch, else IN_TURN; a job with a memory limit or streamed weights
+                            * takes what suits these better */
 #define IMAGINE_CFG_BATCHED 1 /* both in one forward of twice the batch: faster */
 #define IMAGINE_CFG_IN_TURN 2 /* one after the other: less memory */
 
@@ -114,9 +114,9 @@ IMAGINE_API imagine_status imagine_sampler_create(imagine_sampler **sampler, ima
 IMAGINE_API void imagine_sampler_destroy(imagine_sampler **sampler);
 
 /* Text conditioning, F32 [length, text_dim] without padding (as imagine_text_encode gives) or already padded; it is
- * padded with zero rows to the model's text length, or cut to it. `negative` may be NULL when guidance is 1. With several
- * clips in a batch, F32 [batch, length, text_dim] gives each its own. The keys and values of the cross-attention are
- * computed here, once. */
+ * padded with zero rows to the model's text length, or cut to it. `negative` may be NULL when guidance is 1, and guidance_2 too
+ * where the pack has two experts. With several clips in a batch, F32 [batch, length, text_dim] gives each its own. The keys and
+ * values of the cross-attention are computed here, once. */
 IMAGINE_API imagine_status imagine_sampler_set_text(imagine_sampler *sampler, const imagine_buffer *positive,
                                                     const imagine_buffer *negative, imagine_error *error);
 
@@ -160,17 +160,17 @@ IMAGINE_API imagine_status imagine_sampler_get_latents(imagine_sampler *sampler,
 IMAGINE_API imagine_status imagine_sampler_get_estimate(imagine_sampler *sampler, int32_t index,
                                                         imagine_buffer **latents, imagine_error *error);
 
-/* All that the next steps depend on, after the last whole one: U8 [bytes], on the host, to be kept in memory or a file
- * (imagine_buffer_save) and gone on from by a process on any machine of this kind. It holds the latents, the estimate, what a
- * multistep rule remembers, and the noise of known latents where that is wanted again: 2 to 6 times the latents. Also after a step
- * that was cancelled or failed; IMAGINE_ERROR_STATE where such a step has spoilt the latents. The caller releases it. Since
- * 0.2. */
+/* Everything that the next steps depend on, as it is after the last whole step: U8 [bytes], on the host. Keep it in memory or in a
+ * file (imagine_buffer_save); a process on any machine of this kind can resume from it. It holds the latents, the estimate, what a
+ * multistep rule remembers, and the noise of known latents where that is needed again: 2 to 6 times the latents. It can also be had
+ * after a step that was cancelled or failed; IMAGINE_ERROR_STATE where such a step has spoilt the latents. The caller releases it.
+ * Since 0.2. */
 IMAGINE_API imagine_status imagine_sampler_get_state(imagine_sampler *sampler, imagine_buffer **state, imagine_error *error);
 
-/* Instead of imagine_sampler_begin: goes on from a state, with the same bytes as the run it was taken from would have made.
- * The sampler must have been given what that one was. Sizes, batch, seed, schedule, steps and step rule are compared, and
- * IMAGINE_ERROR_INVALID_ARGUMENT names what is another; the model, the text, guidance, and initial and known latents cannot be.
- * After a failure the run has to be begun, or resumed, anew. Since 0.2. */
+/* Instead of imagine_sampler_begin: continues from a state, with the same bytes as the run it was taken from would have made.
+ * The sampler must have been given the same as the sampler of that run. Sizes, batch, seed, schedule, steps and step rule are
+ * compared, and IMAGINE_ERROR_INVALID_ARGUMENT names what differs. The model, the text, guidance, and initial and known latents
+ * cannot be compared. After a failure the run has to be begun, or resumed, anew. Since 0.2. */
 IMAGINE_API imagine_status imagine_sampler_resume(imagine_sampler *sampler, const imagine_buffer *state, imagine_error *error);
 
 /* The schedule in use: min(count, steps + 1) sigmas are written to `sigmas`; returns steps + 1, or 0 for NULL. */
@@ -178,8 +178,9 @@ IMAGINE_API uint32_t imagine_sampler_get_sigmas(const imagine_sampler *sampler, 
 
 /* One forward of the transformer, whatever the sampler's state: `hidden_states` F32 [batch, channels, frames, height,
  * width], `timestep` F32, I64 or I32 [batch] or [batch, tokens] in 0..1000, `encoder_hidden_states` F32 [batch, length,
- * text_dim], used as it is, to `sample` in the shape of hidden_states, which the caller releases. Of two experts the one
- * that works at the first timestep. */
+ * text_dim], used as it is, to `sample`, which the caller releases: the shape of hidden_states, with the transformer's
+ * out_channels (this version runs only those that have as many as in_channels). Of two experts the one that works at the first
+ * timestep. */
 IMAGINE_API imagine_status imagine_sampler_denoise(imagine_sampler *sampler, const imagine_buffer *hidden_states,
                                                    const imagine_buffer *timestep,
                                                    const imagine_buffer *encoder_hidden_states,

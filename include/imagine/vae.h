@@ -13,8 +13,8 @@ typedef struct imagine_vae imagine_vae;
 #define IMAGINE_VAE_WHOLE 0
 #define IMAGINE_VAE_TILE_AUTO (-1)
 
-/* Tiles need less memory: most of what coding holds is a cache of frames for every layer, and in tiles that of one tile
- * is held at a time. imagine_vae_encode and imagine_vae_decode give the same bytes with and without (with
+/* Tiles need less memory: most of what coding holds is a cache of frames for every layer, and with tiles only one tile's
+ * caches are held at a time. imagine_vae_encode and imagine_vae_decode give the same bytes with and without (with
  * IMAGINE_PRECISION_BF16: near each other). A tile is computed with a margin of what it depends on, so small tiles take
  * longer. Clips in pieces (imagine_vae_decode_next, imagine_vae_encode_next) take no tiles: the caches of all would have to
  * be held. */
@@ -22,7 +22,8 @@ typedef struct imagine_vae_options {
     uint32_t struct_size;
     uint32_t reserved0;
     imagine_cancel *cancel; /* NULL, or a token that the handle retains */
-    /* At most so many pixels along a side, in steps of the spatial factor. IMAGINE_VAE_WHOLE (default): the whole side.
+    /* At most so many pixels along a side, in steps of the spatial factor and never below one of them. IMAGINE_VAE_WHOLE
+     * (default): the whole side.
      * IMAGINE_VAE_TILE_AUTO: whole if that fits the context's memory limit, else as large as does; without a limit
      * whole. */
     int32_t tile_width, tile_height;
@@ -55,14 +56,15 @@ IMAGINE_API imagine_status imagine_vae_encode(imagine_vae *vae, const imagine_bu
 IMAGINE_API imagine_status imagine_vae_decode(imagine_vae *vae, const imagine_buffer *latents, imagine_dtype dtype,
                                               imagine_buffer **frames, imagine_error *error);
 
-/* The same for the next latent frames of a clip that comes in pieces; the sum of all pieces is what one call gives, to
- * the byte. After a failure the clip must be begun anew. */
+/* The same for the next latent frames of a clip that comes in pieces; all pieces together are what one call gives, to the
+ * byte. An argument that is refused changes nothing, and the clip goes on. After any other failure call imagine_vae_reset
+ * before the clip is begun again: until then calls may fail with IMAGINE_ERROR_STATE. */
 IMAGINE_API imagine_status imagine_vae_decode_next(imagine_vae *vae, const imagine_buffer *latents, imagine_dtype dtype,
                                                    imagine_buffer **frames, imagine_error *error);
 
 /* The next frames of a clip that comes in pieces: t*k+1 the first time and t*k from then on (t = 1: any number). The
- * latents of all pieces are what one call gives, to the byte. After a failure the clip must be begun anew. A handle
- * may have one clip in pieces each way at a time. */
+ * latents of all pieces are what one call gives, to the byte. Failures are as in imagine_vae_decode_next. A handle may have
+ * one clip in pieces each way at a time; imagine_vae_reset ends both. */
 IMAGINE_API imagine_status imagine_vae_encode_next(imagine_vae *vae, const imagine_buffer *frames,
                                                    imagine_buffer **latents, imagine_error *error);
 
