@@ -219,7 +219,7 @@ pub struct ContextInfo {
     pub cpu_level: CpuLevel,
     /// Bytes held now.
     pub memory_used: u64,
-    /// Most bytes held since creation or the last [`Context::reset_peak`].
+    /// Most bytes held since creation, the last [`Context::reset_peak`] or the last job's start.
     pub memory_peak: u64,
     /// Where the context computes.
     pub device: Device,
@@ -307,7 +307,9 @@ impl CancelToken {
     }
 
     /// From now on work that was given this token ends with [`Error::Cancelled`](crate::Error::Cancelled), within
-    /// 50 ms.
+    /// 50 ms; on a GPU, once what is under way is done: less than a block of a transformer, up to two of the text
+    /// encoder or the VAE.
+    ///
     /// Only sets a flag, so that a signal handler may call it.
     pub fn cancel(&self) {
         // SAFETY: the token is alive.

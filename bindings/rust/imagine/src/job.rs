@@ -34,7 +34,7 @@ pub enum Event {
         /// The pictures.
         frames: Frames,
     },
-    /// All is done: always the last event.
+    /// The job succeeded: the last event. A job that failed or was cancelled ends with the error instead.
     Done {
         /// Frames of the whole clip.
         frames: usize,
@@ -196,7 +196,7 @@ impl Estimate {
 }
 
 /// One generation, prompt to frames, at work in the background: iterate over it for its events. Dropping it cancels
-/// what is running and waits for its end, within 50 ms.
+/// what is running and waits for its end, within 50 ms; on a GPU as [`CancelToken::cancel`] says.
 ///
 /// A job may be sent to another thread and is used by one at a time; to cancel it from elsewhere there is
 /// [`Job::cancel_token`].
@@ -270,7 +270,7 @@ impl Job {
     }
 
     /// The latents after the last whole step, also after a job that was cancelled or failed: nothing sampled is lost.
-    /// [`Error::State`](crate::Error::State) before the first step is done.
+    /// [`Error::State`](crate::Error::State) before the first step is done. The memory is shared with the job, not a copy.
     pub fn latents(&self) -> Result<Buffer> {
         // SAFETY: the job is alive and, not being Sync, used by this thread alone.
         Buffer::make(|latents, error| unsafe { sys::imagine_job_get_latents(self.handle.raw(), latents, error) })

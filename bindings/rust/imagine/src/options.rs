@@ -223,7 +223,7 @@ impl JobOptions {
         }
     }
 
-    /// What the pictures should not look like; only with a guidance above 1.
+    /// What the pictures should not look like. It counts where the guidance is other than 1.
     pub fn negative(mut self, prompt: impl Into<String>) -> Self {
         self.negative = Some(prompt.into());
         self
@@ -326,7 +326,8 @@ impl JobOptions {
         self
     }
 
-    /// What the steps add, where the rule adds noise, `f32 [steps - 1, channels, frames, height, width]`.
+    /// What the steps add, where the rule adds noise, `f32 [count, channels, frames, height, width]`: one for each step run
+    /// that does not end at sigma 0.
     pub fn renoise(mut self, noise: &Buffer) -> Self {
         self.renoise = Some(noise.clone());
         self

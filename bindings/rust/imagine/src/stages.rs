@@ -68,7 +68,7 @@ pub enum Tile {
     /// The whole side.
     #[default]
     Whole,
-    /// At most so many pixels, in steps of the VAE's spatial factor.
+    /// At most so many pixels, in steps of the VAE's spatial factor and never below one of them.
     Pixels(u32),
     /// As far as the context's memory limit has room for; without a limit the whole side.
     Auto,
@@ -116,13 +116,13 @@ impl Vae {
     }
 
     /// Latents, `f32 [channels, frames, height, width]`, of [`Frames`] or of
-    /// `f32 [3, frames, height, width]` in [-1, 1].
+    /// `f32 [3, frames, height, width]` in [-1, 1]. Forgets clips begun by [`Vae::decode_next`] and [`Vae::encode_next`].
     pub fn encode(&mut self, frames: &Buffer) -> Result<Buffer> {
         // SAFETY: the handle is ours alone, the frames live during the call.
         Buffer::make(|latents, error| unsafe { sys::imagine_vae_encode(self.0.raw(), frames.raw(), latents, error) })
     }
 
-    /// Pictures of latents. Forgets a clip begun by [`Vae::decode_next`].
+    /// Pictures of latents. Forgets clips begun by [`Vae::decode_next`] and [`Vae::encode_next`].
     pub fn decode(&mut self, latents: &Buffer) -> Result<Frames> {
         self.decode_to(latents, sys::IMAGINE_U8)?.try_into()
     }
@@ -140,7 +140,9 @@ impl Vae {
     }
 
     /// The pictures of the next latent frames of a clip that comes in pieces: together they are what one
-    /// [`Vae::decode`] gives, to the byte. After a failure the clip must be begun anew.
+    /// [`Vae::decode`] gives, to the byte. An argument that is refused changes nothing, and the clip goes on. After any other
+    /// failure call [`Vae::reset`] before the clip is begun again: until then calls may fail with
+    /// [`Error::State`](crate::Error::State).
     pub fn decode_next(&mut self, latents: &Buffer) -> Result<Frames> {
         // SAFETY: the handle is ours alone, the latents live during the call.
         Buffer::make(|frames, error| unsafe {
@@ -150,7 +152,8 @@ impl Vae {
     }
 
     /// The latents of the next frames of a clip that comes in pieces, `t*k+1` frames the first time and `t*k` from then
-    /// on (`t`: [`ModelInfo::temporal_factor`](crate::ModelInfo::temporal_factor)).
+    /// on (`t`: [`ModelInfo::temporal_factor`](crate::ModelInfo::temporal_factor)). Failures are as in
+    /// [`Vae::decode_next`].
     pub fn encode_next(&mut self, frames: &Buffer) -> Result<Buffer> {
         // SAFETY: the handle is ours alone, the frames live during the call.
         Buffer::make(|latents, error| unsafe {
