@@ -262,8 +262,8 @@ class Job(_Handle):
 
     @property
     def latents(self) -> Array:
-        """The latents after the last whole step, float32 [channels, frames, height, width], read-only: the job works with
-        them."""
+        """The latents after the last whole step, float32 [channels, frames, height, width], read-only: they are shared with
+        the job, which works with them."""
         pointer = ctypes.c_void_p()
         with self._open() as job:
             _call("imagine_job_get_latents", job, ctypes.byref(pointer))
@@ -392,8 +392,9 @@ class Model(_Handle):
         or true.
         With sizes for `tile` (as for decode()) pictures are coded in tiles, and the clip's frames come all at once; "auto",
         as None, leaves to the library whether the memory limit asks for tiles. Firing `cancel` cancels the job too. A negative
-        prompt counts where there is guidance: a value other than 1, which packs of distilled models have. With the `state` of a
-        job that was cancelled, and its other options, it goes on, and makes the very bytes that that one would have made."""
+        prompt only has an effect when guidance is not 1. Distilled packs, like the shipped one, use 1, so pass e.g. guidance=3.
+        With the `state` of a job that was cancelled, and its other options, it goes on, and makes the very bytes that that one
+        would have made."""
         sampler = _api.SamplerOptions()
         _lib().imagine_sampler_options_init(ctypes.byref(sampler), ctypes.sizeof(sampler))
         sampler.seed = _integer("seed", seed, -2**63, 2**64 - 1) & (2**64 - 1)
