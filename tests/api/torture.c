@@ -37,6 +37,41 @@ static void counted_free(void *user_data, void *pointer, size_t size)
     free(pointer);
 }
 
+/* A sampler for a prompt of three zeros, which has begun, or goes on from a state where there is one. */
+static imagine_status open_sampler(imagine_sampler **sampler, imagine_model *model, imagine_buffer *text, imagine_buffer *state,
+                                   imagine_error *error)
+{
+    imagine_sampler_options options;
+    imagine_sampler_options_init(&options, sizeof options);
+    options.steps = 3;
+    options.schedule = IMAGINE_SCHEDULE_WAN_UNIPC;
+    imagine_status status = imagine_sampler_create(sampler, model, &options, error);
+    if (status >= 0)
+        status = imagine_sampler_set_text(*sampler, text, text, error);
+    if (status >= 0)
+        status = state ? imagine_sampler_resume(*sampler, state, error) : imagine_sampler_begin(*sampler, NULL, error);
+    return status < 0 ? status : imagine_sampler_step(*sampler, NULL, error);
+}
+
+/* A run that one sampler begins and another goes on with. */
+static imagine_status use_state(imagine_model *model, imagine_context *context, imagine_error *error)
+{
+    imagine_sampler *first = NULL, *second = NULL;
+    imagine_buffer *text = NULL, *state = NULL;
+    imagine_status status = imagine_buffer_create(&text, context, IMAGINE_F32, 2, (int64_t[]){ 3, 16 }, error);
+    if (status >= 0)
+        status = open_sampler(&first, model, text, NULL, error);
+    if (status >= 0)
+        status = imagine_sampler_get_state(first, &state, error);
+    if (status >= 0)
+        status = open_sampler(&second, model, text, state, error);
+    imagine_sampler_destroy(&first);
+    imagine_sampler_destroy(&second);
+    imagine_buffer_release(&state);
+    imagine_buffer_release(&text);
+    return status;
+}
+
 /* A clip from pictures: initial ones, a mask, a first and a last frame; new noise, two predictions and rescaled guidance. */
 static imagine_status use_pictures(imagine_model *model, imagine_context *context, imagine_error *error)
 {
@@ -75,7 +110,7 @@ static imagine_status use_pictures(imagine_model *model, imagine_context *contex
     imagine_job_destroy(&job);
     for (int i = 0; i < 3; i++)
         imagine_buffer_release(&pictures[i]);
-    return status;
+    return status < 0 ? status : use_state(model, context, error);
 }
 
 /* A picture by a job with previews; decoded frames by hand; a file written and read. */
