@@ -21,8 +21,9 @@ folder
 .El
 .Sh EXIT STATUS
 .Nm
-exits 0 on success, 1 after a failure, whose reason goes to the standard error
-output, and 2 after options that cannot be.
+exits 0 on success, 2 when the command line itself is wrong, and 1 after every
+other failure, also for values that the model refuses; the reason goes to the
+standard error output.
 SIGINT, SIGTERM and SIGHUP cancel the work, after which the signal ends the
 program; a second one ends it at once, and may leave a file ending with
 .Pa .part .
@@ -31,9 +32,11 @@ After an interrupt or a failure
 .Cm generate
 keeps the latents as far as they were sampled, in a file ending with
 .Pa .latents.safetensors
-beside the output, whose name it prints; what is whole
+beside the output, whose name it prints;
+.Fl -resume
+goes on with a run that was sampling, and
 .Cm decode
-makes frames of.
+makes frames of what there is.
 .Sh SEE ALSO
 The C interface is documented in the headers,
 .In imagine/imagine.h
