@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: MIT
+"""Set-ups as packagers and other projects make them: machines, compiler flags and folders that are not ours, parts left out."""
+
+import json
+import os
+import pathlib
+import shlex
+import subprocess
+import tempfile
+import unittest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def run(*command, **options):
+    return subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900,
+                          **options)
+
+
+class SetUp(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.place = pathlib.Path(folder.name)
+        self.build = self.place / "build"
+
+    def set_up(self, *options, status=0, **env):
+        """What meson said."""
+        done = run("meson", "setup", self.build, ROOT, "-Dcuda=disabled", "-Dtests=false", *options, env=dict(os.environ, **env))
+        self.assertEqual(done.returncode, status, done.stdout)
+        return done.stdout
+
+    def introspect(self, what):
+        return json.loads(run("meson", "introspect", "--" + what, self.build).stdout)
+
+    def test_the_product_alone(self):
+        self.set_up()
+        self.assertEqual(self.introspect("tests"), [])
+        for target in self.introspect("targets"):
+            where = pathlib.Path(target["defined_in"]).relative_to(ROOT).as_posix()
+            self.assertFalse(where.startswith("tests/"), target["name"])
+            self.assertFalse(target["build_by_default"] and target["name"] in ("by_stages", "event_loop", "hello"), target["name"])
+
+
+if __name__ == "__main__":
+    unittest.main()
