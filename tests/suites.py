@@ -69,7 +69,7 @@ def meson_suites(build, prefix="", env=None, wanted=None):
 def make_build(folder, options, targets, env=None):
     """A build of its own, set up where it is not yet, of the targets that are asked for once it is; without `targets` only set up."""
     if not (TOP / folder / "build.ninja").exists():
-        done = run(["meson", "setup", TOP / folder, TOP, *options], env=env)
+        done = run(["meson", "setup", TOP / folder, TOP, "-Dwerror=true", *options], env=env)
         if done.returncode:
             return done
     return run(["ninja", "-C", TOP / folder, *targets()], timeout=1500) if targets else run(["true"])

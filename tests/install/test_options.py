@@ -41,6 +41,28 @@ class SetUp(unittest.TestCase):
             self.assertFalse(where.startswith("tests/"), target["name"])
             self.assertFalse(target["build_by_default"] and target["name"] in ("by_stages", "event_loop", "hello"), target["name"])
 
+    def test_warnings_are_errors_only_where_asked_for(self):
+        self.assertNotIn("libimagine is a shared library only", self.set_up())
+        self.assertIs(next(o["value"] for o in self.introspect("buildoptions") if o["name"] == "werror"), False)
+
+    def test_what_quickstart_has_set_up_is_made_fit_for_the_tests(self):
+        where = os.path.relpath(self.build, ROOT)
+
+        def configure(*options):
+            done = run("sh", "-euc", '. "$top/.ci/setup"; configure "$@"', "sh", where, *options, env=dict(os.environ, top=str(ROOT)))
+            self.assertEqual(done.returncode, 0, done.stdout)
+            return {o["name"]: o["value"] for o in self.introspect("buildoptions")}
+
+        first = configure("-Dtests=false")
+        self.assertEqual((first["werror"], first["tests"]), (False, False))
+        second = configure("-Dwerror=true", "-Dtests=true")
+        self.assertEqual((second["werror"], second["tests"]), (True, True))
+        self.assertTrue(self.introspect("tests"))
+        stamp = (self.build / "build.ninja").stat().st_mtime_ns
+        self.assertEqual(configure("-Dwerror=true", "-Dtests=true"), second)
+        self.assertEqual(configure(), second)
+        self.assertEqual((self.build / "build.ninja").stat().st_mtime_ns, stamp)
+
 
 if __name__ == "__main__":
     unittest.main()
