@@ -6,6 +6,8 @@
 
 typedef struct imagine__work imagine__work;
 
+_Static_assert(sizeof(void *) == 8, "libimagine needs pointers of 64 bits: no x32, no 32-bit build");
+
 #include <fenv.h>
 #include <pthread.h>
 #include <stdarg.h>

@@ -10,6 +10,17 @@ import tempfile
 import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+CROSS = """[binaries]
+c = 'cc'
+pkgconfig = 'pkg-config'
+[properties]
+needs_exe_wrapper = {wrapper}
+[host_machine]
+system = '{system}'
+cpu_family = '{family}'
+cpu = '{family}'
+endian = 'little'
+"""
 
 
 def run(*command, **options):
@@ -30,8 +41,26 @@ class SetUp(unittest.TestCase):
         self.assertEqual(done.returncode, status, done.stdout)
         return done.stdout
 
+    def cross_file(self, system="linux", family="x86_64", wrapper="false"):
+        path = self.place / f"{system}-{family}"
+        path.write_text(CROSS.format(system=system, family=family, wrapper=wrapper))
+        return f"--cross-file={path}"
+
     def introspect(self, what):
         return json.loads(run("meson", "introspect", "--" + what, self.build).stdout)
+
+    def test_other_machines_are_refused(self):
+        for system, family in (("linux", "aarch64"), ("linux", "x86"), ("windows", "x86_64")):
+            with self.subTest(system + " " + family):
+                said = self.set_up(self.cross_file(system, family), status=1)
+                self.assertIn("ERROR: Problem encountered: libimagine is for x86_64 on linux, and this build is for "
+                              f"{family} on {system}", said)
+
+    def test_pointers_of_32_bits_are_refused(self):
+        for flag in ("-m32", "-mx32"):
+            done = run("cc", "-std=c11", flag, "-fsyntax-only", "-I", ROOT, "-I", ROOT / "include", "-x", "c", ROOT / "lib/base/base.h")
+            self.assertNotEqual(done.returncode, 0)
+            self.assertIn("libimagine needs pointers of 64 bits", done.stdout)
 
     def test_the_product_alone(self):
         self.set_up()
