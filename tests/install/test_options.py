@@ -21,6 +21,10 @@ cpu_family = '{family}'
 cpu = '{family}'
 endian = 'little'
 """
+PARENT = """project('parent', 'c', default_options: ['default_library=static'])
+imagine = dependency('imagine', fallback: 'libimagine')
+message('models in ' + imagine.get_variable('modelsdir'))
+"""
 
 
 def run(*command, **options):
@@ -62,6 +66,9 @@ class SetUp(unittest.TestCase):
             self.assertNotEqual(done.returncode, 0)
             self.assertIn("libimagine needs pointers of 64 bits", done.stdout)
 
+    def test_the_library_is_shared_only(self):
+        self.assertRegex(self.set_up("-Ddefault_library=both"), "WARNING: libimagine is a shared library only: .*both")
+
     def test_the_product_alone(self):
         self.set_up()
         self.assertEqual(self.introspect("tests"), [])
@@ -91,6 +98,17 @@ class SetUp(unittest.TestCase):
         self.assertEqual(configure("-Dwerror=true", "-Dtests=true"), second)
         self.assertEqual(configure(), second)
         self.assertEqual((self.build / "build.ninja").stat().st_mtime_ns, stamp)
+
+    def test_as_a_subproject(self):
+        source = self.place / "parent"
+        (source / "subprojects").mkdir(parents=True)
+        (source / "subprojects/libimagine").symlink_to(ROOT)
+        (source / "meson.build").write_text(PARENT)
+        done = run("meson", "setup", self.build, source, "-Dlibimagine:cuda=disabled")
+        self.assertEqual(done.returncode, 0, done.stdout)
+        where = pathlib.Path(done.stdout.partition("models in ")[2].splitlines()[0])
+        self.assertTrue((where / "tiny/imagine.json").exists(), where)
+        self.assertIn("libimagine is a shared library only", done.stdout)
 
 
 if __name__ == "__main__":
