@@ -99,6 +99,22 @@ class SetUp(unittest.TestCase):
         self.assertEqual(configure(), second)
         self.assertEqual((self.build / "build.ninja").stat().st_mtime_ns, stamp)
 
+    def pkg_config(self, *arguments):
+        return run("pkg-config", *arguments, "imagine", env=dict(os.environ, PKG_CONFIG_PATH=str(self.build / "packaging"))).stdout
+
+    def test_folders_outside_the_prefix(self):
+        self.set_up("--prefix=/nix/out put", "--libdir=/nix/lib/lib", "--includedir=/nix/dev/include")
+        self.assertEqual(shlex.split(self.pkg_config("--cflags", "--libs")), ["-I/nix/dev/include", "-L/nix/lib/lib", "-limagine"])
+        self.assertEqual(shlex.split(self.pkg_config("--variable=modelsdir")), ["/nix/out put/share/imagine/models"])
+        self.assertIn("/nix/lib/lib/pkgconfig/imagine.pc", self.introspect("installed").values())
+
+    def test_folders_in_the_prefix_move_with_it(self):
+        self.set_up("--prefix=/opt/imagine", "--libdir=/opt/imagine/lib64", "--datadir=/data")
+        words = (self.build / "packaging/imagine.pc").read_text().splitlines()
+        for line in ("prefix=${pcfiledir}/../..", "libdir=${prefix}/lib64", "includedir=${prefix}/include",
+                     "modelsdir=/data/imagine/models"):
+            self.assertIn(line, words)
+
     def test_as_a_subproject(self):
         source = self.place / "parent"
         (source / "subprojects").mkdir(parents=True)
