@@ -66,6 +66,12 @@ class SetUp(unittest.TestCase):
             self.assertNotEqual(done.returncode, 0)
             self.assertIn("libimagine needs pointers of 64 bits", done.stdout)
 
+    def test_where_the_program_cannot_run_there_is_no_man_page(self):
+        self.assertIn("WARNING: the program cannot be run here", self.set_up(self.cross_file(wrapper="true")))
+        names = {target["name"] for target in self.introspect("targets")}
+        self.assertIn("imagine", names)
+        self.assertNotIn("imagine.1", names)
+
     def test_the_library_is_shared_only(self):
         self.assertRegex(self.set_up("-Ddefault_library=both"), "WARNING: libimagine is a shared library only: .*both")
 
