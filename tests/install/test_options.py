@@ -5,11 +5,13 @@ import json
 import os
 import pathlib
 import shlex
+import shutil
 import subprocess
 import tempfile
 import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+PACK = ROOT / "tests" / "packs" / "two-layer"
 CROSS = """[binaries]
 c = 'cc'
 pkgconfig = 'pkg-config'
@@ -131,6 +133,37 @@ class SetUp(unittest.TestCase):
         where = pathlib.Path(done.stdout.partition("models in ")[2].splitlines()[0])
         self.assertTrue((where / "tiny/imagine.json").exists(), where)
         self.assertIn("libimagine is a shared library only", done.stdout)
+
+
+class PrivatePrefix(unittest.TestCase):
+    """A build of the product alone, without optimisation, which is quick."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(cls.folder.cleanup)
+        place = pathlib.Path(cls.folder.name)
+        for command in (["meson", "setup", place / "build", ROOT, "--prefix=/opt/imagine", "-Dcuda=disabled", "-Dtests=false",
+                         "-Doptimization=0", "-Dmodel=false"],
+                        ["meson", "install", "-C", place / "build", "--destdir", place / "stage"]):
+            done = run(*command)
+            if done.returncode:
+                raise AssertionError(done.stdout[-4000:])
+        cls.prefix = place / "moved"
+        (place / "stage/opt/imagine").rename(cls.prefix)
+        cls.env = {key: value for key, value in os.environ.items() if not key.startswith(("LD_", "IMAGINE_"))}
+
+    def test_the_program_starts(self):
+        done = run(self.prefix / "bin/imagine", "info", "--json", "--model", PACK, env=self.env)
+        self.assertEqual(done.returncode, 0, done.stdout)
+
+    def test_its_library_is_the_one_beside_it(self):
+        self.assertIn(str(next(self.prefix.rglob("libimagine.so.0")).resolve().parent),
+                      run("ldd", self.prefix / "bin/imagine", env=self.env).stdout.replace("bin/../", ""))
+
+    @unittest.skipUnless(shutil.which("readelf"), "no readelf here")
+    def test_the_library_names_no_folder(self):
+        self.assertNotIn("PATH)", run("readelf", "-d", next(self.prefix.rglob("libimagine.so.0"))).stdout)
 
 
 if __name__ == "__main__":
