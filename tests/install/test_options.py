@@ -123,6 +123,19 @@ class SetUp(unittest.TestCase):
                      "modelsdir=/data/imagine/models"):
             self.assertIn(line, words)
 
+    def test_flags_of_the_user_leave_each_library_its_own_instructions(self):
+        """What CFLAGS has beyond AVX2 does not make an AVX-512 library of the one for AVX2, with the same names in both."""
+        self.set_up(CFLAGS="-march=x86-64-v4")
+        commands = {entry["output"]: shlex.split(entry["command"]) for entry in
+                    json.loads((self.build / "compile_commands.json").read_text())}
+        for level, has in (("avx2", False), ("avx512", True)):
+            command = commands[f"kernels/cpu/libimagine_{level}.a.p/norm.c.o"]
+            self.assertIn("-march=x86-64-v4", command)
+            command = command[:command.index("-o")] + ["-E", "-dM", ROOT / "kernels/cpu/norm.c", "-o", "-"]
+            macros = {line.split()[1] for line in run(*command, cwd=self.build).stdout.splitlines()}
+            self.assertIn("__AVX2__", macros)
+            self.assertEqual("__AVX512F__" in macros, has, level)
+
     def test_as_a_subproject(self):
         source = self.place / "parent"
         (source / "subprojects").mkdir(parents=True)
