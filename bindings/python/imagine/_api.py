@@ -5,11 +5,12 @@ with what a C compiler says of the headers."""
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
+import errno
 import os
 import pathlib
 from ctypes import POINTER, c_char, c_char_p, c_double, c_int32, c_int64, c_uint32, c_uint64, c_void_p
 
+SONAME = "libimagine.so.0"  # the loader knows where the system has it
 STATUS_OK, STATUS_TIMEOUT = 0, 1
 DTYPES = {1: "u1", 2: "i4", 3: "i8", 4: "f2", 6: "f4", 7: "f8"}  # 5, bf16, has no numpy name
 EVENT_STEP, EVENT_PREVIEW, EVENT_LATENTS, EVENT_FRAMES, EVENT_DONE = 1, 2, 3, 4, 5
@@ -193,9 +194,7 @@ def _candidates() -> list[str]:
     if os.environ.get("IMAGINE_LIBRARY"):
         return [os.environ["IMAGINE_LIBRARY"]]
     near = [here / "lib" / "libimagine.so.0", here.parent.parent.parent / "build" / "libimagine.so.0"]
-    found = [str(path) for path in near if path.exists()]
-    system = ctypes.util.find_library("imagine")
-    return found + ([system] if system else [])
+    return [str(path) for path in near if path.exists()] + [SONAME]
 
 
 def _open(path: str) -> ctypes.CDLL:
@@ -212,16 +211,24 @@ def _open(path: str) -> ctypes.CDLL:
         return ctypes.CDLL(path)
 
 
+def _nowhere(path: str, error: OSError) -> bool:
+    """Whether the loader found no library of that name; of one that is there and cannot be loaded it says why."""
+    return path == SONAME and f"{SONAME}: " in str(error) and os.strerror(errno.ENOENT) in str(error)
+
+
 def load() -> ctypes.CDLL:
     """The library with every function declared. OSError with advice when it is nowhere."""
-    names = _candidates()
-    if not names:
-        raise OSError("libimagine.so was not found: build it (examples/quickstart does) or name it in IMAGINE_LIBRARY")
-    library = _open(names[0])
+    path = _candidates()[0]
+    try:
+        library = _open(path)
+    except OSError as error:
+        if os.environ.get("IMAGINE_LIBRARY") or not _nowhere(path, error):
+            raise
+        raise OSError("libimagine.so was not found: build it (examples/quickstart does) or name it in IMAGINE_LIBRARY") from None
     for name, (result, arguments) in FUNCTIONS.items():
         function = getattr(library, name, None)
         if function is None:
-            raise OSError(f"{names[0]}: has no {name}, so it is older than these bindings: build or install the library that came "
+            raise OSError(f"{path}: has no {name}, so it is older than these bindings: build or install the library that came "
                           "with them, or name it in IMAGINE_LIBRARY")
         function.restype, function.argtypes = result, arguments
     return library
