@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import errno
 import os
 import pathlib
 import select
@@ -545,6 +546,9 @@ def _find(name: Union[str, os.PathLike[str]]) -> pathlib.Path:
     for place in places:
         if (place / name).is_dir():
             return place / name
+    if not given.exists():
+        raise FileNotFound(f'there is no model "{given}" here, in IMAGINE_MODELS, the package or /usr/share/imagine/models: give a '
+                           "model's folder, or name the folder that holds it in IMAGINE_MODELS", -21, "ERROR_NOT_FOUND", errno.ENOENT, name)
     return given
 
 

@@ -257,8 +257,10 @@ class Failures(unittest.TestCase):
     def test_missing_model(self):
         with self.assertRaises(imagine.NotFound) as caught:
             imagine.open("no-such-model")
-        self.assertIn("no-such-model", str(caught.exception))
+        self.assertRegex(str(caught.exception), '^there is no model "no-such-model" here, .*: give a model.s folder')
         self.assertEqual((caught.exception.status, caught.exception.name), (-21, "ERROR_NOT_FOUND"))
+        self.assertIsInstance(caught.exception, FileNotFoundError)
+        self.assertEqual((caught.exception.errno, caught.exception.filename), (errno.ENOENT, "no-such-model"))
 
     def test_errors_about_files_are_those_of_python(self):
         frames, missing = numpy.zeros((1, 8, 8, 3), "uint8"), pathlib.Path("/no/such/x.png")
