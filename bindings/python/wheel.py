@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Builds the wheel (PEP 517 and 660): the package, libimagine.so with the libraries that it needs, and the shipped model. It
-stands on Python's own library alone, so that installing needs no network."""
+"""Builds the wheel (PEP 517 and 660): the package, libimagine.so with the libraries that it needs, and the shipped model. With
+IMAGINE_BUNDLE=0 it is the package alone, for systems that have library and models. It stands on Python's own library alone, so
+that installing needs no network."""
 
 import base64
 import ctypes
@@ -40,8 +41,12 @@ def metadata():
     return "\n".join(lines + ["Description-Content-Type: text/markdown", "", (HERE / "README.md").read_text()])
 
 
-def tag():
-    return "py3-none-" + re.sub(r"[-.]", "_", sysconfig.get_platform())
+class UnsupportedOperation(Exception):
+    """What build_sdist says by the protocol (PEP 517)."""
+
+
+def tag(pure):
+    return "py3-none-any" if pure else "py3-none-" + re.sub(r"[-.]", "_", sysconfig.get_platform())
 
 
 def dist_info():
@@ -93,9 +98,9 @@ def stripped(path, folder):
 class Wheel:
     """A wheel being written, with its record; the same input gives the same bytes."""
 
-    def __init__(self, folder, purpose=""):
+    def __init__(self, folder, pure=False):
         name, version = project()[:2]
-        self.name = f"{name}-{version}-{tag()}.whl"
+        self.pure, self.name = pure, f"{name}-{version}-{tag(pure)}.whl"
         self.zip = zipfile.ZipFile(pathlib.Path(folder) / self.name, "w", zipfile.ZIP_DEFLATED)
         self.record = []
 
@@ -110,7 +115,8 @@ class Wheel:
     def close(self):
         info = dist_info()
         self.add(f"{info}/METADATA", metadata())
-        self.add(f"{info}/WHEEL", f"Wheel-Version: 1.0\nGenerator: libimagine\nRoot-Is-Purelib: false\nTag: {tag()}\n")
+        self.add(f"{info}/WHEEL", f"Wheel-Version: 1.0\nGenerator: libimagine\nRoot-Is-Purelib: {str(self.pure).lower()}\n"
+                                  f"Tag: {tag(self.pure)}\n")
         licence = next((path for path in (TOP / "LICENSE", HERE / "LICENSE") if path.exists()), None)
         if licence:
             self.add(f"{info}/LICENSE", licence.read_text())
@@ -121,10 +127,16 @@ class Wheel:
 
 
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
-    wheel = Wheel(wheel_directory)
+    wheel = Wheel(wheel_directory, pure=os.environ.get("IMAGINE_BUNDLE") == "0")
     for path in sorted((HERE / "imagine").iterdir()):
         if path.suffix in (".py", ".typed"):
             wheel.add(f"imagine/{path.name}", path.read_bytes())
+    if not wheel.pure:
+        add_library_and_model(wheel)
+    return wheel.close()
+
+
+def add_library_and_model(wheel):
     with tempfile.TemporaryDirectory() as folder:
         built = library(pathlib.Path(folder))
         wheel.add("imagine/lib/libimagine.so.0", stripped(built, folder))
@@ -138,7 +150,6 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     for path in sorted(tiny.rglob("*")):
         if path.suffix in MODEL and "train" not in path.relative_to(tiny).parts:
             wheel.add(f"imagine/models/tiny/{path.relative_to(tiny).as_posix()}", path.read_bytes())
-    return wheel.close()
 
 
 def build_editable(wheel_directory, config_settings=None, metadata_directory=None):
@@ -149,4 +160,5 @@ def build_editable(wheel_directory, config_settings=None, metadata_directory=Non
 
 
 def build_sdist(sdist_directory, config_settings=None):
-    raise NotImplementedError("the library's sources are not part of the Python package: build the wheel from the source tree")
+    raise UnsupportedOperation("the library's sources are not part of the Python package, so that there is no sdist of it: build the wheel "
+                               "from the source tree, with `python -m build --wheel` or `pip wheel`")

@@ -103,6 +103,72 @@ class Wheel(unittest.TestCase):
         self.assertEqual(done.stdout, str(PYTHON / "imagine" / "__init__.py") + "\n")
 
 
+class Bare(unittest.TestCase):
+    """The package without library and model, unpacked where there is nothing else, with a loader's path of its own."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(cls.folder.cleanup)
+        cls.place = pathlib.Path(cls.folder.name)
+        code = "import sys, wheel\nprint(wheel.build_wheel(sys.argv[1]))"
+        done = run([sys.executable, "-c", code, cls.place], cwd=PYTHON, env=dict(elsewhere(cls.place), IMAGINE_BUNDLE="0"))
+        if done.returncode:
+            raise AssertionError(done.stdout)
+        cls.wheel = zipfile.ZipFile(cls.place / done.stdout.strip())
+        cls.addClassCleanup(cls.wheel.close)
+        cls.wheel.extractall(cls.place / "bare")
+
+    def python(self, code, libraries):
+        """What it prints with the loader looking there first, and nothing to be found on PATH."""
+        env = dict(elsewhere(self.place), PATH="", LD_LIBRARY_PATH=str(libraries), PYTHONPATH=str(self.place / "bare"))
+        if sys.prefix != sys.base_prefix:
+            env["PYTHONPATH"] += os.pathsep + sysconfig.get_paths()["purelib"]
+        return run([sys.executable, "-c", "import imagine\n" + code], cwd=self.place, env=env)
+
+    def place_of(self, name, **files):
+        folder = self.place / name
+        folder.mkdir()
+        for file, source in files.items():
+            (folder / file.replace("_", ".")).symlink_to(source)
+        return folder
+
+    def test_it_is_pure(self):
+        names = self.wheel.namelist()
+        self.assertRegex(pathlib.Path(self.wheel.filename).name, r"^libimagine-[\d.]+-py3-none-any\.whl$")
+        info = next(name for name in names if name.endswith("/WHEEL")).partition("/")[0]
+        self.assertEqual({name for name in names if not name.startswith(info)},
+                         {f"imagine/{path.name}" for path in (PYTHON / "imagine").iterdir() if path.suffix in (".py", ".typed")})
+        text = self.wheel.read(info + "/WHEEL").decode()
+        self.assertIn("Root-Is-Purelib: true\nTag: py3-none-any\n", text)
+
+    def test_the_loader_finds_the_library(self):
+        library = pathlib.Path(os.environ.get("IMAGINE_LIBRARY") or ROOT / "build/libimagine.so").resolve()
+        folder = self.place_of("good", libimagine_so_0=library)
+        code = "imagine.version()\nprint([line.split()[-1] for line in open('/proc/self/maps') if 'libimagine' in line][0])"
+        self.assertEqual(self.python(code, folder).stdout, f"{library}\n")
+        done = self.python("imagine.open('tiny')", folder)
+        if not any(pathlib.Path(share, "share/imagine/models/tiny").exists() for share in ("/usr", "/usr/local")):
+            self.assertRegex(done.stdout, 'FileNotFound: there is no model "tiny" here, .*: give a model.s folder')
+
+    def test_another_version_is_not_taken(self):
+        folder = self.place_of("later", libimagine_so_1="/dev/null", libimagine_so="/dev/null")
+        done = self.python("imagine.version()", folder)
+        if done.returncode == 0:
+            self.skipTest("libimagine is installed on this system")
+        self.assertTrue(done.stdout.endswith("OSError: libimagine.so was not found: build it (examples/quickstart does) or name it in "
+                                             "IMAGINE_LIBRARY\n"), done.stdout)
+
+    def test_a_broken_one_says_what_it_has(self):
+        done = self.python("imagine.version()", self.place_of("broken", libimagine_so_0="/dev/null"))
+        self.assertIn("broken/libimagine.so.0: ", done.stdout.splitlines()[-1])
+
+    def test_there_is_no_source_distribution(self):
+        code = "import wheel\ntry: wheel.build_sdist('.')\nexcept wheel.UnsupportedOperation as error: print(error)"
+        done = run([sys.executable, "-c", code], cwd=PYTHON)
+        self.assertIn("python -m build --wheel", done.stdout)
+
+
 class Types(unittest.TestCase):
     @unittest.skipUnless(has("mypy"), "no mypy here")
     def test_mypy_is_content(self):
