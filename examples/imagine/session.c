@@ -159,6 +159,27 @@ static int try_folder(const char *target, size_t name)
     return 0;
 }
 
+/* Where a link to a file that is not there yet leads. NULL: it is no link. */
+static const char *follow(const char *path, char linked[PATH_MAX])
+{
+    char next[PATH_MAX];
+    const char *found = NULL;
+    for (int i = 0; i < 40; i++) {
+        const char *at = found ? found : path, *slash = strrchr(at, '/');
+        ssize_t length = readlink(at, next, sizeof next - 1);
+        if (length < 0)
+            return found;
+        int folder = next[0] != '/' && slash ? (int)(slash + 1 - at) : 0;
+        if (folder + length >= PATH_MAX)
+            return found;
+        memmove(linked, at, (size_t)folder);
+        memcpy(linked + folder, next, (size_t)length);
+        linked[folder + length] = 0;
+        found = linked;
+    }
+    return found;
+}
+
 int check_output(const arguments *o, const char *path, const char *input)
 {
     struct stat there, read;
@@ -173,6 +194,8 @@ int check_output(const arguments *o, const char *path, const char *input)
         return usage_error(o, "--out: \"%s\" is what is read, and would be gone", path);
     /* The library writes beside what an existing output is a link to, under a name that is no longer than may be. */
     if (!refused && realpath(path, linked))
+        target = linked;
+    else if (refused == ENOENT && follow(path, linked))
         target = linked;
     const char *slash = strrchr(target, '/');
     if (!refused || refused == ENOENT)

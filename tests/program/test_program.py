@@ -428,9 +428,9 @@ class Program(unittest.TestCase):
 
     def test_an_interrupted_run_goes_on(self):
         """Again and again, to the bytes of one that is not interrupted; with other options it is refused."""
-        command = ["generate", "a dog", "--model", PACK, "--width", "96", "--height", "96", "--frames", "17", "--steps", "120",
+        command = ["generate", "a dog", "--model", PACK, "--width", "128", "--height", "128", "--frames", "17", "--steps", "400",
                    "--schedule", "wan-unipc", "--guidance", "3", "--out", "clip.png"]
-        left, delay = [], 0.3
+        left, delay = [], 0.2
         while True:
             process = subprocess.Popen([PROGRAM, *command, *(["--resume", left[-1]] if left else [])], stdout=subprocess.DEVNULL,
                                        stderr=subprocess.PIPE, text=True, cwd=self.folder.name)
@@ -450,7 +450,7 @@ class Program(unittest.TestCase):
         refused = self.run_program(*command, "--resume", left[0], "--seed", "2", status=1).stderr
         self.assertIn("state: is of a run with the seed 0, this one's is 2", refused)
         self.run_program("decode", left[0], "--model", PACK, "--out", "so_far.png")
-        self.run_program("generate", "a dog", "--model", PACK, "--width", "96", "--height", "96", "--frames", "17", "--steps", "2",
+        self.run_program("generate", "a dog", "--model", PACK, "--width", "128", "--height", "128", "--frames", "17", "--steps", "2",
                          "--init", left[0], "--strength", "0.5", "--out", "other.png")
         refused = self.run_program(*command, "--resume", self.path("packs"), status=1).stderr
         self.assertIn("packs", refused)
@@ -545,7 +545,12 @@ class Program(unittest.TestCase):
         self.assertIn("link.safetensors: no such file can be made in the folder /proc: ", refused)
         os.symlink("nothing", self.path("dangling.png"))
         self.generate("--out", "dangling.png")
-        self.assertFalse(os.path.islink(self.path("dangling.png")))
+        self.assertTrue(os.path.islink(self.path("dangling.png")))
+        self.assertTrue(os.path.isfile(self.path("nothing")))
+        os.symlink("/proc/nothing.png", self.path("absent.png"))
+        os.symlink("absent.png", self.path("far.png"))
+        refused = self.generate("--out", "far.png", status=1).stderr
+        self.assertIn("far.png: no such file can be made in the folder /proc: ", refused)
         self.assertFalse([name for name in os.listdir(self.folder.name) if name.endswith(".part")])
 
     def test_an_output_may_be_a_link_in_a_folder_that_is_not_writable(self):
