@@ -328,14 +328,33 @@ static void stream_of_a_thread(void)
     CHECK(!context && strstr(err.message, "cudaStreamPerThread"));
 }
 
+/* A gigabyte and more is refused. */
+static void *allocate_little(void *user, size_t size, size_t alignment)
+{
+    (void)user;
+    return size >> 30 ? NULL : aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
+}
+
+static void release_plainly(void *user, void *pointer, size_t size)
+{
+    (void)user;
+    (void)size;
+    free(pointer);
+}
+
 /* What could not be had is in no peak. */
 static void refused_memory(void)
 {
     imagine_error err = IMAGINE_ERROR_INIT;
-    imagine_context *context = open_context(1, &err);
+    imagine_context_options options;
+    imagine_context *context;
     imagine_context_info info = { .struct_size = sizeof info };
     imagine_buffer *buffer;
-    REQUIRE(context);
+    imagine_context_options_init(&options, sizeof options);
+    options.threads = 1;
+    options.allocate = allocate_little;
+    options.release = release_plainly;
+    REQUIRE_OK(imagine_context_create(&context, &options, &err));
     CHECK_STATUS(imagine_buffer_create(&buffer, context, IMAGINE_F32, 1, (int64_t[]){ (int64_t)1 << 45 }, &err), IMAGINE_ERROR_NO_MEMORY);
     REQUIRE_OK(imagine_context_get_info(context, &info, &err));
     CHECK(info.memory_peak < info.memory_used + (1 << 20));
@@ -375,13 +394,6 @@ static void *allocate_and_fire(void *user, size_t size, size_t alignment)
     if (f->searching && size > (1 << 14) && size < (8 << 20))
         imagine_cancel_fire(f->cancel);
     return aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
-}
-
-static void release_plainly(void *user, void *pointer, size_t size)
-{
-    (void)user;
-    (void)size;
-    free(pointer);
 }
 
 /* Also once the best pieces are known and only have to be written down. */
