@@ -644,36 +644,39 @@ int32_t imagine_job_fd(const imagine_job *job)
     return job ? job->events.fd : -1;
 }
 
+/* *out = NULL, and whether the job can be asked for what is to go there. */
+static imagine_status asked_for(const imagine_job *job, imagine_buffer **out, const char *name, imagine_error *error)
+{
+    imagine_status status = imagine__need(out, name, error);
+    if (status < 0)
+        return status;
+    *out = NULL;
+    return usable(job, error);
+}
+
+/* *out = what the job holds, which its thread may replace; `none` says why there may be nothing. */
+static imagine_status share(imagine_job *job, imagine_buffer *const *held, imagine_buffer **out, const char *none, imagine_error *error)
+{
+    pthread_mutex_lock(&job->mutex);
+    *out = imagine_buffer_retain(*held);
+    pthread_mutex_unlock(&job->mutex);
+    return *out ? IMAGINE_OK : imagine__fail(error, IMAGINE_ERROR_STATE, "%s", none);
+}
+
 imagine_status imagine_job_get_latents(imagine_job *job, imagine_buffer **latents, imagine_error *error)
 {
     IMAGINE__GUARD;
-    imagine_status status = imagine__need(latents, "latents", error);
-    if (status < 0)
-        return status;
-    *latents = NULL;
-    if ((status = usable(job, error)) < 0)
-        return status;
-    pthread_mutex_lock(&job->mutex);
-    *latents = imagine_buffer_retain(job->latents);
-    pthread_mutex_unlock(&job->mutex);
-    return *latents ? IMAGINE_OK : imagine__fail(error, IMAGINE_ERROR_STATE, "no step is done yet");
+    imagine_status status = asked_for(job, latents, "latents", error);
+    return status < 0 ? status : share(job, &job->latents, latents, "no step is done yet", error);
 }
 
 imagine_status imagine_job_get_state(imagine_job *job, imagine_buffer **state, imagine_error *error)
 {
     IMAGINE__GUARD;
-    imagine_status status = imagine__need(state, "state", error);
-    if (status < 0)
-        return status;
-    *state = NULL;
-    if ((status = usable(job, error)) < 0)
-        return status;
-    pthread_mutex_lock(&job->mutex);
-    *state = imagine_buffer_retain(job->state);
-    pthread_mutex_unlock(&job->mutex);
-    return *state ? IMAGINE_OK
-                  : imagine__fail(error, IMAGINE_ERROR_STATE, "there is nothing to go on from: the job has not been stopped between its "
-                                                              "first step and its last");
+    imagine_status status = asked_for(job, state, "state", error);
+    return status < 0 ? status
+                      : share(job, &job->state, state,
+                              "there is nothing to go on from: the job has not been stopped between its first step and its last", error);
 }
 
 imagine_status imagine_job_get_info(imagine_job *job, imagine_job_info *info, imagine_error *error)
