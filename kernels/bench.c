@@ -282,7 +282,9 @@ int32_t imagine__bench_entry(imagine__bench *bench, int32_t index, imagine__benc
         memset(row, 0, sizeof *row);
         imagine__bench_name(index, row->name, sizeof row->name);
         snprintf(row->kind, sizeof row->kind, "%s", kinds[e->kind]);
-        row->pairs = e->kind == LINEAR && e->type == IMAGINE__W_BF16 && !strcmp(bench->run->kernels->name, "avx512bf16");
+        const char *level = bench->run->kernels->name;
+        int tiles = !strcmp(level, "amx"), linear = e->kind == LINEAR && e->type == IMAGINE__W_BF16;
+        row->pairs = (linear && (tiles || !strcmp(level, "avx512bf16"))) || (e->kind == ATTENTION && tiles);
         row->seconds = fastest(bench, e, &o, bench->seconds > 0 ? bench->seconds : 0.5);
         row->gflops = work_of(bench->run->kernels, e) / row->seconds * 1e-9;
         raise_peak(bench);

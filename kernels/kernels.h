@@ -238,7 +238,7 @@ typedef struct imagine__keep_args {
 } imagine__keep_args;
 
 struct imagine__kernels {
-    const char *name; /* "plain", "avx2", "avx512", "avx512bf16", "cuda" */
+    const char *name; /* "plain", "avx2", "avx512", "avx512bf16", "amx", "cuda" */
 
     /* Packed sizes in bytes and packing. The source is row-major as in the file: linear [n, k]; convolution
      * [cout, cin, kt, kh, kw] (PyTorch's order). `rows` first..first+count-1 of W only, so that a large matrix need not be

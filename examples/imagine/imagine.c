@@ -103,7 +103,7 @@ static const struct {
     { "runs", "N", "generations to time (2)", 'R' },
     { "quick", NULL, "with --device cuda: tiny sizes, which show only that all of it runs", 'Q' },
     { "threads", "N", "threads that compute (all processors)", 't' },
-    { "cpu-level", "NAME", "best, plain, avx2, avx512, avx512bf16", 'l' },
+    { "cpu-level", "NAME", "best, plain, avx2, avx512, avx512bf16, amx", 'l' },
     { "device", "NAME", "cpu, or cuda or cuda:N for an NVIDIA GPU, with libimagine_cuda.so (cpu)", 'd' },
     { "precision", "NAME", "of a GPU's products: f32, or bf16, which is faster (f32)", 'B' },
     { "memory-limit", "MB", "hold no more: weights are read block by block where that helps, else the job is refused", 'M' },
@@ -206,13 +206,13 @@ static int read_seed(arguments *o, const char *text)
 
 static int read_level(arguments *o, const char *text)
 {
-    static const char *const names[] = { "best", "plain", "avx2", "avx512", "avx512bf16" };
-    for (int32_t i = 0; i < 5; i++)
+    static const char *const names[] = { "best", "plain", "avx2", "avx512", "avx512bf16", "amx" };
+    for (int32_t i = 0; i < (int32_t)(sizeof names / sizeof *names); i++)
         if (!strcmp(text, names[i])) {
             o->cpu_level = i;
             return 0;
         }
-    return usage_error(o, "--cpu-level: \"%s\" is not best, plain, avx2, avx512 or avx512bf16", text);
+    return usage_error(o, "--cpu-level: \"%s\" is not best, plain, avx2, avx512, avx512bf16 or amx", text);
 }
 
 static int read_device(arguments *o, const char *text)

@@ -9,8 +9,8 @@
 
 const char *level_name(imagine_cpu_level level)
 {
-    static const char *const names[] = { "best", "plain", "avx2", "avx512", "avx512bf16" };
-    return level < 0 || level > IMAGINE_CPU_AVX512BF16 ? "unknown" : names[level];
+    static const char *const names[] = { "best", "plain", "avx2", "avx512", "avx512bf16", "amx" };
+    return level < 0 || level > IMAGINE_CPU_AMX ? "unknown" : names[level];
 }
 
 /* What a job with this sampler needs; 0 where the pack cannot run one. */

@@ -17,7 +17,7 @@ typedef struct imagine_bench_row {
     char kind[16]; /* "peak", "linear", "attention", "conv"; on a device also "memory", "launch", "norm", "sampler", "transformer",
                       "vae" */
     double gflops; /* billions of operations a second, a multiply-add being two; 0: not counted */
-    double share; /* of the peak, 0 to 1; with IMAGINE_CPU_AVX512BF16 products of bf16 may be over 1, as the peak is that of f32.
+    double share; /* of the peak, 0 to 1; with IMAGINE_CPU_AVX512BF16 and AMX products of bf16 may be over 1, as the peak is that of f32.
                      On a device, of what peak and memory together allow; 0: not known */
     double seconds; /* of one run */
     double peak; /* in and out: the highest peak measured so far, GFLOP/s; 0 before the first call. On a device that of bf16 */

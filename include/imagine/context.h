@@ -31,14 +31,19 @@ typedef int32_t imagine_graphs;
 
 /* Instruction set levels of the CPU, each with those before it. */
 typedef int32_t imagine_cpu_level;
-#define IMAGINE_CPU_BEST 0 /* what the machine has, but never AVX512BF16 */
+#define IMAGINE_CPU_BEST 0 /* what the machine has, but never AVX512BF16 or AMX */
 #define IMAGINE_CPU_PLAIN 1 /* plain C, the specification */
 #define IMAGINE_CPU_AVX2 2 /* AVX2, FMA, F16C */
 #define IMAGINE_CPU_AVX512 3 /* AVX-512 F, BW, DQ, VL */
 /* AVX512-BF16: matrix products with weights stored as bf16 round their activations to bf16 (8 bits of mantissa), and so take
- * about half of the time. Everything else, and weights stored as f32, as with AVX512. Used only when asked for; a processor
- * without it gets the next lower level that it has, which imagine_context_get_info tells. */
+ * about half of the time on AMD's processors; Intel's are no faster so, and have AMX. Everything else, and weights stored as f32, as with
+ * AVX512. Used only when asked for; a processor without it gets the next lower level that it has, which imagine_context_get_info
+ * tells. */
 #define IMAGINE_CPU_AVX512BF16 4
+/* AMX-BF16: the same products, several times as fast, and attention with heads of up to 256, whose queries, keys, values and weights
+ * are rounded to bf16. Also used only when asked for: Linux is then asked for the registers, for the whole process, and where it
+ * has none to give the level below is used. */
+#define IMAGINE_CPU_AMX 5
 
 typedef int32_t imagine_log_level;
 #define IMAGINE_LOG_ERROR 1

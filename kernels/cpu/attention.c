@@ -12,12 +12,22 @@
  * The blocks of keys depend on d and the number of keys alone, and a row never sees another row: how the rows are cut
  * into tiles does not show in the result. */
 
+#ifdef IMAGINE_TILES /* attention_tiles.h says what is different */
+#define ATTENTION imagine__amx_attention
+#define ROWS 32
+#define LARGEST_D 256 /* beyond, the AVX-512 level does it */
+#define WHOLE (2 * TILE) /* keys that the second product takes at once */
+#include "kernels/cpu/tiles.h"
+#else
+#define ATTENTION IMAGINE__ISA(attention)
 #define ROWS 6
+#define LARGEST_D 4096 /* beyond, the scratch is too small, and plain C does it */
+#define WHOLE VEC_LANES
+#endif
 #define EACH_ROW(X) X(0) X(1) X(2) X(3) X(4) X(5)
 #define EACH_COUNT(X) X(1) X(2) X(3) X(4) X(5) X(6)
 #define COLUMNS (2 * VEC_LANES)
 #define LOG2_E 1.44269504f
-#define LARGEST_D 4096 /* beyond, the scratch is too small, and plain C does it */
 
 typedef struct job {
     const imagine__run *run;
@@ -48,14 +58,32 @@ static int64_t smaller(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
+/* Elements of a sum over n values: with AMX pairs, whole tiles of them. */
+static int64_t depth_of(int64_t n)
+{
+#ifdef IMAGINE_TILES
+    return round_up(n, 2 * TILE) / 2;
+#else
+    return n;
+#endif
+}
+
 static int64_t most_rows(int64_t d)
 {
+#ifdef IMAGINE_TILES
+    (void)d;
+    return 256;
+#else
     return d <= 128 ? 288 : d <= 1024 ? 96 : 12;
+#endif
 }
 
 /* About 64 KiB of K, so that K, V, the scores and the rows stay in the second-level cache together. */
 static int64_t keys_of_block(int64_t d)
 {
+#ifdef IMAGINE_TILES
+    return d <= 128 ? 256 : 128;
+#endif
     if (d > 1024)
         return COLUMNS;
     int64_t keys = 16384 / d / 32 * 32;
@@ -79,8 +107,12 @@ static job plan(const imagine__run *run, const imagine__attention_args *a)
 /* Rows of q and o, K and V, scores; what is left is for three numbers a row and rounding to whole cache lines. */
 #define FLOATS(rows, keys, d) (2 * (rows) * (d) + 2 * (keys) * (d) + (rows) * (keys))
 #define ROOM (IMAGINE__SCRATCH / 4 - 4096)
+#ifdef IMAGINE_TILES
+_Static_assert(FLOATS(256, 256, 128) <= ROOM && FLOATS(256, 128, LARGEST_D) <= ROOM, "the scratch is too small");
+#else
 _Static_assert(FLOATS(288, 256, 128) <= ROOM && FLOATS(96, 64, 1024) <= ROOM && FLOATS(12, COLUMNS, LARGEST_D) <= ROOM,
                "the scratch is too small");
+#endif
 
 static float *take(float **rest, int64_t count)
 {
@@ -97,17 +129,46 @@ static tile_state tile_at(const job *g, int64_t tile, void *scratch)
     t.row = tile % g->tiles_per_head * g->tile_rows;
     t.rows = smaller(g->tile_rows, a->tokens - t.row);
     t.kv = a->kv_length ? a->kv_length[t.batch] : a->kv;
-    t.q = take(&rest, t.rows * a->d);
-    t.k = take(&rest, g->block_keys * a->d);
+    int64_t rows = round_up(t.rows, ROWS);
+    t.q = take(&rest, rows * depth_of(a->d));
+    t.k = take(&rest, g->block_keys * g->wide);
     t.v = take(&rest, g->block_keys * g->wide);
-    t.s = take(&rest, t.rows * g->block_keys);
-    t.o = take(&rest, t.rows * g->wide);
+    t.s = take(&rest, rows * g->block_keys);
+    t.o = take(&rest, rows * g->wide);
     t.max = take(&rest, t.rows);
     t.sum = take(&rest, t.rows);
     t.shrink = take(&rest, t.rows);
     return t;
 }
 
+static const float *keys_at(const job *g, const tile_state *t, int64_t token)
+{
+    return (const float *)g->a->k + t->batch * g->a->k_batch + token * g->a->k_token + t->head * g->a->d;
+}
+
+static const float *values_at(const job *g, const tile_state *t, int64_t token)
+{
+    return (const float *)g->a->v + t->batch * g->a->v_batch + token * g->a->v_token + t->head * g->a->d;
+}
+
+/* K or V that is packed next, to be asked for in time: a token's share of it is too short, and the next one's too far
+ * away, for the processor to guess. */
+typedef struct upcoming {
+    const float *first;
+    int64_t stride, tokens, d;
+} upcoming;
+
+/* Part `i` of `parts`. */
+static void prefetch(const upcoming *next, int64_t i, int64_t parts)
+{
+    for (int64_t j = i * next->tokens / parts; j < (i + 1) * next->tokens / parts; j++)
+        for (int64_t at = 0; at < next->d; at += 16)
+            vec_prefetch(next->first + j * next->stride + at);
+}
+
+#ifdef IMAGINE_TILES
+#include "kernels/cpu/attention_tiles.h"
+#else
 /* ---- packing ----------------------------------------------------------------------------------------------------- */
 
 static void load_queries(const job *g, const tile_state *t)
@@ -138,16 +199,6 @@ static void pack_8_keys(const float *k, int64_t stride, int64_t count, int64_t d
     for (; i < d; i++)
         for (int64_t j = 0; j < 8; j++)
             panel[i * COLUMNS + j] = j < count ? k[j * stride + i] : 0;
-}
-
-static const float *keys_at(const job *g, const tile_state *t, int64_t token)
-{
-    return (const float *)g->a->k + t->batch * g->a->k_batch + token * g->a->k_token + t->head * g->a->d;
-}
-
-static const float *values_at(const job *g, const tile_state *t, int64_t token)
-{
-    return (const float *)g->a->v + t->batch * g->a->v_batch + token * g->a->v_token + t->head * g->a->d;
 }
 
 static void pack_keys(const job *g, const tile_state *t, int64_t first, int64_t count)
@@ -240,21 +291,6 @@ typedef void multiply_fn(const float *a, int64_t lda, const float *b, int64_t de
     }
 EACH_COUNT(MULTIPLY_FUNCTION)
 
-/* K or V that is packed next, to be asked for in time: a token's share of it is too short, and the next one's too far
- * away, for the processor to guess. */
-typedef struct upcoming {
-    const float *first;
-    int64_t stride, tokens, d;
-} upcoming;
-
-/* Part `i` of `parts`. */
-static void prefetch(const upcoming *next, int64_t i, int64_t parts)
-{
-    for (int64_t j = i * next->tokens / parts; j < (i + 1) * next->tokens / parts; j++)
-        for (int64_t at = 0; at < next->d; at += 16)
-            vec_prefetch(next->first + j * next->stride + at);
-}
-
 /* All rows past one panel of the `columns` after another: a panel stays in the first-level cache meanwhile. */
 static void multiply(int64_t rows, const float *a, int64_t lda, const float *b, int64_t columns, int64_t panel_size,
                      int64_t depth, float *y, int64_t ldy, const float *shrink, const upcoming *next)
@@ -273,23 +309,7 @@ static void multiply(int64_t rows, const float *a, int64_t lda, const float *b, 
         }
 }
 
-/* ---- the softmax ------------------------------------------------------------------------------------------------- */
-
-/* The largest of n values, a multiple of VEC_LANES; NaN are passed over, they come back in the weights. */
-static float largest(const float *s, int64_t n)
-{
-    vec a = vec_set1(-INFINITY), b = a;
-    int64_t i = 0;
-    for (; i + 2 * VEC_LANES <= n; i += 2 * VEC_LANES) {
-        a = vec_max(vec_load(s + i), a);
-        b = vec_max(vec_load(s + i + VEC_LANES), b);
-    }
-    if (i < n)
-        a = vec_max(vec_load(s + i), a);
-    return vec_largest(vec_max(a, b));
-}
-
-/* s = 2^(s - max) for n values, a multiple of VEC_LANES; gives their sum. */
+/* s = 2^(s - max) for n values, a multiple of WHOLE; gives their sum. */
 static float weigh(float *s, int64_t n, float max)
 {
     vec m = vec_set1(max), sum_a = vec_zero(), sum_b = vec_zero();
@@ -308,6 +328,23 @@ static float weigh(float *s, int64_t n, float max)
         sum_a = vec_add(sum_a, a);
     }
     return vec_sum(vec_add(sum_a, sum_b));
+}
+#endif
+
+/* ---- the softmax ------------------------------------------------------------------------------------------------- */
+
+/* The largest of n values, a multiple of VEC_LANES; NaN are passed over, they come back in the weights. */
+static float largest(const float *s, int64_t n)
+{
+    vec a = vec_set1(-INFINITY), b = a;
+    int64_t i = 0;
+    for (; i + 2 * VEC_LANES <= n; i += 2 * VEC_LANES) {
+        a = vec_max(vec_load(s + i), a);
+        b = vec_max(vec_load(s + i + VEC_LANES), b);
+    }
+    if (i < n)
+        a = vec_max(vec_load(s + i), a);
+    return vec_largest(vec_max(a, b));
 }
 
 static float exp2_one(float x)
@@ -340,7 +377,7 @@ static void softmax(const job *g, const tile_state *t, int64_t first, int64_t co
 {
     const imagine__attention_args *a = g->a;
     const float *bias = a->bias ? a->bias + (t->head * a->tokens + t->row) * a->kv + first : NULL;
-    int64_t whole = round_up(count, VEC_LANES);
+    int64_t whole = round_up(count, WHOLE);
     for (int64_t r = 0; r < t->rows; r++) {
         float *s = t->s + r * g->block_keys;
         for (int64_t j = count; j < whole; j++)
@@ -386,21 +423,35 @@ static void attention_tile(void *arg, int64_t tile, void *scratch)
         upcoming values = {values_at(g, &t, first), g->a->v_token, count, d};
         upcoming keys = {keys_at(g, &t, next), g->a->k_token, smaller(g->block_keys, t.kv - next), d};
         pack_keys(g, &t, first, count);
-        multiply(t.rows, t.q, d, t.k, count, d * COLUMNS, d, t.s, g->block_keys, NULL, &values);
+        multiply(t.rows, t.q, depth_of(d), t.k, count, depth_of(d) * COLUMNS, depth_of(d), t.s, g->block_keys, NULL, &values);
         softmax(g, &t, first, count);
         pack_values(g, &t, first, count);
-        multiply(t.rows, t.s, g->block_keys, t.v, d, g->block_keys * COLUMNS, count, t.o, g->wide,
+        multiply(t.rows, t.s, g->block_keys, t.v, d, depth_of(g->block_keys) * COLUMNS, depth_of(count), t.o, g->wide,
                  first ? t.shrink : NULL, &keys);
     }
     store_rows(g, &t);
 }
 
-void IMAGINE__ISA(attention)(imagine__run *run, const imagine__attention_args *a)
+#ifdef IMAGINE_TILES
+static void attention_tile_amx(void *arg, int64_t tile, void *scratch)
+{
+    tiles_begin();
+    attention_tile(arg, tile, scratch);
+    tiles_end();
+}
+
+#define attention_tile attention_tile_amx
+#define for_large_heads imagine__avx512_attention
+#else
+#define for_large_heads imagine__ref_attention
+#endif
+
+void ATTENTION(imagine__run *run, const imagine__attention_args *a)
 {
     if (a->tokens <= 0 || a->kv <= 0 || a->d <= 0)
         return;
     if (a->d > LARGEST_D || a->kv_blocks) { /* no stage on a CPU has a list of blocks */
-        imagine__ref_attention(run, a);
+        for_large_heads(run, a);
         return;
     }
     job g = plan(run, a);

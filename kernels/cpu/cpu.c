@@ -2,6 +2,8 @@
 #include "kernels/cpu/cpu.h"
 
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <imagine/context.h>
 
@@ -72,11 +74,10 @@ static const imagine__kernels kernels_avx2 = {
 };
 
 /* Products, attention and norms: the rest waits for memory. */
-#define AVX512_BUT_LINEAR                           \
+#define AVX512_BUT_PRODUCTS                           \
     .conv_packed_size = imagine__avx512_conv_packed_size, \
     .pack_conv = imagine__avx512_pack_conv,         \
     .conv = imagine__avx512_conv,                   \
-    .attention = imagine__avx512_attention,         \
     .norm = imagine__avx512_norm,                   \
     .norm_rope = imagine__avx512_norm_rope,         \
     .patchify = imagine__ref_patchify,              \
@@ -103,7 +104,8 @@ static const imagine__kernels kernels_avx512 = {
     .linear_packed_size = imagine__avx512_linear_packed_size,
     .pack_linear = imagine__avx512_pack_linear,
     .linear = imagine__avx512_linear,
-    AVX512_BUT_LINEAR,
+    .attention = imagine__avx512_attention,
+    AVX512_BUT_PRODUCTS,
 };
 
 static const imagine__kernels kernels_avx512bf16 = {
@@ -111,8 +113,23 @@ static const imagine__kernels kernels_avx512bf16 = {
     .linear_packed_size = imagine__avx512bf16_linear_packed_size,
     .pack_linear = imagine__avx512bf16_pack_linear,
     .linear = imagine__avx512bf16_linear,
-    AVX512_BUT_LINEAR,
+    .attention = imagine__avx512_attention,
+    AVX512_BUT_PRODUCTS,
 };
+
+#ifdef IMAGINE_HAS_AMX
+static const imagine__kernels kernels_amx = {
+    .name = "amx",
+    .linear_packed_size = imagine__amx_linear_packed_size,
+    .pack_linear = imagine__amx_pack_linear,
+    .linear = imagine__amx_linear,
+    .attention = imagine__amx_attention,
+    AVX512_BUT_PRODUCTS,
+};
+#define HIGHEST IMAGINE_CPU_AMX
+#else
+#define HIGHEST IMAGINE_CPU_AVX512BF16 /* the compiler does not know the instructions */
+#endif
 
 static uint64_t enabled_registers(void)
 {
@@ -127,7 +144,8 @@ static int32_t detect_level(void)
     const uint32_t fma = 1u << 12, osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29, avx2 = 1u << 5;
     const uint32_t avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31; /* F, DQ, BW, VL */
     const uint32_t avx512_bf16 = 1u << 5; /* of the second leaf */
-    const uint64_t ymm = 0x6, zmm = 0xe6;
+    const uint32_t amx = 1u << 22 | 1u << 24; /* BF16, TILE */
+    const uint64_t ymm = 0x6, zmm = 0xe6, tiles = 0x60000;
     const uint32_t basic = fma | osxsave | avx | f16c;
     uint32_t a, b, c, d, extended;
 
@@ -140,18 +158,36 @@ static int32_t detect_level(void)
         return IMAGINE_CPU_PLAIN;
     if ((extended & avx512) != avx512 || (enabled & zmm) != zmm)
         return IMAGINE_CPU_AVX2;
-    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & avx512_bf16) ? IMAGINE_CPU_AVX512BF16 : IMAGINE_CPU_AVX512;
+    uint32_t more = d;
+    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & avx512_bf16))
+        return IMAGINE_CPU_AVX512;
+    return (more & amx) == amx && (enabled & tiles) == tiles ? IMAGINE_CPU_AMX : IMAGINE_CPU_AVX512BF16;
+}
+
+/* Linux gives a process the registers of tiles when it asks: 8 KiB for every thread that uses them. 0: it does not. */
+static int may_use_tiles(void)
+{
+    const long ask = 0x1023, tile_data = 18; /* ARCH_REQ_XCOMP_PERM, the state's number */
+    return syscall(SYS_arch_prctl, ask, tile_data) == 0;
 }
 
 const imagine__kernels *imagine__kernels_for_cpu(int32_t level, int32_t *used)
 {
     static const imagine__kernels *const tables[] = {&imagine__kernels_plain, &kernels_avx2, &kernels_avx512,
-                                                  &kernels_avx512bf16};
+                                                  &kernels_avx512bf16,
+#ifdef IMAGINE_HAS_AMX
+                                                  &kernels_amx,
+#endif
+    };
     int32_t best = detect_level();
+    if (best > HIGHEST)
+        best = HIGHEST;
     if (level == IMAGINE_CPU_BEST)
         level = IMAGINE_CPU_AVX512; /* BF16 rounds activations: only for those who ask for it */
     if (level < best)
         best = level;
+    if (best == IMAGINE_CPU_AMX && !may_use_tiles())
+        best = IMAGINE_CPU_AVX512BF16;
     if (used)
         *used = best;
     return tables[best - IMAGINE_CPU_PLAIN];
@@ -172,7 +208,11 @@ static int64_t plain_multiply_add(int64_t steps, float *out)
 
 int64_t imagine__cpu_multiply_add(const imagine__kernels *kernels, int64_t steps, float *out)
 {
-    if (kernels == &kernels_avx512 || kernels == &kernels_avx512bf16)
+    int wide = kernels == &kernels_avx512 || kernels == &kernels_avx512bf16;
+#ifdef IMAGINE_HAS_AMX
+    wide |= kernels == &kernels_amx;
+#endif
+    if (wide)
         return imagine__avx512_multiply_add(steps, out);
     return kernels == &kernels_avx2 ? imagine__avx2_multiply_add(steps, out) : plain_multiply_add(steps, out);
 }

@@ -66,6 +66,12 @@ void imagine__avx512bf16_pack_linear(void *packed, const void *rows, int64_t fir
                                      imagine__wtype type);
 void imagine__avx512bf16_linear(imagine__run *run, const imagine__linear_args *args);
 
+/* The same with AMX-BF16. The process must have been permitted to use its registers. */
+size_t imagine__amx_linear_packed_size(int64_t n, int64_t k, imagine__wtype type);
+void imagine__amx_pack_linear(void *packed, const void *rows, int64_t first, int64_t count, int64_t n, int64_t k, imagine__wtype type);
+void imagine__amx_linear(imagine__run *run, const imagine__linear_args *args);
+void imagine__amx_attention(imagine__run *run, const imagine__attention_args *args);
+
 /* For measuring: `steps` rounds of multiply-adds on registers with the table's instruction set. Returns the operations of
  * one round. `out` holds 16 floats. 0 steps: nothing is computed. */
 int64_t imagine__cpu_multiply_add(const imagine__kernels *kernels, int64_t steps, float *out);

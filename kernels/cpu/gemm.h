@@ -13,20 +13,36 @@
 
 #include "kernels/cpu/vec.h"
 
+#ifdef GEMM_TILES
+#include "kernels/cpu/tiles.h"
+#endif
+
 /* With GEMM_PAIRS an element of a and W is not a number but two of bf16, which go into a sum together; k counts pairs and the
- * type is F32, as elements have 32 bits. */
+ * type is F32, as elements have 32 bits. With GEMM_TILES, too, but AMX multiplies them, TILE rows, columns and pairs at once: parts
+ * are whole numbers of TILE pairs. */
 #ifdef GEMM_PAIRS
 #define gemm_multiply_add(a, b, sum) _mm512_dpbf16_ps(sum, (__m512bh)(a), (__m512bh)(b))
 #else
 #define gemm_multiply_add(a, b, sum) vec_fma(a, b, sum)
 #endif
 
-#define GEMM_ROWS 6
 #define GEMM_COLUMNS (2 * VEC_LANES)
+#ifdef GEMM_TILES
+#define GEMM_ROWS (2 * TILE)
+#define GEMM_DEPTH 768
+#define GEMM_WHOLE TILE
+#else
+#define GEMM_ROWS 6
 #define GEMM_DEPTH 384
+#define GEMM_WHOLE 8 /* what a block's length is a multiple of, where a part has several */
+#endif
 /* Of a tile, at most. Its rows of a block and its sums have 360 KiB, or 840 with AVX-512 (measured on Zen 5): most such processors have
  * 1 MiB of the second level and more, and the faster they compute, the less often should anything be fetched. */
+#ifdef GEMM_TILES
+#define GEMM_TILE_ROWS 256
+#else
 #define GEMM_TILE_ROWS (VEC_LANES == 16 ? 240 : 144)
+#endif
 #define GEMM_TILE_COLUMNS (VEC_LANES == 16 ? 512 : 256)
 #define GEMM_NEAR (256 << 10) /* bytes of rows that a tile may have without asking for them ahead */
 #define GEMM_GROUP (GEMM_ROWS * GEMM_COLUMNS) /* sums that the inner loop holds in registers */
@@ -62,6 +78,7 @@ struct gemm {
     int (*skipped)(const gemm *g, int64_t part); /* 1: the part is all zeros; NULL: none is */
     /* Where k.. of a row lies in memory, for asking ahead; NULL: in no one piece. */
     const void *(*source_row)(const gemm *g, int64_t row, int64_t k);
+    int64_t source_bytes; /* of an element there */
     gemm_output out;
     int64_t tile_rows, tile_columns, row_tiles, tiles; /* gemm_plan */
     int ask_rows; /* the rows of a tile are too many to be in the cache already */
@@ -90,7 +107,7 @@ static int gemm_begin(gemm *g)
     g->together = 1;
     g->block = gemm_ceil(g->part_k, gemm_ceil(g->part_k, GEMM_DEPTH));
     if (g->block < g->part_k) {
-        g->block = gemm_min((g->block + 7) & ~(int64_t)7, GEMM_DEPTH);
+        g->block = gemm_min(gemm_ceil(g->block, GEMM_WHOLE) * GEMM_WHOLE, GEMM_DEPTH);
     } else {
         int64_t most = GEMM_DEPTH / g->part_k;
         g->together = gemm_ceil(g->parts, gemm_ceil(g->parts, most));
@@ -101,8 +118,13 @@ static int gemm_begin(gemm *g)
 
 /* Operations of a tile: none may take long, and where they are not short there must be some for every thread, as another
  * program may hold one up. */
+#ifdef GEMM_TILES
+#define GEMM_LONGEST 4e9
+#define GEMM_SHORT 1e8
+#else
 #define GEMM_LONGEST 7e8
 #define GEMM_SHORT 1.6e7
+#endif
 #define GEMM_UNEVEN 0.03f /* of a tile's time, by which threads end apart */
 
 static inline int gemm_tiles_suit(double work, int64_t tiles, int64_t threads)
@@ -150,17 +172,24 @@ static int64_t gemm_cut_columns(const gemm *g, int64_t columns)
 /* The tiles with which the threads are done first. */
 static void gemm_plan(gemm *g, int64_t threads)
 {
-#if VEC_LANES == 16
-#define GEMM_LARGER_ROWS 240, 216, 192, 168,
+#ifdef GEMM_TILES
+#define GEMM_LARGER_COLUMNS 2048, 1024, 512, 384,
+#elif VEC_LANES == 16
 #define GEMM_LARGER_COLUMNS 512, 384,
 #else
-#define GEMM_LARGER_ROWS
 #define GEMM_LARGER_COLUMNS
 #endif
-    static const int16_t some_rows[] = {GEMM_LARGER_ROWS 144, 132, 120, 108, 96, 72, 66, 48, 36, 24, 18, 12, 6};
+#ifdef GEMM_TILES
+#define GEMM_SOME_ROWS 256, 224, 192, 160, 128, 96, 64, 32
+#elif VEC_LANES == 16
+#define GEMM_SOME_ROWS 240, 216, 192, 168, 144, 132, 120, 108, 96, 72, 66, 48, 36, 24, 18, 12, 6
+#else
+#define GEMM_SOME_ROWS 144, 132, 120, 108, 96, 72, 66, 48, 36, 24, 18, 12, 6
+#endif
+    static const int16_t some_rows[] = {GEMM_SOME_ROWS};
     static const int16_t some_columns[] = {GEMM_LARGER_COLUMNS 256, 192, 128, 96, 64, 32};
     enum { ROWS = sizeof some_rows / sizeof *some_rows, COLUMNS = sizeof some_columns / sizeof *some_columns };
-    int64_t columns[COLUMNS], column_tiles[COLUMNS], best_rows = 6, best_columns = 0;
+    int64_t columns[COLUMNS], column_tiles[COLUMNS], best_rows = GEMM_ROWS, best_columns = 0;
     float copy[COLUMNS], best = 1e30f;
     double k = 2.0 * (double)(g->parts * g->part_k);
     for (int j = 0; j < COLUMNS; j++) {
@@ -176,7 +205,8 @@ static void gemm_plan(gemm *g, int64_t threads)
             int64_t tiles = g->row_tiles * column_tiles[j];
             float size = rows * (float)columns[j];
             float time = gemm_turns(tiles, (float)g->m * (float)g->n / size, threads) * size * (copy[j] + panel);
-            if (time < best && gemm_tiles_suit(k * (double)size, tiles, threads)) {
+            int fits = columns[j] <= GEMM_TILE_COLUMNS || g->block == g->parts * g->part_k; /* a tile of one block keeps no sums */
+            if (time < best && fits && gemm_tiles_suit(k * (double)size, tiles, threads)) {
                 best = time;
                 best_rows = some_rows[i];
                 best_columns = columns[j];
@@ -207,6 +237,30 @@ static inline int64_t gemm_plan_lines(int64_t lines, int64_t strips, double work
     return best_lines;
 }
 
+/* What may be asked for meanwhile, as it is read next. */
+typedef struct gemm_ahead {
+    const char *next;
+    int64_t lines; /* of 64 bytes */
+} gemm_ahead;
+
+#ifdef GEMM_TILES
+/* sums[rows][GEMM_COLUMNS] (+)= a[rows][depth] b[depth][GEMM_COLUMNS], or the left half of the columns alone. Whole tiles of rows of a are
+ * read, and of sums written. */
+static void gemm_multiply(const float *a, const float *b, int64_t depth, float *sums, int first, int64_t rows, int half, gemm_ahead ahead)
+{
+#define GEMM_MULTIPLY(tall, half) \
+    tiles_multiply(a, GEMM_DEPTH, b, depth, sums, GEMM_COLUMNS, ahead.next, ahead.lines, !first, tall, half)
+    if (rows > TILE && half)
+        GEMM_MULTIPLY(1, 1);
+    else if (rows > TILE)
+        GEMM_MULTIPLY(1, 0);
+    else if (half)
+        GEMM_MULTIPLY(0, 1);
+    else
+        GEMM_MULTIPLY(0, 0);
+#undef GEMM_MULTIPLY
+}
+#else
 #define GEMM_EACH_ROW(X) X(0) X(1) X(2) X(3) X(4) X(5)
 
 /* sums[rows][GEMM_COLUMNS] (+)= a[rows][depth] b[depth][GEMM_COLUMNS], or the left half of the columns alone. Every
@@ -263,6 +317,18 @@ GEMM_MULTIPLY(3)
 GEMM_MULTIPLY(4)
 GEMM_MULTIPLY(5)
 GEMM_MULTIPLY(6)
+
+static void gemm_multiply(const float *a, const float *b, int64_t depth, float *sums, int first, int64_t rows, int half, gemm_ahead ahead)
+{
+    static gemm_multiply_fn *const multiply[2][GEMM_ROWS] = {
+        {gemm_multiply_1, gemm_multiply_2, gemm_multiply_3, gemm_multiply_4, gemm_multiply_5, gemm_multiply_6},
+        {gemm_multiply_half_1, gemm_multiply_half_2, gemm_multiply_half_3, gemm_multiply_half_4, gemm_multiply_half_5,
+         gemm_multiply_half_6}};
+    for (int64_t i = 0; i < ahead.lines; i++)
+        vec_prefetch(ahead.next + i * 64);
+    multiply[half][rows - 1](a, b, depth, sums, first);
+}
+#endif
 
 VEC vec gemm_load(const float *p, int64_t n)
 {
@@ -346,8 +412,8 @@ static const float *gemm_panel(const gemm *g, const gemm_tile *t, int64_t column
 
 /* A step of a block asks for its share of what the coming ones read, so that these need not wait: of the panel after this one,
  * which may be the next block's first, and of its own rows in the next block. */
-static inline void gemm_prefetch(const gemm *g, const gemm_tile *t, int64_t column, int64_t k, int64_t depth, int64_t i,
-                                 int64_t groups)
+static inline gemm_ahead gemm_ahead_of(const gemm *g, const gemm_tile *t, int64_t column, int64_t k, int64_t depth, int64_t i,
+                                       int64_t groups)
 {
     int64_t size = g->type == IMAGINE__W_BF16 ? 2 : 4, whole = g->parts * g->part_k, next = column + GEMM_COLUMNS;
     int64_t left = gemm_min(g->block, whole - k - depth), from = k;
@@ -358,14 +424,14 @@ static inline void gemm_prefetch(const gemm *g, const gemm_tile *t, int64_t colu
     }
     int64_t bytes = depth * GEMM_COLUMNS * size, share = (bytes / groups + 64) & ~(int64_t)63;
     const char *panel = (const char *)g->packed + ((t->column + next) * whole + from * GEMM_COLUMNS) * size;
-    for (int64_t at = i * share; at < gemm_min((i + 1) * share, bytes); at += 64)
-        vec_prefetch(panel + at);
+    int64_t at = gemm_min(i * share, bytes), count = groups > 1 ? gemm_ceil(gemm_min(share, bytes - at), 64) : 0;
+    return (gemm_ahead){panel + at, count};
 }
 
 static inline void gemm_prefetch_rows(const gemm *g, const gemm_tile *t, int64_t column, int64_t k, int64_t row,
                                       int64_t rows)
 {
-    int64_t bytes = 4 * gemm_min(g->block, g->part_k - k), panels = gemm_ceil(t->columns, GEMM_COLUMNS);
+    int64_t bytes = g->source_bytes * gemm_min(g->block, g->part_k - k), panels = gemm_ceil(t->columns, GEMM_COLUMNS);
     int64_t share = (bytes / panels + 64) & ~(int64_t)63, first = column / GEMM_COLUMNS * share;
     for (int64_t r = row; bytes > 0 && r < row + rows; r++) {
         const char *x = g->source_row(g, t->row + r, k);
@@ -377,23 +443,22 @@ static inline void gemm_prefetch_rows(const gemm *g, const gemm_tile *t, int64_t
 /* One block of K: adds its products to the sums, and after the last block turns these into y. */
 static void gemm_block(const gemm *g, const gemm_tile *t, int64_t k, int64_t depth, int first, int last)
 {
-    static gemm_multiply_fn *const multiply[2][GEMM_ROWS] = {
-        {gemm_multiply_1, gemm_multiply_2, gemm_multiply_3, gemm_multiply_4, gemm_multiply_5, gemm_multiply_6},
-        {gemm_multiply_half_1, gemm_multiply_half_2, gemm_multiply_half_3, gemm_multiply_half_4, gemm_multiply_half_5,
-         gemm_multiply_half_6}};
     int64_t groups = gemm_ceil(t->rows, GEMM_ROWS), group_size = first && last ? 0 : GEMM_GROUP;
+#ifdef GEMM_TILES
+    int64_t fewest = GEMM_ROWS, more = 0; /* in all groups but the last */
+#else
     int64_t fewest = t->rows / groups, more = t->rows - fewest * groups; /* groups of rows are as equal as can be */
+#endif
     float *sums = t->sums;
     for (int64_t column = 0; column < t->columns; column += GEMM_COLUMNS) {
         const float *b = gemm_panel(g, t, t->column + column, k, depth);
         int half = t->columns - column <= VEC_LANES;
         for (int64_t i = 0, row = 0, rows; i < groups; i++, row += rows, sums += group_size) {
-            rows = fewest + (i < more);
-            if (groups > 1)
-                gemm_prefetch(g, t, column, k, depth, i, groups);
+            rows = gemm_min(fewest + (i < more), t->rows - row);
+            gemm_ahead ahead = gemm_ahead_of(g, t, column, k, depth, i, groups);
             if (g->ask_rows)
                 gemm_prefetch_rows(g, t, column, k + depth, row, rows);
-            multiply[half][rows - 1](t->a + row * GEMM_DEPTH, b, depth, sums, first);
+            gemm_multiply(t->a + row * GEMM_DEPTH, b, depth, sums, first, rows, half, ahead);
             if (last)
                 gemm_finish_group(g, sums, t->row + row, rows, t->column + column);
         }
@@ -456,6 +521,16 @@ static void gemm_run_tile(void *arg, int64_t tile, void *scratch)
         }
     }
 }
+
+#ifdef GEMM_TILES
+static void gemm_run_tile_amx(void *arg, int64_t tile, void *scratch)
+{
+    tiles_begin();
+    gemm_run_tile(arg, tile, scratch);
+    tiles_end();
+}
+#define gemm_run_tile gemm_run_tile_amx
+#endif
 
 /* After gemm_begin. */
 static inline void gemm_run(imagine__run *run, gemm *g)

@@ -54,7 +54,7 @@ void IMAGINE__ISA(linear)(imagine__run *run, const imagine__linear_args *args)
 {
     const imagine__linear_weight *w = args->w;
     gemm g = {.packed = w->packed, .type = w->type, .m = args->m, .n = w->n, .parts = 1, .part_k = w->k,
-              .source = args, .fill = fill_rows, .source_row = source_row, .out = gemm_output_of(args)};
+              .source = args, .fill = fill_rows, .source_row = source_row, .source_bytes = 4, .out = gemm_output_of(args)};
     if (gemm_begin(&g))
         gemm_run(run, &g);
 }

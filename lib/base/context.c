@@ -24,7 +24,7 @@ static imagine_status check_options(const imagine_context_options *o, imagine_er
     if (o->threads < 0 || o->threads > MOST_THREADS)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "threads: %d is not in 0..%d", o->threads,
                              MOST_THREADS);
-    if (o->cpu_level < IMAGINE_CPU_BEST || o->cpu_level > IMAGINE_CPU_AVX512BF16)
+    if (o->cpu_level < IMAGINE_CPU_BEST || o->cpu_level > IMAGINE_CPU_AMX)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "cpu_level: %d is no level", o->cpu_level);
     if (!o->allocate != !o->release)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "allocate and release: give both or none");

@@ -230,14 +230,14 @@ static void test_rows_alone(void)
     }
 }
 
-/* ---- AVX512-BF16 ---- */
+/* ---- AVX512-BF16, AMX-BF16 ---- */
 
 /* NULL: not on this machine. */
-static const imagine__kernels *bf16_table(void)
+static const imagine__kernels *table_of(int32_t level)
 {
     int32_t used;
-    const imagine__kernels *table = imagine__kernels_for_cpu(IMAGINE_CPU_AVX512BF16, &used);
-    return used == IMAGINE_CPU_AVX512BF16 ? table : NULL;
+    const imagine__kernels *table = imagine__kernels_for_cpu(level, &used);
+    return used == level ? table : NULL;
 }
 
 static float rounded(float value)
@@ -278,16 +278,11 @@ static double compare_bf16(const imagine__kernels *kernels, const shape *s, cons
     return rounding;
 }
 
-static void test_bf16(void)
+static void test_bf16_level(const imagine__kernels *table)
 {
     static const int64_t sizes[][3] = {{1, 1, 1}, {1, 33, 2}, {5, 16, 3}, {7, 100, 31}, {14, 17, 33}, {1, 512, 256},
-                                       {48, 256, 256}, {145, 520, 767}, {77, 300, 769}, {300, 40, 1100}, {150, 16, 1537}};
-    const imagine__kernels *table = bf16_table();
+                                       {48, 256, 256}, {145, 520, 767}, {77, 300, 769}, {300, 40, 1100}, {150, 16, 1537}, {33, 48, 1024}};
     check_random r = {7};
-    if (!table) {
-        SKIP("this machine has no AVX512-BF16");
-        return;
-    }
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         shape s = random_shape(&r, sizes[i][0], sizes[i][1], sizes[i][2]);
         s.type = IMAGINE__W_BF16;
@@ -304,19 +299,27 @@ static void test_bf16(void)
     free_inputs(&in);
 }
 
+static void test_bf16(void)
+{
+    const imagine__kernels *table = table_of(IMAGINE_CPU_AVX512BF16);
+    if (!table)
+        SKIP("this machine has no AVX512-BF16");
+    test_bf16_level(table);
+}
+
+static void test_amx(void)
+{
+    const imagine__kernels *table = table_of(IMAGINE_CPU_AMX);
+    if (!table)
+        SKIP("this machine has no AMX-BF16");
+    test_bf16_level(table);
+}
+
 /* The same bytes in any order of tiles and for rows alone; NaNs and infinities in their rows; f32 weights as without it; and
  * never without being asked for. */
-static void test_bf16_promises(void)
+static void test_promises_of(const imagine__kernels *table)
 {
-    const imagine__kernels *table = bf16_table();
-    int32_t used;
     check_random r = {8};
-    imagine__kernels_for_cpu(IMAGINE_CPU_BEST, &used);
-    CHECK(used <= IMAGINE_CPU_AVX512);
-    if (!table) {
-        SKIP("this machine has no AVX512-BF16");
-        return;
-    }
     shape s = {.m = 161, .n = 90, .k = 1531, .ldx = 1531, .ldy = 90, .bias = 1, .type = IMAGINE__W_BF16, .gate_rows = 1};
     inputs in = make_inputs(&s, &r);
     in.x[2 * 1531 + 7] = NAN;
@@ -350,12 +353,32 @@ static void test_bf16_promises(void)
     free_inputs(&in);
 }
 
+static void test_bf16_promises(void)
+{
+    const imagine__kernels *table = table_of(IMAGINE_CPU_AVX512BF16);
+    int32_t used;
+    imagine__kernels_for_cpu(IMAGINE_CPU_BEST, &used);
+    CHECK(used <= IMAGINE_CPU_AVX512);
+    if (!table)
+        SKIP("this machine has no AVX512-BF16");
+    test_promises_of(table);
+}
+
+static void test_amx_promises(void)
+{
+    const imagine__kernels *table = table_of(IMAGINE_CPU_AMX);
+    if (!table)
+        SKIP("this machine has no AMX-BF16");
+    test_promises_of(table);
+}
+
 int main(int argc, char **argv)
 {
     static const test_case cases[] = {
         {"edges", test_edges}, {"blocks", test_blocks}, {"largest tiles", test_largest_tiles}, {"epilogues", test_epilogues},
         {"not finite", test_not_finite}, {"orders", test_orders}, {"rows alone", test_rows_alone},
         {"bf16", test_bf16}, {"bf16 promises", test_bf16_promises},
+        {"amx", test_amx}, {"amx promises", test_amx_promises},
     };
     return test_main("kernels/linear", cases, sizeof cases / sizeof *cases, argc, argv);
 }

@@ -24,7 +24,7 @@ KNOWN_MODES = {"auto": 0, "clean": 1, "renoised": 2}
 DEVICES = {"cpu": 1, "cuda": 2}
 PRECISIONS = {"f32": 0, "bf16": 1}
 GRAPHS_OFF = 1
-CPU_LEVELS = {"best": 0, "plain": 1, "avx2": 2, "avx512": 3, "avx512bf16": 4}
+CPU_LEVELS = {"best": 0, "plain": 1, "avx2": 2, "avx512": 3, "avx512bf16": 4, "amx": 5}
 
 
 class Error(ctypes.Structure):

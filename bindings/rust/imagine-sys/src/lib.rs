@@ -89,6 +89,7 @@ pub const IMAGINE_CPU_PLAIN: imagine_cpu_level = 1;
 pub const IMAGINE_CPU_AVX2: imagine_cpu_level = 2;
 pub const IMAGINE_CPU_AVX512: imagine_cpu_level = 3;
 pub const IMAGINE_CPU_AVX512BF16: imagine_cpu_level = 4;
+pub const IMAGINE_CPU_AMX: imagine_cpu_level = 5;
 pub const IMAGINE_LOG_ERROR: imagine_log_level = 1;
 pub const IMAGINE_LOG_WARNING: imagine_log_level = 2;
 pub const IMAGINE_LOG_INFO: imagine_log_level = 3;
