@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""This library beside PyTorch in f32 in one run, with the same threads, weights and inputs: matrix products, convolution,
+"""This library beside PyTorch, in f32 or bf16, in one run, with the same threads, weights and inputs: matrix products, convolution,
 attention, layers of a transformer as wide as Wan 1.3B, the decoder of Wan 2.1's VAE, layers of umT5-XXL. Weights are random and
 made in a temporary folder (about 2 GB).
 
     python tests/bench/against_torch.py [NAME...] [--build build] [--threads N] [--runs N] [--cpu-level NAME]
-                                        [--weights f32|bf16]
+                                        [--weights f32|bf16] [--torch f32|bf16]
 
 Names: products, dit, vae, text. Prints a table: seconds of the fastest run of each, billions of operations a second, their
 share of the multiply-add peak that is measured first, how many times as fast as PyTorch, and the normalised mean squared
-difference of the two results. Both are run in turn, so that a busy moment meets both. Needs PyTorch, diffusers and transformers.
+difference of the two results, of random products without. Both are run in turn, so that a busy moment meets both. Needs PyTorch,
+diffusers and transformers. What comes near to PyTorch in bf16 is `--weights bf16 --torch bf16 --cpu-level amx` (or avx512bf16).
 """
 
 import argparse
@@ -34,6 +35,8 @@ from transformers import UMT5Config, UMT5EncoderModel
 PRODUCTS = ["linear 1024x1536x1536 f32", "linear 1024x1536x8960 f32", "linear 1024x8960x1536 f32", "linear 4096x256x256 f32",
             "conv 3x3x3 60x104 384>384 f32", "conv 3x3x3 120x208 192>192 f32", "conv 3x3x3 240x416 96>96 f32",
             "attention 12x128 1024 tokens", "attention 12x128 4096 tokens", "attention 4x64 1024 tokens"]
+ROUNDED = ["linear 256x1536x8960 bf16", "linear 1024x1536x1536 bf16", "linear 4096x1536x1536 bf16", "linear 4096x256x256 bf16",
+           "attention 12x128 1024 tokens", "attention 12x128 4096 tokens", "attention 4x64 4096 tokens"]
 WIDTH, FFN, TEXT_DIM, LAYERS = 1536, 8960, 4096, 2  # Wan 1.3B, two of its 30 layers
 LATENT_SIZES = [(1, 30, 104), (1, 60, 104)]  # 780 and 1560 tokens
 TEXT_TOKENS = 512
@@ -130,12 +133,12 @@ def bandwidth():
 
 # ---- what is compared ------------------------------------------------------------------------------------------------
 
-def product(entry):
+def product(entry, dtype):
     """PyTorch's side of an entry of `imagine bench`."""
     kind, *words = entry.split()
     if kind == "linear":
         m, k, n = map(int, words[0].split("x"))
-        x, w = torch.randn(m, k), torch.randn(n, k)
+        x, w = torch.randn(m, k, dtype=dtype), torch.randn(n, k, dtype=dtype)
         return 2 * m * k * n, lambda: F.linear(x, w)
     if kind == "conv":
         height, width = map(int, words[1].split("x"))
@@ -145,13 +148,13 @@ def product(entry):
         return 2 * 27 * height * width * cin * cout, lambda: F.conv3d(x, w)
     heads, d = map(int, words[0].split("x"))
     tokens = int(words[1])
-    q, k, v = (torch.randn(1, heads, tokens, d) for _ in range(3))
+    q, k, v = (torch.randn(1, heads, tokens, d, dtype=dtype) for _ in range(3))
     return 4 * heads * d * tokens * tokens, lambda: F.scaled_dot_product_attention(q, k, v)
 
 
 def products(options, table, folder):
-    for entry in PRODUCTS:
-        operations, call = product(entry)
+    for entry in PRODUCTS if options.torch == torch.float32 else ROUNDED:
+        operations, call = product(entry, options.torch)
         theirs = fastest(call)
         table.row(entry, operations, bench(options, entry)["seconds"], min(theirs, fastest(call)))
 
@@ -165,11 +168,11 @@ def randomize(model, seed=1):
 
 
 def save(options, model, folder):
-    """With --weights bf16 both sides have the rounded values, PyTorch widened to f32."""
+    """With --weights bf16 both sides have the rounded values, PyTorch widened to f32 unless it is to compute in bf16."""
     if options.weights == "bf16":
         model.to(torch.bfloat16)
     model.save_pretrained(folder)
-    model.float()
+    model.to(options.torch)
 
 
 def dit_operations(tokens):
@@ -186,7 +189,8 @@ def dit(options, table, folder):
             values = (torch.randn(1, 16, frames, height, width), torch.tensor([500.0]), torch.randn(1, TEXT_TOKENS, TEXT_DIM))
             buffers = [options.imagine.Buffer.copy_of(options.context, v.numpy()) for v in values]
             pointers = [b._pointer for b in buffers]
-            times = beside(options.runs, lambda: ours.call("denoise", *pointers)[0], lambda: theirs(*values).sample)
+            given = [v.to(options.torch) for v in values]
+            times = beside(options.runs, lambda: ours.call("denoise", *pointers)[0], lambda: theirs(*given).sample.float())
             tokens = frames * height * width // 4
             table.row(f"transformer, {LAYERS} layers, {tokens} tokens", dit_operations(tokens), *times)
 
@@ -196,13 +200,13 @@ def vae(options, table, folder):
     save(options, theirs, folder / "vae")
     z = torch.randn(1, 16, 2, 17, 30)
     mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (theirs.config.latents_mean, theirs.config.latents_std))
-    scaled = z * std + mean
+    scaled = (z * std + mean).to(options.torch)
     with FlopCounterMode(display=False) as counter:
         theirs.decode(scaled)
     latents = options.imagine.Buffer.copy_of(options.context, z[0].numpy())
     with Stage(options, "vae", folder) as ours:
         times = beside(options.runs, lambda: ours.call("decode", latents._pointer, FLOAT32)[0],
-                       lambda: theirs.decode(scaled).sample[0])
+                       lambda: theirs.decode(scaled).sample[0].float())
     table.row("VAE decode, 240x136, 5 frames", counter.get_total_flops(), *times)
 
 
@@ -225,7 +229,7 @@ def text(options, table, folder):
             ids = ours.call("encode", prompt, results=2)[0]
             given = torch.tensor(ids.copy()).long()[None]
             times = beside(options.runs, lambda: ours.call("encode", prompt, results=2)[1],
-                           lambda: theirs(given).last_hidden_state[0])
+                           lambda: theirs(given).last_hidden_state[0].float())
         table.row(f"umT5-XXL, {XXL['num_layers']} layer, {len(ids)} tokens", text_operations(len(ids)), *times)
 
 
@@ -240,14 +244,16 @@ def main():
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--cpu-level", default="best")
     parser.add_argument("--weights", choices=["f32", "bf16"], default="f32", help="as the files store them")
+    parser.add_argument("--torch", choices=["f32", "bf16"], default="f32", help="what PyTorch computes in")
     options = parser.parse_args()
+    options.torch = torch.bfloat16 if options.torch == "bf16" else torch.float32
     torch.set_num_threads(options.threads)
     torch.set_grad_enabled(False)
     load_library(options)
     peak = bench(options, "peak")["gflops"]
     reading, copying = bandwidth()
     print(f"libimagine {options.imagine.version()} ({options.context.info['cpu_level']}), PyTorch {torch.__version__}, "
-          f"{options.threads} threads, {options.weights} weights; peak {peak:.1f} GFLOP/s, memory {reading * 1e-9:.1f} GB/s read, "
+          f"{options.threads} threads, {options.weights} weights, PyTorch in {str(options.torch)[6:]}; peak {peak:.1f} GFLOP/s, memory {reading * 1e-9:.1f} GB/s read, "
           f"{copying * 1e-9:.1f} GB/s copied\n")
     table = Table(peak)
     for name in options.names:
