@@ -24,7 +24,8 @@ import train_dit
 import train_dit128
 
 STEPS, PARTS = 4, 8  # of the schedule, and of a step: as finely as the teacher is followed
-SETTINGS = dict(train_dit128.SETTINGS, lr=1.5e-4, steps=1000, warmup=50, decay=900, average=0.99, pictures_first=0, picture_share=0.4, tokens=train_dit128.SETTINGS["tokens"] // 2)
+SETTINGS = dict(train_dit128.SETTINGS, lr=1.5e-4, steps=1000, warmup=50, decay=900, average=0.99, pictures_first=0, picture_share=0.25,
+                tokens=train_dit128.SETTINGS["tokens"] // 2)
 SMOKE = dict(train_dit128.SMOKE, steps=3, tokens=128)
 NEAR = 0.01  # errors below this count as squares, larger ones as themselves
 RULES = {"consistency": "renoise", "segments": "euler"}

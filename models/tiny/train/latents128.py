@@ -80,7 +80,7 @@ def objects_of(scene):
 def make_shard(vae, stream, path, kind, number, count):
     frames = frames_of_shard(kind, number)
     first = (number * 2 + (kind == "clip")) * 65536
-    together = max(1, 32 // frames)
+    together = max(2, 32 // frames)  # one clip at a time takes a quarter longer
     latents, shown, words = [], [], []
     for at in range(0, count, together):
         numbers = range(at, min(at + together, count))
