@@ -3,6 +3,7 @@
 
 import sys
 import unittest
+import unittest.mock
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "models" / "tiny" / "train"))
@@ -33,6 +34,18 @@ class Schedule(unittest.TestCase):
         after = self.gone_on(before, 200)
         self.assertEqual(after.rate(95), 1.0)
         self.assertAlmostEqual(after.rate(195), 0.5)
+
+    def test_minutes_of_slow_steps_and_pauses(self):
+        """Steps of two seconds count whole; a pause of an hour counts little."""
+        clock, now = common.Clock(1, 1000), 100.0
+        with unittest.mock.patch("time.monotonic", lambda: now):
+            clock(0)
+            for step in range(15):
+                now += 2
+                at = clock(step)
+            self.assertAlmostEqual(at, 500)
+            now += 3600
+            self.assertLess(clock(16), 600)
 
     def test_ended_early(self):
         before = self.optimisers(100)

@@ -235,7 +235,9 @@ class Team:
 
 
 class Clock:
-    """Where a stage that is given minutes is in its plan of `total` steps; a time without questions, being paused, does not count."""
+    """Where a stage that is given minutes is in its plan of `total` steps; of a time without questions, being paused, LONGEST counts."""
+
+    LONGEST = 5.0  # seconds, of a step
 
     def __init__(self, minutes, total):
         self.minutes, self.total = minutes, total
@@ -245,7 +247,7 @@ class Clock:
         if not self.minutes:
             return step
         now = time.monotonic()
-        self.passed += min(now - (self.last or now), 1.0)
+        self.passed += min(now - (self.last or now), self.LONGEST)
         self.last = now
         return min(1.0, self.passed / (60 * self.minutes)) * self.total
 
