@@ -73,8 +73,8 @@ static const imagine__kernels kernels_avx2 = {
     .from_u8 = imagine__avx2_from_u8,
 };
 
-/* Products, attention and norms: the rest waits for memory. */
-#define AVX512_BUT_PRODUCTS                           \
+/* Convolutions and norms; the rest waits for memory. Matrix products and attention come with each table. */
+#define AVX512_BUT_PRODUCTS                         \
     .conv_packed_size = imagine__avx512_conv_packed_size, \
     .pack_conv = imagine__avx512_pack_conv,         \
     .conv = imagine__avx512_conv,                   \
