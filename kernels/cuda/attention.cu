@@ -101,7 +101,7 @@ IMAGINE__INLINE void write_rows(float (&o)[D / 8][4], const running &r, uint16_t
 {
     int lane = (int)threadIdx.x % 32;
     float factor[2];
-    sum_factors(r, factor);
+    sum_factors(r.sum, factor);
 #pragma unroll
     for (int h = 0; h < 2; h++)
 #pragma unroll
@@ -298,11 +298,12 @@ bool imagine__cuda_on_tensor_cores(const imagine__cuda_attention_args *a)
            in_eights(a->k, a->k_batch, a->k_token) && in_eights(a->v, a->v_batch, a->v_token) && in_eights(a->y, a->y_batch, a->y_token);
 }
 
-/* The copy engine has no stride of 0, as of keys that all clips share. */
+/* The copy engine has no stride of 0, as of keys that all clips share; strips of queries are numbered in 32 bits. */
 static bool for_hopper(const imagine__cuda_attention_args *a)
 {
     bool strides = a->q_token && a->k_token && a->v_token && (a->batch == 1 || (a->q_batch && a->k_batch && a->v_batch));
-    return device_capability() == 90 && (a->d == 64 || a->d == 128) && strides && !a->kv_blocks;
+    bool countable = a->heads <= 1 << 20 && a->batch <= 1 << 20 && (a->tokens / 128 + 1) * a->heads * a->batch < 1 << 30;
+    return device_capability() == 90 && (a->d == 64 || a->d == 128) && strides && countable && !a->kv_blocks;
 }
 
 int imagine__cuda_attention(const imagine__cuda_attention_args *a, void *stream)

@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(THREADS, 1) hopper_peak_kernel(int64_t steps, 
         products_begin();
 #pragma unroll
         for (int i = 0; i < PRODUCTS; i++)
-            multiply_shared<COLUMNS>(sum, advance(a, i % 4 * 32), advance(b, i % 4 * 32), true);
+            multiply_shared<COLUMNS>(sum, advance(a, i % 4 * 32), advance(b, i % 4 * 32));
         products_commit();
         products_wait<0>(sum);
     }

@@ -434,42 +434,57 @@ template <unsigned PENDING, unsigned COUNT> IMAGINE__INLINE void products_wait(f
 #endif
 }
 
-#define IMAGINE__F8(d, i)                                                                                        \
-    "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
-        "+f"(d[i + 7])
-#define IMAGINE__F32(d, i) IMAGINE__F8(d, i), IMAGINE__F8(d, i + 8), IMAGINE__F8(d, i + 16), IMAGINE__F8(d, i + 24)
-#define IMAGINE__F64(d) IMAGINE__F32(d, 0), IMAGINE__F32(d, 32)
-#define IMAGINE__F88(d) IMAGINE__F64(d), IMAGINE__F8(d, 64), IMAGINE__F8(d, 72), IMAGINE__F8(d, 80)
+/* Accumulators as operands: CONSTRAINT is "+f", or "=f" where what was in them does not count. */
+#define IMAGINE__F8(CONSTRAINT, d, i)                                                                             \
+    CONSTRAINT(d[i]), CONSTRAINT(d[i + 1]), CONSTRAINT(d[i + 2]), CONSTRAINT(d[i + 3]), CONSTRAINT(d[i + 4]),     \
+        CONSTRAINT(d[i + 5]), CONSTRAINT(d[i + 6]), CONSTRAINT(d[i + 7])
+#define IMAGINE__F32(CONSTRAINT, d, i)                                                                            \
+    IMAGINE__F8(CONSTRAINT, d, i), IMAGINE__F8(CONSTRAINT, d, i + 8), IMAGINE__F8(CONSTRAINT, d, i + 16),         \
+        IMAGINE__F8(CONSTRAINT, d, i + 24)
+#define IMAGINE__F48(CONSTRAINT, d) IMAGINE__F32(CONSTRAINT, d, 0), IMAGINE__F8(CONSTRAINT, d, 32), IMAGINE__F8(CONSTRAINT, d, 40)
+#define IMAGINE__F64(CONSTRAINT, d) IMAGINE__F32(CONSTRAINT, d, 0), IMAGINE__F32(CONSTRAINT, d, 32)
+#define IMAGINE__F88(CONSTRAINT, d)                                                                               \
+    IMAGINE__F64(CONSTRAINT, d), IMAGINE__F8(CONSTRAINT, d, 64), IMAGINE__F8(CONSTRAINT, d, 72),                  \
+        IMAGINE__F8(CONSTRAINT, d, 80)
 #define IMAGINE__R32                                                                                              \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, "   \
     "%23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define IMAGINE__R48                                                                                              \
+    IMAGINE__R32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
 #define IMAGINE__R64                                                                                              \
-    IMAGINE__R32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, "   \
-                 "%50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+    IMAGINE__R48 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 #define IMAGINE__R88                                                                                              \
     IMAGINE__R64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, "   \
                  "%82, %83, %84, %85, %86, %87"
 
-/* d [64, N] (+)= a [64, 16] b^T, both in shared memory with k along the lines (a head's scores: b = keys). */
 #define IMAGINE__SCORES(N, REGISTERS, FLOATS, A, B, ADDS)                                                         \
-    asm volatile("{\n.reg .pred adds;\nsetp.ne.b32 adds, %" #ADDS ", 0;\n"                                        \
-                 "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" REGISTERS "}, %" #A ", %" #B        \
-                 ", adds, 1, 1, 0, 0;\n}"                                                                         \
-                 : FLOATS                                                                                         \
-                 : "l"(a), "l"(b), "r"((int)adds))
+    asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" REGISTERS "}, %" #A ", %" #B        \
+                 ", " #ADDS ", 1, 1, 0, 0;" : FLOATS : "l"(a), "l"(b))
 
-template <unsigned N> IMAGINE__INLINE void multiply_shared(float (&d)[N / 2], uint64_t a, uint64_t b, bool adds)
+/* d [64, N] += a [64, 16] b^T, both in shared memory with k along the lines (a head's scores: b = keys); ADDS false: d = a b^T, and
+ * what was in d is gone before, so that its registers are free until then. */
+template <unsigned N, bool ADDS = true> IMAGINE__INLINE void multiply_shared(float (&d)[N / 2], uint64_t a, uint64_t b)
 {
-    static_assert(N == 64 || N == 128 || N == 176, "add the shape here");
+    static_assert(N == 64 || N == 96 || N == 128 || N == 176, "add the shape here");
 #ifdef IMAGINE__EMULATED
-    emulator::wgmma(N, d, nullptr, a, b, false, adds);
+    emulator::wgmma(N, d, nullptr, a, b, false, ADDS);
 #else
-    if constexpr (N == 64)
-        IMAGINE__SCORES(64, IMAGINE__R32, IMAGINE__F32(d, 0), 32, 33, 34);
+    if constexpr (N == 64 && ADDS)
+        IMAGINE__SCORES(64, IMAGINE__R32, IMAGINE__F32("+f", d, 0), 32, 33, 1);
+    else if constexpr (N == 64)
+        IMAGINE__SCORES(64, IMAGINE__R32, IMAGINE__F32("=f", d, 0), 32, 33, 0);
+    else if constexpr (N == 96 && ADDS)
+        IMAGINE__SCORES(96, IMAGINE__R48, IMAGINE__F48("+f", d), 48, 49, 1);
+    else if constexpr (N == 96)
+        IMAGINE__SCORES(96, IMAGINE__R48, IMAGINE__F48("=f", d), 48, 49, 0);
+    else if constexpr (N == 128 && ADDS)
+        IMAGINE__SCORES(128, IMAGINE__R64, IMAGINE__F64("+f", d), 64, 65, 1);
     else if constexpr (N == 128)
-        IMAGINE__SCORES(128, IMAGINE__R64, IMAGINE__F64(d), 64, 65, 66);
+        IMAGINE__SCORES(128, IMAGINE__R64, IMAGINE__F64("=f", d), 64, 65, 0);
+    else if constexpr (ADDS)
+        IMAGINE__SCORES(176, IMAGINE__R88, IMAGINE__F88("+f", d), 88, 89, 1);
     else
-        IMAGINE__SCORES(176, IMAGINE__R88, IMAGINE__F88(d), 88, 89, 90);
+        IMAGINE__SCORES(176, IMAGINE__R88, IMAGINE__F88("=f", d), 88, 89, 0);
 #endif
 }
 
@@ -484,12 +499,12 @@ template <unsigned N> IMAGINE__INLINE void multiply_registers(float (&d)[N / 2],
     if constexpr (N == 64)
         asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" IMAGINE__R32
                      "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"
-                     : IMAGINE__F32(d, 0)
+                     : IMAGINE__F32("+f", d, 0)
                      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
     else
         asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" IMAGINE__R64
                      "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;"
-                     : IMAGINE__F64(d)
+                     : IMAGINE__F64("+f", d)
                      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 #endif
 }
@@ -549,6 +564,20 @@ static inline int device_capability()
         cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) != cudaSuccess)
         return 0;
     return 10 * major + minor;
+#endif
+}
+
+/* How many multiprocessors the current device has, 1 when there is none. */
+static inline int device_multiprocessors()
+{
+#ifdef IMAGINE__EMULATED
+    return emulator::multiprocessors();
+#else
+    int device, count;
+    if (cudaGetDevice(&device) != cudaSuccess ||
+        cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) != cudaSuccess)
+        return 1;
+    return count;
 #endif
 }
 

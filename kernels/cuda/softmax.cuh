@@ -54,11 +54,11 @@ template <int N> IMAGINE__INLINE void soften(float (&s)[N], running *r, float (&
 }
 
 /* What the two rows are divided by at the end. */
-IMAGINE__INLINE void sum_factors(const running &r, float (&factor)[2])
+IMAGINE__INLINE void sum_factors(const float (&sums)[2], float (&factor)[2])
 {
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        float sum = r.sum[h] + shuffle_xor(r.sum[h], 1);
+        float sum = sums[h] + shuffle_xor(sums[h], 1);
         factor[h] = 1.0f / (sum + shuffle_xor(sum, 2));
     }
 }
@@ -69,6 +69,22 @@ template <int N> IMAGINE__INLINE void pack_weights(uint32_t (&p)[4], const float
 #pragma unroll
     for (int j = 0; j < 4; j++)
         p[j] = pack_bf16(s[8 * i + 2 * j], s[8 * i + 2 * j + 1]);
+}
+
+/* Lane i of four gets what each of them has at i: a 4x4 matrix turned round. */
+IMAGINE__INLINE void transpose_quad(uint32_t (&x)[4])
+{
+#pragma unroll
+    for (int step = 1; step <= 2; step *= 2) {
+        bool upper = threadIdx.x & (unsigned)step;
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            if (!(i & step)) {
+                uint32_t other = float_bits(shuffle_xor(bits_float(upper ? x[i] : x[i + step]), (unsigned)step));
+                x[i] = upper ? other : x[i];
+                x[i + step] = upper ? x[i + step] : other;
+            }
+    }
 }
 
 #endif

@@ -266,6 +266,19 @@ static void hopper_long(void)
     cuda_report("attention, sm_90a, long");
 }
 
+/* More strips of queries than the emulator has multiprocessors, with last tiles of every kind: whole, short, nearly whole, the only one. */
+static void hopper_strips(void)
+{
+    static const int64_t keys[] = {40, 176, 128, 177, 193, 272, 273, 384, 352, 449};
+    check_random r = {11};
+    for (int i = 0; i < 20; i++) {
+        cuda_check_prefer(90, (uint32_t)i);
+        shape s = {2, 3, hopper_sizes[i % 2], 200, keys[i / 2], 8, 0, i % 3 == 2, 0, IMAGINE__W_BF16, 0.1f};
+        run_shape(&s, &r);
+    }
+    cuda_report("attention, sm_90a, strips");
+}
+
 static void hopper_special_values(void)
 {
     special_values(90, 64);
@@ -535,7 +548,7 @@ int main(int argc, char **argv)
         {"sm_80 shapes", ampere_shapes}, {"sm_80 edges", ampere_edges}, {"sm_80 long", ampere_long},
         {"sm_80 special values", ampere_special_values},
         {"sm_90a shapes", hopper_shapes}, {"sm_90a edges", hopper_edges},
-        {"sm_90a long", hopper_long}, {"sm_90a special values", hopper_special_values},
+        {"sm_90a long", hopper_long}, {"sm_90a strips", hopper_strips}, {"sm_90a special values", hopper_special_values},
         {"shared keys", shared_keys}, {"large scores", large_scores}, {"no keys", no_keys}, {"plain shapes", plain_shapes}, {"sm_80 blocks", ampere_blocks},
         {"plain blocks", plain_blocks},
         {"f32 products", f32_products}, {"f32 rounded", f32_rounded}, {"bf16 tensors", bf16_tensors}, {"nothing", nothing},

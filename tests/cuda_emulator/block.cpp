@@ -73,6 +73,11 @@ int capability()
     return chosen_capability;
 }
 
+int multiprocessors()
+{
+    return 3;
+}
+
 /* ---- fibres ------------------------------------------------------------------------------------------------------ */
 
 static void switch_to_scheduler()

@@ -385,8 +385,9 @@ __global__ void wgmma_kernel(float *y, int bug)
     uint64_t da = matrix_descriptor(a, 16), db = matrix_descriptor(b, 16);
     if (bug != 3)
         products_begin();
-    for (unsigned k = 0; k < 4; k++)
-        multiply_shared<64>(d, advance(da, k * 32), advance(db, bug == 4 ? k * 128 : k * 32), k > 0);
+    multiply_shared<64, false>(d, da, db);
+    for (unsigned k = 1; k < 4; k++)
+        multiply_shared<64>(d, advance(da, k * 32), advance(db, bug == 4 ? k * 128 : k * 32));
     products_commit();
     if (bug == 5) /* what the product still reads */
         b[i] = 0;
@@ -401,7 +402,7 @@ __global__ void wgmma_kernel(float *y, int bug)
         weights[0] = 0;
     products_wait<0>(o);
     if (bug == 8 && i == 77)
-        multiply_shared<64>(d, da, db, false);
+        multiply_shared<64, false>(d, da, db);
     y[i] = d[0] + o[0];
 }
 

@@ -129,6 +129,9 @@ void set_seed(uint32_t seed);
 void set_capability(int capability);
 int capability();
 
+/* Few, so that kernels whose blocks take part after part do so here. */
+int multiprocessors();
+
 /* cuBLASLt (cublas.cpp). */
 void *open_library(const char *name);
 void *find_function(void *library, const char *name);

@@ -180,7 +180,7 @@ __global__ void wgmma_kernel(float *y, int bug)
     float d[32];
     uint64_t db = matrix_descriptor(bug == 1 && i == 77 ? a : b, 16);
     products_begin();
-    multiply_shared<64>(d, matrix_descriptor(a, 16), bug == 2 ? db & ~((uint64_t)3 << 62) : db, false);
+    multiply_shared<64, false>(d, matrix_descriptor(a, 16), bug == 2 ? db & ~((uint64_t)3 << 62) : db);
     products_commit();
     if (bug == 3)
         return;

@@ -3,7 +3,7 @@
 
     python3 tests/cuda_emulator/mutate.py build [WORD...]
 
-About four minutes on one core; not a suite of tests/run. The exit status is 1 when a fault goes unnoticed."""
+About six minutes on one core; not a suite of tests/run. The exit status is 1 when a fault goes unnoticed."""
 
 import pathlib
 import subprocess
@@ -15,21 +15,32 @@ HOPPER, AMPERE, PRODUCT = "attention_hopper", "attention", "product_bf16"
 # Of each kernel: the program with its tests, and which of them.
 TESTS = {HOPPER: ("attention", "sm_90a"), AMPERE: ("attention", "sm_80"), PRODUCT: ("linear", "tensor_cores")}
 MUTATIONS = [
-    (HOPPER, "no wait for the output's product", "        products_wait<0>(c.o);\n", ""),
-    (HOPPER, "no wait for the scores' product", "products_wait<1>", "products_wait<2>"),
-    (HOPPER, "no wait for V", "        mbarrier_wait(&b->v_full[last], turn_of<D>(tile - 1));\n", ""),
-    (HOPPER, "V behind the length is not cleared", "    clear_values<D>(b, tiles - 1, end, a.kv);\n", ""),
+    (HOPPER, "no wait for the output's product", "    products_wait<0>(c.o);\n", ""),
+    (HOPPER, "no wait for a strip's last output", "        products_wait<0>(c.o);\n", ""),
+    (HOPPER, "no wait for the scores' product", "products_wait<1>(c.s)", "products_wait<2>(c.s)"),
+    (HOPPER, "no wait for the ragged scores", "products_wait<PENDING>", "products_wait<PENDING + 1>"),
+    (HOPPER, "no wait for Q", "    mbarrier_wait(&b->q_full[group_of()], 0);\n", ""),
+    (HOPPER, "no wait for the next strip's Q", "        mbarrier_wait(&b->q_full[group_of()], q_turn ^= 1);\n", ""),
+    (HOPPER, "no wait for V", "    mbarrier_wait(&b->v_full[c.n % S::STAGES], turn_of<D>(c.n));\n    begin_output", "    begin_output"),
+    (HOPPER, "no wait for a strip's last V", "        mbarrier_wait(&b->v_full[c.n % S::STAGES], turn_of<D>(c.n));\n        i +=", "        i +="),
+    (HOPPER, "V behind the length is not cleared", "    clear_values<D>(b, 0, tile, end, a.kv);\n", ""),
+    (HOPPER, "V behind a later clip's length is not cleared", "        clear_values<D>(b, c.n, tile, end, a.kv);\n", ""),
+    (HOPPER, "no wait for V to clear", "    mbarrier_wait(&b->v_full[n % S::STAGES], turn_of<D>(n));\n", ""),
     (HOPPER, "no fence after clearing V", "    fence_async_proxy();\n    sync_threads(1,", "    sync_threads(1,"),
     (HOPPER, "wrong parity", "&b->k_empty[stage], turn ^ 1", "&b->k_empty[stage], turn"),
-    (HOPPER, "no wait for an empty buffer", "        mbarrier_wait(&b->v_empty[stage], turn ^ 1);\n", ""),
-    (HOPPER, "V is never released", "        release(&b->v_empty[last]);\n", ""),
-    (HOPPER, "too few arrivals", "S::CONSUMERS * 4);", "S::CONSUMERS);"),
+    (HOPPER, "wrong parity of Q", "q_turn ^ 1); /*", "q_turn); /*"),
+    (HOPPER, "no wait for an empty buffer", "            mbarrier_wait(&b->v_empty[stage], turn ^ 1);\n", ""),
+    (HOPPER, "no wait for an empty Q", "            mbarrier_wait(&b->q_empty[j], q_turn ^ 1);", ""),
+    (HOPPER, "V is never released", "    release(&b->v_empty[c.n % S::STAGES]);\n", ""),
+    (HOPPER, "Q is released before its last use", "    if (tile == 0)\n", ""),
+    (HOPPER, "too few arrivals", "&b->k_empty[i], S::CONSUMERS * 4);", "&b->k_empty[i], S::CONSUMERS);"),
     (HOPPER, "no fence after making the barriers", "        fence_async_proxy();\n    }\n    sync_block();", "    }\n    sync_block();"),
     (HOPPER, "no fence before the products", "    products_begin();\n", ""),
-    (HOPPER, "no fence before the store", "    fence_async_proxy();\n    sync_threads(2", "    sync_threads(2"),
-    (HOPPER, "no barrier before the store", "    sync_threads(2 + (unsigned)group, 128);\n", ""),
-    (HOPPER, "no wait for the store", "        store_wait<0>();\n", ""),
-    (HOPPER, "no mask", "        mask_keys(c.s, tile * S::KEYS, end);\n", ""),
+    (HOPPER, "no mask", "    mask_keys(scores, tile * shape<D>::KEYS, end);\n", ""),
+    (HOPPER, "a tile too short", "a->kv > S::KEYS && rest && rest <= S::SHORT", "a->kv > S::KEYS && rest"),
+    (HOPPER, "the strip before's rows", "c, sum, a, i - (int)gridDim.x", "c, sum, a, i"),
+    (HOPPER, "the next strip's sums", "float sum[2] = {c.r.sum[0], c.r.sum[1]};", "float sum[2] = {1, 1};"),
+    (HOPPER, "sums go on into the next strip", "        clear_output(c);\n", ""),
     (AMPERE, "no barrier before K", "        sync_block(); /* for all; and the other buffers are read no more */\n", ""),
     (AMPERE, "no barrier before V", "        copy_async_wait<2>(); /* V of this tile */\n        sync_block();\n",
      "        copy_async_wait<2>();\n"),
