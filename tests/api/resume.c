@@ -16,6 +16,21 @@ typedef struct run {
     imagine_buffer *text, *known, *mask, *init, *renoise; /* NULL but for the first: none */
 } run;
 
+/* Where the tests of the CUDA module say so: on the GPU, what is given and compared being on the host. */
+static imagine_model *model_there(int32_t threads, imagine_error *error)
+{
+    imagine_context_options options;
+    imagine_context *context = NULL;
+    imagine_model *model = NULL;
+    imagine_context_options_init(&options, sizeof options);
+    options.threads = threads;
+    options.device = test_device();
+    if (imagine_context_create(&context, &options, error) >= 0)
+        imagine_model_open(&model, context, PACK, NULL, error);
+    imagine_context_release(&context);
+    return model;
+}
+
 static imagine_buffer *filled(imagine_context *context, int32_t ndim, const int64_t *shape, float step)
 {
     imagine_error err = IMAGINE_ERROR_INIT;
@@ -29,7 +44,7 @@ static imagine_buffer *filled(imagine_context *context, int32_t ndim, const int6
 static int open_run(run *r, int32_t threads)
 {
     imagine_error err = IMAGINE_ERROR_INIT;
-    *r = (run){ .model = open_model(threads, &err), .context = open_context(1, &err) };
+    *r = (run){ .model = model_there(threads, &err), .context = open_context(1, &err) };
     imagine_sampler_options_init(&r->options, sizeof r->options);
     r->options.seed = 9;
     r->options.steps = 5;
@@ -297,7 +312,7 @@ static imagine_job *broken_off(imagine_model *model, const imagine_job_options *
 static void jobs(void)
 {
     imagine_error err = IMAGINE_ERROR_INIT;
-    imagine_model *model = open_model(2, &err);
+    imagine_model *model = model_there(2, &err);
     imagine_context *context = open_context(1, &err);
     imagine_sampler_options sampler;
     imagine_job_options options;
@@ -352,7 +367,7 @@ static void jobs(void)
 static void jobs_checked(void)
 {
     imagine_error err = IMAGINE_ERROR_INIT;
-    imagine_model *model = open_model(1, &err);
+    imagine_model *model = model_there(1, &err);
     imagine_sampler_options sampler;
     imagine_job_options options;
     imagine_job *job;
