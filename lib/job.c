@@ -209,8 +209,9 @@ static imagine_status sample(imagine_job *job, const imagine_buffer *positive, c
     options.cancel = job->cancel;
     if (job->placement.in_turn && options.cfg_mode == IMAGINE_CFG_AUTO)
         options.cfg_mode = IMAGINE_CFG_IN_TURN;
-    else if (job->placement.streamed & IMAGINE_STAGE_SAMPLER && options.cfg_mode == IMAGINE_CFG_AUTO)
-        options.cfg_mode = IMAGINE_CFG_BATCHED; /* however many tokens: in turn, every step would read the weights twice */
+    else if (job->placement.streamed & IMAGINE_STAGE_SAMPLER && options.cfg_mode == IMAGINE_CFG_AUTO &&
+             imagine__context_limit(imagine__model_context(job->model)))
+        options.cfg_mode = IMAGINE_CFG_BATCHED; /* the plan has room: in turn, every step would read the weights twice */
     enter(job, IMAGINE_JOB_LOAD);
     if (job->wanted & IMAGINE_EVENT_BIT(IMAGINE_EVENT_PREVIEW))
         status = open_vae(job, error);

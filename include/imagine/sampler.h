@@ -41,8 +41,8 @@ typedef int32_t imagine_step_rule;
 /* How the two predictions of classifier-free guidance are computed. The results are the same to the byte
  * (with IMAGINE_PRECISION_BF16: near each other). */
 typedef int32_t imagine_cfg_mode;
-#define IMAGINE_CFG_AUTO 0 /* BATCHED up to 8,192 tokens of the batch, else IN_TURN; a job with a memory limit or streamed weights
-                            * takes what suits these better */
+#define IMAGINE_CFG_AUTO 0 /* BATCHED up to 8,192 tokens of the batch, else IN_TURN; a job with a memory limit takes what suits
+                            * that and streamed weights better */
 #define IMAGINE_CFG_BATCHED 1 /* both in one forward of twice the batch: faster */
 #define IMAGINE_CFG_IN_TURN 2 /* one after the other: less memory */
 

@@ -296,16 +296,18 @@ static void streamed_is_resident(void)
     sized_remove(path);
 }
 
-/* A long clip's guidance is made in turn, but at once where the transformer's weights are read anew for every prediction. */
+/* A long clip's guidance is made in turn, but at once where the transformer's weights are read anew for every prediction and a limit
+ * says that there is room. */
 static void long_clips_read_weights_once(void)
 {
     imagine_error err = IMAGINE_ERROR_INIT;
     char path[512];
     REQUIRE(sized_make(&deep, path));
-    for (int streamed = 0; streamed < 2; streamed++) {
+    for (int i = 0; i < 3; i++) { /* resident, streamed, streamed and with a limit that is no hindrance */
         static const configuration clip = { "a long clip", 1024, 1024, 9, 2, 5, IMAGINE_CFG_AUTO, 1, 0, 0 };
         uint64_t work[3] = { 0 };
-        imagine_model *model = open_sized(path, 1, 0, streamed ? IMAGINE_WEIGHTS_STREAMED : IMAGINE_WEIGHTS_RESIDENT, &err);
+        imagine_model *model = open_sized(path, 1, i == 2 ? (uint64_t)1 << 40 : 0,
+                                          i ? IMAGINE_WEIGHTS_STREAMED : IMAGINE_WEIGHTS_RESIDENT, &err);
         for (imagine_cfg_mode mode = IMAGINE_CFG_AUTO; mode <= IMAGINE_CFG_IN_TURN && model; mode++) {
             imagine_estimate told = { .struct_size = sizeof told };
             imagine_sampler_options sampler;
@@ -316,7 +318,7 @@ static void long_clips_read_weights_once(void)
             work[mode] = told.stage_work[IMAGINE_JOB_SAMPLE];
         }
         CHECK(work[IMAGINE_CFG_BATCHED] > work[IMAGINE_CFG_IN_TURN] && work[IMAGINE_CFG_IN_TURN] > 0);
-        CHECK(work[IMAGINE_CFG_AUTO] == work[streamed ? IMAGINE_CFG_BATCHED : IMAGINE_CFG_IN_TURN]);
+        CHECK(work[IMAGINE_CFG_AUTO] == work[i == 2 ? IMAGINE_CFG_BATCHED : IMAGINE_CFG_IN_TURN]);
         imagine_model_release(&model);
     }
     sized_remove(path);
