@@ -455,6 +455,13 @@ void imagine__clear(imagine__work *work, void *to, size_t size)
         imagine__clear_host(work->context, to, size);
 }
 
+/* A transfer takes place now and waits: a recording that is being made would lack it. */
+static void note_transfer(imagine__work *work)
+{
+    if (work->queue->recording)
+        work->queue->incomplete = 1;
+}
+
 /* Every transfer waits, so pieces that lie side by side on the device go at once, through the arena. NULL: they do not, or
  * there is no memory for it. */
 static void *bounce(imagine__work *work, size_t device_step, size_t size, int64_t count)
@@ -470,6 +477,7 @@ void imagine__upload(imagine__work *work, void *to, size_t to_step, const void *
         imagine__copy_host(work->context, to, to_step, from, from_step, size, count);
         return;
     }
+    note_transfer(work);
     imagine__arena_mark mark = imagine__arena_save(work->arena);
     void *all = bounce(work, to_step, size, count);
     int code = 0;
@@ -491,6 +499,7 @@ void imagine__download(imagine__work *work, void *to, size_t to_step, const void
         imagine__copy_host(work->context, to, to_step, from, from_step, size, count);
         return;
     }
+    note_transfer(work);
     imagine__arena_mark mark = imagine__arena_save(work->arena);
     void *all = bounce(work, from_step, size, count);
     int code = 0;
