@@ -50,7 +50,8 @@ int imagine__cuda_peak(imagine__cuda_precision precision, int64_t steps, float *
 /* While any thread records a graph in the global mode, as the program around us may, the driver refuses to all other threads what
  * might wait for the recording, and may spoil it: allocations and waits, of the libraries as well. None of ours belongs to a
  * recording of somebody else's. The driver then allows it to a thread that records itself, too, which the table's rules forbid
- * and the emulator refuses. */
+ * and the emulator refuses. Out of reach may be one thing: giving back cuDNN's handle waits for the whole device, says its manual, and such
+ * a wait the driver may refuse in every mode; `beside a recording, bf16` of tests/api/cuda_life.c tells on a GPU. */
 struct beside_recordings {
     IMAGINE__BODY(cudaStreamCaptureMode, int) mode = IMAGINE__BODY(cudaStreamCaptureModeRelaxed, emulator::RELAXED);
     beside_recordings() { exchange(); }
