@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 
@@ -270,6 +271,20 @@ def build_all(capability):
           + (f", without the library (no {', '.join(missing)} here)" if missing else ""))
 
 
+def pack(path):
+    """What --built takes, without what only the build needs; to be unpacked in a copy of the source tree."""
+    def kept(member):
+        name = pathlib.PurePosixPath(member.name).name
+        of_the_build = name.endswith((".o", ".d", ".a", ".p", ".cpp", ".ninja")) or name.startswith(("meson-", ".ninja_", "compile_commands"))
+        return None if of_the_build else member
+
+    part = path.with_name(path.name + ".part")
+    with tarfile.open(part, "w:gz") as archive:
+        archive.add(BUILD, BUILD.name, filter=kept)
+    part.replace(path)
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+
+
 def show(suite, counts, output, seconds, logs):
     if logs:
         (logs / (re.sub(r"\W+", "-", suite.name) + ".log")).write_text(output)
@@ -303,6 +318,8 @@ def parse():
     parser = argparse.ArgumentParser(prog="tests/run --gpu")
     parser.add_argument("--build", action="store_true", help="only build, for --capability; needs no GPU")
     parser.add_argument("--capability", type=int, default=90, metavar="N", help="with --build: 80, 90, ...")
+    parser.add_argument("--pack", type=pathlib.Path, metavar="FILE", help="with --build: an archive (.tar.gz) of what --built needs, "
+                        "to carry to a machine with a GPU and unpack in a copy of this tree")
     parser.add_argument("--built", action="store_true", help="test what lies in build-gpu, built here or elsewhere")
     parser.add_argument("--bench", action="store_true", help="instead of testing, print how fast the operations are, those "
                         "whose names contain a NAME (peak, memory, launch, attention, linear, conv, norm)")
@@ -323,7 +340,10 @@ def main():
         print("\n".join(suite.name for suite in suites()))
         return
     if options.build:
-        return build_all(options.capability)
+        build_all(options.capability)
+        return pack(options.pack) if options.pack else None
+    if options.pack:
+        give_up("--pack goes with --build")
     name, capability = find_gpu()
     nvcc = None if options.built else find_nvcc()
     if capability < 80:
