@@ -2,6 +2,7 @@
 #include "kernels/cpu/cpu.h"
 
 #include <cpuid.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -108,6 +109,16 @@ static const imagine__kernels kernels_avx512 = {
     AVX512_BUT_PRODUCTS,
 };
 
+static const imagine__kernels kernels_avx512_tall = {
+    .name = "avx512",
+    .linear_packed_size = imagine__avx512_linear_packed_size,
+    .pack_linear = imagine__avx512_pack_linear,
+    .linear = imagine__avx512_linear,
+    .attention = imagine__avx512_attention,
+    .tall = 1,
+    AVX512_BUT_PRODUCTS,
+};
+
 static const imagine__kernels kernels_avx512bf16 = {
     .name = "avx512bf16",
     .linear_packed_size = imagine__avx512bf16_linear_packed_size,
@@ -124,6 +135,7 @@ static const imagine__kernels kernels_amx = {
     .pack_linear = imagine__amx_pack_linear,
     .linear = imagine__amx_linear,
     .attention = imagine__amx_attention,
+    .tall = 1,
     AVX512_BUT_PRODUCTS,
 };
 #define HIGHEST IMAGINE_CPU_AMX
@@ -164,6 +176,18 @@ static int32_t detect_level(void)
     return (more & amx) == amx && (enabled & tiles) == tiles ? IMAGINE_CPU_AMX : IMAGINE_CPU_AVX512BF16;
 }
 
+/* Intel's multiply two vectors of 512 bits in the turn in which they load two; AMD's are no faster with more rows at once. */
+static int is_intel(void)
+{
+    uint32_t a, name[3];
+    return __get_cpuid(0, &a, &name[0], &name[2], &name[1]) && !memcmp(name, "GenuineIntel", sizeof name);
+}
+
+const imagine__kernels *imagine__kernels_avx512(int tall)
+{
+    return tall ? &kernels_avx512_tall : &kernels_avx512;
+}
+
 /* Linux gives a process the registers of tiles when it asks: 8 KiB for every thread that uses them. 0: it does not. */
 static int may_use_tiles(void)
 {
@@ -190,6 +214,8 @@ const imagine__kernels *imagine__kernels_for_cpu(int32_t level, int32_t *used)
         best = IMAGINE_CPU_AVX512BF16;
     if (used)
         *used = best;
+    if (best == IMAGINE_CPU_AVX512)
+        return imagine__kernels_avx512(is_intel());
     return tables[best - IMAGINE_CPU_PLAIN];
 }
 
@@ -208,7 +234,7 @@ static int64_t plain_multiply_add(int64_t steps, float *out)
 
 int64_t imagine__cpu_multiply_add(const imagine__kernels *kernels, int64_t steps, float *out)
 {
-    int wide = kernels == &kernels_avx512 || kernels == &kernels_avx512bf16;
+    int wide = kernels == &kernels_avx512 || kernels == &kernels_avx512_tall || kernels == &kernels_avx512bf16;
 #ifdef IMAGINE_HAS_AMX
     wide |= kernels == &kernels_amx;
 #endif

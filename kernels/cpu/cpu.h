@@ -72,6 +72,9 @@ void imagine__amx_pack_linear(void *packed, const void *rows, int64_t first, int
 void imagine__amx_linear(imagine__run *run, const imagine__linear_args *args);
 void imagine__amx_attention(imagine__run *run, const imagine__attention_args *args);
 
+/* The table of AVX-512 with groups of 12 rows in its products, or with groups of 6, whatever the processor has. */
+const imagine__kernels *imagine__kernels_avx512(int tall);
+
 /* For measuring: `steps` rounds of multiply-adds on registers with the table's instruction set. Returns the operations of
  * one round. `out` holds 16 floats. 0 steps: nothing is computed. */
 int64_t imagine__cpu_multiply_add(const imagine__kernels *kernels, int64_t steps, float *out);

@@ -8,7 +8,7 @@
  * zeros. K is cut into parts (a convolution's frames) and these into blocks of at most GEMM_DEPTH; several short parts make
  * one block. A tile of y goes
  * through the blocks in turn: `fill` copies the tile's rows of the block side by side, then each panel of W, widened to
- * f32, stays in the first-level cache while all groups of GEMM_ROWS rows pass by it. An element of y is the sum of its
+ * f32, stays in the first-level cache while all groups of rows pass by it. An element of y is the sum of its
  * blocks' sums, each in the order of k: nothing else of the shapes, or of the other rows, enters into it. */
 
 #include "kernels/cpu/vec.h"
@@ -29,11 +29,19 @@
 #define GEMM_COLUMNS (2 * VEC_LANES)
 #ifdef GEMM_TILES
 #define GEMM_ROWS (2 * TILE)
+#define GEMM_TALL GEMM_ROWS
 #define GEMM_DEPTH 768
 #define GEMM_WHOLE TILE
 #else
-#define GEMM_ROWS 6
+#define GEMM_ROWS 6 /* of a group, at most */
+#if VEC_LANES == 16 && !defined(GEMM_PAIRS)
+#define GEMM_TALL 12 /* the same, where kernels are `tall`: two loads for three products, and not four for six */
+#else
+#define GEMM_TALL GEMM_ROWS
+#endif
+#ifndef GEMM_DEPTH
 #define GEMM_DEPTH 384
+#endif
 #define GEMM_WHOLE 8 /* what a block's length is a multiple of, where a part has several */
 #endif
 /* Of a tile, at most. Its rows of a block and its sums have 360 KiB, or 840 with AVX-512 (measured on Zen 5): most such processors have
@@ -45,7 +53,6 @@
 #endif
 #define GEMM_TILE_COLUMNS (VEC_LANES == 16 ? 512 : 256)
 #define GEMM_NEAR (256 << 10) /* bytes of rows that a tile may have without asking for them ahead */
-#define GEMM_GROUP (GEMM_ROWS * GEMM_COLUMNS) /* sums that the inner loop holds in registers */
 
 /* What becomes of the sums: as imagine__linear_args says. */
 typedef struct gemm_output {
@@ -80,6 +87,7 @@ struct gemm {
     const void *(*source_row)(const gemm *g, int64_t row, int64_t k);
     int64_t source_bytes; /* of an element there */
     gemm_output out;
+    int64_t group; /* rows of a group at most, whose sums the inner loop holds in registers */
     int64_t tile_rows, tile_columns, row_tiles, tiles; /* gemm_plan */
     int ask_rows; /* the rows of a tile are too many to be in the cache already */
 };
@@ -159,8 +167,8 @@ static void gemm_cut_rows(gemm *g, int64_t rows)
 {
     g->row_tiles = gemm_ceil(g->m, rows);
     g->tile_rows = gemm_ceil(g->m, g->row_tiles);
-    if (g->row_tiles >= 16 || (g->tile_rows % GEMM_ROWS && g->tile_rows < 4 * GEMM_ROWS))
-        g->tile_rows = gemm_ceil(g->tile_rows, GEMM_ROWS) * GEMM_ROWS;
+    if (g->row_tiles >= 16 || (g->tile_rows % g->group && g->tile_rows < 4 * g->group))
+        g->tile_rows = gemm_ceil(g->tile_rows, g->group) * g->group;
     g->row_tiles = gemm_ceil(g->m, g->tile_rows);
 }
 
@@ -189,7 +197,7 @@ static void gemm_plan(gemm *g, int64_t threads)
     static const int16_t some_rows[] = {GEMM_SOME_ROWS};
     static const int16_t some_columns[] = {GEMM_LARGER_COLUMNS 256, 192, 128, 96, 64, 32};
     enum { ROWS = sizeof some_rows / sizeof *some_rows, COLUMNS = sizeof some_columns / sizeof *some_columns };
-    int64_t columns[COLUMNS], column_tiles[COLUMNS], best_rows = GEMM_ROWS, best_columns = 0;
+    int64_t columns[COLUMNS], column_tiles[COLUMNS], best_rows = g->group, best_columns = 0;
     float copy[COLUMNS], best = 1e30f;
     double k = 2.0 * (double)(g->parts * g->part_k);
     for (int j = 0; j < COLUMNS; j++) {
@@ -199,8 +207,8 @@ static void gemm_plan(gemm *g, int64_t threads)
     }
     for (int i = 0; i < ROWS; i++) {
         gemm_cut_rows(g, some_rows[i]);
-        float groups = (float)gemm_ceil(g->tile_rows, GEMM_ROWS), rows = (float)g->tile_rows, panel = gemm_panel_cost(g, rows);
-        rows += 0.25f * (groups * GEMM_ROWS - rows); /* fewer rows than a group may have take a little longer each */
+        float groups = (float)gemm_ceil(g->tile_rows, g->group), rows = (float)g->tile_rows, panel = gemm_panel_cost(g, rows);
+        rows += 0.25f * (groups * (float)g->group - rows); /* fewer rows than a group may have take a little longer each */
         for (int j = 0; j < COLUMNS; j++) {
             int64_t tiles = g->row_tiles * column_tiles[j];
             float size = rows * (float)columns[j];
@@ -261,7 +269,11 @@ static void gemm_multiply(const float *a, const float *b, int64_t depth, float *
 #undef GEMM_MULTIPLY
 }
 #else
+#if GEMM_TALL == 12
+#define GEMM_EACH_ROW(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11)
+#else
 #define GEMM_EACH_ROW(X) X(0) X(1) X(2) X(3) X(4) X(5)
+#endif
 
 /* sums[rows][GEMM_COLUMNS] (+)= a[rows][depth] b[depth][GEMM_COLUMNS], or the left half of the columns alone. Every
  * number of rows is a function of its own, in which `rows` is a constant; each element goes through the same operations
@@ -317,13 +329,23 @@ GEMM_MULTIPLY(3)
 GEMM_MULTIPLY(4)
 GEMM_MULTIPLY(5)
 GEMM_MULTIPLY(6)
+#if GEMM_TALL == 12
+GEMM_MULTIPLY(7)
+GEMM_MULTIPLY(8)
+GEMM_MULTIPLY(9)
+GEMM_MULTIPLY(10)
+GEMM_MULTIPLY(11)
+GEMM_MULTIPLY(12)
+#define GEMM_MULTIPLY_TALL(name) , name##7, name##8, name##9, name##10, name##11, name##12
+#else
+#define GEMM_MULTIPLY_TALL(name)
+#endif
+#define GEMM_MULTIPLY_ALL(name) {name##1, name##2, name##3, name##4, name##5, name##6 GEMM_MULTIPLY_TALL(name)}
 
 static void gemm_multiply(const float *a, const float *b, int64_t depth, float *sums, int first, int64_t rows, int half, gemm_ahead ahead)
 {
-    static gemm_multiply_fn *const multiply[2][GEMM_ROWS] = {
-        {gemm_multiply_1, gemm_multiply_2, gemm_multiply_3, gemm_multiply_4, gemm_multiply_5, gemm_multiply_6},
-        {gemm_multiply_half_1, gemm_multiply_half_2, gemm_multiply_half_3, gemm_multiply_half_4, gemm_multiply_half_5,
-         gemm_multiply_half_6}};
+    static gemm_multiply_fn *const multiply[2][GEMM_TALL] = {GEMM_MULTIPLY_ALL(gemm_multiply_),
+                                                             GEMM_MULTIPLY_ALL(gemm_multiply_half_)};
     for (int64_t i = 0; i < ahead.lines; i++)
         vec_prefetch(ahead.next + i * 64);
     multiply[half][rows - 1](a, b, depth, sums, first);
@@ -381,7 +403,7 @@ typedef struct gemm_tile {
     int64_t row, rows, column, columns;
     float *a; /* [GEMM_TILE_ROWS][GEMM_DEPTH] */
     float *b; /* [GEMM_DEPTH][GEMM_COLUMNS], widened */
-    float *sums; /* [panels][groups][GEMM_GROUP] */
+    float *sums; /* [panels][groups][group][GEMM_COLUMNS] */
 } gemm_tile;
 
 _Static_assert(4 * (GEMM_TILE_ROWS * GEMM_DEPTH + GEMM_DEPTH * GEMM_COLUMNS + GEMM_TILE_ROWS * GEMM_TILE_COLUMNS) <=
@@ -441,11 +463,11 @@ static inline void gemm_prefetch_rows(const gemm *g, const gemm_tile *t, int64_t
 }
 
 /* One block of K: adds its products to the sums, and after the last block turns these into y. */
-static void gemm_block(const gemm *g, const gemm_tile *t, int64_t k, int64_t depth, int first, int last)
+VEC void gemm_block_in_groups(const gemm *g, const gemm_tile *t, int64_t k, int64_t depth, int first, int last, const int64_t group)
 {
-    int64_t groups = gemm_ceil(t->rows, GEMM_ROWS), group_size = first && last ? 0 : GEMM_GROUP;
+    int64_t groups = gemm_ceil(t->rows, group), group_size = first && last ? 0 : group * GEMM_COLUMNS;
 #ifdef GEMM_TILES
-    int64_t fewest = GEMM_ROWS, more = 0; /* in all groups but the last */
+    int64_t fewest = group, more = 0; /* in all groups but the last */
 #else
     int64_t fewest = t->rows / groups, more = t->rows - fewest * groups; /* groups of rows are as equal as can be */
 #endif
@@ -465,13 +487,21 @@ static void gemm_block(const gemm *g, const gemm_tile *t, int64_t k, int64_t dep
     }
 }
 
+static void gemm_block(const gemm *g, const gemm_tile *t, int64_t k, int64_t depth, int first, int last)
+{
+    if (g->group == GEMM_TALL)
+        gemm_block_in_groups(g, t, k, depth, first, last, GEMM_TALL);
+    else
+        gemm_block_in_groups(g, t, k, depth, first, last, GEMM_ROWS);
+}
+
 /* y when all parts are skipped. */
 static void gemm_finish_zeros(const gemm *g, const gemm_tile *t)
 {
-    memset(t->sums, 0, GEMM_GROUP * sizeof *t->sums);
+    memset(t->sums, 0, (size_t)g->group * GEMM_COLUMNS * sizeof *t->sums);
     for (int64_t column = 0; column < t->columns; column += GEMM_COLUMNS)
-        for (int64_t row = 0; row < t->rows; row += GEMM_ROWS)
-            gemm_finish_group(g, t->sums, t->row + row, gemm_min(GEMM_ROWS, t->rows - row), t->column + column);
+        for (int64_t row = 0; row < t->rows; row += g->group)
+            gemm_finish_group(g, t->sums, t->row + row, gemm_min(g->group, t->rows - row), t->column + column);
 }
 
 /* 1: all parts of the block that begins with `part` are zeros. */
@@ -535,6 +565,7 @@ static void gemm_run_tile_amx(void *arg, int64_t tile, void *scratch)
 /* After gemm_begin. */
 static inline void gemm_run(imagine__run *run, gemm *g)
 {
+    g->group = run->kernels->tall ? GEMM_TALL : GEMM_ROWS;
     gemm_plan(g, run->threads);
     imagine__parallel(run, g->tiles, gemm_run_tile, g);
 }

@@ -1,5 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/vec.h"
+
+/* A panel of W and a group's rows of a block are then in the first-level cache together: 44 KiB. */
+#if VEC_LANES == 16
+#define GEMM_DEPTH 256
+#endif
 #include "kernels/cpu/gemm.h"
 
 size_t IMAGINE__ISA(linear_packed_size)(int64_t n, int64_t k, imagine__wtype type)

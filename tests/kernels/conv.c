@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "check.h"
+#include "kernels/cpu/cpu.h"
 
 /* As for linear. Measured: up to 3e-13 over few outputs, 1e-13 over many. */
 static double limit_for(int64_t outputs)
@@ -359,12 +360,37 @@ static void test_pieces(void)
     }
 }
 
+/* As of linear: groups of 12 rows compute what groups of 6 do. */
+static void test_groups(void)
+{
+    int32_t used;
+    (void)imagine__kernels_for_cpu(IMAGINE_CPU_AVX512, &used);
+    if (used < IMAGINE_CPU_AVX512)
+        SKIP("this machine has no AVX-512");
+    check_random r = {31};
+    for (int i = 0; i < 60; i++) {
+        shape s = {.cin = check_between(&r, 33, 150), .cout = check_between(&r, 17, 150), .kt = i % 3 + 1, .kh = 3, .kw = 3,
+                   .stride_h = i % 2 + 1, .stride_w = i % 2 + 1, .upsample = 1, .type = i / 2 % 2, .act = i % 4, .bias = 1,
+                   .pad_top = 1, .pad_left = 1, .pad_end = 1, .absent = i % 5 == 4};
+        s.height = check_between(&r, 3, 20);
+        s.width = check_between(&r, 3, 20);
+        s.ldx = s.cin, s.ldy = s.cout;
+        inputs in = make_inputs(&s, &r);
+        float *small = run_conv(imagine__kernels_avx512(0), &s, &in, CHECK_FORWARD, 0);
+        float *tall = run_conv(imagine__kernels_avx512(1), &s, &in, CHECK_SHUFFLED, 0);
+        CHECK(memcmp(small, tall, (size_t)(in.out_h * in.out_w * s.cout) * sizeof *tall) == 0);
+        check_free(small);
+        check_free(tall);
+        free_inputs(&in);
+    }
+}
+
 int main(int argc, char **argv)
 {
     static const test_case cases[] = {
         {"random", test_random}, {"layers", test_vae_layers}, {"one dimension", test_one_dimension},
         {"all absent", test_all_absent}, {"not finite", test_not_finite}, {"orders", test_orders}, {"few channels", test_few_channels},
-        {"pixels in the lanes", test_pixels_in_lanes}, {"pieces", test_pieces},
+        {"pixels in the lanes", test_pixels_in_lanes}, {"pieces", test_pieces}, {"groups", test_groups},
     };
     return test_main("kernels/conv", cases, sizeof cases / sizeof *cases, argc, argv);
 }

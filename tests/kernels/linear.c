@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "check.h"
+#include "kernels/cpu/cpu.h"
 
 /* The plain version sums in double, so this is what sums of floats lose. Measured: up to 1.5e-13 over many outputs; a few
  * outputs, where a sum may cancel, up to 3e-13. */
@@ -230,6 +231,27 @@ static void test_rows_alone(void)
     }
 }
 
+/* Groups of 12 rows and of 6 compute the same; the other tests see only the groups that suit this machine. */
+static void test_groups(void)
+{
+    int32_t used;
+    (void)imagine__kernels_for_cpu(IMAGINE_CPU_AVX512, &used);
+    if (used < IMAGINE_CPU_AVX512)
+        SKIP("this machine has no AVX-512");
+    check_random r = {8};
+    for (int64_t i = 0; i < 160; i++) {
+        shape s = random_shape(&r, i < 80 ? i + 1 : check_between(&r, 81, 700), check_between(&r, 1, 700), check_between(&r, 1, 700));
+        s.ldy = s.n;
+        inputs in = make_inputs(&s, &r);
+        float *small = run_linear(imagine__kernels_avx512(0), &s, &in, CHECK_FORWARD);
+        float *tall = run_linear(imagine__kernels_avx512(1), &s, &in, CHECK_SHUFFLED);
+        CHECK(memcmp(small, tall, (size_t)(s.m * s.n) * sizeof *tall) == 0);
+        check_free(small);
+        check_free(tall);
+        free_inputs(&in);
+    }
+}
+
 /* ---- AVX512-BF16, AMX-BF16 ---- */
 
 /* NULL: not on this machine. */
@@ -376,7 +398,7 @@ int main(int argc, char **argv)
 {
     static const test_case cases[] = {
         {"edges", test_edges}, {"blocks", test_blocks}, {"largest tiles", test_largest_tiles}, {"epilogues", test_epilogues},
-        {"not finite", test_not_finite}, {"orders", test_orders}, {"rows alone", test_rows_alone},
+        {"not finite", test_not_finite}, {"orders", test_orders}, {"rows alone", test_rows_alone}, {"groups", test_groups},
         {"bf16", test_bf16}, {"bf16 promises", test_bf16_promises},
         {"amx", test_amx}, {"amx promises", test_amx_promises},
     };
