@@ -249,7 +249,7 @@ struct imagine__kernels {
     void (*pack_linear)(void *packed, const void *rows, int64_t first, int64_t count, int64_t n, int64_t k,
                         imagine__wtype type);
     int64_t pack_rows;
-    int64_t tall; /* 1: products take more rows at once, which changes none of their bytes: where loads are what is short */
+    int64_t tall; /* 1: products take more rows at once, where loads are what is short; 2: in larger tiles, too. Same bytes */
     size_t (*conv_packed_size)(int64_t cout, int64_t cin, int32_t kt, int32_t kh, int32_t kw, imagine__wtype type);
     void (*pack_conv)(void *packed, const void *weight, int64_t cout, int64_t cin, int32_t kt, int32_t kh, int32_t kw,
                       imagine__wtype type);

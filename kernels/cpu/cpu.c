@@ -100,24 +100,17 @@ static const imagine__kernels kernels_avx2 = {
     .from_u8 = imagine__avx2_from_u8,               \
     .pack_rows = 32
 
-static const imagine__kernels kernels_avx512 = {
-    .name = "avx512",
-    .linear_packed_size = imagine__avx512_linear_packed_size,
-    .pack_linear = imagine__avx512_pack_linear,
-    .linear = imagine__avx512_linear,
-    .attention = imagine__avx512_attention,
-    AVX512_BUT_PRODUCTS,
-};
-
-static const imagine__kernels kernels_avx512_tall = {
-    .name = "avx512",
-    .linear_packed_size = imagine__avx512_linear_packed_size,
-    .pack_linear = imagine__avx512_pack_linear,
-    .linear = imagine__avx512_linear,
-    .attention = imagine__avx512_attention,
-    .tall = 1,
-    AVX512_BUT_PRODUCTS,
-};
+#define AVX512(how_tall)                                        \
+    {                                                            \
+        .name = "avx512",                                        \
+        .linear_packed_size = imagine__avx512_linear_packed_size, \
+        .pack_linear = imagine__avx512_pack_linear,              \
+        .linear = imagine__avx512_linear,                        \
+        .attention = imagine__avx512_attention,                  \
+        .tall = how_tall,                                        \
+        AVX512_BUT_PRODUCTS,                                     \
+    }
+static const imagine__kernels kernels_avx512[3] = {AVX512(0), AVX512(1), AVX512(2)};
 
 static const imagine__kernels kernels_avx512bf16 = {
     .name = "avx512bf16",
@@ -185,7 +178,7 @@ static int is_intel(void)
 
 const imagine__kernels *imagine__kernels_avx512(int tall)
 {
-    return tall ? &kernels_avx512_tall : &kernels_avx512;
+    return &kernels_avx512[tall];
 }
 
 /* Linux gives a process the registers of tiles when it asks: 8 KiB for every thread that uses them. 0: it does not. */
@@ -197,15 +190,14 @@ static int may_use_tiles(void)
 
 const imagine__kernels *imagine__kernels_for_cpu(int32_t level, int32_t *used)
 {
-    static const imagine__kernels *const tables[] = {&imagine__kernels_plain, &kernels_avx2, &kernels_avx512,
+    static const imagine__kernels *const tables[] = {&imagine__kernels_plain, &kernels_avx2, kernels_avx512,
                                                   &kernels_avx512bf16,
 #ifdef IMAGINE_HAS_AMX
                                                   &kernels_amx,
 #endif
     };
-    int32_t best = detect_level();
-    if (best > HIGHEST)
-        best = HIGHEST;
+    const int32_t found = detect_level();
+    int32_t best = found > HIGHEST ? HIGHEST : found;
     if (level == IMAGINE_CPU_BEST)
         level = IMAGINE_CPU_AVX512; /* BF16 rounds activations: only for those who ask for it */
     if (level < best)
@@ -214,8 +206,8 @@ const imagine__kernels *imagine__kernels_for_cpu(int32_t level, int32_t *used)
         best = IMAGINE_CPU_AVX512BF16;
     if (used)
         *used = best;
-    if (best == IMAGINE_CPU_AVX512)
-        return imagine__kernels_avx512(is_intel());
+    if (best == IMAGINE_CPU_AVX512 && is_intel())
+        return &kernels_avx512[found == IMAGINE_CPU_AMX ? 2 : 1]; /* those with AMX have 2 MiB of second-level cache */
     return tables[best - IMAGINE_CPU_PLAIN];
 }
 
@@ -234,11 +226,7 @@ static int64_t plain_multiply_add(int64_t steps, float *out)
 
 int64_t imagine__cpu_multiply_add(const imagine__kernels *kernels, int64_t steps, float *out)
 {
-    int wide = kernels == &kernels_avx512 || kernels == &kernels_avx512_tall || kernels == &kernels_avx512bf16;
-#ifdef IMAGINE_HAS_AMX
-    wide |= kernels == &kernels_amx;
-#endif
-    if (wide)
+    if (kernels->conv == imagine__avx512_conv)
         return imagine__avx512_multiply_add(steps, out);
     return kernels == &kernels_avx2 ? imagine__avx2_multiply_add(steps, out) : plain_multiply_add(steps, out);
 }

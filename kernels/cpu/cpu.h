@@ -72,7 +72,7 @@ void imagine__amx_pack_linear(void *packed, const void *rows, int64_t first, int
 void imagine__amx_linear(imagine__run *run, const imagine__linear_args *args);
 void imagine__amx_attention(imagine__run *run, const imagine__attention_args *args);
 
-/* The table of AVX-512 with groups of 12 rows in its products, or with groups of 6, whatever the processor has. */
+/* The table of AVX-512 that is so `tall`, 0 to 2, whatever suits the processor. */
 const imagine__kernels *imagine__kernels_avx512(int tall);
 
 /* For measuring: `steps` rounds of multiply-adds on registers with the table's instruction set. Returns the operations of

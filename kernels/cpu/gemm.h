@@ -48,6 +48,8 @@
  * 1 MiB of the second level and more, and the faster they compute, the less often should anything be fetched. */
 #ifdef GEMM_TILES
 #define GEMM_TILE_ROWS 256
+#elif defined(GEMM_ROOMY_ROWS)
+#define GEMM_TILE_ROWS GEMM_ROOMY_ROWS /* where there are 2 MiB; else 240 are the most that are tried */
 #else
 #define GEMM_TILE_ROWS (VEC_LANES == 16 ? 240 : 144)
 #endif
@@ -87,6 +89,7 @@ struct gemm {
     const void *(*source_row)(const gemm *g, int64_t row, int64_t k);
     int64_t source_bytes; /* of an element there */
     gemm_output out;
+    int roomy; /* 1: tiles may fill 2 MiB of second-level cache */
     int64_t group; /* rows of a group at most, whose sums the inner loop holds in registers */
     int64_t tile_rows, tile_columns, row_tiles, tiles; /* gemm_plan */
     int ask_rows; /* the rows of a tile are too many to be in the cache already */
@@ -135,9 +138,9 @@ static int gemm_begin(gemm *g)
 #endif
 #define GEMM_UNEVEN 0.03f /* of a tile's time, by which threads end apart */
 
-static inline int gemm_tiles_suit(double work, int64_t tiles, int64_t threads)
+static inline int gemm_tiles_suit(double work, double longest, int64_t tiles, int64_t threads)
 {
-    return work <= GEMM_LONGEST && (tiles >= 8 * threads || work <= GEMM_SHORT);
+    return work <= longest && (tiles >= 8 * threads || work <= GEMM_SHORT);
 }
 
 /* How many times a tile's time all take: those of the thread that has most to do, of many about the mean. `all` is the size of all
@@ -189,6 +192,8 @@ static void gemm_plan(gemm *g, int64_t threads)
 #endif
 #ifdef GEMM_TILES
 #define GEMM_SOME_ROWS 256, 224, 192, 160, 128, 96, 64, 32
+#elif defined(GEMM_ROOMY_ROWS)
+#define GEMM_SOME_ROWS 480, 432, 360, 300, 240, 216, 192, 168, 144, 132, 120, 108, 96, 72, 66, 48, 36, 24, 18, 12, 6
 #elif VEC_LANES == 16
 #define GEMM_SOME_ROWS 240, 216, 192, 168, 144, 132, 120, 108, 96, 72, 66, 48, 36, 24, 18, 12, 6
 #else
@@ -200,6 +205,8 @@ static void gemm_plan(gemm *g, int64_t threads)
     int64_t columns[COLUMNS], column_tiles[COLUMNS], best_rows = g->group, best_columns = 0;
     float copy[COLUMNS], best = 1e30f;
     double k = 2.0 * (double)(g->parts * g->part_k);
+    const double longest = g->roomy ? 1.7 * GEMM_LONGEST : GEMM_LONGEST; /* such processors are faster, too */
+    const int64_t most_rows = g->roomy ? GEMM_TILE_ROWS : gemm_min(GEMM_TILE_ROWS, 256);
     for (int j = 0; j < COLUMNS; j++) {
         columns[j] = best_columns = gemm_cut_columns(g, some_columns[j]);
         column_tiles[j] = gemm_ceil(g->n, columns[j]);
@@ -214,7 +221,8 @@ static void gemm_plan(gemm *g, int64_t threads)
             float size = rows * (float)columns[j];
             float time = gemm_turns(tiles, (float)g->m * (float)g->n / size, threads) * size * (copy[j] + panel);
             int fits = columns[j] <= GEMM_TILE_COLUMNS || g->block == g->parts * g->part_k; /* a tile of one block keeps no sums */
-            if (time < best && fits && gemm_tiles_suit(k * (double)size, tiles, threads)) {
+            fits &= some_rows[i] <= most_rows;
+            if (time < best && fits && gemm_tiles_suit(k * (double)size, longest, tiles, threads)) {
                 best = time;
                 best_rows = some_rows[i];
                 best_columns = columns[j];
@@ -236,7 +244,7 @@ static inline int64_t gemm_plan_lines(int64_t lines, int64_t strips, double work
     for (int64_t pieces = 1, step = 1; pieces < 2 * lines; pieces += step) {
         int64_t some = gemm_ceil(lines, pieces), tiles = gemm_ceil(lines, some) * strips;
         float time = gemm_turns(tiles, (float)(lines * strips) / (float)some, threads) * ((float)some + 0.5f);
-        if (time < best && gemm_tiles_suit((double)some * work, tiles, threads)) {
+        if (time < best && gemm_tiles_suit((double)some * work, GEMM_LONGEST, tiles, threads)) {
             best = time;
             best_lines = some;
         }
@@ -566,6 +574,7 @@ static void gemm_run_tile_amx(void *arg, int64_t tile, void *scratch)
 static inline void gemm_run(imagine__run *run, gemm *g)
 {
     g->group = run->kernels->tall ? GEMM_TALL : GEMM_ROWS;
+    g->roomy = run->kernels->tall == 2;
     gemm_plan(g, run->threads);
     imagine__parallel(run, g->tiles, gemm_run_tile, g);
 }

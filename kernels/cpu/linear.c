@@ -5,6 +5,7 @@
 /* A panel of W and a group's rows of a block are then in the first-level cache together: 44 KiB. */
 #if VEC_LANES == 16
 #define GEMM_DEPTH 256
+#define GEMM_ROOMY_ROWS 480
 #endif
 #include "kernels/cpu/gemm.h"
 
