@@ -117,15 +117,16 @@ IMAGINE__INLINE void produce(buffers<D> *b, const tensor_map *q, const tensor_ma
     int n = 0;
     for (int i = (int)blockIdx.x; i < a.count; i += (int)gridDim.x, q_turn ^= 1) {
         strip s = strip_at<D>(a, i);
-        for (int j = 0; j < S::CONSUMERS; j++) {
-            mbarrier_wait(&b->q_empty[j], q_turn ^ 1); /* passes at once in the first round */
-            bring<D, 64>(b->q[j], q, &b->q_full[j], s, s.row + j * 64);
-        }
-        for (int tile = tiles_of<D>(end_of(a, i)) - 1; tile >= 0; tile--, n++) {
+        int last = tiles_of<D>(end_of(a, i)) - 1;
+        for (int tile = last; tile >= 0; tile--, n++) {
             int stage = n % S::STAGES;
             unsigned turn = turn_of<D>(n);
-            mbarrier_wait(&b->k_empty[stage], turn ^ 1);
+            mbarrier_wait(&b->k_empty[stage], turn ^ 1); /* passes at once in the first round */
             bring<D, S::KEYS>(b->k[stage], k, &b->k_full[stage], s, tile * S::KEYS);
+            for (int j = 0; tile == last && j < S::CONSUMERS; j++) { /* after K, whose place is free earlier */
+                mbarrier_wait(&b->q_empty[j], q_turn ^ 1);
+                bring<D, 64>(b->q[j], q, &b->q_full[j], s, s.row + j * 64);
+            }
             mbarrier_wait(&b->v_empty[stage], turn ^ 1);
             bring<D, S::KEYS>(b->v[stage], v, &b->v_full[stage], s, tile * S::KEYS);
         }
