@@ -500,6 +500,8 @@ static void plans(void)
     uintptr_t has, other;
     int same = 0;
     for (size_t at = 0; at < sizeof *plan; at += sizeof has) {
+        if (at == offsetof(imagine__kernels, tall)) /* a number, of products only */
+            continue;
         memcpy(&has, (const char *)plan + at, sizeof has);
         memcpy(&other, (const char *)real + at, sizeof other);
         CHECK(has != 0);
