@@ -42,14 +42,17 @@
 #ifndef GEMM_DEPTH
 #define GEMM_DEPTH 384
 #endif
+#ifndef GEMM_SPREAD
+#define GEMM_SPREAD 0
+#endif
 #define GEMM_WHOLE 8 /* what a block's length is a multiple of, where a part has several */
 #endif
-/* Of a tile, at most. Its rows of a block and its sums have 360 KiB, or 840 with AVX-512 (measured on Zen 5): most such processors have
- * 1 MiB of the second level and more, and the faster they compute, the less often should anything be fetched. */
+/* Of a tile, at most. Its rows of a block and its sums have 360 KiB, or 840 with AVX-512 (measured on Zen 5; linear 720): most such
+ * processors have 1 MiB of the second level and more, and the faster they compute, the less often should anything be fetched. */
 #ifdef GEMM_TILES
 #define GEMM_TILE_ROWS 256
 #elif defined(GEMM_ROOMY_ROWS)
-#define GEMM_TILE_ROWS GEMM_ROOMY_ROWS /* where there are 2 MiB; else 240 are the most that are tried */
+#define GEMM_TILE_ROWS GEMM_ROOMY_ROWS /* 1,440 KiB, where there are 2 MiB; else 240 are the most that are tried */
 #else
 #define GEMM_TILE_ROWS (VEC_LANES == 16 ? 240 : 144)
 #endif
@@ -205,7 +208,7 @@ static void gemm_plan(gemm *g, int64_t threads)
     int64_t columns[COLUMNS], column_tiles[COLUMNS], best_rows = g->group, best_columns = 0;
     float copy[COLUMNS], best = 1e30f;
     double k = 2.0 * (double)(g->parts * g->part_k);
-    const double longest = g->roomy ? 1.7 * GEMM_LONGEST : GEMM_LONGEST; /* such processors are faster, too */
+    const double longest = g->roomy ? 1.7 * GEMM_LONGEST : GEMM_LONGEST; /* 480 rows of 512 columns: 8 ms there */
     const int64_t most_rows = g->roomy ? GEMM_TILE_ROWS : gemm_min(GEMM_TILE_ROWS, 256);
     for (int j = 0; j < COLUMNS; j++) {
         columns[j] = best_columns = gemm_cut_columns(g, some_columns[j]);
@@ -218,8 +221,8 @@ static void gemm_plan(gemm *g, int64_t threads)
         rows += 0.25f * (groups * (float)g->group - rows); /* fewer rows than a group may have take a little longer each */
         for (int j = 0; j < COLUMNS; j++) {
             int64_t tiles = g->row_tiles * column_tiles[j];
-            float size = rows * (float)columns[j];
-            float time = gemm_turns(tiles, (float)g->m * (float)g->n / size, threads) * size * (copy[j] + panel);
+            float size = rows * (float)columns[j], all = (float)g->m * (float)g->n / ((float)g->tile_rows * (float)columns[j]);
+            float time = gemm_turns(tiles, all, threads) * size * (copy[j] + panel);
             int fits = columns[j] <= GEMM_TILE_COLUMNS || g->block == g->parts * g->part_k; /* a tile of one block keeps no sums */
             fits &= some_rows[i] <= most_rows;
             if (time < best && fits && gemm_tiles_suit(k * (double)size, longest, tiles, threads)) {
@@ -285,9 +288,9 @@ static void gemm_multiply(const float *a, const float *b, int64_t depth, float *
 
 /* sums[rows][GEMM_COLUMNS] (+)= a[rows][depth] b[depth][GEMM_COLUMNS], or the left half of the columns alone. Every
  * number of rows is a function of its own, in which `rows` is a constant; each element goes through the same operations
- * in all. */
-VEC void gemm_multiply_rows(const float *a, const float *b, int64_t depth, float *sums, int first, const int rows,
-                            const int half)
+ * in all. With GEMM_SPREAD those of more than GEMM_ROWS ask ahead on their way: a burst would be as long as they are few. */
+VEC void gemm_multiply_rows(const float *a, const float *b, int64_t depth, float *sums, int first, gemm_ahead ahead,
+                            const int rows, const int half)
 {
 #define DECLARE(r) vec left##r = vec_zero(), right##r = vec_zero();
 #define MULTIPLY(r)                                     \
@@ -310,6 +313,10 @@ VEC void gemm_multiply_rows(const float *a, const float *b, int64_t depth, float
     GEMM_EACH_ROW(DECLARE)
     for (int64_t k = 0; k < depth; k++, b += GEMM_COLUMNS) {
         vec left = vec_load(b), right = vec_load(b + VEC_LANES);
+        if (GEMM_SPREAD && rows > GEMM_ROWS && k % 4 == 0 && ahead.lines-- > 0) {
+            vec_prefetch_first(ahead.next);
+            ahead.next += 64;
+        }
         GEMM_EACH_ROW(MULTIPLY)
     }
     GEMM_EACH_ROW(ADD)
@@ -320,16 +327,18 @@ VEC void gemm_multiply_rows(const float *a, const float *b, int64_t depth, float
 #undef STORE
 }
 
-typedef void gemm_multiply_fn(const float *a, const float *b, int64_t depth, float *sums, int first);
+typedef void gemm_multiply_fn(const float *a, const float *b, int64_t depth, float *sums, int first, gemm_ahead ahead);
 
 #define GEMM_MULTIPLY(rows)                                                                                        \
-    static void gemm_multiply_##rows(const float *a, const float *b, int64_t depth, float *sums, int first)        \
+    static void gemm_multiply_##rows(const float *a, const float *b, int64_t depth, float *sums, int first,        \
+                                     gemm_ahead ahead)                                                             \
     {                                                                                                              \
-        gemm_multiply_rows(a, b, depth, sums, first, rows, 0);                                                     \
+        gemm_multiply_rows(a, b, depth, sums, first, ahead, rows, 0);                                              \
     }                                                                                                              \
-    static void gemm_multiply_half_##rows(const float *a, const float *b, int64_t depth, float *sums, int first)   \
+    static void gemm_multiply_half_##rows(const float *a, const float *b, int64_t depth, float *sums, int first,   \
+                                          gemm_ahead ahead)                                                        \
     {                                                                                                              \
-        gemm_multiply_rows(a, b, depth, sums, first, rows, 1);                                                     \
+        gemm_multiply_rows(a, b, depth, sums, first, ahead, rows, 1);                                              \
     }
 GEMM_MULTIPLY(1)
 GEMM_MULTIPLY(2)
@@ -354,9 +363,9 @@ static void gemm_multiply(const float *a, const float *b, int64_t depth, float *
 {
     static gemm_multiply_fn *const multiply[2][GEMM_TALL] = {GEMM_MULTIPLY_ALL(gemm_multiply_),
                                                              GEMM_MULTIPLY_ALL(gemm_multiply_half_)};
-    for (int64_t i = 0; i < ahead.lines; i++)
+    for (int64_t i = 0; i < ahead.lines && !(GEMM_SPREAD && rows > GEMM_ROWS); i++)
         vec_prefetch(ahead.next + i * 64);
-    multiply[half][rows - 1](a, b, depth, sums, first);
+    multiply[half][rows - 1](a, b, depth, sums, first, ahead);
 }
 #endif
 

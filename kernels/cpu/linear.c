@@ -6,6 +6,7 @@
 #if VEC_LANES == 16
 #define GEMM_DEPTH 256
 #define GEMM_ROOMY_ROWS 480
+#define GEMM_SPREAD 1 /* not for convolutions, whose W is small */
 #endif
 #include "kernels/cpu/gemm.h"
 

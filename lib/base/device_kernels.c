@@ -262,6 +262,8 @@ static int finite(imagine__run *run, const float *x, int64_t n)
     uint32_t bad = 0;
     if (!cuda)
         return 1;
+    if (work->queue->recording) /* what is asked for now would be missing there */
+        work->queue->incomplete = 1;
     int code = cuda->finite(x, n, work->queue->flag, work->device->stream);
     if (!code)
         code = cuda->download(&bad, work->queue->flag, sizeof bad, work->device->stream);
