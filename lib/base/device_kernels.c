@@ -262,7 +262,7 @@ static int finite(imagine__run *run, const float *x, int64_t n)
     uint32_t bad = 0;
     if (!cuda)
         return 1;
-    if (work->queue->recording) /* what is asked for now would be missing there */
+    if (work->queue->recording) /* where the answer would be missing */
         work->queue->incomplete = 1;
     int code = cuda->finite(x, n, work->queue->flag, work->device->stream);
     if (!code)

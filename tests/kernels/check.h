@@ -31,6 +31,13 @@ static inline int check_tables(const imagine__kernels *tables[2])
     return count;
 }
 
+static inline int check_has_avx512(void)
+{
+    int32_t used;
+    (void)imagine__kernels_for_cpu(IMAGINE_CPU_AVX512, &used);
+    return used == IMAGINE_CPU_AVX512;
+}
+
 /* ---- random numbers -------- */
 
 typedef struct check_random {

@@ -363,9 +363,7 @@ static void test_pieces(void)
 /* As of linear: groups of 12 rows compute what groups of 6 do. */
 static void test_groups(void)
 {
-    int32_t used;
-    (void)imagine__kernels_for_cpu(IMAGINE_CPU_AVX512, &used);
-    if (used < IMAGINE_CPU_AVX512)
+    if (!check_has_avx512())
         SKIP("this machine has no AVX-512");
     check_random r = {31};
     for (int i = 0; i < 60; i++) {
