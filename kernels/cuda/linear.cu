@@ -240,10 +240,12 @@ int imagine__cuda_linear(const imagine__linear_args *a, const imagine__cuda_call
                           a->ld_gate, a->ld_add};
     e.aligned = in_fours(a->y, a->y_type, a->ldy) && floats_in_fours(w->bias, 0) && floats_in_fours(a->mul, a->ld_mul) &&
                 floats_in_fours(a->gate, a->ld_gate) && floats_in_fours(a->add, a->ld_add);
-    if (on_tensor_cores(call) ? linear_bf16(a, call, e, &status) : linear_f32(a, call, e, &status))
-        return status;
     rows_source source = {a->x, a->m, a->ldx, w->k, in_fours(a->x, a->x_type, a->ldx), a->x_type};
     product_weight weight = {w->packed, w->bias, w->n, w->k, w->type, in_fours(w->packed, w->type, w->k)};
+    if (on_tensor_cores(call) && imagine__cuda_are_few(source, weight))
+        return imagine__cuda_multiply_few_bf16(source, weight, e, call->stream);
+    if (on_tensor_cores(call) ? linear_bf16(a, call, e, &status) : linear_f32(a, call, e, &status))
+        return status;
     return imagine__cuda_multiply(source, weight, e, call->stream);
 }
 

@@ -8,7 +8,7 @@
 #define ROWS 128
 #define COLUMNS 64
 #define DEPTH 16 /* of k at a time */
-#define FOLD 16 /* steps whose sums are added up first: short chains of additions lose less */
+#define FOLD (IMAGINE__CHAIN / DEPTH) /* steps whose sums are added up first */
 
 struct step_shared {
     float x[DEPTH][ROWS], w[DEPTH][COLUMNS];
@@ -149,7 +149,7 @@ static int multiply(const Source &source, const product_weight &w, const product
 
 int imagine__cuda_multiply(const rows_source &source, const product_weight &w, const product_epilogue &e, void *stream)
 {
-    return multiply(source, w, e, stream);
+    return imagine__cuda_are_few(source, w) ? imagine__cuda_multiply_few(source, w, e, stream) : multiply(source, w, e, stream);
 }
 
 int imagine__cuda_multiply(const taps_source &source, const product_weight &w, const product_epilogue &e, void *stream)

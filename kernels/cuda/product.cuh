@@ -26,6 +26,9 @@ struct product_epilogue {
     int64_t ld_mul, gate_rows, ld_gate, ld_add;
 };
 
+/* In f32 so many of k are summed up by themselves: short chains of additions lose less. */
+#define IMAGINE__CHAIN 256
+
 /* Values k to k + 3 of which those from `end` on do not count. */
 IMAGINE__INLINE unsigned count_before(int64_t k, int64_t end)
 {
@@ -216,6 +219,12 @@ bool imagine__cuda_convolve(void *convolver, const dnn_convolution &args, void *
 /* In f32, for sources of f32. */
 int imagine__cuda_multiply(const rows_source &source, const product_weight &w, const product_epilogue &e, void *stream);
 int imagine__cuda_multiply(const taps_source &source, const product_weight &w, const product_epilogue &e, void *stream);
+/* Of few rows, in f32 with the same bytes as above, or on tensor cores (sm_80) with x and W of either type, rounded on the way. For what
+ * imagine__cuda_are_few() says yes to: W in vectors of 16 bytes. */
+#define IMAGINE__FEW_ROWS 8
+bool imagine__cuda_are_few(const rows_source &source, const product_weight &w);
+int imagine__cuda_multiply_few(const rows_source &source, const product_weight &w, const product_epilogue &e, void *stream);
+int imagine__cuda_multiply_few_bf16(const rows_source &source, const product_weight &w, const product_epilogue &e, void *stream);
 /* On tensor cores (sm_80): x and W in bf16, all strides, k and channels multiples of eight, all pointers of 16 bytes. */
 int imagine__cuda_multiply_bf16(const rows_source &source, const product_weight &w, const product_epilogue &e, void *stream);
 int imagine__cuda_multiply_bf16(const taps_source &source, const product_weight &w, const product_epilogue &e, void *stream);

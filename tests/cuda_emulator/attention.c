@@ -41,6 +41,9 @@ static void make_tensors(problem *p, check_random *r)
         for (int64_t i = p->lengths[b]; i < s->kv; i++)
             for (int64_t j = 0; j < width; j++)
                 p->k[(b * s->kv + i) * p->stride + j] = p->v[(b * s->kv + i) * p->stride + j] = NAN;
+    for (int64_t i = 0; i + 1 < s->batch * s->kv && !s->packed; i++) /* and what is between tokens */
+        for (int64_t j = width; j < p->stride; j++)
+            p->k[i * p->stride + j] = p->v[i * p->stride + j] = NAN;
 }
 
 static void make_problem(problem *p, const shape *s, check_random *r)
@@ -489,6 +492,23 @@ static void f32_products(void)
     cuda->release(call.workspace);
 }
 
+/* Of few queries, whose products have a kernel of their own: heads and strides that suit it, and that do not. */
+static void f32_few(void)
+{
+    check_random r = {15};
+    imagine__cuda_call call = cuda_call(IMAGINE__CUDA_F32, (size_t)1 << 20);
+    for (int i = 0; i < 10; i++) {
+        int64_t tokens = check_between(&r, 1, 8), d = 32 + i % 7;
+        shape s = {1, 1, d, tokens, (4096 + tokens - 1) / tokens, (8 - d % 8) % 8, 0, i & 1, i >> 1 & 1, IMAGINE__W_F32, 0.3f};
+        problem p;
+        make_problem(&p, &s, &r);
+        compare_call(&p, &call, LIMIT_F32);
+        free_problem(&p);
+    }
+    cuda_report("attention, f32, few queries");
+    cuda->release(call.workspace);
+}
+
 /* Rounded to bf16, on the tensor cores: plain C from the same rounded values, the weights' and the output's rounding as for
  * bf16 tensors. Also padded head sizes, and room for one head at a time. */
 static void f32_rounded(void)
@@ -555,7 +575,7 @@ int main(int argc, char **argv)
         {"sm_90a long", hopper_long}, {"sm_90a strips", hopper_strips}, {"sm_90a special values", hopper_special_values},
         {"shared keys", shared_keys}, {"large scores", large_scores}, {"no keys", no_keys}, {"plain shapes", plain_shapes}, {"sm_80 blocks", ampere_blocks},
         {"plain blocks", plain_blocks},
-        {"f32 products", f32_products}, {"f32 rounded", f32_rounded}, {"bf16 tensors", bf16_tensors}, {"nothing", nothing},
+        {"f32 products", f32_products}, {"f32 few", f32_few}, {"f32 rounded", f32_rounded}, {"bf16 tensors", bf16_tensors}, {"nothing", nothing},
     };
     return cuda_check_main("cuda/attention", cases, sizeof cases / sizeof *cases, argc, argv);
 }

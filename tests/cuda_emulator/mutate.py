@@ -3,7 +3,7 @@
 
     python3 tests/cuda_emulator/mutate.py build [WORD...]
 
-About six minutes on one core; not a suite of tests/run. The exit status is 1 when a fault goes unnoticed."""
+About seven minutes on one core; not a suite of tests/run. The exit status is 1 when a fault goes unnoticed."""
 
 import pathlib
 import subprocess
@@ -11,9 +11,10 @@ import sys
 import tempfile
 
 TOP = pathlib.Path(__file__).resolve().parent.parent.parent
-HOPPER, AMPERE, PRODUCT = "attention_hopper", "attention", "product_bf16"
+HOPPER, AMPERE, PRODUCT, FEW = "attention_hopper", "attention", "product_bf16", "product_few"
 # Of each kernel: the program with its tests, and which of them.
-TESTS = {HOPPER: ("attention", "sm_90a"), AMPERE: ("attention", "sm_80"), PRODUCT: ("linear", "tensor_cores")}
+TESTS = {HOPPER: ("attention", "sm_90a"), AMPERE: ("attention", "sm_80"), PRODUCT: ("linear", "tensor_cores"),
+         FEW: ("linear", "few_rows")}
 MUTATIONS = [
     (HOPPER, "no wait for the output's product", "    products_wait<0>(c.o);\n", ""),
     (HOPPER, "no wait for a strip's last output", "        products_wait<0>(c.o);\n", ""),
@@ -57,6 +58,23 @@ MUTATIONS = [
     (PRODUCT, "no barrier before the sums", "    copy_async_wait<0>();\n    sync_block();\n", "    copy_async_wait<0>();\n"),
     (PRODUCT, "no sync_warp before the sums are read", "    sync_warp();\n", ""),
     (PRODUCT, "columns behind W's last row", "column + row + i * BROUGHT < w.n ?", "true ?"),
+    (FEW, "no wait for a step", "        copy_async_wait<STAGES - 2>();\n", ""),
+    (FEW, "waits for one step less", "copy_async_wait<STAGES - 2>()", "copy_async_wait<STAGES - 1>()"),
+    (FEW, "no sync_warp before a step", "        sync_warp(); /* the step", "        /* the step"),
+    (FEW, "copies into the step that is read", "bring(s + i % STAGES", "bring(s + (i + 1) % STAGES"),
+    (FEW, "no barrier before the sums are added up", "        sync_block();\n        if", "        if"),
+    (FEW, "no barrier before the next chains' sums", "        sync_block(); /* before the next", "        /* before the next"),
+    (FEW, "sums go on into the next chain", "            sum[row] = 0;\n", ""),
+    (FEW, "W behind its last row", "row < w.n && at < x.k;", "at < x.k;"),
+    (FEW, "W behind the last of k", "row < w.n && at < x.k;", "row < w.n;"),
+    (FEW, "x behind its last row", "row < x.m ? count_before(at, x.k) : 0", "count_before(at, x.k)"),
+    (FEW, "chunks of W in another place than they are read", "chunk ^ line % CHUNKS", "chunk"),
+    (FEW, "rows whose W is no vectors", "(w.row | x.k) % (w.type == IMAGINE__W_F32 ? 4 : 8) == 0", "true"),
+    (FEW, "on tensor cores, W behind its last row", "at_most(column + line + 8, w.n)", "(column + line + 8)"),
+    (FEW, "on tensor cores, x behind its last row", "at_most(line, x.m)", "line"),
+    (FEW, "on tensor cores, k behind its last", "WHOLE || x.k - at >= 8", "WHOLE || x.k - at > 0"),
+    (FEW, "on tensor cores, no barrier before the sums", "    sync_block();\n    if", "    if"),
+    (FEW, "on tensor cores, a warp too few", "add_slots(sums, WARPS,", "add_slots(sums, WARPS - 1,"),
 ]
 COMPILE = ["g++", "-std=c++17", "-O1", "-w", "-Wno-psabi", "-DIMAGINE__EMULATED", "-fsanitize=thread,bounds", "-ffp-contract=off",
            "--param=tsan-instrument-func-entry-exit=0", "-I", TOP, "-x", "c++", "-c"]
