@@ -17,8 +17,9 @@ typedef int32_t imagine_device;
 
 /* The type in which a GPU computes matrix products, convolutions and attention; everything else is f32. NVIDIA's libraries are
  * used where they are installed and a product is large: cuBLASLt in both precisions, with an algorithm that in F32 depends on the
- * weights alone; cuDNN in BF16. In BF16 each of them sums in an order of its own: the same call gives the same bytes again on the
- * same GPU, but between rows of a batch, modes of guidance, or tiles and whole pictures results are near each other, not the same. */
+ * weights alone; cuDNN in BF16. In BF16 each of them, and the module's own kernel for products of few rows, sums in an order of
+ * its own: the same call gives the same bytes again on the same GPU, but between rows of a batch, modes of guidance, or tiles and
+ * whole pictures results are near each other, not the same. */
 typedef int32_t imagine_precision;
 #define IMAGINE_PRECISION_F32 0 /* f32 */
 #define IMAGINE_PRECISION_BF16 1 /* factors, and what a transformer keeps within a block, rounded to bf16; sums and its stream in f32 */
