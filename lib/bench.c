@@ -182,7 +182,7 @@ static void clear_results(imagine_bench_row *row)
 
 imagine_status imagine_bench(imagine_context *context, int32_t index, imagine_bench_row *row, imagine_error *error)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(context);
     imagine_bench_row known;
     imagine_status status = imagine__need(context, "context", error);
     if (status < 0 || (status = read_row(&known, row, error)) < 0 ||

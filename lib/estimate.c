@@ -314,7 +314,7 @@ imagine_status imagine__job_refuse(const imagine_estimate *estimate, imagine_err
 imagine_status imagine_job_estimate(imagine_model *model, const imagine_job_options *options,
                                     imagine_estimate *estimate, imagine_error *error)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(imagine__model_context(model));
     imagine__placement placement;
     imagine_estimate known = { .struct_size = sizeof known };
     imagine_status status;

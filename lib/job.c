@@ -568,7 +568,7 @@ static imagine_status admit(imagine_model *model, const imagine_job_options *opt
 imagine_status imagine_job_create(imagine_job **job, imagine_model *model, const imagine_job_options *options,
                                   imagine_error *error)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(imagine__model_context(model));
     imagine__placement placement;
     imagine_status status = imagine__need(job, "job", error);
     if (status < 0)
@@ -586,7 +586,7 @@ imagine_status imagine_job_create(imagine_job **job, imagine_model *model, const
 
 void imagine_job_destroy(imagine_job **job)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(IMAGINE__CONTEXT_AT(job));
     if (!job || !*job)
         return;
     imagine_job *old = *job;
@@ -627,7 +627,7 @@ static imagine_status usable(const imagine_job *job, imagine_error *error)
 
 imagine_status imagine_job_next(imagine_job *job, imagine_event *event, int64_t timeout_ns, imagine_error *error)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(IMAGINE__CONTEXT_OF(job));
     imagine_status status = usable(job, error);
     if (status < 0 || (status = imagine__need(event, "event", error)) < 0)
         return status;
@@ -666,14 +666,14 @@ static imagine_status share(imagine_job *job, imagine_buffer *const *held, imagi
 
 imagine_status imagine_job_get_latents(imagine_job *job, imagine_buffer **latents, imagine_error *error)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(IMAGINE__CONTEXT_OF(job));
     imagine_status status = asked_for(job, latents, "latents", error);
     return status < 0 ? status : share(job, &job->latents, latents, "no step is done yet", error);
 }
 
 imagine_status imagine_job_get_state(imagine_job *job, imagine_buffer **state, imagine_error *error)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(IMAGINE__CONTEXT_OF(job));
     imagine_status status = asked_for(job, state, "state", error);
     return status < 0 ? status
                       : share(job, &job->state, state,
@@ -682,7 +682,7 @@ imagine_status imagine_job_get_state(imagine_job *job, imagine_buffer **state, i
 
 imagine_status imagine_job_get_info(imagine_job *job, imagine_job_info *info, imagine_error *error)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(IMAGINE__CONTEXT_OF(job));
     imagine_status status = usable(job, error);
     if (status < 0)
         return status;

@@ -78,12 +78,12 @@ typedef struct imagine_context_options {
     void *log_data;
     imagine_log_level log_level; /* the most detailed level that is reported; default IMAGINE_LOG_WARNING */
     uint32_t reserved0;
-    /* With IMAGINE_DEVICE_CUDA; since 0.2. GPU number, from 0. Most calls make this GPU the calling thread's current CUDA device
-     * and leave it so. Calls that release a buffer, a DLPack tensor or a context restore the thread's own. */
+    /* With IMAGINE_DEVICE_CUDA; since 0.2. GPU number, from 0. Work and memory are in this GPU's primary context, as the CUDA
+     * runtime's are. After each call the calling thread's current CUDA context, and so its device, is what it was before. */
     int32_t device_number;
     imagine_precision precision; /* default IMAGINE_PRECISION_F32 */
-    void *stream; /* a cudaStream_t of that GPU for all work, which must outlive the context; NULL: the context makes one;
-                   * cudaStreamPerThread is refused */
+    void *stream; /* a cudaStream_t of that GPU, in its primary context, for all work; must outlive the context; NULL: the
+                   * context makes one; cudaStreamPerThread is refused */
     imagine_graphs graphs; /* default IMAGINE_GRAPHS_AUTO */
     uint32_t reserved1;
 } imagine_context_options;

@@ -20,7 +20,7 @@
 extern "C" {
 #endif
 
-#define IMAGINE__CUDA_VERSION 9
+#define IMAGINE__CUDA_VERSION 10
 
 typedef int32_t imagine__cuda_type; /* of activations and tables: IMAGINE__W_F32 or IMAGINE__W_BF16 */
 
@@ -129,7 +129,10 @@ typedef struct imagine__cuda {
     int (*device_name)(int32_t device, char *name, size_t size); /* for messages: name and compute capability */
     int (*capability)(int32_t device); /* 10 major + minor of its compute capability; 0: it cannot be had */
     int (*use_device)(int32_t device);
-    int (*current_device)(int32_t *device); /* the thread's; -1: one that nothing in the process uses, or none */
+    /* The driver's context that is current to the thread, NULL where there is none; use_device() makes the device's primary one
+     * current instead. Neither makes a context. */
+    int (*current_context)(void **context);
+    int (*set_context)(void *context);
     int (*allocate)(void **memory, size_t size);
     int (*release)(void *memory); /* nothing under way uses it; NULL does nothing */
     int (*upload)(void *device, const void *host, size_t size, void *stream); /* the host's memory may go once it returns */

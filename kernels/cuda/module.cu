@@ -90,28 +90,55 @@ static int use_device(int32_t device)
 #endif
 }
 
-/* A thread that never chose a device has number 0, whose context would be made, with all its memory, were it chosen now. */
-static int current_device(int32_t *device)
+#ifndef IMAGINE__EMULATED
+/* The runtime has a device for each thread, in variables of its own that no other copy of it in the process sees. What the driver
+ * has is a context for each thread, and that is what all of them, and a program that does without the runtime, find there. */
+struct thread_contexts {
+    decltype(&cuCtxGetCurrent) get;
+    decltype(&cuCtxSetCurrent) set;
+};
+
+static void *driver_function(const char *name, unsigned since)
 {
-#ifdef IMAGINE__EMULATED
-    *device = emulator::current_device();
-    return 0;
-#else
     void *found = nullptr;
     cudaDriverEntryPointQueryResult result;
-    unsigned flags;
-    int now = 0, used = 0;
-    *device = -1;
-    cudaError_t status = cudaGetDevice(&now);
-    if (status == cudaSuccess)
-        status = cudaGetDriverEntryPointByVersion("cuDevicePrimaryCtxGetState", &found, 7000, cudaEnableDefault, &result);
-    if (status != cudaSuccess)
-        return (int)status;
-    if (result != cudaDriverEntryPointSuccess || !found)
-        return (int)cudaErrorNotSupported;
-    if (((decltype(&cuDevicePrimaryCtxGetState))found)(now, &flags, &used) == CUDA_SUCCESS && used)
-        *device = now;
+    cudaError_t status = cudaGetDriverEntryPointByVersion(name, &found, since, cudaEnableDefault, &result);
+    if (status == cudaSuccess && result == cudaDriverEntryPointSuccess)
+        return found;
+    (void)cudaGetLastError(); /* not to come back from a later call */
+    return nullptr;
+}
+
+/* Looked up once in the process, by whichever thread comes first. NULLs: the driver has them not. */
+static const thread_contexts &driver()
+{
+    static const thread_contexts found = {(decltype(&cuCtxGetCurrent))driver_function("cuCtxGetCurrent", 4000),
+                                          (decltype(&cuCtxSetCurrent))driver_function("cuCtxSetCurrent", 4000)};
+    return found;
+}
+#endif
+
+static int current_context(void **context)
+{
+    *context = nullptr;
+#ifdef IMAGINE__EMULATED
+    *context = emulator::current_context();
     return 0;
+#else
+    const thread_contexts &of_thread = driver();
+    if (!of_thread.get || !of_thread.set)
+        return (int)cudaErrorNotSupported;
+    return (int)of_thread.get((CUcontext *)context);
+#endif
+}
+
+static int set_context(void *context)
+{
+#ifdef IMAGINE__EMULATED
+    emulator::set_context(context);
+    return 0;
+#else
+    return driver().set ? (int)driver().set((CUcontext)context) : (int)cudaErrorNotSupported;
 #endif
 }
 
@@ -363,10 +390,9 @@ static int memory_info(size_t *available, size_t *total)
 extern "C" const imagine__cuda *imagine__cuda_module(int32_t version)
 {
     static const imagine__cuda table = {
-        IMAGINE__CUDA_VERSION, IMAGINE__BODY(0, 1), error_text, device_count, device_name, capability, use_device, current_device, allocate,
-        release,
-        upload, download, synchronize, copy, clear, stream_create, stream_destroy, mark_create, mark_destroy, put_mark, mark_wait,
-        memory_info,
+        IMAGINE__CUDA_VERSION, IMAGINE__BODY(0, 1), error_text, device_count, device_name, capability, use_device,
+        current_context, set_context, allocate, release, upload, download, synchronize, copy, clear, stream_create, stream_destroy,
+        mark_create, mark_destroy, put_mark, mark_wait, memory_info,
         imagine__cuda_attention, imagine__cuda_norm, imagine__cuda_norm_rope, imagine__cuda_patchify, imagine__cuda_unpatchify,
         imagine__cuda_activate, imagine__cuda_embed, imagine__cuda_combine, imagine__cuda_transpose, imagine__cuda_finite,
         imagine__cuda_to_u8, imagine__cuda_from_u8, imagine__cuda_upsample, imagine__cuda_products_size,

@@ -83,15 +83,31 @@ int32_t imagine__context_threads(const imagine_context *context);
 
 /* ---- the host's threads (guard.c) ------------------------------------------------------------ */
 
-/* Until the function returns, the thread has the default floating-point environment, upon which the promised bytes depend, and
+/* Until the function returns, the thread may work with the context's GPU, whose primary context of the driver's is then its current
+ * one; afterwards it has its own again, or none. A context on the CPU, or NULL: nothing (device.c). */
+typedef struct imagine__visit {
+    const struct imagine__cuda *cuda; /* NULL: there is nothing to put back */
+    void *own; /* the driver's context that the thread had */
+} imagine__visit;
+imagine__visit imagine__visit_begin(const imagine_context *context);
+void imagine__visit_end(imagine__visit *visit);
+#define IMAGINE__VISIT(context) \
+    imagine__visit visit __attribute__((unused, cleanup(imagine__visit_end))) = imagine__visit_begin(context)
+
+/* The same, and the thread has the default floating-point environment, upon which the promised bytes depend, and
  * pthread_cancel waits, which would leave locks behind. First in every function of the API that computes, reads or waits. */
 typedef struct imagine__guard {
     fenv_t floats;
     int cancel;
+    imagine__visit visit;
 } imagine__guard;
-imagine__guard imagine__guard_enter(void);
+imagine__guard imagine__guard_enter(const imagine_context *context);
 void imagine__guard_leave(imagine__guard *guard);
-#define IMAGINE__GUARD imagine__guard guard __attribute__((unused, cleanup(imagine__guard_leave))) = imagine__guard_enter()
+#define IMAGINE__GUARD(context) \
+    imagine__guard guard __attribute__((unused, cleanup(imagine__guard_leave))) = imagine__guard_enter(context)
+/* For it: of a handle that has a context, or of a pointer to one; either may be NULL. */
+#define IMAGINE__CONTEXT_OF(handle) ((handle) ? (handle)->context : NULL)
+#define IMAGINE__CONTEXT_AT(at) ((at) ? IMAGINE__CONTEXT_OF(*(at)) : NULL)
 
 /* A thread of the library's: with the same environment, and with all signals blocked but those that a fault of its own raises, since the
  * host's handlers are to run on the host's threads. 0, or an error number. */
@@ -282,7 +298,7 @@ imagine_status imagine__buffer_new(imagine_buffer **buffer, imagine_context *con
                                    const int64_t *shape, imagine_error *error);
 const int64_t *imagine__buffer_shape(const imagine_buffer *buffer, int32_t *ndim);
 imagine_dtype imagine__buffer_dtype(const imagine_buffer *buffer);
-imagine_context *imagine__buffer_context(const imagine_buffer *buffer);
+imagine_context *imagine__buffer_context(const imagine_buffer *buffer); /* NULL of NULL */
 /* The buffer, retained, or a copy of it on the host. */
 imagine_status imagine__buffer_on_host(imagine_buffer **on_host, const imagine_buffer *buffer, imagine_error *error);
 /* *values = the data of a caller's buffer as values of the run's context, as imagine__lend has it. */

@@ -136,6 +136,7 @@ static imagine_status check_device(const imagine_context *context, imagine_devic
 imagine_status imagine_buffer_create_on(imagine_buffer **buffer, imagine_context *context, imagine_device device,
                                         imagine_dtype dtype, int32_t ndim, const int64_t *shape, imagine_error *error)
 {
+    IMAGINE__GUARD(context);
     if (buffer)
         *buffer = NULL;
     if (device == IMAGINE_DEVICE_CPU)
@@ -228,7 +229,7 @@ imagine_buffer *imagine_buffer_retain(imagine_buffer *buffer)
 
 void imagine_buffer_release(imagine_buffer **buffer)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(IMAGINE__CONTEXT_AT(buffer));
     if (!buffer || !*buffer)
         return;
     imagine_buffer *old = *buffer;
@@ -291,7 +292,7 @@ imagine_dtype imagine__buffer_dtype(const imagine_buffer *buffer)
 
 imagine_context *imagine__buffer_context(const imagine_buffer *buffer)
 {
-    return buffer->context;
+    return IMAGINE__CONTEXT_OF(buffer);
 }
 
 /* ---- from one side to the other ---------------------------------------------------------------------------------- */
@@ -299,6 +300,7 @@ imagine_context *imagine__buffer_context(const imagine_buffer *buffer)
 /* `size` bytes of the buffer's data to the host. 0, or the device's error number. */
 static int read_data(const imagine_buffer *from, void *to, size_t size)
 {
+    IMAGINE__VISIT(from->context); /* not always the one of the call */
     if (from->on_device)
         return imagine__download_now(from->context, to, from->data, size);
     memmove(to, from->data, size); /* buffers may be parts of one memory */
@@ -348,7 +350,7 @@ static imagine_status check_copy(const imagine_buffer *to, const imagine_buffer 
 
 imagine_status imagine_buffer_copy(imagine_buffer *to, const imagine_buffer *from, imagine_error *error)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(IMAGINE__CONTEXT_OF(to));
     imagine_status status = check_copy(to, from, error);
     if (status < 0 || !to->size || to->data == from->data)
         return status;

@@ -66,7 +66,7 @@ static imagine_status begin_device(imagine_context *context, const imagine_conte
 imagine_status imagine_context_create(imagine_context **context, const imagine_context_options *options,
                                       imagine_error *error)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(NULL);
     if (!context)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "context: the pointer is NULL");
     *context = NULL;
@@ -120,7 +120,7 @@ imagine_context *imagine_context_retain(imagine_context *context)
 
 void imagine_context_release(imagine_context **context)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(context ? *context : NULL);
     if (!context || !*context)
         return;
     imagine_context *old = *context;

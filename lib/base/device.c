@@ -18,19 +18,26 @@ static const imagine__cuda *enter(const imagine__device *device)
     return device->cuda;
 }
 
-/* What is released may be released by anybody's thread, one of another library's for a DLPack tensor, which goes on with its own
- * device: -1 where it had none. */
-static int32_t visit(const imagine__device *device)
+/* Where the driver does not tell what the thread has, nothing is put back. */
+static imagine__visit visit_by(const imagine__cuda *cuda)
 {
-    int32_t before = -1;
-    (void)device->cuda->current_device(&before);
-    return before;
+    imagine__visit visit = { cuda, NULL };
+    if (cuda->current_context(&visit.own))
+        visit.cuda = NULL;
+    return visit;
 }
 
-static void leave(const imagine__device *device, int32_t before)
+imagine__visit imagine__visit_begin(const imagine_context *context)
 {
-    if (before >= 0 && before != device->number)
-        (void)device->cuda->use_device(before);
+    return context && context->device && !imagine__forked(context) ? visit_by(context->device->cuda) : (imagine__visit){ NULL, NULL };
+}
+
+/* A context that another thread has destroyed meanwhile cannot be put back: then the device's stays, in its place on the stack of
+ * contexts, from which whoever has pushed it takes it away. */
+void imagine__visit_end(imagine__visit *visit)
+{
+    if (visit->cuda)
+        (void)visit->cuda->set_context(visit->own);
 }
 
 imagine_status imagine__device_fail(const imagine__cuda *cuda, int code, const char *what, imagine_error *error)
@@ -89,8 +96,11 @@ imagine_status imagine__device_open(imagine_context *context, int32_t number, vo
     imagine__device *d = imagine__calloc(context, 1, sizeof *d);
     if (!d)
         return imagine__fail_memory_in(context, error, sizeof *d, "a device");
+    imagine__visit visit __attribute__((cleanup(imagine__visit_end))) = { NULL, NULL };
     imagine_status status = imagine__cuda_open(&d->module, error);
     d->cuda = d->module.table;
+    if (status >= 0)
+        visit = visit_by(d->cuda);
     d->precision = precision;
     d->graphs = graphs;
     d->stream = stream;
@@ -124,13 +134,11 @@ void imagine__device_close(imagine_context *context)
     imagine__free(context, d->workspace);
     context->device = NULL;
     if (!imagine__forked(context)) {
-        int32_t before = visit(d);
         (void)enter(d)->synchronize(d->stream);
         (void)d->cuda->synchronize(d->copies);
         d->cuda->stream_destroy(d->copies);
         if (d->own_stream)
             d->cuda->stream_destroy(d->stream);
-        leave(d, before);
         pthread_mutex_destroy(&d->starting);
         pthread_mutex_destroy(&d->mutex);
         imagine__cuda_close(&d->module);
@@ -235,10 +243,8 @@ size_t imagine__device_free(imagine_context *context, void *pointer)
     if (!size)
         return 0;
     /* Releasing may wait for what is under way, says the driver's manual, and may not. */
-    int32_t before = visit(d);
     wait_for_all(d);
     int code = d->cuda->release(pointer);
-    leave(d, before);
     if (code)
         imagine__log(context, IMAGINE_LOG_ERROR, "CUDA: %zu bytes of device memory could not be released: %s", size,
                      d->cuda->error_text(code));
@@ -310,9 +316,8 @@ void imagine__device_wait(imagine_context *context)
     imagine__device *d = context->device;
     if (!d || imagine__forked(context))
         return;
-    int32_t before = visit(d);
+    IMAGINE__VISIT(context); /* the caller's release function comes next */
     wait_for_all(d);
-    leave(d, before);
 }
 
 const char *imagine__device_text(const imagine_context *context, int code)

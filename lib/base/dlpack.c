@@ -91,6 +91,7 @@ static imagine_status need_tensor(const void *tensor, imagine_error *error)
 imagine_status imagine_buffer_to_dlpack(imagine_buffer *buffer, struct DLManagedTensorVersioned **tensor,
                                         imagine_error *error)
 {
+    IMAGINE__GUARD(imagine__buffer_context(buffer));
     exported *e;
     struct DLTensor said;
     uint32_t flags;
@@ -114,6 +115,7 @@ imagine_status imagine_buffer_to_dlpack(imagine_buffer *buffer, struct DLManaged
 imagine_status imagine_buffer_to_dlpack_unversioned(imagine_buffer *buffer, struct DLManagedTensor **tensor,
                                                     imagine_error *error)
 {
+    IMAGINE__GUARD(imagine__buffer_context(buffer));
     exported *e;
     struct DLTensor said;
     uint32_t flags;
@@ -236,6 +238,7 @@ static void release_versioned(void *owner, void *data)
 imagine_status imagine_buffer_from_dlpack(imagine_buffer **buffer, imagine_context *context,
                                           struct DLManagedTensorVersioned *tensor, imagine_error *error)
 {
+    IMAGINE__GUARD(context);
     if (buffer)
         *buffer = NULL;
     imagine_status status = need_tensor(tensor, error);
@@ -251,6 +254,7 @@ imagine_status imagine_buffer_from_dlpack(imagine_buffer **buffer, imagine_conte
 imagine_status imagine_buffer_from_dlpack_unversioned(imagine_buffer **buffer, imagine_context *context,
                                                       struct DLManagedTensor *tensor, imagine_error *error)
 {
+    IMAGINE__GUARD(context);
     if (buffer)
         *buffer = NULL;
     imagine_status status = need_tensor(tensor, error);

@@ -7,17 +7,19 @@
 
 /* Set by a host, these change results: rounding, flushing of denormals (audio programs do), traps. The flags that computing raises are
  * nobody's business and go with the rest. */
-imagine__guard imagine__guard_enter(void)
+imagine__guard imagine__guard_enter(const imagine_context *context)
 {
     imagine__guard guard;
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &guard.cancel);
     fegetenv(&guard.floats);
     fesetenv(FE_DFL_ENV);
+    guard.visit = imagine__visit_begin(context);
     return guard;
 }
 
 void imagine__guard_leave(imagine__guard *guard)
 {
+    imagine__visit_end(&guard->visit);
     fesetenv(&guard->floats);
     pthread_setcancelstate(guard->cancel, NULL);
 }

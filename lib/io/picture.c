@@ -156,7 +156,7 @@ static imagine_status load_folder(imagine_buffer **frames, imagine_context *cont
 imagine_status imagine_picture_load(imagine_buffer **frames, imagine_context *context, const char *path,
                                     imagine_error *error)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(context);
     imagine__path_kind kind;
     if (!frames)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "frames: the pointer is NULL");
@@ -209,7 +209,7 @@ static imagine_status check_frames(const imagine_buffer *frames, imagine_error *
 imagine_status imagine_picture_save(imagine_context *context, const char *path, const imagine_buffer *frames,
                                     double frames_per_second, imagine_error *error)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(context);
     if (!context || !path || !frames)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "%s: the pointer is NULL",
                              !context ? "context"

@@ -27,7 +27,7 @@ static imagine_status choose(const imagine__weights *weights, const char *path, 
 imagine_status imagine_buffer_load(imagine_buffer **buffer, imagine_context *context, const char *path,
                                    const char *name, imagine_error *error)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(context);
     imagine__weights *weights;
     const imagine__tensor *t = NULL;
     if (buffer)
@@ -193,7 +193,7 @@ static imagine_status write_file(text *header, const uint32_t *order, const char
 imagine_status imagine_buffer_save(imagine_context *context, const char *path, uint32_t count,
                                    imagine_buffer *const *buffers, const char *const *names, imagine_error *error)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(context);
     imagine_status status = check(context, path, count, buffers, names, error);
     if (status < 0)
         return status;

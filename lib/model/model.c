@@ -51,7 +51,7 @@ static imagine_status check_arguments(imagine_model **model, imagine_context *co
 imagine_status imagine_model_open(imagine_model **model, imagine_context *context, const char *path,
                                   const imagine_model_options *options, imagine_error *error)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(context);
     imagine_weights weights = 0;
     imagine_status status = check_arguments(model, context, path, options, &weights, error);
     if (status < 0)
@@ -141,7 +141,7 @@ imagine_model *imagine_model_retain(imagine_model *model)
 
 void imagine_model_release(imagine_model **model)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(IMAGINE__CONTEXT_AT(model));
     if (!model || !*model)
         return;
     imagine_model *old = *model;
@@ -279,7 +279,7 @@ imagine_status imagine_model_get_info(const imagine_model *model, imagine_model_
 
 imagine_context *imagine__model_context(const imagine_model *model)
 {
-    return model->context;
+    return IMAGINE__CONTEXT_OF(model);
 }
 
 const imagine__defaults *imagine__model_defaults(const imagine_model *model)

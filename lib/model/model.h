@@ -240,7 +240,7 @@ void imagine__stream_close(imagine__stream *stream); /* NULL is fine */
 
 /* ---- the pack (pack.c) ----------------------------------------------------------------------- */
 
-imagine_context *imagine__model_context(const imagine_model *model);
+imagine_context *imagine__model_context(const imagine_model *model); /* NULL of NULL */
 /* "<pack>/<stage>/<file>" in *path, to be freed with imagine__free; stage may be NULL. */
 imagine_status imagine__model_path(const imagine_model *model, const char *stage, const char *file, char **path,
                                    imagine_error *error);

@@ -129,7 +129,7 @@ imagine_status imagine_sampler_denoise(imagine_sampler *sampler, const imagine_b
                                        const imagine_buffer *timestep, const imagine_buffer *encoder_hidden_states,
                                        imagine_buffer **sample, imagine_error *error)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(IMAGINE__CONTEXT_OF(sampler));
     imagine_status status = imagine__need(sample, "sample", error);
     if (status < 0)
         return status;

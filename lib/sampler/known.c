@@ -49,7 +49,7 @@ static void hold(imagine_buffer **held, imagine_buffer *buffer)
 
 imagine_status imagine_sampler_set_init(imagine_sampler *sampler, imagine_buffer *latents, imagine_error *error)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(IMAGINE__CONTEXT_OF(sampler));
     imagine_buffer *taken = NULL;
     imagine_status status = imagine__sampler_usable(sampler, error);
     if (status >= 0 && latents)
@@ -242,7 +242,7 @@ static imagine_status check_known(imagine_sampler *sampler, const imagine_buffer
 imagine_status imagine_sampler_set_known(imagine_sampler *sampler, imagine_buffer *latents, imagine_buffer *mask,
                                          imagine_error *error)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(IMAGINE__CONTEXT_OF(sampler));
     imagine_buffer *taken = NULL, *taken_mask = NULL;
     imagine_status status = imagine__sampler_usable(sampler, error);
     if (status >= 0 && latents)

@@ -92,7 +92,7 @@ void imagine__sampler_give_back(imagine_sampler *sampler, int give_back)
 imagine_status imagine_sampler_create(imagine_sampler **sampler, imagine_model *model,
                                       const imagine_sampler_options *options, imagine_error *error)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(imagine__model_context(model));
     return imagine__sampler_create(sampler, model, IMAGINE__READ_AUTO, options, error);
 }
 
@@ -122,7 +122,7 @@ imagine_status imagine__sampler_create(imagine_sampler **sampler, imagine_model 
 
 void imagine_sampler_destroy(imagine_sampler **sampler)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(IMAGINE__CONTEXT_AT(sampler));
     if (!sampler || !*sampler)
         return;
     imagine_sampler *old = *sampler;
@@ -162,7 +162,7 @@ imagine_status imagine__sampler_usable(const imagine_sampler *s, imagine_error *
 
 imagine_status imagine_sampler_set_renoise(imagine_sampler *sampler, imagine_buffer *noise, imagine_error *error)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(IMAGINE__CONTEXT_OF(sampler));
     imagine_status status = imagine__sampler_usable(sampler, error);
     if (status < 0)
         return status;
@@ -246,7 +246,7 @@ static imagine_status begin(imagine_sampler *sampler, const imagine_buffer *nois
 
 imagine_status imagine_sampler_begin(imagine_sampler *sampler, const imagine_buffer *noise, imagine_error *error)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(IMAGINE__CONTEXT_OF(sampler));
     imagine_buffer *on_host = NULL;
     imagine_status status = imagine__sampler_usable(sampler, error);
     if (status >= 0 && noise)
@@ -322,7 +322,7 @@ static imagine_status update(imagine_sampler *s, imagine_error *error)
 
 imagine_status imagine_sampler_step(imagine_sampler *sampler, imagine_step_info *info, imagine_error *error)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(IMAGINE__CONTEXT_OF(sampler));
     imagine_status status = imagine__sampler_usable(sampler, error);
     if (status < 0 || (status = imagine__check_struct(info, "imagine_step_info", error)) < 0 ||
         (status = check_step(sampler, error)) < 0)
@@ -369,7 +369,7 @@ static imagine_status copy_clip(imagine_sampler *s, const float *values, int32_t
 imagine_status imagine_sampler_get_latents(imagine_sampler *sampler, int32_t index, imagine_buffer **latents,
                                            imagine_error *error)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(IMAGINE__CONTEXT_OF(sampler));
     imagine_status status = imagine__need(latents, "latents", error);
     if (status < 0)
         return status;
@@ -384,7 +384,7 @@ imagine_status imagine_sampler_get_latents(imagine_sampler *sampler, int32_t ind
 imagine_status imagine_sampler_get_estimate(imagine_sampler *sampler, int32_t index, imagine_buffer **latents,
                                             imagine_error *error)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(IMAGINE__CONTEXT_OF(sampler));
     imagine_status status = imagine__need(latents, "latents", error);
     if (status < 0)
         return status;

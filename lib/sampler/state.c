@@ -122,7 +122,7 @@ static imagine_status new_state(imagine_buffer **state, imagine_sampler *s, size
 
 imagine_status imagine_sampler_get_state(imagine_sampler *sampler, imagine_buffer **state, imagine_error *error)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(IMAGINE__CONTEXT_OF(sampler));
     imagine_status status = imagine__need(state, "state", error);
     if (status < 0)
         return status;
@@ -182,7 +182,7 @@ int32_t imagine__sampler_done(const imagine_sampler *sampler)
 
 imagine_status imagine_sampler_resume(imagine_sampler *sampler, const imagine_buffer *state, imagine_error *error)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(IMAGINE__CONTEXT_OF(sampler));
     head found;
     imagine_buffer *on_host = NULL;
     imagine_status status = imagine__sampler_usable(sampler, error);

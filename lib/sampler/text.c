@@ -119,7 +119,7 @@ static imagine_status set_text(imagine_sampler *sampler, const imagine_buffer *p
 imagine_status imagine_sampler_set_text(imagine_sampler *sampler, const imagine_buffer *positive,
                                         const imagine_buffer *negative, imagine_error *error)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(IMAGINE__CONTEXT_OF(sampler));
     return imagine__sampler_set_text(sampler, positive, negative, (const char *const[]){ "positive", "negative" }, error);
 }
 

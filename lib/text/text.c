@@ -29,7 +29,7 @@ void imagine_text_options_init(imagine_text_options *options, size_t size)
 imagine_status imagine_text_create(imagine_text **text, imagine_model *model, const imagine_text_options *options,
                                    imagine_error *error)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(imagine__model_context(model));
     return imagine__text_create(text, model, IMAGINE__READ_AUTO, options, error);
 }
 
@@ -68,7 +68,7 @@ imagine_status imagine__text_create(imagine_text **text, imagine_model *model, i
 
 void imagine_text_destroy(imagine_text **text)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(IMAGINE__CONTEXT_AT(text));
     if (!text || !*text)
         return;
     imagine_text *old = *text;
@@ -131,7 +131,7 @@ static imagine_status check_length(int32_t max_length, imagine_error *error)
 imagine_status imagine_text_tokenize(imagine_text *text, const char *prompt, int32_t max_length, imagine_buffer **ids,
                                      imagine_error *error)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(IMAGINE__CONTEXT_OF(text));
     imagine_status status = imagine__need(ids, "ids", error);
     if (status < 0)
         return status;
@@ -153,7 +153,7 @@ imagine_status imagine_text_tokenize(imagine_text *text, const char *prompt, int
 imagine_status imagine_model_tokenize(imagine_model *model, const char *prompt, int32_t max_length, const imagine_cancel *cancel,
                                       imagine_buffer **ids, imagine_error *error)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(imagine__model_context(model));
     imagine_status status = imagine__need(ids, "ids", error);
     if (status < 0)
         return status;
@@ -226,7 +226,7 @@ static void warn_if_cut(imagine_text *text, const char *prompt, int32_t count)
 imagine_status imagine_text_encode(imagine_text *text, const char *prompt, imagine_buffer **ids,
                                    imagine_buffer **embeds, imagine_error *error)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(IMAGINE__CONTEXT_OF(text));
     int32_t *values = NULL, count = 0;
     if (ids)
         *ids = NULL;

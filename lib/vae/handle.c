@@ -16,7 +16,7 @@ void imagine_vae_options_init(imagine_vae_options *options, size_t size)
 imagine_status imagine_vae_create(imagine_vae **vae, imagine_model *model, const imagine_vae_options *options,
                                   imagine_error *error)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(imagine__model_context(model));
     imagine_vae_options o = defaults;
     imagine_status status = imagine__need(vae, "vae", error);
     if (status < 0)
@@ -55,7 +55,7 @@ imagine_status imagine_vae_create(imagine_vae **vae, imagine_model *model, const
 
 void imagine_vae_destroy(imagine_vae **vae)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(IMAGINE__CONTEXT_AT(vae));
     if (!vae || !*vae)
         return;
     imagine_vae *old = *vae;
@@ -71,6 +71,7 @@ void imagine_vae_destroy(imagine_vae **vae)
 
 void imagine_vae_reset(imagine_vae *vae)
 {
+    IMAGINE__GUARD(IMAGINE__CONTEXT_OF(vae));
     if (!vae)
         return;
     imagine__vae_coder_reset(vae->coder);
@@ -206,14 +207,14 @@ static imagine_status encode_any(encode_fn *fn, imagine_vae *vae, const imagine_
 imagine_status imagine_vae_encode(imagine_vae *vae, const imagine_buffer *frames, imagine_buffer **latents,
                                   imagine_error *error)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(IMAGINE__CONTEXT_OF(vae));
     return encode_any(encode_clip, vae, frames, latents, error);
 }
 
 imagine_status imagine_vae_encode_next(imagine_vae *vae, const imagine_buffer *frames, imagine_buffer **latents,
                                        imagine_error *error)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(IMAGINE__CONTEXT_OF(vae));
     return encode_any(encode_piece, vae, frames, latents, error);
 }
 
@@ -317,13 +318,13 @@ static imagine_status decode_any(decode_fn *fn, imagine_vae *vae, const imagine_
 imagine_status imagine_vae_decode(imagine_vae *vae, const imagine_buffer *latents, imagine_dtype dtype,
                                   imagine_buffer **frames, imagine_error *error)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(IMAGINE__CONTEXT_OF(vae));
     return decode_any(decode_clip, vae, latents, dtype, frames, error);
 }
 
 imagine_status imagine_vae_decode_next(imagine_vae *vae, const imagine_buffer *latents, imagine_dtype dtype,
                                        imagine_buffer **frames, imagine_error *error)
 {
-    IMAGINE__GUARD;
+    IMAGINE__GUARD(IMAGINE__CONTEXT_OF(vae));
     return decode_any(decode_piece, vae, latents, dtype, frames, error);
 }

@@ -33,8 +33,8 @@ static struct {
     void (*fail_pins)(int32_t fail);
     uint64_t (*pins_held)(void);
     int32_t (*capture_elsewhere)(int32_t begin);
-    void (*set_device)(int32_t device);
-    int32_t (*current_device)(void);
+    void (*set_context)(void *context);
+    void *(*current_context)(void);
 } emulated;
 
 /* The hooks that the module has, the emulated one or failing_module.c: those that it has not are NULL. 0: not all of them. */
@@ -63,8 +63,8 @@ static inline int find_hooks(void)
                 { &emulated.fail_pins, "emulated_fail_pins" },
                 { &emulated.pins_held, "emulated_pins_held" },
                 { &emulated.capture_elsewhere, "emulated_capture_elsewhere" },
-                { &emulated.set_device, "emulated_set_device" },
-                { &emulated.current_device, "emulated_current_device" } };
+                { &emulated.set_context, "emulated_set_context" },
+                { &emulated.current_context, "emulated_current_context" } };
     int found = file != NULL;
     for (size_t i = 0; i < sizeof all / sizeof *all && file; i++) {
         void *symbol = dlsym(file, all[i].name);

@@ -651,60 +651,6 @@ static void dlpack_waits(void)
     CHECK(emulated.allocations_held() == 0);
 }
 
-#define OTHER_DEVICE 7
-
-typedef struct elsewhere {
-    imagine_buffer *buffers[2]; /* of the library's memory, and of the caller's */
-    struct DLManagedTensorVersioned *tensor; /* with the last reference to its buffer and to the context */
-    imagine_context *context;
-    int32_t seen; /* by the caller's release function */
-    int kept;
-} elsewhere;
-
-static void see_device(void *user, void *data)
-{
-    (void)data;
-    ((elsewhere *)user)->seen = emulated.current_device();
-}
-
-static void *release_elsewhere(void *arg)
-{
-    elsewhere *e = arg;
-    emulated.set_device(OTHER_DEVICE);
-    e->kept = 1;
-    for (int i = 0; i < 2; i++) {
-        imagine_buffer_release(&e->buffers[i]);
-        e->kept &= emulated.current_device() == OTHER_DEVICE;
-    }
-    imagine_context_release(&e->context);
-    e->tensor->deleter(e->tensor);
-    e->kept &= emulated.current_device() == OTHER_DEVICE;
-    return NULL;
-}
-
-/* A thread that works with another GPU still does when a buffer, a tensor or the context itself was released on it. */
-static void released_elsewhere(void)
-{
-    imagine_error err = IMAGINE_ERROR_INIT;
-    if (!emulated.set_device || !emulated.current_device)
-        SKIP("this module's threads have the devices that there are");
-    elsewhere e = { .context = open_device(IMAGINE_DEVICE_CUDA, &err) };
-    imagine_buffer *given = NULL;
-    pthread_t thread;
-    REQUIRE(e.context);
-    REQUIRE_OK(imagine_buffer_create_on(&e.buffers[0], e.context, IMAGINE_DEVICE_CUDA, IMAGINE_F32, 1, (int64_t[]){ 9 }, &err));
-    REQUIRE_OK(imagine_buffer_create_on(&given, e.context, IMAGINE_DEVICE_CUDA, IMAGINE_F32, 1, (int64_t[]){ 9 }, &err));
-    REQUIRE_OK(imagine_buffer_wrap_on(&e.buffers[1], e.context, IMAGINE_DEVICE_CUDA, IMAGINE_F32, 1, (int64_t[]){ 9 },
-                                      imagine_buffer_data(given), see_device, &e, &err));
-    REQUIRE_OK(imagine_buffer_to_dlpack(given, &e.tensor, &err));
-    imagine_buffer_release(&given);
-    REQUIRE(!pthread_create(&thread, NULL, release_elsewhere, &e));
-    pthread_join(thread, NULL);
-    CHECK(e.kept && e.seen == OTHER_DEVICE);
-    CHECK(emulated.current_device() == 0);
-    CHECK(emulated.allocations_held() == 0);
-}
-
 /* The whole life of a context: a picture, buffers of both sides, and its end. */
 static void live_once(int bf16)
 {
@@ -869,8 +815,7 @@ int main(int argc, char **argv)
         { "streamed", streamed }, { "bf16", bf16 }, { "measurements", measurements },
         { "several at once", several_at_once }, { "buffers", buffers }, { "saved", saved }, { "dlpack", dlpack }, { "dlpack waits", dlpack_waits },
         { "inputs on either side", inputs_on_either_side }, { "missing libraries", missing_libraries },
-        { "released elsewhere", released_elsewhere }, { "beside a recording, f32", beside_a_recording_f32 },
-        { "beside a recording, bf16", beside_a_recording_bf16 },
+        { "beside a recording, f32", beside_a_recording_f32 }, { "beside a recording, bf16", beside_a_recording_bf16 },
     };
     find_hooks();
     return test_main("api/cuda_life", cases, sizeof cases / sizeof *cases, argc, argv);

@@ -34,6 +34,17 @@ static int use_device(int32_t device)
     return is("busy") || device ? 46 : 0;
 }
 
+static int current_context(void **context)
+{
+    *context = NULL;
+    return 0;
+}
+
+static int set_context(void *context)
+{
+    return context != NULL;
+}
+
 static int stream_create(void **stream)
 {
     *stream = NULL;
@@ -52,6 +63,7 @@ const imagine__cuda *imagine__cuda_module(int32_t version)
 {
     static const imagine__cuda table = {
         .version = IMAGINE__CUDA_VERSION, .error_text = error_text, .device_count = device_count,
-        .device_name = device_name, .capability = capability, .use_device = use_device, .stream_create = stream_create};
+        .device_name = device_name, .capability = capability, .use_device = use_device,
+        .current_context = current_context, .set_context = set_context, .stream_create = stream_create};
     return is("version") || version != IMAGINE__CUDA_VERSION ? NULL : &table;
 }

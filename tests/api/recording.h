@@ -3,12 +3,12 @@
 #define TESTS_API_RECORDING_H
 
 /* On a GPU: a program that records a graph with a thread and a stream of its own, in the global mode, and so forbids all others what
- * might wait for it. By the driver's functions, looked for at run time, since the tests are not linked with it. */
+ * might wait for it. */
 
-#include <dlfcn.h>
 #include <pthread.h>
 #include <semaphore.h>
-#include <string.h>
+
+#include "driver.h"
 
 #define RECORDING_GLOBAL 0 /* CU_STREAM_CAPTURE_MODE_GLOBAL */
 #define RECORDING_NON_BLOCKING 1 /* CU_STREAM_NON_BLOCKING */
@@ -47,22 +47,12 @@ static inline void *record_beside(void *arg)
 /* 0: there is no driver to record with. */
 static inline int recording_begin(recording *r)
 {
-    void *file = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
     *r = (recording){ .code = 0 };
-    const struct {
-        void *to;
-        const char *name;
-    } all[] = { { &r->init, "cuInit" }, { &r->retain, "cuDevicePrimaryCtxRetain" }, { &r->set, "cuCtxSetCurrent" },
+    const driver_function all[] = { { &r->init, "cuInit" }, { &r->retain, "cuDevicePrimaryCtxRetain" }, { &r->set, "cuCtxSetCurrent" },
                 { &r->release, "cuDevicePrimaryCtxRelease_v2" }, { &r->stream, "cuStreamCreate" },
                 { &r->begin, "cuStreamBeginCapture_v2" }, { &r->end, "cuStreamEndCapture" },
                 { &r->destroy_graph, "cuGraphDestroy" }, { &r->destroy_stream, "cuStreamDestroy_v2" } };
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        void *symbol = file ? dlsym(file, all[i].name) : NULL;
-        if (!symbol)
-            return 0;
-        memcpy(all[i].to, &symbol, sizeof symbol);
-    }
-    if (r->init(0) || sem_init(&r->begun, 0, 0) || sem_init(&r->over, 0, 0))
+    if (!driver_find(all, sizeof all / sizeof *all) || r->init(0) || sem_init(&r->begun, 0, 0) || sem_init(&r->over, 0, 0))
         return 0;
     if (pthread_create(&r->thread, NULL, record_beside, r))
         return 0;

@@ -77,10 +77,11 @@ int clear(void *memory, size_t size, void *stream);
 int run(dim3 grid, dim3 block, size_t shared_bytes, void (*call)(const void *), const void *arguments, size_t size);
 const char *report();
 
-/* The thread's device, of which there is one, 0; set_device() is another library's doing, with any number. */
+/* The thread's device, of which there is one, 0, which has one context. Without a context the thread gets this one by itself; another,
+ * which set_context() may make current as a program does by the driver, nothing works in. */
 int use_device(int device);
-int current_device();
-void set_device(int device);
+void *current_context();
+void set_context(void *context);
 
 /* Streams (stream.cpp), by handles as the module gives them out; NULL is the default one. Errors are the driver's numbers. */
 int stream_create(void **stream);

@@ -33,7 +33,7 @@ uint64_t emulated_launches_after(void) { return emulator::launches_after(); }
 void emulated_lag_kernels(int32_t lag) { emulator::lag_kernels(lag != 0); }
 void emulated_fail_pins(int32_t fail) { emulator::fail_pins(fail != 0); }
 int32_t emulated_capture_elsewhere(int32_t begin) { return emulator::capture_elsewhere(begin != 0); }
-void emulated_set_device(int32_t device) { emulator::set_device(device); }
-int32_t emulated_current_device(void) { return emulator::current_device(); }
+void emulated_set_context(void *context) { emulator::set_context(context); }
+void *emulated_current_context(void) { return emulator::current_context(); }
 uint64_t emulated_pins_held(void) { return emulator::pins_held(); }
 }

@@ -40,9 +40,9 @@ EMULATED uint64_t emulated_pins_held(void);
 /* Begins or ends a recording by another part of the program, in the mode that refuses to all threads what may wait. At its end:
  * whether that was tried, which has spoilt it. */
 EMULATED int32_t emulated_capture_elsewhere(int32_t begin);
-/* The thread's current device, as another library sets it, to any number. */
-EMULATED void emulated_set_device(int32_t device);
-EMULATED int32_t emulated_current_device(void);
+/* The driver's context that is current to the thread, as a program sets it, to any address. */
+EMULATED void emulated_set_context(void *context);
+EMULATED void *emulated_current_context(void);
 
 #ifdef __cplusplus
 }

@@ -52,6 +52,8 @@ static void devices(void)
         printf("    %s\n", name);
         SKIP("this machine has a GPU: what happens without one is not seen here");
     }
+    CHECK(cuda->current_context(&memory) != 0 && !memory);
+    CHECK(cuda->set_context(NULL) != 0);
     int status = cuda->allocate(&memory, 1000);
     CHECK(status != 0 && strlen(cuda->error_text(status)) > 5);
     printf("    without a driver: %s\n", cuda->error_text(status));

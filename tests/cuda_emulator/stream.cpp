@@ -66,29 +66,40 @@ template <class T> static T &at(std::map<void *, T> &all, void *handle, const ch
     return found->second;
 }
 
+static char primary; /* the context of the only device */
+static thread_local void *current;
+
+/* Whatever works on the device does so in the thread's context. */
+static void need_context()
+{
+    if (!current)
+        current = &primary;
+    if (current != &primary)
+        misuse("an operation in a context that is not the device's", current);
+}
+
 static std::shared_ptr<stream> stream_at(void *handle)
 {
+    need_context();
     return at(streams, handle, "no such stream");
 }
 
-static thread_local int current, other;
-
 int use_device(int device)
 {
-    if (device && device != other)
+    if (device)
         return INVALID_DEVICE;
-    current = device;
+    current = &primary;
     return 0;
 }
 
-int current_device()
+void *current_context()
 {
     return current;
 }
 
-void set_device(int device)
+void set_context(void *context)
 {
-    current = other = device;
+    current = context;
 }
 
 /* ---- what waits in a stream ---------------------------------------------------------------------------------------- */
@@ -288,6 +299,7 @@ void stream_destroy(void *handle)
 int mark_create(void **handle)
 {
     locked lock;
+    need_context();
     *handle = allocate(1);
     if (!*handle)
         return OUT_OF_MEMORY;
@@ -343,6 +355,7 @@ int stream_wait(void *stream_handle, void *handle)
 bool forbidden(const char *what)
 {
     locked lock;
+    need_context();
     for (auto &each : streams)
         if (each.second->capturing && each.second->owner == std::this_thread::get_id())
             return spoil(*each.second, what);
@@ -434,6 +447,7 @@ uint64_t graphs_started()
 int pin(void *memory, size_t size)
 {
     locked lock;
+    need_context();
     if (int refused = unsafe("memory of the host is pinned"))
         return refused;
     if (pins_fail) {

@@ -141,8 +141,27 @@ static void uploads(void)
     }
 }
 
+/* What the thread had comes back, none as well; the device has one context, however often it is chosen. */
+static void contexts(void)
+{
+    void *before = NULL, *own = NULL, *now = &before;
+    REQUIRE(!cuda->current_context(&before));
+    CUDA_OK(cuda->use_device(0));
+    CUDA_OK(cuda->current_context(&own));
+    CHECK(own);
+    CUDA_OK(cuda->set_context(NULL));
+    CUDA_OK(cuda->current_context(&now));
+    CHECK(!now);
+    CUDA_OK(cuda->use_device(0));
+    CUDA_OK(cuda->current_context(&now));
+    CHECK(now == own);
+    CUDA_OK(cuda->set_context(before));
+    CUDA_OK(cuda->current_context(&now));
+    CHECK(now == before);
+}
+
 int main(int argc, char **argv)
 {
-    static const test_case cases[] = {{"graph", graph}, {"spoilt", spoilt}, {"uploads", uploads}};
+    static const test_case cases[] = {{"contexts", contexts}, {"graph", graph}, {"spoilt", spoilt}, {"uploads", uploads}};
     return cuda_check_main("cuda/streams", cases, sizeof cases / sizeof *cases, argc, argv);
 }
