@@ -252,7 +252,7 @@ static int run_conv(const imagine__device_bench *b, const operands *o)
                             .stride_w = 1, .pad_top = 1, .pad_left = 1, .upsample = 1};
     imagine__cuda_call call = b->call;
     call.precision = o->e->way == F32 ? IMAGINE__CUDA_F32 : IMAGINE__CUDA_BF16;
-    call.products = o->e->way == LIBRARY ? call.products : NULL;
+    call.convolutions = o->e->way == LIBRARY ? call.convolutions : NULL;
     return b->cuda->conv(&a, &call);
 }
 
@@ -516,7 +516,7 @@ int32_t imagine__device_bench_entry(imagine__device_bench *b, int32_t index, ima
     memset(&o, 0, sizeof o);
     o.e = &entries[index];
     sizes_of(o.e, b->tiny, o.size);
-    if (by_library(o.e) && !(b->libraries & (o.e->kind == CONV ? IMAGINE__CUDA_CONVOLUTIONS : IMAGINE__CUDA_PRODUCTS))) {
+    if (by_library(o.e) && !(o.e->kind == CONV ? b->call.convolutions : b->call.products)) {
         row->missing = o.e->kind == CONV ? "libcudnn.so.9" : "libcublasLt.so.13 or .12";
         row->unit = "TFLOP/s";
         return 1;

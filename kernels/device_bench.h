@@ -14,7 +14,6 @@ typedef struct imagine__device_bench {
     void (*release)(void *user_data, void *memory);
     void *user_data;
     void *memory; /* of the libraries' plans; the caller's */
-    int32_t libraries; /* what products_open() gave */
     int32_t tiny; /* 1: sizes that only show that all of it runs */
     int code; /* an error number of the module's */
     /* The highest measured so far, in 10^9 operations or bytes a second; begin with 0. */

@@ -77,25 +77,19 @@ static bool open_lt(products *p, reasons *why)
     return false;
 }
 
-/* The memory is cuBLASLt's, and behind it cuDNN's. */
 size_t imagine__cuda_products_size()
 {
-    return sizeof(products) + imagine__cuda_convolver_size();
+    return sizeof(products);
 }
 
-int imagine__cuda_products_open(void *memory, int wanted, char *reason, size_t size)
+int imagine__cuda_products_open(void *memory, char *reason, size_t size)
 {
-    products *p = (products *)memory;
     reasons why = {reason, size, 0};
     beside_recordings beside;
-    bool lt = false, dnn = false;
-    *p = {};
-    if (wanted & IMAGINE__CUDA_PRODUCTS)
-        lt = open_lt(p, &why);
-    dnn = imagine__cuda_convolver_open(p + 1, wanted & IMAGINE__CUDA_CONVOLUTIONS, &why);
+    bool there = open_lt((products *)memory, &why);
     if (size)
         reason[why.length] = 0;
-    return (lt ? IMAGINE__CUDA_PRODUCTS : 0) | (dnn ? IMAGINE__CUDA_CONVOLUTIONS : 0);
+    return there;
 }
 
 static void drop_layouts(const lt_functions &lt, lt_layouts *made)
@@ -120,23 +114,14 @@ static void drop_plan(const lt_functions &lt, lt_plan *plan)
 void imagine__cuda_products_close(void *memory)
 {
     products *p = (products *)memory;
-    if (!p)
+    if (!p || !p->file)
         return;
     beside_recordings beside;
-    imagine__cuda_convolver_close(p + 1);
-    if (!p->file)
-        return;
     for (lt_plan &plan : p->plans)
         drop_plan(p->lt, &plan);
     (void)p->lt.Destroy(p->handle);
     close_library(p->file);
     *p = {};
-}
-
-void *imagine__cuda_convolver_of(void *memory)
-{
-    products *p = (products *)memory;
-    return p && imagine__cuda_convolver_there(p + 1) ? p + 1 : nullptr;
 }
 
 /* ---- plans ------------------------------------------------------------------------------------------------------- */

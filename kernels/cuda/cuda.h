@@ -38,7 +38,7 @@ typedef struct imagine__cuda_call {
      * piece the operation is computed in f32 by a kernel that needs none: exact, and far slower. */
     void *workspace;
     size_t workspace_size;
-    void *products; /* opened by products_open(), of one thread at a time, or NULL */
+    void *products, *convolutions; /* opened by products_open() and convolutions_open(), each of one thread at a time, or NULL */
 } imagine__cuda_call;
 #define IMAGINE__CUDA_WORKSPACE ((size_t)256 << 20) /* enough for pieces that fill a GPU */
 
@@ -114,9 +114,6 @@ typedef struct imagine__cuda_patch_args {
 
 #define IMAGINE__CUDA_FRAMES 16
 #define IMAGINE__CUDA_OLD_DRIVER 35 /* an error number: cudaErrorInsufficientDriver */
-#define IMAGINE__CUDA_PRODUCTS 1 /* of products_open(): cuBLASLt */
-#define IMAGINE__CUDA_CONVOLUTIONS 2 /* cuDNN, for convolutions in bf16 alone */
-#define IMAGINE__CUDA_LIBRARIES (IMAGINE__CUDA_PRODUCTS | IMAGINE__CUDA_CONVOLUTIONS)
 #define IMAGINE__CUDA_PEAK_BLOCKS 4224 /* of peak(): a multiple of what GPUs have of multiprocessors, more or less */
 
 typedef struct imagine__cuda {
@@ -171,14 +168,19 @@ typedef struct imagine__cuda {
     int (*upsample)(const void *x, void *y, int64_t frames, int64_t height, int64_t width, int64_t channels,
                     imagine__cuda_type type, void *stream);
 
-    /* cuBLASLt for large products and cuDNN for large convolutions in bf16, with what has been planned for each shape: in
-     * products_size() bytes of the caller's, aligned to 16, for the current device. products_open() tells which of those that
-     * are wanted are there; where it gives 0 the memory holds nothing, and all is computed by the module's own kernels, as is
-     * whatever these libraries refuse. With them, results also depend on the workspace's size. `reason`, of `size` bytes, becomes
-     * a text that says why what is not there could not be opened, empty where all is; NULL with a size of 0: nobody asks. */
+    /* cuBLASLt for large products, with what has been planned for each shape: in products_size() bytes of the caller's, aligned to
+     * 16, for the current device. products_open() gives 1 where it is there; after 0 the memory holds nothing, and all is computed
+     * by the module's own kernels, as is whatever the library refuses. With it, results also depend on the workspace's size.
+     * `reason`, of `size` bytes, becomes a text that says why it is not there, empty where it is; NULL with a size of 0: nobody asks. */
     size_t (*products_size)(void);
-    int (*products_open)(void *memory, int wanted, char *reason, size_t size);
+    int (*products_open)(void *memory, char *reason, size_t size);
     void (*products_close)(void *memory); /* all work is done */
+    /* The same of cuDNN, for large convolutions in bf16. Its handle, which takes long to make, is made for the first of them; giving
+     * it back waits for the whole device. The memory is zeros at first. Opened again it stays as it is, and a handle that could not
+     * be made is tried for anew. */
+    size_t (*convolutions_size)(void);
+    int (*convolutions_open)(void *memory, char *reason, size_t size);
+    void (*convolutions_close)(void *memory);
 
     /* The operations of kernels.h as they are named there: their argument structs lie in host memory and may go once the
      * call returns, as may the weight's struct and the array of a convolution's frames; all else they point to is on the

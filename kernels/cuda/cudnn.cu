@@ -31,7 +31,7 @@ struct dnn_plan {
 struct convolver {
     void *file;
     dnn_handle handle; /* made for the first convolution */
-    int failed; /* how often there was no handle to be had */
+    int failed; /* how often there was no handle to be had since it was opened last */
     dnn_functions dnn;
     dnn_plan plans[PLANS];
     unsigned count; /* plans made; they take turns once all places are taken */
@@ -39,12 +39,12 @@ struct convolver {
 
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
 
-size_t imagine__cuda_convolver_size()
+size_t imagine__cuda_convolutions_size()
 {
     return sizeof(convolver);
 }
 
-bool imagine__cuda_convolver_open(void *memory, bool wanted, reasons *why)
+int imagine__cuda_convolutions_open(void *memory, char *reason, size_t size)
 {
     static const char file[] = "libcudnn.so.9";
     static const char *const names[] = {
@@ -52,15 +52,19 @@ bool imagine__cuda_convolver_open(void *memory, bool wanted, reasons *why)
         "cudnnBackendSetAttribute", "cudnnBackendGetAttribute", "cudnnBackendFinalize", "cudnnBackendExecute",
     };
     convolver *c = (convolver *)memory;
-    *c = {};
+    reasons why = {reason, size, 0};
+    beside_recordings beside;
+    if (size)
+        reason[0] = 0;
+    c->failed = 0;
+    if (c->file)
+        return true;
     static_assert(sizeof names == sizeof c->dnn && sizeof(void *) == sizeof c->dnn.Create, "a name for each function");
-    if (!wanted)
-        return false;
     if (device_capability() < 80) { /* without a GPU it opens, and fails later */
-        add_reason(why, file, "there is no GPU that it is for");
+        add_reason(&why, file, "there is no GPU that it is for");
         return false;
     }
-    c->file = open_library(file, names, sizeof names / sizeof *names, (void **)&c->dnn, why);
+    c->file = open_library(file, names, sizeof names / sizeof *names, (void **)&c->dnn, &why);
     if (!c->file)
         *c = {};
     return c->file != nullptr;
@@ -79,11 +83,12 @@ static void drop_plan(const dnn_functions &dnn, dnn_plan *plan)
     *plan = {};
 }
 
-void imagine__cuda_convolver_close(void *memory)
+void imagine__cuda_convolutions_close(void *memory)
 {
     convolver *c = (convolver *)memory;
-    if (!c->file)
+    if (!c || !c->file)
         return;
+    beside_recordings beside;
     for (dnn_plan &plan : c->plans)
         drop_plan(c->dnn, &plan);
     if (c->handle)
@@ -339,9 +344,9 @@ static dnn_plan *plan_for(convolver *c, const dnn_shape &shape)
 
 /* ---- convolutions ------------------------------------------------------------------------------------------------ */
 
-bool imagine__cuda_convolver_there(const void *memory)
+bool imagine__cuda_convolutions_there(const void *memory)
 {
-    return ((const convolver *)memory)->file;
+    return memory && ((const convolver *)memory)->file;
 }
 
 /* Says where the tensors of this call lie. It is final once it is filled: each call has a new one. */

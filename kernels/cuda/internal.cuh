@@ -28,8 +28,11 @@ int imagine__cuda_from_u8(const uint8_t *x, float *y, int64_t n, void *stream);
 int imagine__cuda_upsample(const void *x, void *y, int64_t frames, int64_t height, int64_t width, int64_t channels,
                            imagine__cuda_type type, void *stream);
 size_t imagine__cuda_products_size();
-int imagine__cuda_products_open(void *memory, int wanted, char *reason, size_t size);
+int imagine__cuda_products_open(void *memory, char *reason, size_t size);
 void imagine__cuda_products_close(void *memory);
+size_t imagine__cuda_convolutions_size();
+int imagine__cuda_convolutions_open(void *memory, char *reason, size_t size);
+void imagine__cuda_convolutions_close(void *memory);
 int imagine__cuda_linear(const imagine__linear_args *args, const imagine__cuda_call *call);
 int imagine__cuda_conv(const imagine__conv_args *args, const imagine__cuda_call *call);
 int imagine__cuda_attend(const imagine__attention_args *args, const imagine__cuda_call *call);
@@ -50,8 +53,9 @@ int imagine__cuda_peak(imagine__cuda_precision precision, int64_t steps, float *
 /* While any thread records a graph in the global mode, as the program around us may, the driver refuses to all other threads what
  * might wait for the recording, and may spoil it: allocations and waits, of the libraries as well. None of ours belongs to a
  * recording of somebody else's. The driver then allows it to a thread that records itself, too, which the table's rules forbid
- * and the emulator refuses. Out of reach may be one thing: giving back cuDNN's handle waits for the whole device, says its manual, and such
- * a wait the driver may refuse in every mode; `beside a recording, bf16` of tests/api/cuda_life.c tells on a GPU. */
+ * and the emulator refuses. Out of reach may be one thing: giving back cuDNN's handle, as a context's end does, waits for the whole
+ * device, says its manual, and such a wait the driver may refuse in every mode; `beside a recording, bf16` of tests/api/cuda_life.c
+ * tells on a GPU. */
 struct beside_recordings {
     IMAGINE__BODY(cudaStreamCaptureMode, int) mode = IMAGINE__BODY(cudaStreamCaptureModeRelaxed, emulator::RELAXED);
     beside_recordings() { exchange(); }

@@ -307,7 +307,7 @@ static lt_part part_of(const conv_pieces &p)
     const imagine__conv_weight *w = p.a->w;
     const taps_source &s = p.source;
     int64_t row = s.frames * frame_of(s);
-    if (!imagine__cuda_convolver_of(p.call->products) || !p.e.aligned || w->cout % 4 || !row ||
+    if (!imagine__cuda_convolutions_there(p.call->convolutions) || !p.e.aligned || w->cout % 4 || !row ||
         s.weight[s.frames - 1] != s.weight[0] + row - frame_of(s) || p.a->out_h * p.a->out_w * w->cout * row < LARGE)
         return LT_NONE;
     if (p.a->act == IMAGINE__ACT_NONE && p.a->add != p.a->y)
@@ -382,7 +382,7 @@ static bool by_library(const conv_pieces &p, const taps_source &s, const product
     if (p.part == LT_SUMS)
         d.y = (float *)take(&room, 2 * pixels * w->cout), d.ldy = w->cout;
     if (!d.y || !frames_for_dnn(s, &room, &d, p.call->stream, status) || *status ||
-        !imagine__cuda_convolve(imagine__cuda_convolver_of(p.call->products), d, p.call->stream))
+        !imagine__cuda_convolve(p.call->convolutions, d, p.call->stream))
         return *status != 0;
     if (p.part != LT_ALL)
         *status = imagine__cuda_finish(d.y, d.ldy, p.w, e, p.call->stream);

@@ -203,16 +203,9 @@ struct dnn_convolution {
     size_t workspace_size;
 };
 
-/* In memory of this size, behind that of cuBLASLt. false: it is not there, and the memory holds nothing. */
-size_t imagine__cuda_convolver_size();
-struct reasons;
-/* Where it is not wanted the memory is only made ready, as that of one that is not there. */
-bool imagine__cuda_convolver_open(void *memory, bool wanted, reasons *why);
-void imagine__cuda_convolver_close(void *memory);
-bool imagine__cuda_convolver_there(const void *memory); /* opened, and not closed */
-void *imagine__cuda_convolver_of(void *products); /* the call's; NULL: it is not there */
+bool imagine__cuda_convolutions_there(const void *memory); /* opened, and not closed; NULL: false */
 /* false: not started, for whatever reason. */
-bool imagine__cuda_convolve(void *convolver, const dnn_convolution &args, void *stream);
+bool imagine__cuda_convolve(void *convolutions, const dnn_convolution &args, void *stream);
 
 /* ---- kernels ----------------------------------------------------------------------------------------------------- */
 

@@ -90,6 +90,15 @@ static imagine_status make_workspace(imagine_context *context, imagine_error *er
     return imagine__device_cause(context, imagine__fail_memory_in(context, error, d->workspace_size, "the device's workspace"), error);
 }
 
+/* Where cuDNN's handle and plans will be: one for all stages and jobs, which come and go, and each of which would make its own. */
+static imagine_status make_convolutions(imagine_context *context, imagine_error *error)
+{
+    imagine__device *d = context->device;
+    size_t size = d->precision == IMAGINE__CUDA_BF16 ? d->cuda->convolutions_size() : 0;
+    d->convolutions = size ? imagine__calloc(context, 1, size) : NULL;
+    return d->convolutions || !size ? IMAGINE_OK : imagine__fail_memory_in(context, error, size, "plans of convolutions");
+}
+
 imagine_status imagine__device_open(imagine_context *context, int32_t number, void *stream,
                                     imagine__cuda_precision precision, int32_t graphs, imagine_error *error)
 {
@@ -123,7 +132,8 @@ imagine_status imagine__device_open(imagine_context *context, int32_t number, vo
     pthread_mutex_init(&d->starting, NULL);
     context->device = d;
     context->products_size = d->cuda->products_size();
-    return make_workspace(context, error); /* after a failure the context is released, and the device with it */
+    status = make_convolutions(context, error);
+    return status < 0 ? status : make_workspace(context, error); /* after a failure the context is released, and the device with it */
 }
 
 void imagine__device_close(imagine_context *context)
@@ -136,6 +146,7 @@ void imagine__device_close(imagine_context *context)
     if (!imagine__forked(context)) {
         (void)enter(d)->synchronize(d->stream);
         (void)d->cuda->synchronize(d->copies);
+        d->cuda->convolutions_close(d->convolutions);
         d->cuda->stream_destroy(d->copies);
         if (d->own_stream)
             d->cuda->stream_destroy(d->stream);
@@ -143,6 +154,7 @@ void imagine__device_close(imagine_context *context)
         pthread_mutex_destroy(&d->mutex);
         imagine__cuda_close(&d->module);
     }
+    imagine__free(context, d->convolutions);
     imagine__free(context, d->blocks);
     imagine__free(context, d);
 }
@@ -327,17 +339,24 @@ const char *imagine__device_text(const imagine_context *context, int code)
 
 /* ---- the stream -------------------------------------------------------------------------------------------------- */
 
-/* A library that is missing is said once in a context's life: nothing else tells why all of it is slow. */
+/* The products' library into the stage's memory, the convolutions' into the context's, unless an earlier stage has. One that is missing
+ * is said once in a context's life: nothing else tells why all of it is slow. Whether products are there. */
 static int open_libraries(imagine__device *d, imagine_context *context, void *memory)
 {
     static const char *const names[] = { "no library", "cuBLASLt", "cuDNN", "cuBLASLt and cuDNN" };
-    char reason[600] = "";
-    int wanted = IMAGINE__CUDA_PRODUCTS | (d->precision == IMAGINE__CUDA_BF16 ? IMAGINE__CUDA_CONVOLUTIONS : 0);
-    int there = enter(d)->products_open(memory, wanted, reason, sizeof reason), missing = wanted & ~there;
+    char why[300], also[300] = "";
+    const imagine__cuda *cuda = enter(d);
+    int products = cuda->products_open(memory, why, sizeof why), convolutions = 1;
+    if (d->convolutions) {
+        pthread_mutex_lock(&d->starting);
+        convolutions = cuda->convolutions_open(d->convolutions, also, sizeof also);
+        pthread_mutex_unlock(&d->starting);
+    }
+    int missing = !products + 2 * !convolutions;
     if (missing && !atomic_exchange(&d->told, 1))
-        imagine__log(context, IMAGINE_LOG_WARNING,
-                     "CUDA: %s cannot be opened, in whose place slower kernels compute (%s)", names[missing], reason);
-    return there;
+        imagine__log(context, IMAGINE_LOG_WARNING, "CUDA: %s cannot be opened, in whose place slower kernels compute (%s%s%s)",
+                     names[missing], why, missing == 3 ? "; " : "", also);
+    return products;
 }
 
 /* Plans of large products, where the module has a library for them. */

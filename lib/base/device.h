@@ -22,6 +22,7 @@ typedef struct imagine__device {
     void *copies; /* the stream of copies of weights (upload.c) */
     imagine__cuda_precision precision;
     int32_t graphs; /* 1: work that comes again is recorded */
+    void *convolutions; /* what the module has planned for large ones, with cuDNN's handle, under `starting`; NULL in f32 */
     void *workspace; /* of all operations: while one of them starts what goes through it, under `starting`, no other does */
     size_t workspace_size;
     pthread_mutex_t starting;

@@ -28,12 +28,13 @@ imagine_status imagine__device_bench_begin(imagine__device_bench *bench, imagine
     bench->call = (imagine__cuda_call){ .stream = d->stream, .precision = d->precision, .workspace = d->workspace,
                                         .workspace_size = d->workspace_size };
     if (libraries) {
-        size_t size = d->cuda->products_size();
-        bench->memory = imagine__alloc(context, size);
+        size_t size = d->cuda->products_size(), all = size + d->cuda->convolutions_size();
+        bench->memory = imagine__calloc(context, 1, all);
         if (!bench->memory)
-            return imagine__fail_memory_in(context, error, size, "plans of products");
-        bench->libraries = d->cuda->products_open(bench->memory, IMAGINE__CUDA_LIBRARIES, NULL, 0);
-        bench->call.products = bench->libraries ? bench->memory : NULL;
+            return imagine__fail_memory_in(context, error, all, "plans of products");
+        void *behind = (char *)bench->memory + size;
+        bench->call.products = d->cuda->products_open(bench->memory, NULL, 0) ? bench->memory : NULL;
+        bench->call.convolutions = d->cuda->convolutions_open(behind, NULL, 0) ? behind : NULL;
     }
     pthread_mutex_lock(&d->starting); /* the workspace is the measurement's until it ends */
     return IMAGINE_OK;
@@ -43,8 +44,8 @@ void imagine__device_bench_end(imagine__device_bench *bench)
 {
     imagine_context *context = bench->user_data;
     pthread_mutex_unlock(&context->device->starting);
-    if (bench->call.products)
-        bench->cuda->products_close(bench->memory);
+    bench->cuda->products_close(bench->call.products);
+    bench->cuda->convolutions_close(bench->call.convolutions);
     imagine__free(context, bench->memory);
     bench->memory = NULL;
 }

@@ -35,7 +35,8 @@ static const imagine__cuda *begin_large(imagine__run *run, imagine__cuda_call *c
     if (cuda)
         pthread_mutex_lock(&d->starting);
     *call = (imagine__cuda_call){ .stream = stream_of(run), .precision = d->precision, .workspace = d->workspace,
-                                 .workspace_size = d->workspace_size, .products = work->queue->products };
+                                 .workspace_size = d->workspace_size, .products = work->queue->products,
+                                 .convolutions = d->convolutions };
     return cuda;
 }
 

@@ -157,14 +157,14 @@ static void libraries(void)
         calls = emulated.library_calls();
         CHECK(frames[i] && (i ? calls > 0 : !calls));
     }
-    emulated.libraries(0);
     double nmse = difference(frames[1], frames[0]);
     printf("    %d calls, NMSE %.2g\n", calls, nmse);
     CHECK(nmse < 1e-5); /* a sum at the edge of two numbers of bf16 goes on as the other one */
     for (int i = 0; i < 2; i++)
-        imagine_buffer_release(&frames[i]);
+        imagine_buffer_release(&frames[i]); /* and with it its context, and what the libraries have in that */
     imagine_buffer_release(&latents);
     imagine_context_release(&context);
+    emulated.libraries(0);
 }
 
 /* What the sampler does in between: known and initial latents, guidance's rescaling, new noise. *transfers receives the copies

@@ -23,6 +23,7 @@ static struct {
     uint64_t (*transfers)(void);
     void (*libraries)(int there);
     int (*library_calls)(void);
+    int (*convolver_handles)(void);
     uint64_t (*memory_available)(void); /* bytes of the device; not on the emulator */
     void (*fail_capture)(int64_t number);
     uint64_t (*graphs_made)(void);
@@ -53,6 +54,7 @@ static inline int find_hooks(void)
                 { &emulated.transfers, "emulated_transfers" },
                 { &emulated.libraries, "emulated_libraries" },
                 { &emulated.library_calls, "emulated_library_calls" },
+                { &emulated.convolver_handles, "emulated_convolver_handles" },
                 { &emulated.memory_available, "emulated_memory_available" },
                 { &emulated.fail_capture, "emulated_fail_capture" },
                 { &emulated.graphs_made, "emulated_graphs_made" },

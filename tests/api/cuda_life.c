@@ -761,6 +761,73 @@ static void missing_libraries(void)
     }
 }
 
+typedef struct decoder {
+    imagine_model *model;
+    imagine_buffer *latents, *frames;
+    imagine_error error;
+} decoder;
+
+static void *decode_alone(void *arg)
+{
+    decoder *d = arg;
+    imagine_vae *vae = NULL;
+    if (imagine_vae_create(&vae, d->model, NULL, &d->error) >= 0)
+        for (int i = 0; i < 4; i++) {
+            imagine_buffer_release(&d->frames);
+            imagine_vae_decode(vae, d->latents, IMAGINE_U8, &d->frames, &d->error);
+        }
+    imagine_vae_destroy(&vae);
+    return NULL;
+}
+
+/* cuDNN makes one handle for all stages and jobs of a context, also for those that decode at once, and it goes with the context. */
+static void one_handle(void)
+{
+    enum { DECODERS = 3 };
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context_options o;
+    imagine_context *context = NULL;
+    decoder decoders[DECODERS];
+    pthread_t threads[DECODERS];
+    imagine_model *model = NULL;
+    if (!emulated.libraries)
+        SKIP("this module does not tell how many there are");
+    emulated.libraries(1);
+    imagine_context_options_init(&o, sizeof o);
+    o.threads = 1;
+    o.device = IMAGINE_DEVICE_CUDA;
+    o.precision = IMAGINE_PRECISION_BF16;
+    REQUIRE_OK(imagine_context_create(&context, &o, &err));
+    REQUIRE_OK(imagine_model_open(&model, context, PACK, NULL, &err));
+    CHECK(emulated.convolver_handles() == 0);
+    imagine_buffer *alone[DECODERS], *frames = make_picture(model, NULL, &err);
+    CHECK(frames && emulated.convolver_handles() == 1);
+    imagine_buffer_release(&frames);
+    for (int i = 0; i < DECODERS; i++) {
+        decoders[i] = (decoder){ .model = model, .error = IMAGINE_ERROR_INIT };
+        decoders[i].latents = floats(context, 4, (int64_t[]){ 16, 1, 2, 2 + i }, &err);
+        decode_alone(&decoders[i]);
+        alone[i] = decoders[i].frames;
+        decoders[i].frames = NULL;
+    }
+    for (int i = 0; i < DECODERS; i++)
+        REQUIRE(!pthread_create(&threads[i], NULL, decode_alone, &decoders[i]));
+    for (int i = 0; i < DECODERS; i++) {
+        pthread_join(threads[i], NULL);
+        if (!decoders[i].frames)
+            fprintf(stderr, "    %s\n", decoders[i].error.message);
+        CHECK(same_bytes(decoders[i].frames, alone[i]));
+        imagine_buffer_release(&decoders[i].frames);
+        imagine_buffer_release(&decoders[i].latents);
+        imagine_buffer_release(&alone[i]);
+    }
+    CHECK(emulated.convolver_handles() == 1);
+    imagine_model_release(&model);
+    imagine_context_release(&context);
+    CHECK(emulated.allocations_held() == 0);
+    emulated.libraries(0); /* which looks whether it is left */
+}
+
 /* Stages take tensors from either side: the same bytes. */
 static void inputs_on_either_side(void)
 {
@@ -815,6 +882,7 @@ int main(int argc, char **argv)
         { "streamed", streamed }, { "bf16", bf16 }, { "measurements", measurements },
         { "several at once", several_at_once }, { "buffers", buffers }, { "saved", saved }, { "dlpack", dlpack }, { "dlpack waits", dlpack_waits },
         { "inputs on either side", inputs_on_either_side }, { "missing libraries", missing_libraries },
+        { "one handle", one_handle },
         { "beside a recording, f32", beside_a_recording_f32 }, { "beside a recording, bf16", beside_a_recording_bf16 },
     };
     find_hooks();

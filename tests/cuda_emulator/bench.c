@@ -62,21 +62,22 @@ int main(int argc, char **argv)
         b.tiny |= !strcmp(argv[i], "--small");
     b.call.workspace_size = b.tiny ? 1 << 20 : b.call.workspace_size;
     CUDA_OK(cuda->allocate(&b.call.workspace, b.call.workspace_size));
-    void *products = check_alloc(cuda->products_size());
+    void *products = check_alloc(cuda->products_size()), *convolutions = calloc(1, cuda->convolutions_size());
     cuda_check_prefer(90, 0);
     cuda_check_library(1, 1 << 30);
     cuda_check_convolver(1, 1 << 30);
-    b.libraries = cuda->products_open(products, IMAGINE__CUDA_LIBRARIES, NULL, 0);
-    b.call.products = b.libraries ? products : NULL;
-    printf("%s, %s cuBLASLt, %s cuDNN\n", name, b.libraries & IMAGINE__CUDA_PRODUCTS ? "with" : "without",
-           b.libraries & IMAGINE__CUDA_CONVOLUTIONS ? "with" : "without");
+    b.call.products = cuda->products_open(products, NULL, 0) ? products : NULL;
+    b.call.convolutions = cuda->convolutions_open(convolutions, NULL, 0) ? convolutions : NULL;
+    printf("%s, %s cuBLASLt, %s cuDNN\n", name, b.call.products ? "with" : "without", b.call.convolutions ? "with" : "without");
     for (int32_t i = 0; imagine__device_bench_describe(i, b.tiny, &row); i++)
         if (i < 3 || wanted(row.name, argc, argv))
             measure(&b, i);
     cuda->products_close(products);
+    cuda->convolutions_close(convolutions);
     cuda_check_library(0, 0);
     cuda_check_convolver(0, 0);
     cuda->release(b.call.workspace);
+    free(convolutions);
     free(products);
     printf("bench: %d passed, %d failed, 0 skipped\n", !test_failures, test_failures);
     return test_failures != 0;

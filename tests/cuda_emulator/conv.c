@@ -281,14 +281,21 @@ static shape library_shape(check_random *r, int i, int scale)
     return s;
 }
 
+/* Memory for cuDNN, as it is at first. */
+static void *zeros(void)
+{
+    size_t size = cuda->convolutions_size();
+    return memset(check_alloc(size), 0, size);
+}
+
 /* Through cuDNN: what it can do all of, what it can do the sums of, enlarged frames, and pieces. */
 static void library(void)
 {
     check_random r = {19};
     int emulated = cuda_check_convolver(1, 1 << 30), scale = emulated ? 1 : 4;
     imagine__cuda_call call = cuda_call_bf16((size_t)(emulated ? 4 : 64) << 20);
-    call.products = check_alloc(cuda->products_size());
-    int there = cuda->products_open(call.products, IMAGINE__CUDA_LIBRARIES, NULL, 0) & IMAGINE__CUDA_CONVOLUTIONS;
+    call.convolutions = zeros();
+    int there = cuda->convolutions_open(call.convolutions, NULL, 0);
     CHECK(there || !emulated);
     printf("    cuDNN is %sthere\n", there ? "" : "not ");
     for (int i = 0; i < 24; i++) {
@@ -305,9 +312,9 @@ static void library(void)
         CHECK(!emulated || (cuda_check_convolutions() > before) == (s.absent != 2 && s.pad_left >= 0));
     }
     cuda_report("convolution, cuDNN");
-    cuda->products_close(call.products);
+    cuda->convolutions_close(call.convolutions);
     cuda->release(call.workspace);
-    free(call.products);
+    free(call.convolutions);
     cuda_check_convolver(0, 0);
 }
 
@@ -317,21 +324,21 @@ static void library_fails(void)
     check_random r = {20};
     imagine__cuda_call call = cuda_call_bf16((size_t)1 << 20);
     int begun = 0, calls = 0;
-    void *memory = check_alloc(cuda->products_size());
+    void *memory = zeros();
     for (int way = 0; way < 3; way++) {
         shape s = square(6, 8, 8, 3, 3);
         s.add = way;
         s.act = IMAGINE__ACT_NONE;
         inputs in = make_inputs(&s, &r);
-        call.products = NULL;
+        call.convolutions = NULL;
         size_t size = (size_t)outputs_of(&s, &in) * 4;
         float *own = device_conv(&s, &in, &call);
         int good, whole = 0;
         for (good = -1; good < 400 && !whole; good += way == 1 ? 1 : 5) {
             if (!cuda_check_convolver(good >= 0, good))
                 break; /* a GPU's does as it does */
-            CHECK(cuda->products_open(memory, IMAGINE__CUDA_LIBRARIES, NULL, 0) == (good >= 0 ? IMAGINE__CUDA_CONVOLUTIONS : 0));
-            call.products = memory;
+            CHECK(cuda->convolutions_open(memory, NULL, 0) == (good >= 0));
+            call.convolutions = memory;
             for (int again = 0; again < 2 - (good % 4 > 0); again++) {
                 float *y = device_conv(&s, &in, &call);
                 CHECK(cuda_check_convolutions() || memcmp(y, own, size) == 0);
@@ -339,7 +346,7 @@ static void library_fails(void)
             }
             whole = cuda_check_convolutions() > 0;
             begun += cuda_check_convolutions();
-            cuda->products_close(memory);
+            cuda->convolutions_close(memory);
         }
         calls = good > calls ? good : calls;
         free(own);
@@ -351,25 +358,29 @@ static void library_fails(void)
     cuda->release(call.workspace);
 }
 
-/* No handle to be had is no handle for this convolution, and perhaps one for the next; after three of them none is asked for. */
+/* No handle to be had is no handle for this convolution, and perhaps one for the next; after three of them none is asked for until
+ * it is opened again. */
 static void handle_again(void)
 {
     check_random r = {21};
     imagine__cuda_call call = cuda_call_bf16((size_t)1 << 20);
-    void *memory = check_alloc(cuda->products_size());
+    void *memory = zeros();
     shape s = square(6, 8, 8, 3, 3);
     s.act = IMAGINE__ACT_NONE;
     inputs in = make_inputs(&s, &r);
     for (int failures = 1; failures < 5 && cuda_check_convolver(1, 0); failures++) {
-        CHECK(cuda->products_open(memory, IMAGINE__CUDA_CONVOLUTIONS, NULL, 0) == IMAGINE__CUDA_CONVOLUTIONS);
-        call.products = memory;
+        CHECK(cuda->convolutions_open(memory, NULL, 0));
+        call.convolutions = memory;
         for (int i = 0; i < failures; i++)
             free(device_conv(&s, &in, &call));
         CHECK(cuda_check_convolutions() == 0);
         cuda_check_convolver(1, 1 << 30);
         free(device_conv(&s, &in, &call));
         CHECK(cuda_check_convolutions() == (failures < 3));
-        cuda->products_close(memory);
+        CHECK(cuda->convolutions_open(memory, NULL, 0));
+        free(device_conv(&s, &in, &call));
+        CHECK(cuda_check_convolutions() == 1 + (failures < 3));
+        cuda->convolutions_close(memory);
     }
     cuda_check_convolver(0, 0);
     free_inputs(&in);

@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <map>
+#include <thread>
 #include <vector>
 
 #include "internal.h"
@@ -13,12 +14,13 @@
 
 struct dnn_opaque {
     void *stream;
+    std::thread::id user; /* of the thread that has set it */
 };
 
 namespace emulator {
 
 static bool is_there;
-static int left, started, alive;
+static int left, started, alive, handles;
 
 enum { BAD_PARAM = 2000, NOT_SUPPORTED = 3000, FAILED = 5000 };
 
@@ -96,8 +98,9 @@ static int create_handle(dnn_handle *handle)
 {
     if (unsafe("cuDNN makes a handle") || call_fails())
         return FAILED;
-    *handle = new dnn_opaque{nullptr};
+    *handle = new dnn_opaque{nullptr, {}};
     alive++;
+    handles++;
     return 0;
 }
 
@@ -118,6 +121,7 @@ static int set_stream(dnn_handle handle, void *stream)
     if (call_fails())
         return FAILED;
     handle->stream = stream;
+    handle->user = std::this_thread::get_id();
     return 0;
 }
 
@@ -485,6 +489,8 @@ static bool write(memory &m, const descriptor *pack, const descriptor *tensor)
 static int execute(dnn_handle handle, dnn_descriptor plan, dnn_descriptor given)
 {
     auto *pack = (const descriptor *)given;
+    if (((const dnn_opaque *)handle)->user != std::this_thread::get_id())
+        fprintf(stderr, "emulator: two threads use a handle of cuDNN's at once\n"), exit(1);
     const descriptor *config = under((const descriptor *)plan, DNN_PLAN_CONFIG, DNN_CONFIG);
     memory m;
     if (call_fails() || !config || !pack->final || pack->destroyed || ((const descriptor *)plan)->destroyed ||
@@ -512,7 +518,12 @@ void set_convolver(bool there, int good_calls)
     forget_gone();
     is_there = there;
     left = good_calls;
-    started = 0;
+    started = handles = 0;
+}
+
+int convolver_handles()
+{
+    return handles;
 }
 
 int convolutions()

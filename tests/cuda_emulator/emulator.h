@@ -144,6 +144,7 @@ void *open_dnn(const char *name);
 void *find_dnn(void *library, const char *name);
 void set_convolver(bool there, int good_calls);
 int convolutions();
+int convolver_handles(); /* that it has made since */
 
 template <class... Parameters, class... Arguments>
 int start(void *stream, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,

@@ -25,6 +25,7 @@ void emulated_libraries(int there)
     emulator::set_convolver(there, 1 << 30);
 }
 int emulated_library_calls(void) { return emulator::library_products() + emulator::convolutions(); }
+int emulated_convolver_handles(void) { return emulator::convolver_handles(); }
 void emulated_fail_capture(int64_t number) { emulator::fail_capture(number); }
 uint64_t emulated_graphs_made(void) { return emulator::graphs_made(); }
 uint64_t emulated_graphs_started(void) { return emulator::graphs_started(); }

@@ -22,6 +22,7 @@ EMULATED uint64_t emulated_transfers(void); /* copies from the host and to it */
 /* Whether cuBLASLt and cuDNN are there, and what they have computed since. */
 EMULATED void emulated_libraries(int there);
 EMULATED int emulated_library_calls(void);
+EMULATED int emulated_convolver_handles(void); /* cuDNN's, since then */
 /* Of failing_module.c alone; what an allocation fails with, at first the driver's number of having no memory. */
 EMULATED void emulated_allocation_code(int32_t code);
 EMULATED uint64_t emulated_memory_available(void);

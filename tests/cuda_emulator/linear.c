@@ -305,7 +305,7 @@ static void library(void)
     int emulated = cuda_check_library(1, 1 << 30), scale = emulated ? 1 : 8, expected = 0;
     imagine__cuda_call call = cuda_call_bf16((size_t)(emulated ? 4 : 64) << 20);
     call.products = check_alloc(cuda->products_size());
-    int there = cuda->products_open(call.products, IMAGINE__CUDA_LIBRARIES, NULL, 0) & IMAGINE__CUDA_PRODUCTS;
+    int there = cuda->products_open(call.products, NULL, 0);
     CHECK(there || !emulated);
     printf("    cuBLASLt is %sthere\n", there ? "" : "not ");
     for (int i = 0; i < 24; i++) {
@@ -363,7 +363,7 @@ static void folded_gate(void)
         if (i / 8 == 2) /* not for two W */
             call.workspace_size = w + w / 4 + 4 * (size_t)(128 * (2 * s.k + 4 * s.n)) / 3 + 4096;
         (void)cuda_check_library(1, refused ? 40 : 1 << 30);
-        (void)cuda->products_open(products, IMAGINE__CUDA_LIBRARIES, NULL, 0);
+        (void)cuda->products_open(products, NULL, 0);
         call.products = products;
         compare(&s, &r, &call, i % 2 ? LIMIT_BF16 : LIMIT_ROUNDED);
         CHECK(!emulated || refused || cuda_check_products() > 0);
@@ -384,7 +384,7 @@ static void folded_bias(void)
     int emulated = cuda_check_library(1, 1 << 30);
     imagine__cuda_call call = cuda_call_bf16((size_t)(emulated ? 1 : 64) << 20);
     call.products = check_alloc(cuda->products_size());
-    (void)cuda->products_open(call.products, IMAGINE__CUDA_LIBRARIES, NULL, 0);
+    (void)cuda->products_open(call.products, NULL, 0);
     for (int i = 0; i < 4; i++) {
         shape s = {.m = emulated ? 200 : 1300, .n = emulated ? 40 : 1024, .k = emulated ? 320 : 1024, .gate = 1,
                    .gate_rows = emulated ? 96 : 1030, .bias = i % 2, .type = IMAGINE__W_BF16, .x_type = IMAGINE__W_BF16,
@@ -410,7 +410,7 @@ static void library_odd_rows(void)
     int emulated = cuda_check_library(1, 1 << 30);
     imagine__cuda_call calls[2] = {cuda_call_bf16((size_t)(emulated ? 1 : 64) << 20), cuda_call(IMAGINE__CUDA_F32, (size_t)64 << 20)};
     void *products = check_alloc(cuda->products_size());
-    (void)cuda->products_open(products, IMAGINE__CUDA_LIBRARIES, NULL, 0);
+    (void)cuda->products_open(products, NULL, 0);
     for (int i = 0; i < 2; i++) {
         shape s = {.m = emulated ? 70 : 700, .n = emulated ? 66 : 1026, .k = emulated ? 40 : 1024, .act = IMAGINE__ACT_SILU, .bias = 1,
                    .add = 2, .gate_rows = 1};
@@ -440,7 +440,7 @@ static void library_alignment(void)
     imagine__linear_weight w = weight_of(&s, in.device);
     imagine__cuda_call call = cuda_call_bf16((size_t)(emulated ? 1 : 64) << 20);
     void *products = check_alloc(cuda->products_size());
-    (void)cuda->products_open(products, IMAGINE__CUDA_LIBRARIES, NULL, 0);
+    (void)cuda->products_open(products, NULL, 0);
     for (int at = 8; at <= 16; at += 8) {
         size_t size = (size_t)(m * n) * 2 + (size_t)at;
         char *made[2];
@@ -473,7 +473,7 @@ static void library_neighbours(void)
     imagine__cuda_call call = cuda_call(IMAGINE__CUDA_F32, (size_t)(emulated ? 4 : 64) << 20);
     shape s = {.m = 300, .n = n, .k = k, .ldx = k, .ldy = n, .bias = 1, .gate_rows = 300, .type = IMAGINE__W_F32};
     call.products = check_alloc(cuda->products_size());
-    (void)cuda->products_open(call.products, IMAGINE__CUDA_LIBRARIES, NULL, 0);
+    (void)cuda->products_open(call.products, NULL, 0);
     inputs in = make_inputs(&s, &r);
     for (int gate = 0; gate < 2; gate++) {
         s.m = 300, s.gate = gate, s.add = gate;
@@ -505,7 +505,7 @@ static void library_gelu(void)
                .act = IMAGINE__ACT_GELU_TANH}, other = s;
     other.act = IMAGINE__ACT_GELU_ERF;
     call.products = check_alloc(cuda->products_size());
-    int there = cuda->products_open(call.products, IMAGINE__CUDA_LIBRARIES, NULL, 0) & IMAGINE__CUDA_PRODUCTS;
+    int there = cuda->products_open(call.products, NULL, 0);
     inputs in = make_inputs(&s, &r);
     cuda_round(in.host[X], n * 128);
     float *y = device_linear(&s, &in, &call), *expected[2] = {expected_linear(&s, &in), expected_linear(&other, &in)};
@@ -537,7 +537,7 @@ static void library_fails(void)
     for (int good = -1; good < 24; good++) {
         if (!cuda_check_library(good >= 0, good))
             break; /* a GPU's does as it does */
-        int there = cuda->products_open(memory, IMAGINE__CUDA_LIBRARIES, NULL, 0) & IMAGINE__CUDA_PRODUCTS;
+        int there = cuda->products_open(memory, NULL, 0);
         CHECK(there == (good > 0));
         call.products = memory;
         for (int again = 0; again < 2; again++) {

@@ -60,19 +60,23 @@ static void devices(void)
     cuda->release(NULL);
 }
 
-/* Products can be opened and closed whether cuBLASLt is there or not; without a GPU it is of no use. */
+/* Either library can be opened and closed whether it is there or not; without a GPU it is of no use. */
 static void products(void)
 {
     int32_t count = 0;
     REQUIRE(cuda);
-    void *memory = malloc(cuda->products_size());
-    REQUIRE(memory);
+    void *memory = malloc(cuda->products_size()), *zeros = calloc(1, cuda->convolutions_size());
+    REQUIRE(memory && zeros);
     cuda->device_count(&count);
-    int there = cuda->products_open(memory, IMAGINE__CUDA_LIBRARIES, NULL, 0);
-    CHECK(there == 0 || ((there & ~3) == 0 && count));
-    cuda->products_close(memory);
-    cuda->products_close(memory);
+    CHECK(!cuda->products_open(memory, NULL, 0) || count);
+    CHECK(!cuda->convolutions_open(zeros, NULL, 0) || count);
+    for (int i = 0; i < 2; i++) {
+        cuda->products_close(memory);
+        cuda->convolutions_close(zeros);
+    }
     cuda->products_close(NULL);
+    cuda->convolutions_close(NULL);
+    free(zeros);
     free(memory);
 }
 
@@ -105,7 +109,7 @@ static void libraries(void)
     void *memory = malloc(cuda->products_size());
     REQUIRE(memory);
     for (int i = 0; i < 25; i++) {
-        cuda->products_open(memory, IMAGINE__CUDA_LIBRARIES, NULL, 0);
+        cuda->products_open(memory, NULL, 0);
         cuda->products_close(memory);
         before = i < 5 ? resident() : before;
     }
