@@ -132,6 +132,7 @@ typedef struct imagine__conv_args {
     int32_t stride_h, stride_w, pad_top, pad_left;
     int32_t upsample; /* 1 or 2 */
     imagine__act act;
+    imagine__wtype x_type, y_type; /* of what x and y point to */
 } imagine__conv_args;
 
 /* y[r, :] = norm(x[r, :]) * (1 + scale[r / group, :]) + shift[r / group, :], then as it is, where
@@ -152,7 +153,8 @@ typedef struct imagine__norm_args {
     imagine__norm_kind kind;
     imagine__act act;
     float eps;
-    imagine__wtype y_type;
+    imagine__wtype x_type, y_type; /* of what x and y point to */
+    int32_t reserved;
     const float *weight, *bias; /* [dim] */
     const float *scale, *shift; /* rows of stride ld_mod, one per `group` rows */
     int64_t group, ld_mod;

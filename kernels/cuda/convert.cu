@@ -20,18 +20,23 @@ __global__ void __launch_bounds__(THREADS) convert_kernel(convert_args a, unsign
     }
 }
 
-/* ---- between the types, in fours --------------------------------------------------------------------------------- */
+/* ---- between the types and from bf16 to bf16, in fours ----------------------------------------------------------- */
 
 #define TOGETHER 4 /* groups of four that a thread has on their way at once */
 
-IMAGINE__INLINE uint2 converted(const float4 &v)
+IMAGINE__INLINE void put(uint2 *y, const float4 &v)
 {
-    return uint2{pack_bf16(v.x, v.y), pack_bf16(v.z, v.w)};
+    *y = uint2{pack_bf16(v.x, v.y), pack_bf16(v.z, v.w)};
 }
 
-IMAGINE__INLINE float4 converted(const uint2 &v)
+IMAGINE__INLINE void put(float4 *y, const uint2 &v)
 {
-    return float4{bf16_low(v.x), bf16_high(v.x), bf16_low(v.y), bf16_high(v.y)};
+    *y = float4{bf16_low(v.x), bf16_high(v.x), bf16_low(v.y), bf16_high(v.y)};
+}
+
+IMAGINE__INLINE void put(uint2 *y, const uint2 &v)
+{
+    *y = v;
 }
 
 /* `span` threads to a row, or to each of the `pieces` of a long one; From and To are four values of a type. */
@@ -54,7 +59,7 @@ __global__ void __launch_bounds__(THREADS) fours_kernel(convert_args a, unsigned
 #pragma unroll
     for (unsigned j = 0; j < TOGETHER; j++)
         if (first + j * span < a.padded / 4)
-            y[first + j * span] = converted(v[j]);
+            put(y + first + j * span, v[j]);
 }
 
 /* Rows that lie one behind the other become one. */
@@ -85,6 +90,8 @@ static int convert_fours(const convert_args &args, void *stream)
         return IMAGINE__CUDA_INVALID;
     if (a.x_type == IMAGINE__W_F32)
         return launch(fours_kernel<float4, uint2>, (unsigned)(blocks * pieces), THREADS, 0, stream, a, span, (unsigned)pieces);
+    if (a.y_type == IMAGINE__W_BF16)
+        return launch(fours_kernel<uint2, uint2>, (unsigned)(blocks * pieces), THREADS, 0, stream, a, span, (unsigned)pieces);
     return launch(fours_kernel<uint2, float4>, (unsigned)(blocks * pieces), THREADS, 0, stream, a, span, (unsigned)pieces);
 }
 
@@ -105,7 +112,7 @@ int imagine__cuda_convert(const convert_args &a, void *stream)
     if (blocks > 0x7fffffff)
         return IMAGINE__CUDA_INVALID;
     bool aligned = layout_in_fours(a.x, a.x_type, a.from) && layout_in_fours(a.y, a.y_type, a.to);
-    if (aligned && a.count % 4 == 0 && a.padded % 4 == 0 && a.x_type != a.y_type)
+    if (aligned && a.count % 4 == 0 && a.padded % 4 == 0 && (a.x_type == IMAGINE__W_BF16 || a.y_type == IMAGINE__W_BF16))
         return convert_fours(a, stream);
     return launch(convert_kernel, (unsigned)blocks, THREADS, 0, stream, a, span, aligned);
 }

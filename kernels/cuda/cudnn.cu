@@ -214,7 +214,7 @@ static dnn_descriptor sum_of(builder *b, dnn_descriptor x, dnn_descriptor other,
     return finalize(b, d);
 }
 
-/* The convolution, + bias, + add; what is between them has no memory. */
+/* The convolution, + bias, + add; what is between them is f32 and has no memory. */
 static dnn_descriptor graph_of(builder *b, const dnn_handle handle, const dnn_shape &s)
 {
     const dnn_convolution &a = s.a;
@@ -226,7 +226,8 @@ static dnn_descriptor graph_of(builder *b, const dnn_handle handle, const dnn_sh
     layout in = {{1, a.cin, a.frames, a.height, a.width}, {a.frames * a.frame, 1, a.frame, a.line, a.cin}};
     dnn_descriptor x = tensor(b, X, in, DNN_BF16, true, dims);
     dnn_descriptor w = tensor(b, W, channels_last(a.cout, a.cin, a.frames, a.kh, a.kw, a.cin), DNN_BF16, true, dims);
-    last = tensor(b, sums ? id++ : (int64_t)Y, out, DNN_F32, !sums, dims);
+    const int y_type = a.y_type == IMAGINE__W_BF16 ? DNN_BF16 : DNN_F32;
+    last = tensor(b, sums ? id++ : (int64_t)Y, out, sums ? DNN_F32 : y_type, !sums, dims);
     dnn_descriptor forward = create(b, DNN_FORWARD);
     set_descriptor(b, forward, DNN_FORWARD_CONVOLUTION, kernel_of(b, a, dims));
     set_descriptor(b, forward, DNN_FORWARD_X, x);
@@ -240,7 +241,7 @@ static dnn_descriptor graph_of(builder *b, const dnn_handle handle, const dnn_sh
             continue;
         layout l = i ? channels_last(1, a.cout, 1, a.out_h, a.out_w, a.ld_add) : channels_last(1, a.cout, 1, 1, 1, a.cout);
         dnn_descriptor other = tensor(b, i ? ADD : BIAS, l, DNN_F32, true, dims);
-        dnn_descriptor y = tensor(b, count == sums ? (int64_t)Y : id++, out, DNN_F32, count == sums, dims);
+        dnn_descriptor y = tensor(b, count == sums ? (int64_t)Y : id++, out, count == sums ? y_type : DNN_F32, count == sums, dims);
         operations[count++] = sum_of(b, last, other, y);
         last = y;
     }
@@ -325,7 +326,7 @@ static bool same_shape(const dnn_shape &s, const dnn_shape &t)
            a.out_w == b.out_w && a.ldy == b.ldy && a.ld_add == b.ld_add && a.frame == b.frame && a.line == b.line &&
            a.frames == b.frames && a.kh == b.kh && a.kw == b.kw && a.stride_h == b.stride_h && a.stride_w == b.stride_w &&
            a.pad_top == b.pad_top && a.pad_left == b.pad_left && a.pad_bottom == b.pad_bottom && a.pad_right == b.pad_right &&
-           a.workspace_size == b.workspace_size && s.bias == t.bias && s.add == t.add;
+           a.y_type == b.y_type && a.workspace_size == b.workspace_size && s.bias == t.bias && s.add == t.add;
 }
 
 /* The plan for a shape, perhaps one that says that there is none. */

@@ -258,11 +258,11 @@ static taps_source taps_of(const imagine__conv_args *a, int64_t cin)
     taps_source s = {};
     s.ldx = a->ldx, s.height = a->height, s.width = a->width, s.out_w = a->out_w, s.pixels = a->out_h * a->out_w;
     s.cin = (int32_t)cin, s.kh = w->kh, s.kw = w->kw, s.stride_h = a->stride_h, s.stride_w = a->stride_w;
-    s.pad_top = a->pad_top, s.pad_left = a->pad_left, s.upsample = a->upsample;
+    s.pad_top = a->pad_top, s.pad_left = a->pad_left, s.upsample = a->upsample, s.type = a->x_type;
     s.aligned = cin % 4 == 0;
     for (int32_t t = 0; t < w->kt; t++)
         if (a->x[t]) {
-            s.aligned = s.aligned && floats_in_fours(a->x[t], a->ldx);
+            s.aligned = s.aligned && in_fours(a->x[t], a->x_type, a->ldx);
             s.weight[s.frames] = (int64_t)t * w->kh * w->kw * cin;
             s.x[s.frames++] = a->x[t];
         }
@@ -290,7 +290,10 @@ struct conv_pieces {
     taps_source source; /* of frames as they are given */
     product_weight w;
     product_epilogue e;
+    bool as_they_are; /* the frames, which are otherwise copied into the workspace, in bf16 */
     lt_part part; /* of cuDNN */
+    int64_t outputs; /* of cuDNN: cout, or more */
+    int64_t spacing; /* values from frame to frame where they are as they are */
     void *dnn_room;
     size_t dnn_size;
 };
@@ -304,15 +307,60 @@ static int64_t frame_of(const taps_source &s)
 /* cuDNN has a part in large ones. Frames that are absent are those before a clip's first: what there is lies side by side in W. */
 static lt_part part_of(const conv_pieces &p)
 {
-    const imagine__conv_weight *w = p.a->w;
+    const imagine__conv_args *a = p.a;
     const taps_source &s = p.source;
     int64_t row = s.frames * frame_of(s);
-    if (!imagine__cuda_convolutions_there(p.call->convolutions) || !p.e.aligned || w->cout % 4 || !row ||
-        s.weight[s.frames - 1] != s.weight[0] + row - frame_of(s) || p.a->out_h * p.a->out_w * w->cout * row < LARGE)
+    if (!imagine__cuda_convolutions_there(p.call->convolutions) || !row ||
+        s.weight[s.frames - 1] != s.weight[0] + row - frame_of(s) || a->out_h * a->out_w * a->w->cout * row < LARGE)
         return LT_NONE;
-    if (p.a->act == IMAGINE__ACT_NONE && p.a->add != p.a->y)
+    bool its_own = p.e.aligned && a->w->cout % 4 == 0 && a->add != a->y; /* y, which cuDNN takes in vectors of 16 bytes */
+    if (its_own && a->act == IMAGINE__ACT_NONE && (!y_is_bf16(p.e) || in_eights(p.e.y, 0, p.e.ldy)))
         return LT_ALL;
-    return p.a->add == p.a->y ? LT_SUMS : LT_SUMS_IN_PLACE;
+    return its_own && !y_is_bf16(p.e) ? LT_SUMS_IN_PLACE : LT_SUMS;
+}
+
+/* Whether the tensor cores can read the frames where they lie. */
+static bool in_place(const conv_pieces &p)
+{
+    bool good = p.source.type == IMAGINE__W_BF16 && p.source.cin == p.a->w->cin;
+    for (int32_t t = 0; t < p.source.frames; t++)
+        good = good && in_eights(p.source.x[t], 0, p.source.ldx);
+    return good;
+}
+
+static uintptr_t address_of(const taps_source &s, int32_t t)
+{
+    return (uintptr_t)s.x[t];
+}
+
+/* The frames by their addresses: three that take turns in a ring are as good as three in a row, when W takes turns with them. */
+static void sort_frames(taps_source *s)
+{
+    for (int32_t i = 1; i < s->frames; i++)
+        for (int32_t t = i; t > 0 && address_of(*s, t) < address_of(*s, t - 1); t--) {
+            const void *x = s->x[t];
+            int64_t weight = s->weight[t];
+            s->x[t] = s->x[t - 1], s->weight[t] = s->weight[t - 1];
+            s->x[t - 1] = x, s->weight[t - 1] = weight;
+        }
+}
+
+/* Values from each frame to the next where cuDNN can read them where they lie, which are then sorted; else 0. */
+static int64_t spacing_of(conv_pieces *p)
+{
+    taps_source sorted = p->source;
+    int64_t frame = sorted.height * sorted.width * sorted.cin;
+    if (!in_place(*p) || sorted.ldx != sorted.cin || sorted.upsample != 1)
+        return 0;
+    sort_frames(&sorted);
+    int64_t spacing = sorted.frames > 1 ? (int64_t)(address_of(sorted, 1) - address_of(sorted, 0)) / 2 : frame;
+    for (int32_t t = 1; t < sorted.frames; t++)
+        if ((int64_t)(address_of(sorted, t) - address_of(sorted, t - 1)) != 2 * spacing)
+            return 0;
+    if (spacing < frame)
+        return 0;
+    p->source = sorted;
+    return spacing;
 }
 
 /* Bytes that so many lines of output take in the workspace: what they read, rounded, and once more where it is enlarged for
@@ -322,9 +370,9 @@ static size_t bytes_for(const conv_pieces &p, int64_t lines)
     const imagine__conv_args *a = p.a;
     int64_t read = ((lines - 1) * a->stride_h + a->w->kh - 1) / a->upsample + 2;
     read = read < a->height ? read : a->height;
-    int64_t rounded = p.source.frames * read * a->width * p.source.cin * 2;
+    int64_t rounded = p.as_they_are ? 0 : p.source.frames * read * a->width * p.source.cin * 2;
     int64_t enlarged = p.part != LT_NONE && a->upsample == 2 ? 4 * rounded + 256 : 0;
-    return (size_t)(rounded + 256 + enlarged + (p.part == LT_SUMS ? lines * a->out_w * a->w->cout * 4 + 256 : 0));
+    return (size_t)(rounded + 256 + enlarged + (p.part == LT_SUMS ? lines * a->out_w * p.outputs * 4 + 256 : 0));
 }
 
 /* How many lines of output at a time there is room for, 0 when not for one. */
@@ -336,12 +384,12 @@ static int64_t lines_at_once(const conv_pieces &p, const workspace &room)
     return count;
 }
 
-/* The frames of a piece as cuDNN takes them: enlarged, without lines that nothing reads. */
-static bool frames_for_dnn(const taps_source &s, workspace *room, dnn_convolution *d, void *stream, int *status)
+/* The frames of a piece as cuDNN takes them: enlarged, without lines that nothing reads. `spacing` 0: they lie one behind the other. */
+static bool frames_for_dnn(const taps_source &s, int64_t spacing, workspace *room, dnn_convolution *d, void *stream, int *status)
 {
     d->x = (const uint16_t *)s.x[0];
     d->height = s.height * s.upsample, d->width = s.width * s.upsample;
-    d->line = d->width * s.cin, d->frame = d->height * d->line;
+    d->line = d->width * s.cin, d->frame = spacing ? spacing : d->height * d->line;
     if (s.upsample == 2) {
         uint16_t *enlarged = take(room, s.frames * d->frame);
         if (!enlarged)
@@ -362,7 +410,7 @@ static bool frames_for_dnn(const taps_source &s, workspace *room, dnn_convolutio
     return d->pad_left >= 0 && d->height > 0 && d->width > 0;
 }
 
-/* Whether cuDNN took the piece, whose frames lie one behind the other; *status is then the result. */
+/* Whether cuDNN took the piece; *status is then the result. */
 static bool by_library(const conv_pieces &p, const taps_source &s, const product_epilogue &e, workspace room, int *status)
 {
     const imagine__conv_weight *w = p.a->w;
@@ -370,26 +418,26 @@ static bool by_library(const conv_pieces &p, const taps_source &s, const product
     dnn_convolution d = {};
     if (p.part == LT_NONE)
         return false;
-    d.w = p.w.w, d.cin = s.cin, d.cout = w->cout, d.frames = s.frames, d.kh = w->kh, d.kw = w->kw;
+    d.w = p.w.w, d.cin = s.cin, d.cout = p.outputs, d.frames = s.frames, d.kh = w->kh, d.kw = w->kw;
     d.out_w = s.out_w, d.out_h = pixels / s.out_w, d.stride_h = s.stride_h, d.stride_w = s.stride_w;
     d.workspace = p.dnn_room, d.workspace_size = p.dnn_size;
-    d.y = (float *)e.y + e.first * e.ldy, d.ldy = e.ldy;
+    d.y = value_at(e.y, e.y_type, e.first * e.ldy), d.ldy = e.ldy, d.y_type = e.y_type;
     if (p.part == LT_ALL) {
         d.bias = w->bias;
         d.add = e.add ? e.add + e.first * e.ld_add : nullptr;
         d.ld_add = e.add ? e.ld_add : 0;
     }
     if (p.part == LT_SUMS)
-        d.y = (float *)take(&room, 2 * pixels * w->cout), d.ldy = w->cout;
-    if (!d.y || !frames_for_dnn(s, &room, &d, p.call->stream, status) || *status ||
+        d.y = take(&room, 2 * pixels * p.outputs), d.ldy = p.outputs, d.y_type = IMAGINE__W_F32;
+    if (!d.y || !frames_for_dnn(s, p.spacing, &room, &d, p.call->stream, status) || *status ||
         !imagine__cuda_convolve(p.call->convolutions, d, p.call->stream))
         return *status != 0;
     if (p.part != LT_ALL)
-        *status = imagine__cuda_finish(d.y, d.ldy, p.w, e, p.call->stream);
+        *status = imagine__cuda_finish((const float *)d.y, d.ldy, p.w, e, p.call->stream);
     return true;
 }
 
-/* Lines first..end-1 of output, from lines of the frames that are rounded first. */
+/* Lines first..end-1 of output, from lines of the frames, which are rounded first unless they are as they should be. */
 static int conv_lines(const conv_pieces &p, workspace room, int64_t first, int64_t end)
 {
     const imagine__conv_args *a = p.a;
@@ -397,16 +445,19 @@ static int conv_lines(const conv_pieces &p, workspace room, int64_t first, int64
     product_epilogue e = p.e;
     lines l = lines_for(a, first, end);
     int64_t pixels = (l.end - l.first) * a->width;
-    uint16_t *rounded = take(&room, source.frames * pixels * source.cin);
-    int status = rounded ? 0 : IMAGINE__CUDA_INVALID; /* cannot be: lines_at_once() */
+    uint16_t *rounded = p.as_they_are ? nullptr : take(&room, source.frames * pixels * source.cin);
+    int status = rounded || p.as_they_are ? 0 : IMAGINE__CUDA_INVALID; /* cannot be: lines_at_once() */
     for (int32_t t = 0; t < source.frames && !status; t++) {
-        const float *x = (const float *)source.x[t] + l.first * a->width * a->ldx;
+        source.x[t] = value_at(source.x[t], a->x_type, l.first * a->width * a->ldx);
+        if (p.as_they_are)
+            continue;
         uint16_t *to = rounded + t * pixels * source.cin;
-        status = imagine__cuda_convert(rounded_rows(x, IMAGINE__W_F32, pixels, a->w->cin, a->ldx, to, source.cin),
+        status = imagine__cuda_convert(rounded_rows(source.x[t], a->x_type, pixels, a->w->cin, a->ldx, to, source.cin),
                                        p.call->stream);
         source.x[t] = to;
     }
-    source.ldx = source.cin;
+    if (!p.as_they_are)
+        source.ldx = source.cin;
     source.height = l.end - l.first;
     source.pad_top = (int32_t)(a->pad_top + a->upsample * l.first - first * a->stride_h);
     source.pixels = (end - first) * a->out_w;
@@ -417,21 +468,31 @@ static int conv_lines(const conv_pieces &p, workspace room, int64_t first, int64
     return imagine__cuda_multiply_bf16(source, p.w, e, p.call->stream);
 }
 
-/* W of the frames that are there alone, which cuDNN takes dense. Whether there was room. */
+/* W of the frames that are there alone and in their order, which cuDNN takes dense. Outputs that only cuDNN has get whatever lies
+ * there: nobody looks at them. Whether there was room. */
 static bool gather_weights(conv_pieces *p, workspace *room, int *status)
 {
     taps_source &s = p->source;
-    int64_t row = s.frames * frame_of(s), first = s.weight[0];
-    if (row == p->w.row)
+    int64_t frame = frame_of(s), row = s.frames * frame;
+    bool dense = row == p->w.row && p->outputs == p->w.n;
+    for (int32_t t = 0; t < s.frames; t++)
+        dense = dense && s.weight[t] == t * frame;
+    if (dense)
         return true;
-    uint16_t *w = take(room, p->w.n * row);
+    uint16_t *w = take(room, p->outputs * row);
     if (!w)
         return false;
-    *status = imagine__cuda_convert(rounded_rows((const uint16_t *)p->w.w + first, IMAGINE__W_BF16, p->w.n, row, p->w.row, w, row),
-                                    p->call->stream);
+    for (int32_t t = 0, end; t < s.frames && !*status; t = end) {
+        for (end = t + 1; end < s.frames && s.weight[end] == s.weight[end - 1] + frame;)
+            end++;
+        convert_args turn = rounded_rows((const uint16_t *)p->w.w + s.weight[t], IMAGINE__W_BF16, p->w.n, (end - t) * frame,
+                                         p->w.row, w + t * frame, (end - t) * frame);
+        turn.to.token = row;
+        *status = imagine__cuda_convert(turn, p->call->stream);
+    }
     p->w.w = w, p->w.row = row;
     for (int32_t t = 0; t < s.frames; t++)
-        s.weight[t] -= first;
+        s.weight[t] = t * frame;
     return true;
 }
 
@@ -443,14 +504,21 @@ static int64_t share_room(conv_pieces *p, workspace *room, int *status)
     if (!p->w.w)
         return 0;
     p->part = part_of(*p);
-    if (p->part != LT_NONE && gather_weights(p, room, status)) {
-        p->dnn_room = library_room(room, &p->dnn_size);
-        int64_t lines = lines_at_once(*p, *room);
+    if (p->part != LT_NONE) {
+        p->spacing = spacing_of(p);
+        p->as_they_are = p->spacing != 0;
+        p->outputs = p->w.n % 4 ? in_whole_eights(p->w.n) : p->w.n;
+        int64_t lines = 0;
+        if (gather_weights(p, room, status)) {
+            p->dnn_room = library_room(room, &p->dnn_size);
+            lines = lines_at_once(*p, *room);
+        }
         if (lines)
             return lines;
     }
     *p = own;
     *room = all;
+    p->as_they_are = in_place(*p);
     return lines_at_once(*p, *room);
 }
 
@@ -462,7 +530,7 @@ static bool conv_bf16(const imagine__conv_args *a, const imagine__cuda_call *cal
     int64_t taps = (int64_t)w->kt * w->kh * w->kw, cin = in_whole_eights(w->cin);
     product_weight weight = {weight_bf16(w->packed, w->type, w->cout * taps, w->cin, &room, call->stream, status), w->bias,
                              w->cout, cin * taps, IMAGINE__W_BF16, true};
-    conv_pieces p = {a, call, taps_of(a, cin), weight, e, LT_NONE, nullptr, 0};
+    conv_pieces p = {a, call, taps_of(a, cin), weight, e, false, LT_NONE, w->cout, 0, nullptr, 0};
     int64_t lines = share_room(&p, &room, status);
     if (!lines)
         return false;
@@ -481,8 +549,8 @@ int imagine__cuda_conv(const imagine__conv_args *a, const imagine__cuda_call *ca
     if (w->kt > IMAGINE__CUDA_FRAMES || row > 0x7fffffff / 8)
         return IMAGINE__CUDA_INVALID;
     product_epilogue e = {};
-    e.y = a->y, e.m = a->out_h * a->out_w, e.ldy = a->ldy, e.act = a->act, e.add = a->add, e.ld_add = a->ld_add;
-    e.aligned = floats_in_fours(a->y, a->ldy) && floats_in_fours(w->bias, 0) && floats_in_fours(a->add, a->ld_add);
+    e.y = a->y, e.m = a->out_h * a->out_w, e.ldy = a->ldy, e.act = a->act, e.y_type = a->y_type, e.add = a->add, e.ld_add = a->ld_add;
+    e.aligned = in_fours(a->y, a->y_type, a->ldy) && floats_in_fours(w->bias, 0) && floats_in_fours(a->add, a->ld_add);
     if (on_tensor_cores(call) && conv_bf16(a, call, e, &status))
         return status;
     product_weight weight = {w->packed, w->bias, w->cout, row * w->kt, w->type,

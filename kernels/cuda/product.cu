@@ -29,12 +29,14 @@ IMAGINE__INLINE void read4(const taps_source &s, const taps_place &p, int part, 
 {
     if (s.aligned) {
         int64_t at = offset_of(s, p, k);
-        load4(s.x[part], IMAGINE__W_F32, at, at < 0 ? 0 : 4, true, v);
+        load4(s.x[part], s.type, at, at < 0 ? 0 : 4, true, v);
         return;
     }
     for (unsigned j = 0; j < 4; j++) {
         int64_t at = offset_of(s, p, k + j);
-        v[j] = at < 0 ? 0 : ((const float *)s.x[part])[at];
+        float one[4];
+        load4(s.x[part], s.type, at, at < 0 ? 0 : 1, false, one);
+        v[j] = one[0];
     }
 }
 

@@ -123,6 +123,7 @@ struct taps_source {
     int64_t ldx, height, width, out_w, pixels;
     int32_t frames, cin, kh, kw, stride_h, stride_w, pad_top, pad_left, upsample;
     bool aligned; /* groups of four lie in one tap, and are vectors */
+    imagine__cuda_type type;
 };
 
 struct taps_place {
@@ -189,16 +190,17 @@ bool imagine__cuda_products_multiply(void *products, const lt_product &args, voi
 /* ---- cuDNN, if it is there --------------------------------------------------------------------------------------- */
 
 /* y [out_h, out_w, cout] = the convolution of x [frames, height, width, cin] with w [cout, frames, kh, kw, cin], one position in
- * time, + bias + add; x and w bf16, their channels a multiple of eight, w dense; y, bias and add f32. */
+ * time, + bias + add; x and w bf16, their channels a multiple of eight, w dense; y of y_type, bias and add f32. */
 struct dnn_convolution {
     const uint16_t *x;
     const void *w;
-    float *y;
+    void *y;
     const float *bias, *add; /* or NULL */
     int64_t cin, cout, height, width, out_h, out_w;
     int64_t frame, line; /* values of x from frame to frame, from line to line */
     int64_t ldy, ld_add;
     int32_t frames, kh, kw, stride_h, stride_w, pad_top, pad_left, pad_bottom, pad_right;
+    imagine__wtype y_type;
     void *workspace;
     size_t workspace_size;
 };
@@ -209,7 +211,7 @@ bool imagine__cuda_convolve(void *convolutions, const dnn_convolution &args, voi
 
 /* ---- kernels ----------------------------------------------------------------------------------------------------- */
 
-/* In f32, for sources of f32. */
+/* In f32, sources of either type. */
 int imagine__cuda_multiply(const rows_source &source, const product_weight &w, const product_epilogue &e, void *stream);
 int imagine__cuda_multiply(const taps_source &source, const product_weight &w, const product_epilogue &e, void *stream);
 /* Of few rows, in f32 with the same bytes as above, or on tensor cores (sm_80) with x and W of either type, rounded on the way. For what

@@ -194,7 +194,7 @@ static void norm(imagine__run *run, const imagine__norm_args *a)
     imagine__cuda_norm_args args = {
         .x = (void *)(uintptr_t)a->x, .y = a->y, .rows = a->rows, .dim = a->dim, .ldx = a->ldx, .ldy = a->ldy,
         .kind = a->kind, .act = a->act, .eps = a->eps, .weight = a->weight, .bias = a->bias, .scale = a->scale,
-        .shift = a->shift, .group = a->group, .ld_mod = a->ld_mod, .y_type = a->y_type,
+        .shift = a->shift, .group = a->group, .ld_mod = a->ld_mod, .x_type = a->x_type, .y_type = a->y_type,
     };
     if (cuda)
         note(run, cuda->norm(&args, stream_of(run)), "a norm");

@@ -10,17 +10,19 @@ static double limit_for(int64_t outputs)
 typedef struct shape {
     int64_t cin, cout, height, width, ldx, ldy;
     int32_t kt, kh, kw, stride_h, stride_w, pad_top, pad_left, pad_end, upsample;
-    imagine__wtype type;
+    imagine__wtype type, x_type, y_type;
     imagine__act act;
     int bias, add; /* add 2: y itself */
     unsigned absent; /* bits of the frames that are NULL */
+    int ring, turn; /* 1: the frames lie side by side, the first of them at place `turn`; 2: further apart */
 } shape;
 
 #define FRAMES 4
 
 typedef struct tensors {
-    float *frame[FRAMES], *bias, *add;
+    float *frame[FRAMES], *bias, *add; /* frames of x_type, in spite of the pointers */
     void *w;
+    unsigned char *ring; /* in which they lie, or NULL */
 } tensors;
 
 typedef struct inputs {
@@ -39,14 +41,42 @@ static void make_floats(float **host, float **device, check_random *r, int64_t n
     *device = cuda_input(*host, (size_t)n * 4);
 }
 
+static int64_t frame_size(const shape *s)
+{
+    return (s->height * s->width - 1) * s->ldx + s->cin;
+}
+
+/* What the frames hold, and they themselves: each by itself, or in a ring. */
+static void make_frames(const shape *s, inputs *in, check_random *r)
+{
+    size_t each = (size_t)(s->height * s->width * s->ldx + (s->ring == 2 ? 8 : 0)) * cuda_size(s->x_type);
+    if (s->ring) {
+        unsigned char *nothing = check_alloc((size_t)s->kt * each);
+        memset(nothing, 0xff, (size_t)s->kt * each);
+        in->device.ring = cuda_input(nothing, (size_t)s->kt * each);
+        free(nothing);
+    }
+    for (int32_t t = 0; t < s->kt; t++) {
+        if (s->absent >> t & 1)
+            continue;
+        in->host.frame[t] = check_input(r, frame_size(s));
+        in->device.frame[t] = cuda_typed_input(in->host.frame[t], frame_size(s), s->x_type);
+        if (!s->ring)
+            continue;
+        void *place = in->device.ring + (size_t)((t + s->turn) % s->kt) * each;
+        CUDA_OK(cuda->copy(place, in->device.frame[t], (size_t)frame_size(s) * cuda_size(s->x_type), NULL));
+        CUDA_OK(cuda->synchronize(NULL));
+        cuda->release(in->device.frame[t]);
+        in->device.frame[t] = place;
+    }
+}
+
 static inputs make_inputs(const shape *s, check_random *r)
 {
-    int64_t row = s->cin * s->kt * s->kh * s->kw, frame = (s->height * s->width - 1) * s->ldx + s->cin;
+    int64_t row = s->cin * s->kt * s->kh * s->kw;
     inputs in = {.out_h = out_size(s, s->height, s->kh, s->stride_h, s->pad_top),
                  .out_w = out_size(s, s->width, s->kw, s->stride_w, s->pad_left)};
-    for (int32_t t = 0; t < s->kt; t++)
-        if (!(s->absent >> t & 1))
-            make_floats(&in.host.frame[t], &in.device.frame[t], r, frame);
+    make_frames(s, &in, r);
     make_floats(&in.host.bias, &in.device.bias, r, s->cout);
     make_floats(&in.host.add, &in.device.add, r, in.out_h * in.out_w * s->cout);
     in.host.w = check_weight(r, s->cout * row, s->type, 1.0f / sqrtf((float)row)); /* as packed */
@@ -58,8 +88,10 @@ static void free_inputs(inputs *in)
 {
     for (int t = 0; t < FRAMES; t++) {
         free(in->host.frame[t]);
-        cuda->release(in->device.frame[t]);
+        if (!in->device.ring)
+            cuda->release(in->device.frame[t]);
     }
+    cuda->release(in->device.ring);
     free(in->host.bias);
     free(in->host.add);
     free(in->host.w);
@@ -73,7 +105,7 @@ static int64_t outputs_of(const shape *s, const inputs *in)
     return (in->out_h * in->out_w - 1) * s->ldy + s->cout;
 }
 
-/* What y begins as: 0xa5, and the terms where they are to be added to it. */
+/* What y begins as: 0xa5, and the terms where they are to be added to it, which only f32 has. */
 static float *first_output(const shape *s, const inputs *in)
 {
     float *y = check_alloc((size_t)outputs_of(s, in) * 4);
@@ -94,7 +126,8 @@ static imagine__conv_args args_of(const shape *s, const inputs *in, const tensor
                                 .add = s->add == 2 ? y : s->add ? from->add : NULL, .height = s->height, .width = s->width,
                                 .out_h = in->out_h, .out_w = in->out_w, .ldx = s->ldx, .ldy = s->ldy,
                                 .ld_add = s->add == 2 ? s->ldy : s->cout, .stride_h = s->stride_h, .stride_w = s->stride_w,
-                                .pad_top = s->pad_top, .pad_left = s->pad_left, .upsample = s->upsample, .act = s->act};
+                                .pad_top = s->pad_top, .pad_left = s->pad_left, .upsample = s->upsample, .act = s->act,
+                                .x_type = s->x_type, .y_type = s->y_type};
 }
 
 static float *expected_conv(const shape *s, const inputs *in)
@@ -109,35 +142,37 @@ static float *expected_conv(const shape *s, const inputs *in)
 
 static float *device_conv(const shape *s, const inputs *in, const imagine__cuda_call *call)
 {
-    size_t size = (size_t)outputs_of(s, in) * 4;
+    size_t size = (size_t)outputs_of(s, in) * cuda_size(s->y_type);
     float *first = first_output(s, in), *y = cuda_output(size);
     CUDA_OK(cuda->upload(y, first, size, NULL));
     free(first);
     imagine__conv_weight w = weight_of(s, &in->device);
     imagine__conv_args a = args_of(s, in, &in->device, &w, y);
     CUDA_OK(cuda->conv(&a, call));
-    return cuda_fetch_rows(y, IMAGINE__W_F32, in->out_h * in->out_w, s->cout, s->ldy, outputs_of(s, in));
+    return cuda_fetch_rows(y, s->y_type, in->out_h * in->out_w, s->cout, s->ldy, outputs_of(s, in));
 }
 
 static const imagine__cuda_call exact = {.precision = IMAGINE__CUDA_F32};
+#define LIMIT_ROUNDED 1e-5 /* of results in bf16 */
 
 static void compare(const shape *s, check_random *r, const imagine__cuda_call *call, double limit)
 {
     inputs in = make_inputs(s, r);
     int64_t pixels = in.out_h * in.out_w;
+    limit = s->y_type ? LIMIT_ROUNDED : limit;
     if (call->precision == IMAGINE__CUDA_BF16) {
         for (int t = 0; t < FRAMES; t++)
-            cuda_round(in.host.frame[t], (s->height * s->width - 1) * s->ldx + s->cin);
+            cuda_round(in.host.frame[t], frame_size(s));
         cuda_round(s->type == IMAGINE__W_F32 ? in.host.w : NULL, s->cout * s->cin * s->kt * s->kh * s->kw);
     }
     float *expected = expected_conv(s, &in), *y = device_conv(s, &in, call);
-    int same = cuda_same(y, expected, pixels, s->cout, s->ldy, call->precision, limit);
+    int same = cuda_same(y, expected, pixels, s->cout, s->ldy, call->precision || s->y_type, limit);
     CHECK(same);
     if (!same && test_failures < 5)
-        fprintf(stderr, "    %dx%d of %d to %dx%d of %d, kernel %d %d %d, stride %d %d, pads %d %d, upsample %d, type %d act %d "
-                "add %d absent %u: NMSE up to %g\n", (int)s->height, (int)s->width, (int)s->cin, (int)in.out_h, (int)in.out_w,
-                (int)s->cout, s->kt, s->kh, s->kw, s->stride_h, s->stride_w, s->pad_top, s->pad_left, s->upsample, s->type,
-                s->act, s->add, s->absent, check_worst);
+        fprintf(stderr, "    %dx%d of %d to %dx%d of %d, kernel %d %d %d, stride %d %d, pads %d %d, upsample %d, types %d %d %d act %d "
+                "add %d absent %u ring %d %d: NMSE up to %g\n", (int)s->height, (int)s->width, (int)s->cin, (int)in.out_h,
+                (int)in.out_w, (int)s->cout, s->kt, s->kh, s->kw, s->stride_h, s->stride_w, s->pad_top, s->pad_left, s->upsample,
+                s->type, s->x_type, s->y_type, s->act, s->add, s->absent, s->ring, s->turn, check_worst);
     free(y);
     free(expected);
     free_inputs(&in);
@@ -162,6 +197,10 @@ static shape random_shape(check_random *r, int i)
     }
     s.ldx = s.cin + (i % 3 ? 0 : i % 2 ? 3 : 4);
     s.ldy = s.cout + check_between(r, 0, 3);
+    s.x_type = i / 2 % 3 == 1;
+    s.y_type = i / 4 % 3 == 1 && s.add != 2;
+    s.ring = s.x_type ? (int)check_between(r, 0, 2) : 0;
+    s.turn = (int)check_between(r, 0, 2);
     s.absent = i % 4 == 3 ? (unsigned)check_between(r, 1, 7) : 0;
     return s;
 }
@@ -187,7 +226,7 @@ static void tensor_cores(void)
     for (int i = 0; i < 60; i++) {
         shape s = random_shape(&r, i);
         if (i % 3 == 0)
-            s.cin = s.ldx = 8 * check_between(&r, 1, 4); /* as the tensor cores take them */
+            s.cin = 8 * check_between(&r, 1, 4), s.ldx = s.cin + 8 * (i % 2); /* as the tensor cores take them */
         cuda_check_prefer(i % 3 ? 80 : 90, (uint32_t)i);
         compare(&s, &r, &call, LIMIT_BF16);
     }
@@ -247,7 +286,7 @@ static void pieces(void)
         size_t row = (size_t)((s.cin + 7) / 8 * 8) * 2;
         little.workspace_size = (size_t)(s.cout * s.kt * s.kh * s.kw) * row + 256 + 3 * (5 * (size_t)s.width * row + 256);
         float *whole = device_conv(&s, &in, &call), *parts = device_conv(&s, &in, &little);
-        CHECK(memcmp(whole, parts, (size_t)outputs_of(&s, &in) * 4) == 0);
+        CHECK(memcmp(whole, parts, (size_t)outputs_of(&s, &in) * sizeof *whole) == 0);
         free(whole);
         free(parts);
         free_inputs(&in);
@@ -259,15 +298,15 @@ static void pieces(void)
 static shape library_shape(check_random *r, int i, int scale)
 {
     shape s = random_shape(r, i);
-    s.cin = check_between(r, 8, 20) * scale;
-    s.cout = 4 * check_between(r, 2, 8) * scale;
+    s.cin = i / 2 % 3 == 1 ? 8 * check_between(r, 1, 3) * scale : check_between(r, 8, 20) * scale;
+    s.cout = i % 8 == 3 ? check_between(r, 1, 7) * (scale > 1 ? 9 : 1) : 4 * check_between(r, 2, 8) * scale;
     s.height = check_between(r, 5, 9) * scale;
     s.width = check_between(r, 8, 15) * scale;
     s.kt = i % 2 ? 3 : 1;
     s.kh = s.kw = i % 7 ? 3 : 1;
     s.absent = i % 2 ? (unsigned[]){0, 1, 3, 2, 4}[i / 2 % 5] : 0; /* before a clip's first frame; in its midst; behind it */
     s.ldx = s.cin + (i % 3 ? 0 : 4);
-    s.ldy = s.cout + 4 * (i % 2);
+    s.ldy = s.cout + (i % 8 == 6 ? 3 : 4 * (i % 2));
     s.act = i % 4 ? IMAGINE__ACT_NONE : IMAGINE__ACT_SILU;
     if (i == 5) { /* a line of sound */
         s.height = s.kh = s.kt = 1;
@@ -312,6 +351,56 @@ static void library(void)
         CHECK(!emulated || (cuda_check_convolutions() > before) == (s.absent != 2 && s.pad_left >= 0));
     }
     cuda_report("convolution, cuDNN");
+    cuda->convolutions_close(call.convolutions);
+    cuda->release(call.workspace);
+    free(call.convolutions);
+    cuda_check_convolver(0, 0);
+}
+
+/* Our own kernel for tensor cores, too: the same bytes as with room to round frames of f32. */
+static void own_in_place(const shape *s, imagine__cuda_call call)
+{
+    check_random r = {24}, same = r;
+    shape single = *s;
+    single.x_type = IMAGINE__W_F32;
+    single.ring = 0;
+    inputs in = make_inputs(s, &r), rounded = make_inputs(&single, &same);
+    imagine__cuda_call roomy = cuda_call_bf16((size_t)1 << 20);
+    call.convolutions = NULL;
+    float *y = device_conv(s, &in, &call), *expected = device_conv(&single, &rounded, &roomy);
+    CHECK(memcmp(y, expected, (size_t)outputs_of(s, &in) * sizeof *y) == 0);
+    free(y);
+    free(expected);
+    free_inputs(&in);
+    free_inputs(&rounded);
+    cuda->release(roomy.workspace);
+}
+
+/* Frames in bf16 that lie evenly are convolved where they are, as long as the workspace has room for W alone: by cuDNN, though they
+ * take turns in a ring, with all of them or the first ones of a clip; and by our own kernel. */
+static void in_place(void)
+{
+    check_random r = {23};
+    int emulated = cuda_check_convolver(1, 1 << 30);
+    imagine__cuda_call call = cuda_call_bf16((size_t)96 << 10);
+    call.convolutions = zeros();
+    cuda->convolutions_open(call.convolutions, NULL, 0);
+    for (int i = 0; i < 24; i++) {
+        shape s = square(5, 64, 8, 3, 3);
+        s.width = 90; /* a line of three frames takes more than the workspace has */
+        s.x_type = s.type = IMAGINE__W_BF16;
+        s.y_type = i % 2;
+        s.add = i % 2 ? 0 : i / 2 % 2;
+        s.ring = 1 + i / 2 % 2;
+        s.turn = i % 3;
+        s.absent = (unsigned[]){0, 3, 1}[i / 3 % 3];
+        s.pad_top = i % 5 ? 1 : -1;
+        int before = cuda_check_convolutions();
+        compare(&s, &r, &call, LIMIT_BF16);
+        CHECK(!emulated || cuda_check_convolutions() == before + 1);
+        own_in_place(&s, call);
+    }
+    cuda_report("convolution, in place");
     cuda->convolutions_close(call.convolutions);
     cuda->release(call.workspace);
     free(call.convolutions);
@@ -476,7 +565,8 @@ int main(int argc, char **argv)
     static const test_case cases[] = {
         {"shapes", shapes}, {"layers", layers}, {"all_absent", all_absent}, {"not_finite", not_finite},
         {"too_many_frames", too_many_frames}, {"shortcuts", shortcuts},
-        {"tensor_cores", tensor_cores}, {"pieces", pieces}, {"library", library}, {"library_fails", library_fails}, {"handle_again", handle_again},
+        {"tensor_cores", tensor_cores}, {"pieces", pieces}, {"library", library}, {"in_place", in_place},
+        {"library_fails", library_fails}, {"handle_again", handle_again},
     };
     return cuda_check_main("cuda/conv", cases, sizeof cases / sizeof *cases, argc, argv);
 }

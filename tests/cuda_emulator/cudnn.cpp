@@ -471,17 +471,32 @@ static bool add(memory &m, const descriptor *pack, const descriptor *operation)
     return true;
 }
 
+static uint16_t rounded(float value)
+{
+    uint32_t bits = __builtin_bit_cast(uint32_t, value);
+    return (bits & 0x7fffffff) > 0x7f800000 ? 0x7fff : (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
 static bool write(memory &m, const descriptor *pack, const descriptor *tensor)
 {
     int64_t extent[5], stride[5];
     char *to = place_of(pack, tensor);
     if (is_virtual(tensor))
         return true;
-    if (!to || value<int32_t>(tensor, DNN_TENSOR_TYPE, DNN_T_DATA_TYPE, -1) != DNN_F32)
+    int32_t type = value<int32_t>(tensor, DNN_TENSOR_TYPE, DNN_T_DATA_TYPE, -1);
+    if (!to || (type != DNN_F32 && type != DNN_BF16))
         return false;
     five(tensor, extent, stride);
     const contents &c = m.at(id_of(tensor));
-    runs(extent, stride, [&](size_t from, int64_t offset, size_t count) { copy_in(to + 4 * offset, &c.v[from], count * 4); });
+    std::vector<uint16_t> raw(c.v.size());
+    for (size_t i = 0; i < raw.size() && type == DNN_BF16; i++)
+        raw[i] = rounded(c.v[i]);
+    runs(extent, stride, [&](size_t from, int64_t offset, size_t count) {
+        if (type == DNN_BF16)
+            copy_in(to + 2 * offset, &raw[from], count * 2);
+        else
+            copy_in(to + 4 * offset, &c.v[from], count * 4);
+    });
     return true;
 }
 
