@@ -20,7 +20,7 @@ typedef struct entry {
     int32_t kind, way;
     int32_t size[4];
     imagine__act act;
-    int32_t residual; /* linear: with a gate and a term */
+    int32_t residual; /* linear: with a gate and a term, to f32; conv: to f32 */
 } entry;
 
 /* The layers of Wan 1.3B at 832x480 with 81 frames, and of its VAE at 480p. */
@@ -72,11 +72,13 @@ static const entry entries[] = {
     {CONV, F32, {480, 832, 96, 96}, 0, 0},
     {CONV, OWN, {480, 832, 96, 96}, 0, 0},
     {CONV, LIBRARY, {480, 832, 96, 96}, 0, 0},
-    {CONV, F32, {480, 832, 96, 3}, 0, 0},
-    {CONV, OWN, {480, 832, 96, 3}, 0, 0},
+    {CONV, F32, {480, 832, 96, 3}, 0, 1},
+    {CONV, OWN, {480, 832, 96, 3}, 0, 1},
+    {CONV, LIBRARY, {480, 832, 96, 3}, 0, 1},
     {NORM, 0, {TOKENS, 1536}, 0, 0},
     {NORM_ROPE, 0, {TOKENS, 1536}, 0, 0},
-    {PIXEL_NORM, 0, {480 * 832, 96}, IMAGINE__ACT_SILU, 0},
+    {PIXEL_NORM, F32, {480 * 832, 96}, IMAGINE__ACT_SILU, 0},
+    {PIXEL_NORM, BF16, {480 * 832, 96}, IMAGINE__ACT_SILU, 0},
     {MODULATE, 0, {TOKENS, 1536}, 0, 0},
     {UPDATE, 0, {16 * 21 * 60, 104}, 0, 0},
 };
@@ -190,8 +192,9 @@ static void prepare(imagine__device_bench *b, operands *o)
         floats(b, o, s2);
         break;
     case CONV: /* frames, y, w, bias */
-        floats(b, o, 3 * s0 * s1 * s2);
-        floats(b, o, s0 * s1 * s3);
+        type = in_f32(o->e) ? IMAGINE__W_F32 : IMAGINE__W_BF16;
+        filled(b, o, 3 * s0 * s1 * s2, type);
+        filled(b, o, s0 * s1 * s3, o->e->residual ? IMAGINE__W_F32 : type);
         filled(b, o, 27 * s2 * s3, IMAGINE__W_BF16);
         floats(b, o, s3);
         break;
@@ -244,13 +247,17 @@ static int run_linear(const imagine__device_bench *b, const operands *o)
 
 static int run_conv(const imagine__device_bench *b, const operands *o)
 {
-    int64_t frame = (int64_t)o->size[0] * o->size[1] * o->size[2];
-    const float *x = o->memory[0], *frames[] = {x, x + frame, x + 2 * frame};
+    size_t frame = (size_t)o->size[0] * (size_t)o->size[1] * (size_t)o->size[2] * (in_f32(o->e) ? 4 : 2);
+    const float *frames[3];
+    for (size_t i = 0; i < 3; i++)
+        frames[i] = (const float *)(const void *)((const char *)o->memory[0] + i * frame);
     imagine__conv_weight w = {o->memory[2], o->memory[3], o->size[3], o->size[2], 3, 3, 3, IMAGINE__W_BF16};
     imagine__conv_args a = {.w = &w, .x = frames, .y = o->memory[1], .height = o->size[0], .width = o->size[1],
                             .out_h = o->size[0], .out_w = o->size[1], .ldx = w.cin, .ldy = w.cout, .stride_h = 1,
                             .stride_w = 1, .pad_top = 1, .pad_left = 1, .upsample = 1};
     imagine__cuda_call call = b->call;
+    a.x_type = in_f32(o->e) ? IMAGINE__W_F32 : IMAGINE__W_BF16;
+    a.y_type = o->e->residual ? IMAGINE__W_F32 : a.x_type;
     call.precision = o->e->way == F32 ? IMAGINE__CUDA_F32 : IMAGINE__CUDA_BF16;
     call.convolutions = o->e->way == LIBRARY ? call.convolutions : NULL;
     return b->cuda->conv(&a, &call);
@@ -265,7 +272,8 @@ static int run_norm(const imagine__device_bench *b, const operands *o)
                                  .scale = mod, .shift = mod + dim, .gate = mod + 2 * dim, .group = rows, .ld_mod = 3 * dim};
     if (o->e->kind == PIXEL_NORM)
         a = (imagine__cuda_norm_args){.x = o->memory[0], .y = o->memory[1], .rows = rows, .dim = dim, .ldx = dim, .ldy = dim,
-                                      .kind = IMAGINE__NORM_L2, .eps = 1e-12f, .weight = mod, .act = IMAGINE__ACT_SILU};
+                                      .kind = IMAGINE__NORM_L2, .eps = 1e-12f, .weight = mod, .act = IMAGINE__ACT_SILU,
+                                      .y_type = in_f32(o->e) ? IMAGINE__W_F32 : IMAGINE__W_BF16};
     return b->cuda->norm(&a, b->call.stream);
 }
 
@@ -365,7 +373,8 @@ static void count_work(const imagine__device_bench *b, operands *o)
         break;
     case CONV:
         o->operations = 2 * 27 * s0 * s1 * s2 * s3;
-        o->bytes = 4 * s0 * s1 * (3 * s2 + s3) + 2 * 27 * s2 * s3;
+        value = in_f32(o->e) ? 4 : 2;
+        o->bytes = s0 * s1 * (3 * value * s2 + (o->e->residual ? 4 : value) * s3) + 2 * 27 * s2 * s3;
         break;
     case NORM: /* x both ways, y, delta */
         o->bytes = 16 * s0 * s1;
@@ -374,7 +383,7 @@ static void count_work(const imagine__device_bench *b, operands *o)
         o->bytes = 8 * s0 * s1 + 4 * s0 * 128;
         break;
     case PIXEL_NORM:
-        o->bytes = 8 * s0 * s1;
+        o->bytes = (in_f32(o->e) ? 8 : 6) * s0 * s1;
         break;
     case MODULATE:
         o->bytes = 28 * s0 * s1;
@@ -460,7 +469,7 @@ static void name_of(const entry *e, const int32_t s[4], char *name, size_t size)
         snprintf(name, size, "QK norm and RoPE %dx%d", s[0], s[1]);
         break;
     case PIXEL_NORM:
-        snprintf(name, size, "VAE norm and SiLU %dx%d", s[0], s[1]);
+        snprintf(name, size, "VAE norm and SiLU %dx%d%s", s[0], s[1], in_f32(e) ? "" : " to bf16");
         break;
     case MODULATE:
         snprintf(name, size, "modulation of six parts %dx%d", s[0], s[1]);

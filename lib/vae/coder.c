@@ -8,55 +8,84 @@ float *vae_frame_data(vae_frame *frame)
     return frame ? frame->values : NULL;
 }
 
-static void frame_free(imagine__vae_coder *coder, vae_frame *frame)
+#define RING 3 /* frames that a convolution over time sees */
+
+/* Frames that lie one behind the other in memory of their own; NULL: out of memory (*error is filled). */
+static vae_frame *frames_make(imagine__vae_coder *coder, size_t count, size_t size, imagine_error *error)
 {
-    imagine__free(coder->work->context, frame->values);
-    imagine__free(coder->work->context, frame);
+    vae_frame *frames = imagine__calloc(coder->work->context, count, sizeof *frames);
+    char *values = frames ? imagine__alloc_values(coder->work->context, count * size) : NULL;
+    if (!values) {
+        imagine__free(coder->work->context, frames);
+        imagine__fail_memory_in(coder->work->context, error, count * size, "a frame of the VAE's feature cache");
+        return NULL;
+    }
+    for (size_t i = 0; i < count; i++) {
+        frames[i].size = size;
+        frames[i].values = (float *)(void *)(values + i * size);
+        frames[i].in_ring = count > 1;
+    }
+    return frames;
 }
 
-/* A frame of `count` values, one that is no longer needed if there is one. */
-static vae_frame *frame_get(imagine__vae_coder *coder, int64_t count, imagine_error *error)
+static void frames_free(imagine__vae_coder *coder, vae_frame *frames)
+{
+    if (frames)
+        imagine__free(coder->work->context, frames->values);
+    imagine__free(coder->work->context, frames);
+}
+
+/* A frame that is no longer needed, if there is one of the size, or a new one. */
+static vae_frame *frame_get(imagine__vae_coder *coder, size_t size, imagine_error *error)
 {
     for (vae_frame **at = &coder->spare; *at; at = &(*at)->next) {
         vae_frame *frame = *at;
-        if (frame->count == count) {
+        if (frame->size == size) {
             *at = frame->next;
             return frame;
         }
     }
-    size_t size = (size_t)count * sizeof(float); /* vae_begin has seen to it that this cannot overflow */
-    vae_frame *frame = imagine__calloc(coder->work->context, 1, sizeof *frame);
-    if (frame)
-        frame->values = imagine__alloc_values(coder->work->context, size);
-    if (!frame || !frame->values) {
-        imagine__free(coder->work->context, frame);
-        imagine__fail_memory_in(coder->work->context, error, size, "a frame of the VAE's feature cache");
-        return NULL;
-    }
-    frame->count = count;
+    return frames_make(coder, 1, size, error);
+}
+
+/* The frame of the cache's ring whose turn it is. */
+static vae_frame *ring_get(imagine__vae_coder *coder, vae_cache *cache, size_t size, imagine_error *error)
+{
+    if (!cache->ring)
+        cache->ring = frames_make(coder, RING, size, error);
+    vae_frame *frame = cache->ring;
+    while (frame && (frame == cache->last[0] || frame == cache->last[1]))
+        frame++;
     return frame;
 }
 
 void vae_forget(imagine__vae_coder *coder, vae_frame **frame)
 {
-    if (!*frame)
-        return;
-    (*frame)->next = coder->spare;
-    coder->spare = *frame;
+    if (*frame && !(*frame)->in_ring) {
+        (*frame)->next = coder->spare;
+        coder->spare = *frame;
+    }
     *frame = NULL;
 }
 
+/* vae_begin has seen to it that sizes cannot overflow. */
 float *vae_hold(imagine__vae_coder *coder, int32_t slot, int64_t count, imagine_error *error)
 {
     vae_cache *cache = &coder->caches[slot];
     vae_forget(coder, &cache->now);
-    cache->now = frame_get(coder, count, error);
+    cache->now = frame_get(coder, (size_t)count * sizeof(float), error);
     return vae_frame_data(cache->now);
 }
 
-float *vae_input(imagine__vae_coder *coder, const vae_conv *conv, int64_t count, imagine_error *error)
+float *vae_input(imagine__vae_coder *coder, const vae_conv *conv, imagine__wtype type, int64_t count, imagine_error *error)
 {
-    return vae_hold(coder, conv->slot, count, error);
+    vae_cache *cache = &coder->caches[conv->slot];
+    if (type == IMAGINE__W_F32)
+        return vae_hold(coder, conv->slot, count, error);
+    vae_forget(coder, &cache->now);
+    size_t size = (size_t)count * sizeof(uint16_t);
+    cache->now = coder->picture ? frame_get(coder, size, error) : ring_get(coder, cache, size, error);
+    return vae_frame_data(cache->now);
 }
 
 void vae_advance(imagine__vae_coder *coder, const vae_conv *conv)
@@ -130,6 +159,7 @@ imagine_status imagine__vae_coder_create(imagine__vae_coder **coder, const imagi
     }
     made->vae = vae;
     made->work = work;
+    made->type = imagine__activations(work->context);
     *coder = made;
     return IMAGINE_OK;
 }
@@ -141,10 +171,12 @@ void vae_drop_caches(imagine__vae_coder *coder)
         vae_forget(coder, &cache->last[0]);
         vae_forget(coder, &cache->last[1]);
         vae_forget(coder, &cache->now);
+        frames_free(coder, cache->ring);
+        cache->ring = NULL;
     }
     while (coder->spare) {
         vae_frame *next = coder->spare->next;
-        frame_free(coder, coder->spare);
+        frames_free(coder, coder->spare);
         coder->spare = next;
     }
 }

@@ -67,7 +67,7 @@ static imagine_status show(imagine__vae_coder *coder, int32_t number, const floa
     float *y = coder->out;
     if (patch > 1 && !(y = vae_floats(coder, pixels * half->conv_out.w.cout, error)))
         return IMAGINE_ERROR_NO_MEMORY;
-    imagine_status status = vae_run_head(coder, half, half->levels[number].channels, from, to, x, y, error);
+    imagine_status status = vae_run_head(coder, half, from, to, x, y, error);
     if (patch > 1 && status >= 0) {
         imagine__pixels_args args = { .x = y, .y = coder->out, .height = to->height, .width = to->width,
                                       .patch = (int32_t)patch, .join = 1 };
@@ -85,7 +85,7 @@ static imagine_status place(imagine__vae_coder *coder, const vae_level *level, i
     int64_t count = size.height * size.width * level->channels;
     *out = NULL;
     if (time && i + 1 == level->count)
-        *out = vae_input(coder, &level->time, count, error);
+        *out = vae_input(coder, &level->time, IMAGINE__W_F32, count, error);
     else if (!i && level->shortcut) /* what came in is needed again */
         *out = vae_floats(coder, count, error);
     else
@@ -126,7 +126,7 @@ static imagine_status enter(imagine__vae_coder *coder, const float *latent, vae_
     imagine__arena_mark mark = imagine__arena_save(coder->work->arena);
     size_t bytes = (size_t)(pixels * z) * sizeof(float);
     float *scaled = imagine__arena_host(coder->work->arena, bytes);
-    float *input = scaled ? vae_input(coder, &coder->vae->decoder.conv_in, pixels * z, error) : NULL;
+    float *input = scaled ? vae_input(coder, &coder->vae->decoder.conv_in, IMAGINE__W_F32, pixels * z, error) : NULL;
     for (int64_t p = 0; p < pixels && input && !imagine__planning(coder->work->context); p++)
         for (int64_t i = 0; i < z; i++)
             scaled[p * z + i] = latent[i * pixels + p] * c->std[i] + c->mean[i];

@@ -75,7 +75,7 @@ static imagine_status halve_time(imagine__vae_coder *coder, const way *w, const 
     const vae_level *level = &coder->vae->encoder.levels[w->number];
     const vae_window *to = &coder->encode.windows[w->number + 1];
     int64_t count = to->height * to->width * level->channels;
-    float *input = vae_input(coder, &level->time, count, error);
+    float *input = vae_input(coder, &level->time, IMAGINE__W_F32, count, error);
     if (!input)
         return IMAGINE_ERROR_NO_MEMORY;
     halve(coder, w->number, x, NULL, input);
@@ -161,7 +161,7 @@ static imagine_status leave(imagine__vae_coder *coder, const float *x, vae_size 
     float *quantised = moments ? vae_floats(coder, pixels * 2 * z, error) : NULL;
     if (!quantised)
         return IMAGINE_ERROR_NO_MEMORY;
-    imagine_status status = vae_run_head(coder, half, half->channels_mid, &whole, &whole, x, moments, error);
+    imagine_status status = vae_run_head(coder, half, &whole, &whole, x, moments, error);
     if (status < 0)
         return status;
     vae_run_linear(coder, &half->quant, pixels, moments, NULL, quantised);
@@ -196,7 +196,7 @@ static imagine_status encode_frame(imagine__vae_coder *coder, const float *in, i
     vae_size size = { coder->encode.windows[0].height, coder->encode.windows[0].width };
     int64_t pixels = size.height * size.width;
     imagine__arena_mark mark = imagine__arena_save(coder->work->arena);
-    float *input = vae_input(coder, &half->conv_in, pixels * half->conv_in.w.cin, error);
+    float *input = vae_input(coder, &half->conv_in, IMAGINE__W_F32, pixels * half->conv_in.w.cin, error);
     float *x = input ? vae_floats(coder, pixels * half->conv_in.w.cout, error) : NULL;
     if (!x)
         return IMAGINE_ERROR_NO_MEMORY;

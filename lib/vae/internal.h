@@ -75,14 +75,16 @@ struct imagine__vae_model {
 /* A frame that outlives the layer that made it. */
 typedef struct vae_frame {
     struct vae_frame *next; /* in the list of frames to use again */
-    int64_t count;
-    float *values;
+    size_t size; /* in bytes */
+    float *values; /* or bf16: see vae_input() */
+    int32_t in_ring, reserved; /* in_ring: it stays its cache's */
 } vae_frame;
 
 /* What a convolution over time remembers: the last two frames that went in, NULL for zeros before the first. */
 typedef struct vae_cache {
     vae_frame *last[2]; /* the newer one is last[1] */
     vae_frame *now; /* being filled or convolved */
+    vae_frame *ring; /* NULL, or the three that take turns: side by side in memory, as a GPU's convolution reads them without a copy */
 } vae_cache;
 
 /* A part of a picture. */
@@ -101,6 +103,8 @@ typedef struct vae_side {
 struct imagine__vae_coder {
     const imagine__vae_model *vae;
     imagine__work *work;
+    imagine__wtype type; /* of what norms and convolutions leave each other: imagine__activations() */
+    int32_t reserved;
     vae_cache *caches; /* vae->slots */
     vae_frame *spare;
     vae_side encode, decode;
@@ -112,9 +116,9 @@ struct imagine__vae_coder {
 
 float *vae_frame_data(vae_frame *frame);
 /* A frame of `count` values to be filled, which stays until it is forgotten or moves on; NULL: out of memory (*error is
- * filled). vae_input: the frame that goes into `conv` next. */
+ * filled). vae_input: the frame that goes into `conv` next, of f32 or bf16. */
 float *vae_hold(imagine__vae_coder *coder, int32_t slot, int64_t count, imagine_error *error);
-float *vae_input(imagine__vae_coder *coder, const vae_conv *conv, int64_t count, imagine_error *error);
+float *vae_input(imagine__vae_coder *coder, const vae_conv *conv, imagine__wtype type, int64_t count, imagine_error *error);
 /* Moves the frames of `conv` on by one: now becomes the newest one. */
 void vae_advance(imagine__vae_coder *coder, const vae_conv *conv);
 void vae_forget(imagine__vae_coder *coder, vae_frame **frame);
@@ -135,13 +139,11 @@ typedef struct vae_size {
     int64_t height, width;
 } vae_size;
 
-/* The input of `conv` (vae_input) and its forerunners to y; y may be `add`. Then moves the cache on. */
+/* The input of `conv` (vae_input, of f32) and its forerunners to y; y may be `add`. Then moves the cache on. */
 void vae_run_conv(imagine__vae_coder *coder, const vae_conv *conv, vae_size size, const float *add, float *y);
 /* x [pixels, k] to y [pixels, n], `add` as in linear(). */
 void vae_run_linear(imagine__vae_coder *coder, const imagine__linear_weight *w, int64_t pixels, const float *x,
                     const float *add, float *y);
-void vae_norm(imagine__vae_coder *coder, const float *weight, int64_t pixels, int64_t channels, imagine__act act,
-              const float *x, float *y);
 /* *x becomes the block's output: either the same memory or new temporary memory, or `out` where that is not NULL
  * (which then must have room for it). */
 imagine_status vae_run_residual(imagine__vae_coder *coder, const vae_residual *block, vae_size size, float **x,
@@ -150,7 +152,7 @@ imagine_status vae_run_residual(imagine__vae_coder *coder, const vae_residual *b
 imagine_status vae_run_middle(imagine__vae_coder *coder, const vae_middle *middle, int32_t channels, vae_size size,
                               float *x, imagine_error *error);
 /* Norm, SiLU, conv_out: x [from] to y [to], both within the same picture. */
-imagine_status vae_run_head(imagine__vae_coder *coder, const vae_half *half, int32_t channels, const vae_window *from,
-                            const vae_window *to, const float *x, float *y, imagine_error *error);
+imagine_status vae_run_head(imagine__vae_coder *coder, const vae_half *half, const vae_window *from, const vae_window *to,
+                            const float *x, float *y, imagine_error *error);
 
 #endif

@@ -3,9 +3,14 @@
 
 #include "vae/internal.h"
 
+/* What goes into a convolution and comes out of it. */
+typedef struct vae_types {
+    imagine__wtype x, y;
+} vae_types;
+
 /* The input of `conv` to a part of its output: rows from `top`, columns from `left`, as many as `out` has. */
-static void run_conv_part(imagine__vae_coder *coder, const vae_conv *conv, vae_size size, vae_size out, int64_t top,
-                          int64_t left, const float *add, float *y)
+static void run_conv_part(imagine__vae_coder *coder, const vae_conv *conv, vae_types types, vae_size size, vae_size out,
+                          int64_t top, int64_t left, const float *add, float *y)
 {
     const imagine__conv_weight *w = &conv->w;
     const vae_cache *cache = &coder->caches[conv->slot];
@@ -15,6 +20,7 @@ static void run_conv_part(imagine__vae_coder *coder, const vae_conv *conv, vae_s
         .height = size.height, .width = size.width, .out_h = out.height, .out_w = out.width,
         .ldx = w->cin, .ldy = w->cout, .ld_add = w->cout, .stride_h = 1, .stride_w = 1,
         .pad_top = w->kh / 2 - (int32_t)top, .pad_left = w->kw / 2 - (int32_t)left, .upsample = 1,
+        .x_type = types.x, .y_type = types.y,
     };
 
     coder->work->run.kernels->conv(&coder->work->run, &args);
@@ -23,7 +29,7 @@ static void run_conv_part(imagine__vae_coder *coder, const vae_conv *conv, vae_s
 
 void vae_run_conv(imagine__vae_coder *coder, const vae_conv *conv, vae_size size, const float *add, float *y)
 {
-    run_conv_part(coder, conv, size, size, 0, 0, add, y);
+    run_conv_part(coder, conv, (vae_types){ IMAGINE__W_F32, IMAGINE__W_F32 }, size, size, 0, 0, add, y);
 }
 
 void vae_run_linear(imagine__vae_coder *coder, const imagine__linear_weight *w, int64_t pixels, const float *x,
@@ -35,14 +41,26 @@ void vae_run_linear(imagine__vae_coder *coder, const imagine__linear_weight *w, 
     coder->work->run.kernels->linear(&coder->work->run, &args);
 }
 
-void vae_norm(imagine__vae_coder *coder, const float *weight, int64_t pixels, int64_t channels, imagine__act act,
-              const float *x, float *y)
+static void norm(imagine__vae_coder *coder, const float *weight, vae_types types, int64_t pixels, int64_t channels,
+                 imagine__act act, const float *x, float *y)
 {
     imagine__norm_args args = {
         .x = x, .y = y, .rows = pixels, .dim = channels, .ldx = channels, .ldy = channels,
-        .kind = IMAGINE__NORM_L2, .act = act, .eps = 1e-12f, .weight = weight, .group = 1,
+        .kind = IMAGINE__NORM_L2, .act = act, .eps = 1e-12f, .x_type = types.x, .y_type = types.y, .weight = weight, .group = 1,
     };
     coder->work->run.kernels->norm(&coder->work->run, &args);
+}
+
+/* x [height, width, channels] through norm and SiLU to the input of `conv`. */
+static imagine_status norm_into(imagine__vae_coder *coder, const vae_conv *conv, const float *weight, imagine__wtype x_type,
+                                int64_t pixels, const float *x, imagine_error *error)
+{
+    int64_t channels = conv->w.cin;
+    float *input = vae_input(coder, conv, coder->type, pixels * channels, error);
+    if (!input)
+        return IMAGINE_ERROR_NO_MEMORY;
+    norm(coder, weight, (vae_types){ x_type, coder->type }, pixels, channels, IMAGINE__ACT_SILU, x, input);
+    return IMAGINE_OK;
 }
 
 imagine_status vae_run_residual(imagine__vae_coder *coder, const vae_residual *block, vae_size size, float **x,
@@ -52,23 +70,18 @@ imagine_status vae_run_residual(imagine__vae_coder *coder, const vae_residual *b
     imagine__arena *arena = coder->work->arena;
     imagine__arena_mark mark = imagine__arena_save(arena);
     float *inner = vae_floats(coder, pixels * block->out, error);
-    float *input = inner ? vae_input(coder, &block->conv1, pixels * block->in, error) : NULL;
-    if (!input)
+    if (!inner || norm_into(coder, &block->conv1, block->norm1, IMAGINE__W_F32, pixels, *x, error) < 0)
         return IMAGINE_ERROR_NO_MEMORY;
-    vae_norm(coder, block->norm1, pixels, block->in, IMAGINE__ACT_SILU, *x, input);
-    vae_run_conv(coder, &block->conv1, size, NULL, inner);
-
-    input = vae_input(coder, &block->conv2, pixels * block->out, error);
-    if (!input)
+    run_conv_part(coder, &block->conv1, (vae_types){ coder->type, coder->type }, size, size, 0, 0, NULL, inner);
+    if (norm_into(coder, &block->conv2, block->norm2, coder->type, pixels, inner, error) < 0)
         return IMAGINE_ERROR_NO_MEMORY;
-    vae_norm(coder, block->norm2, pixels, block->out, IMAGINE__ACT_SILU, inner, input);
     const float *add = *x;
     if (block->shortcut.packed) {
         vae_run_linear(coder, &block->shortcut, pixels, *x, NULL, inner);
         add = inner;
     }
     float *y = out ? out : block->shortcut.packed ? inner : *x;
-    vae_run_conv(coder, &block->conv2, size, add, y);
+    run_conv_part(coder, &block->conv2, (vae_types){ coder->type, IMAGINE__W_F32 }, size, size, 0, 0, add, y);
     *x = y;
     if (y != inner)
         imagine__arena_restore(arena, mark);
@@ -87,7 +100,7 @@ static imagine_status run_attention(imagine__vae_coder *coder, const vae_attenti
     if (!qkv)
         return IMAGINE_ERROR_NO_MEMORY;
 
-    vae_norm(coder, a->norm, pixels, channels, IMAGINE__ACT_NONE, x, inner);
+    norm(coder, a->norm, (vae_types){ IMAGINE__W_F32, IMAGINE__W_F32 }, pixels, channels, IMAGINE__ACT_NONE, x, inner);
     vae_run_linear(coder, &a->qkv, pixels, inner, NULL, qkv);
     imagine__attention_args args = {
         .q = qkv, .k = qkv + channels, .v = qkv + 2 * channels, .y = inner,
@@ -111,15 +124,13 @@ imagine_status vae_run_middle(imagine__vae_coder *coder, const vae_middle *middl
     return status < 0 ? status : vae_run_residual(coder, &middle->last, size, &x, NULL, error);
 }
 
-imagine_status vae_run_head(imagine__vae_coder *coder, const vae_half *half, int32_t channels, const vae_window *from,
-                            const vae_window *to, const float *x, float *y, imagine_error *error)
+imagine_status vae_run_head(imagine__vae_coder *coder, const vae_half *half, const vae_window *from, const vae_window *to,
+                            const float *x, float *y, imagine_error *error)
 {
     vae_size size = { from->height, from->width }, out = { to->height, to->width };
-    int64_t pixels = size.height * size.width;
-    float *input = vae_input(coder, &half->conv_out, pixels * channels, error);
-    if (!input)
+    if (norm_into(coder, &half->conv_out, half->norm_out, IMAGINE__W_F32, size.height * size.width, x, error) < 0)
         return IMAGINE_ERROR_NO_MEMORY;
-    vae_norm(coder, half->norm_out, pixels, channels, IMAGINE__ACT_SILU, x, input);
-    run_conv_part(coder, &half->conv_out, size, out, to->y - from->y, to->x - from->x, NULL, y);
+    run_conv_part(coder, &half->conv_out, (vae_types){ coder->type, IMAGINE__W_F32 }, size, out, to->y - from->y, to->x - from->x,
+                  NULL, y);
     return imagine__work_check(coder->work, error);
 }

@@ -108,7 +108,7 @@ def conv(words, device):
 
 
 def norm(name, device):
-    rows, dim = map(int, name.split()[-1].split("x"))
+    rows, dim = map(int, re.search(r"(\d+)x(\d+)", name).groups())
     x, y, delta = (torch.randn(rows, dim, device=device) for _ in range(3))
     scale, shift, gate = (torch.randn(dim, device=device) for _ in range(3))
 
@@ -122,7 +122,8 @@ def norm(name, device):
         return torch.stack((z[..., 0] * cosines - z[..., 1] * sines, z[..., 0] * sines + z[..., 1] * cosines), -1)
 
     def softened():
-        return F.silu(F.normalize(x, dim=-1) * scale)
+        y = F.silu(F.normalize(x, dim=-1) * scale)
+        return y.bfloat16() if name.endswith("to bf16") else y
 
     calls = {"sum": modulated, "QK": turned, "VAE": softened}
     call = calls.get(re.split(r"[ ,]", name)[0])
