@@ -250,6 +250,61 @@ __global__ void __launch_bounds__(THREADS) held_norm_kernel(imagine__cuda_norm_a
             write4(a, m, true, p.first + g * p.step, 4, to, mean, factor, x[g]);
 }
 
+/* Short rows, which meet nothing but a weight and a bias, as a VAE's pixels do: a warp has ROWS of them on their way at once, for one
+ * such row is too little to keep the memory busy, and reads the vectors once for all. No norm here takes the mean off. */
+template <int GROUPS, int ROWS>
+__global__ void __launch_bounds__(THREADS) short_norm_kernel(imagine__cuda_norm_args a, int64_t rows)
+{
+    int64_t first = ((int64_t)blockIdx.x * WARPS + threadIdx.x / 32) * ROWS;
+    part_of_row p = my_part(false, true);
+    float x[ROWS][GROUPS][4], weight[GROUPS][4], bias[GROUPS][4];
+    if (first >= rows)
+        return;
+#pragma unroll
+    for (int r = 0; r < ROWS; r++)
+#pragma unroll
+        for (int g = 0; g < GROUPS; g++)
+            if (first + r < rows && p.first + g * p.step < a.dim)
+                load4(a.x, a.x_type, (first + r) * a.ldx + p.first + g * p.step, 4, true, x[r][g]);
+#pragma unroll
+    for (int g = 0; g < GROUPS; g++)
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            weight[g][j] = 1, bias[g][j] = 0;
+#pragma unroll
+    for (int g = 0; g < GROUPS; g++) {
+        int64_t i = p.first + g * p.step;
+        if (i < a.dim && a.weight)
+            load4(a.weight, IMAGINE__W_F32, i, 4, true, weight[g]);
+        if (i < a.dim && a.bias)
+            load4(a.bias, IMAGINE__W_F32, i, 4, true, bias[g]);
+    }
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+        float squares = 0;
+#pragma unroll
+        for (int g = 0; g < GROUPS; g++)
+            if (first + r < rows && p.first + g * p.step < a.dim)
+                for (unsigned j = 0; j < 4; j++)
+                    squares += x[r][g][j] * x[r][g][j];
+        float factor = norm_factor(a, row_sum(squares, false));
+#pragma unroll
+        for (int g = 0; g < GROUPS; g++) {
+            if (first + r >= rows || p.first + g * p.step >= a.dim)
+                continue;
+            for (unsigned j = 0; j < 4; j++)
+                x[r][g][j] = activation(x[r][g][j] * factor * weight[g][j] + bias[g][j], a.act);
+            store4(a.y, a.y_type, (first + r) * a.ldy + p.first + g * p.step, 4, true, x[r][g]);
+        }
+    }
+}
+
+template <int GROUPS, int ROWS> static int short_norm(const imagine__cuda_norm_args &a, void *stream)
+{
+    int64_t blocks = (a.rows + WARPS * ROWS - 1) / (WARPS * ROWS);
+    return launch(short_norm_kernel<GROUPS, ROWS>, (unsigned)blocks, THREADS, 0, stream, a, a.rows);
+}
+
 static bool start_rows(int64_t rows, bool block, unsigned *blocks)
 {
     *blocks = (unsigned)(block ? rows : (rows + WARPS - 1) / WARPS);
@@ -292,6 +347,8 @@ int imagine__cuda_norm(const imagine__cuda_norm_args *a, void *stream)
     if (!start_rows(rows, block, &blocks))
         return IMAGINE__CUDA_INVALID;
     int groups = held_groups(a->dim, block, aligned);
+    if (!block && groups && groups <= 3 && !padded && !a->delta && !a->scale && a->kind != IMAGINE__NORM_LAYER)
+        return groups == 1 ? short_norm<1, 4>(*a, stream) : groups == 2 ? short_norm<2, 4>(*a, stream) : short_norm<3, 2>(*a, stream);
     if (!groups)
         return launch(norm_kernel, blocks, THREADS, sizeof(norm_shared), stream, *a, rows, padded, block, aligned);
 #define HELD(n) launch(held_norm_kernel<n>, blocks, THREADS, sizeof(norm_shared), stream, *a, rows, padded, block)

@@ -129,6 +129,46 @@ static void norms(void)
     cuda_report("norm");
 }
 
+/* Short rows with nothing but a weight and a bias, of which a warp has several: a row that is not finite stays by itself. */
+static void short_rows(void)
+{
+    static const int64_t dims[] = {4, 96, 100, 128, 132, 192, 256, 260, 384};
+    check_random r = {5};
+    for (int i = 0; i < 72; i++) {
+        int64_t dim = dims[i % 9], rows = check_between(&r, 1, 40), ldx = dim + 4 * (i % 4 == 1), ldy = dim + 4 * (i % 4 == 2);
+        int64_t nx = extent(rows, dim, ldx), ny = extent(rows, dim, ldy);
+        float *x = check_input(&r, nx), *weight = check_input(&r, dim), *bias = check_input(&r, dim);
+        float *plain = check_alloc((size_t)ny * 4);
+        if (i % 5 == 4)
+            x[rows / 2 * ldx + dim - 1] = i % 2 ? NAN : INFINITY;
+        imagine__cuda_norm_args a = {
+            .rows = rows, .dim = dim, .ldx = ldx, .ldy = ldy, .x_type = i / 9 % 2, .y_type = i / 2 % 2, .group = 1,
+            .kind = i % 2 ? IMAGINE__NORM_L2 : IMAGINE__NORM_RMS, .act = i % 3 ? IMAGINE__ACT_SILU : IMAGINE__ACT_NONE,
+            .eps = i % 2 ? 1e-12f : 1e-6f};
+        cuda_check_prefer(80, (uint32_t)i);
+        a.x = cuda_typed_input(x, nx, a.x_type);
+        a.y = cuda_output((size_t)ny * cuda_size(a.y_type));
+        a.weight = cuda_input(weight, (size_t)dim * 4);
+        a.bias = i % 2 && i % 4 == 1 ? cuda_input(bias, (size_t)dim * 4) : NULL;
+        CUDA_OK(cuda->norm(&a, NULL));
+        check_run c = check_start(&imagine__kernels_plain, CHECK_FORWARD);
+        imagine__norm_args p = {.x = x, .y = plain, .rows = rows, .dim = dim, .ldx = ldx, .ldy = ldy, .kind = a.kind, .act = a.act,
+                                .eps = a.eps, .weight = weight, .bias = a.bias ? bias : NULL, .group = 1};
+        imagine__kernels_plain.norm(&c.run, &p);
+        float *y = cuda_fetch_rows(a.y, a.y_type, rows, dim, ldy, ny);
+        CHECK(cuda_same(y, plain, rows, dim, ldy, a.y_type, limit_for(a.y_type)));
+        cuda->release(a.x);
+        cuda->release((void *)(uintptr_t)a.weight);
+        cuda->release((void *)(uintptr_t)a.bias);
+        free(y);
+        free(plain);
+        free(bias);
+        free(weight);
+        free(x);
+    }
+    cuda_report("norm, short rows");
+}
+
 /* The VAE's: the pixels of frames, with a border of zeros, and SiLU. */
 static void borders(void)
 {
@@ -273,6 +313,6 @@ static void ropes(void)
 
 int main(int argc, char **argv)
 {
-    static const test_case cases[] = {{"norms", norms}, {"borders", borders}, {"norm_ropes", ropes}};
+    static const test_case cases[] = {{"norms", norms}, {"short_rows", short_rows}, {"borders", borders}, {"norm_ropes", ropes}};
     return cuda_check_main("cuda/norm", cases, sizeof cases / sizeof *cases, argc, argv);
 }
