@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""What code is in the compiled libimagine_cuda.so, and whether its PTX is for newer GPUs too: nothing is run, only disassembled
-and assembled. Arguments: the module, nvcc."""
+"""What code is in the compiled libimagine_cuda.so, whether attention's for Hopper is in the order that it was written in, and whether
+the PTX is for newer GPUs too: nothing is run, only disassembled and assembled. Arguments: the module, nvcc."""
 
 import importlib.util
 import pathlib
@@ -14,6 +14,7 @@ MACHINE = {"sm_80", "sm_90a"} # and of whatever nvcc links for by itself, which 
 PTX = "sm_80"
 # GPUs that run the PTX or sm_80's code, those of them that this ptxas knows: not one of these has been tried.
 NEWER = ("sm_86", "sm_89", "sm_100", "sm_120")
+EXPONENTIAL, WAIT = "MUFU.EX2", r"WARPGROUP\.DEPBAR\S* gsb0, 0x" # until no more groups of products than the number behind are unfinished
 
 
 def run(*command, **options):
@@ -35,6 +36,32 @@ def check_list(cuobjdump, module):
     text = set(re.findall(r"\.(sm_\w+)\.ptx", ptx))
     print(f"    machine code for {', '.join(sorted(machine))}; PTX of {', '.join(sorted(text))}")
     return machine >= MACHINE and text == {PTX}
+
+
+def tile_loop(code):
+    """Of a kernel's machine code the shortest loop that waits for scores and for an output and has exponentials."""
+    lines = [(int(at, 16), text) for at, text in re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?);", code)]
+    loops = []
+    for end, text in lines:
+        begin = re.search(r"\bBRA\b.*\b0x([0-9a-f]+)", text)
+        if begin and int(begin[1], 16) <= end:
+            loop = "\n".join(text for at, text in lines if int(begin[1], 16) <= at <= end)
+            if "HGMMA" in loop and EXPONENTIAL in loop and re.search(WAIT + "1", loop) and re.search(WAIT + "0", loop):
+                loops.append(loop)
+    return min(loops, key=len, default="")
+
+
+def check_overlap(cuobjdump, module):
+    """In the loops over tiles exponentials come after the wait for the scores and before that for the output's product, to run beside
+    it. ptxas is free to move the second wait above all of them, and did: source, PTX and results are the same, only time is lost."""
+    results = []
+    for code in run(cuobjdump, "-sass", "-arch", "sm_90a", module).stdout.split("Function : ")[1:]:
+        if "HGMMA" in code and EXPONENTIAL in code:
+            loop = tile_loop(code)
+            beside = re.split(WAIT + "0", (re.split(WAIT + "1", loop + loop, maxsplit=1) + [""])[1])[0].count(EXPONENTIAL)
+            print(f"    {code.split()[0]}: {beside} of {loop.count(EXPONENTIAL)} exponentials beside the output's product")
+            results.append(beside > 0 and beside >= 0.8 * loop.count(EXPONENTIAL))
+    return len(results) > 0 and all(results)
 
 
 def spills(ptxas, arch, ptx):
@@ -70,7 +97,7 @@ def main():
         print(f"    no {' and no '.join(missing)} here: what code the module has is not looked at")
         print("cuda/module code: 0 passed, 0 failed, 1 skipped")
         return 0
-    results = [check_list(cuobjdump, module)]
+    results = [check_list(cuobjdump, module), check_overlap(cuobjdump, module)]
     with tempfile.TemporaryDirectory() as folder:
         run(cuobjdump, "--extract-ptx", "all", module, cwd=folder)
         files, known = sorted(pathlib.Path(folder).glob("*.ptx")), {}
