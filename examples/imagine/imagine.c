@@ -30,7 +30,7 @@ const command commands[] = {
       run_generate },
     { "encode", "pictures to latents", CODING "quiet out tile ", "PICTURES",
       "  imagine encode clip.png --out latents.safetensors       a PNG or an animated PNG\n"
-      "  imagine encode frames/ --out latents.safetensors        a folder of PNGs, in the order of their names\n",
+      "  imagine encode frames/ --out latents.safetensors        a folder of PNGs, by their names: 10.png before 2.png\n",
       run_encode },
     { "decode", "latents to pictures", CODING "quiet out fps tile ", "LATENTS",
       "  imagine decode latents.safetensors --out clip.png\n"

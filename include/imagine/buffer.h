@@ -131,8 +131,9 @@ IMAGINE_API imagine_status imagine_buffer_save(imagine_context *context, const c
                                                imagine_buffer *const *buffers, const char *const *names,
                                                imagine_error *error);
 
-/* Pictures as U8 [frames, height, width, 3] in sRGB: from a PNG, an animated PNG, or a folder of PNGs of one size in the
- * order of their names. Transparency is laid over white. Files of up to 2 GiB, sides of up to 16384 pixels, 4 GiB of pixels. */
+/* Pictures as U8 [frames, height, width, 3] in sRGB: from a PNG, an animated PNG, or a folder's files *.png of one size, but
+ * for hidden ones, in the order of their names' bytes, where 10.png comes before 2.png. Transparency is laid over white.
+ * Files of up to 2 GiB, sides of up to 16384 pixels, 4 GiB of pixels. */
 IMAGINE_API imagine_status imagine_picture_load(imagine_buffer **frames, imagine_context *context, const char *path,
                                                 imagine_error *error);
 

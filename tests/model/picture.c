@@ -152,6 +152,29 @@ static void test_folder(void)
     imagine_buffer_release(&frames);
 }
 
+/* By the bytes of the names, and only what is named *.png and not hidden: as buffer.h says. */
+static void test_folder_order(void)
+{
+    static const char *const names[] = { "2.png", "10.png", ".0.png", "3.PNG", "4.png.txt" };
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_buffer *read = NULL;
+    const char *sub = scratch_file("order");
+    char path[600];
+    REQUIRE(!mkdir(sub, 0777));
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        imagine_buffer *one = make_frames(1, 4, 4);
+        REQUIRE(one);
+        memset(imagine_buffer_data(one), (int)i, 48);
+        snprintf(path, sizeof path, "%s/%s", sub, names[i]);
+        CHECK_OK(imagine_picture_save(context, path, one, 1, &err));
+        imagine_buffer_release(&one);
+    }
+    REQUIRE_OK(imagine_picture_load(&read, context, sub, &err));
+    const uint8_t *data = imagine_buffer_data(read);
+    CHECK(imagine_buffer_size(read) == 96 && data[0] == 1 && data[48] == 0);
+    imagine_buffer_release(&read);
+}
+
 static size_t slurp(const char *path, uint8_t *bytes, size_t room)
 {
     FILE *f = fopen(path, "rb");
@@ -571,6 +594,7 @@ int main(int argc, char **argv)
         { "round_trip", test_round_trip }, { "formats", test_formats }, { "animation", test_animation },
         { "folder", test_folder },         { "rates", test_rates },     { "hostile", test_hostile },
         { "errors", test_errors },  { "bomb", test_bomb },       { "full_disk", test_full_disk }, { "links", test_links },
+        { "folder_order", test_folder_order },
         { "modes", test_modes },           { "long_names", test_long_names }, { "no_folder", test_no_folder },
         { "memory", test_memory },
         { "common_chunks", test_common_chunks },

@@ -31,7 +31,7 @@ def save(path: Path, frames: Any, fps: float = 8.0, context: Optional[Context] =
 
 
 def load(path: Path, context: Optional[Context] = None) -> Array:
-    """Frames of a PNG, an animated PNG or a folder of PNGs, uint8 [frames, height, width, 3]."""
+    """Frames of a PNG, an animated PNG or a folder of PNGs, by their names (10.png before 2.png), uint8 [frames, height, width, 3]."""
     context = of("context", Context, context) or Context(threads=1)
     pointer = ctypes.c_void_p()
     call("imagine_picture_load", ctypes.byref(pointer), context, c_path(path), filename=path)

@@ -87,7 +87,8 @@ pub fn save_picture(context: &Context, path: impl AsRef<Path>, frames: &Frames, 
     Ok(())
 }
 
-/// Frames of a PNG, an animated PNG, or a folder of PNGs of one size in the order of their names.
+/// Frames of a PNG, an animated PNG, or a folder of PNGs of one size in the order of their names' bytes, where
+/// 10.png comes before 2.png.
 pub fn load_picture(context: &Context, path: impl AsRef<Path>) -> Result<Frames> {
     let path = c_path(path.as_ref())?;
     // SAFETY: the context and the path live during the call.
