@@ -62,9 +62,11 @@ static imagine_status check_shape(imagine_context *context, imagine_dtype dtype,
     *size = imagine__dtype_size(dtype);
     if (!*size)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "dtype: %d is no type", dtype);
-    if (ndim < 0 || ndim > IMAGINE_MAX_DIMS || (ndim && !shape))
+    if (ndim < 0 || ndim > IMAGINE_MAX_DIMS)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "ndim: %d dimensions, 0 to %d are possible", ndim,
                              IMAGINE_MAX_DIMS);
+    if (ndim && !shape)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "shape: the pointer is NULL");
     int empty = 0;
     for (int32_t i = 0; i < ndim; i++) {
         if (shape[i] < 0)

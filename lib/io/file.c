@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "io/io.h"
+#include "model/model.h"
 
 #define NAME_KEPT 200 /* bytes of a name: names have at most 255 */
 
@@ -38,13 +39,13 @@ static imagine_status find_target(imagine__output *output, imagine_error *error)
     char target[PATH_MAX];
     struct stat there;
     size_t length = strlen(output->path);
-    int failed = length < sizeof target ? 0 : ENAMETOOLONG;
+    int failed = !length ? ENOENT : length < sizeof target ? 0 : ENAMETOOLONG;
     if (!failed) {
         memcpy(target, output->path, length + 1);
         failed = follow(target);
     }
     if (failed)
-        return imagine__fail_errno(error, IMAGINE_ERROR_IO, failed, "%s: cannot be written", output->path);
+        return imagine__fail_errno(error, IMAGINE_ERROR_IO, failed, "%s: cannot be written", imagine__path_text(output->path));
     if (!stat(output->path, &there)) {
         if (!S_ISREG(there.st_mode)) {
             if (S_ISDIR(there.st_mode))

@@ -6,6 +6,11 @@
 
 #include "model/model.h"
 
+const char *imagine__path_text(const char *path)
+{
+    return *path ? path : "the path is empty";
+}
+
 imagine_status imagine__look(const char *path, imagine__path_kind *kind, imagine_error *error)
 {
     struct stat about;
@@ -32,7 +37,8 @@ imagine_status imagine__open_file(const char *path, int *fd, uint64_t *size, ima
     int opened = open_again(path);
     if (opened < 0)
         return imagine__fail_errno(
-            error, errno == ENOENT || errno == ENOTDIR ? IMAGINE_ERROR_NOT_FOUND : IMAGINE_ERROR_IO, errno, "%s", path);
+            error, errno == ENOENT || errno == ENOTDIR ? IMAGINE_ERROR_NOT_FOUND : IMAGINE_ERROR_IO, errno, "%s",
+            imagine__path_text(path));
     if (fstat(opened, &about)) {
         int number = errno;
         close(opened);
@@ -58,7 +64,7 @@ imagine_status imagine__pread(int fd, const char *path, uint64_t offset, void *o
             return imagine__fail_errno(error, IMAGINE_ERROR_IO, errno, "%s", path);
         if (!got)
             return imagine__fail(error, IMAGINE_ERROR_IO,
-                                 "%s: ends at byte %llu, %llu bytes too early; was it cut short?", path,
+                                 "%s: there is nothing from byte %llu on, where %llu bytes are wanted; was it cut short?", path,
                                  (unsigned long long)offset, (unsigned long long)size);
         to += got;
         offset += (uint64_t)got;

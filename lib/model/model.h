@@ -15,6 +15,8 @@ imagine_status imagine__read_opened(imagine_context *context, int fd, uint64_t l
 /* What is there at `path`; an error where that cannot be told. */
 typedef enum imagine__path_kind { IMAGINE__PATH_NONE, IMAGINE__PATH_FOLDER, IMAGINE__PATH_FILE } imagine__path_kind;
 imagine_status imagine__look(const char *path, imagine__path_kind *kind, imagine_error *error);
+/* A path as messages begin with it: one that is empty says so. */
+const char *imagine__path_text(const char *path);
 /* Opens a regular file for reading: *fd and its size. */
 imagine_status imagine__open_file(const char *path, int *fd, uint64_t *size, imagine_error *error);
 /* pread until `size` bytes are there; a file that ends before is an error. */

@@ -454,7 +454,7 @@ imagine_status imagine__pack_read(imagine_model *model, imagine_error *error)
     if (status < 0)
         return status;
     if (!kind)
-        return imagine__fail_errno(error, IMAGINE_ERROR_NOT_FOUND, ENOENT, "%s", model->path);
+        return imagine__fail_errno(error, IMAGINE_ERROR_NOT_FOUND, ENOENT, "%s", imagine__path_text(model->path));
     if (kind != IMAGINE__PATH_FOLDER)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
                              "%s: not a folder; give the folder that holds transformer/, vae/ and so on", model->path);

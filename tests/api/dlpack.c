@@ -314,7 +314,7 @@ static void refused(void)
     REFUSED(dl_tensor.ndim, 9, UNSUPPORTED, "9 dimensions");
     REFUSED(dl_tensor.ndim, -1, INVALID_ARGUMENT, "-1 dimensions");
     REFUSED(dl_tensor.ndim, INT32_MIN, INVALID_ARGUMENT, "ndim");
-    REFUSED(dl_tensor.shape, NULL, INVALID_ARGUMENT, "ndim");
+    REFUSED(dl_tensor.shape, NULL, INVALID_ARGUMENT, "shape");
     REFUSED(dl_tensor.shape, negative, INVALID_ARGUMENT, "shape[1]");
     REFUSED(dl_tensor.shape, huge, INVALID_ARGUMENT, "beyond");
     REFUSED(dl_tensor.strides, strides, UNSUPPORTED, "strides");

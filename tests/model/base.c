@@ -778,6 +778,7 @@ static void buffers(void)
     CHECK_STATUS(imagine_buffer_create(&b, context, IMAGINE_F32, 9, shape, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
     CHECK_STATUS(imagine_buffer_create(&b, context, IMAGINE_F32, -1, shape, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
     CHECK_STATUS(imagine_buffer_create(&b, context, IMAGINE_F32, 1, NULL, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    CHECK(!strcmp(err.message, "shape: the pointer is NULL"));
     CHECK_OK(imagine_buffer_create(&b, context, IMAGINE_F32, 3, none, &err));
     CHECK(imagine_buffer_size(b) == 0);
     imagine_buffer_release(&b);

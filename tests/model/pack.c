@@ -202,6 +202,8 @@ static void refused(void)
     imagine_model_info info;
     imagine_model *model;
     CHECK_STATUS(imagine_model_open(&model, context, "no-such-pack", NULL, &err), IMAGINE_ERROR_NOT_FOUND);
+    CHECK_STATUS(imagine_model_open(&model, context, "", NULL, &err), IMAGINE_ERROR_NOT_FOUND);
+    CHECK(err.native_code == ENOENT && !strncmp(err.message, "the path is empty: ", 19));
     CHECK_STATUS(imagine_model_open(&model, context, test_path("test.h"), NULL, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
     CHECK_STATUS(imagine_model_open(&model, context, NULL, NULL, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
     CHECK_STATUS(imagine_model_open(NULL, context, folder, NULL, &err), IMAGINE_ERROR_INVALID_ARGUMENT);

@@ -357,6 +357,10 @@ static void test_errors(void)
     int64_t shape[4] = { 1, 2, 2, 3 };
     CHECK_STATUS(imagine_picture_load(&read, context, scratch_file("missing.png"), &err), IMAGINE_ERROR_NOT_FOUND);
     CHECK(strstr(err.message, "missing.png"));
+    CHECK_STATUS(imagine_picture_load(&read, context, "", &err), IMAGINE_ERROR_NOT_FOUND);
+    CHECK(err.native_code == ENOENT && !strncmp(err.message, "the path is empty: ", 19));
+    CHECK_STATUS(imagine_picture_save(context, "", frames, 8, &err), IMAGINE_ERROR_IO);
+    CHECK(err.native_code == ENOENT && !strncmp(err.message, "the path is empty: ", 19));
     CHECK_STATUS(imagine_picture_save(context, scratch_file("no/such/folder.png"), frames, 8, &err), IMAGINE_ERROR_IO);
     CHECK_STATUS(imagine_picture_save(context, scratch_file("x.png"), frames, 0, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
     REQUIRE_OK(imagine_buffer_create(&floats, context, IMAGINE_F32, 4, shape, &err));

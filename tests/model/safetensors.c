@@ -231,6 +231,9 @@ static void cut_short(void)
     CHECK_STATUS(imagine__weights_read(weights, b, 0, 24, out, &err), IMAGINE_ERROR_IO);
     CHECK(strstr(err.message, "case.safetensors") != NULL);
     CHECK_OK(imagine__weights_read(weights, b, 0, 20, out, &err));
+    CHECK(!truncate(path_of("case.safetensors"), 4)); /* it does not end where the reading begins */
+    CHECK_STATUS(imagine__weights_read(weights, b, 0, 24, out, &err), IMAGINE_ERROR_IO);
+    CHECK(!strstr(err.message, "ends at byte") && strstr(err.message, ", where 24 bytes are wanted; was it cut short?"));
     imagine__weights_close(weights);
 }
 
