@@ -71,6 +71,7 @@ static imagine_status bench_kernels(session *s, const arguments *o)
         if (status < 0)
             return status;
         if (imagine_cancel_fired(s->cancel)) {
+            s->error.status = IMAGINE_ERROR_CANCELLED;
             snprintf(s->error.message, sizeof s->error.message, "%s", imagine_status_text(IMAGINE_ERROR_CANCELLED));
             return IMAGINE_ERROR_CANCELLED;
         }
@@ -193,7 +194,11 @@ int run_bench(const arguments *o)
         printf("],\n  \"generations\": [");
     if (status >= 0 && with_model)
         status = bench_model(&s, o);
-    if (o->json)
+    if (o->json && status < 0) {
+        printf("],\n  ");
+        json_error(s.error.status, s.error.message);
+        printf("}\n");
+    } else if (o->json)
         printf("]}\n");
     if (status < 0)
         result = session_failed(&s);

@@ -78,6 +78,7 @@ int usage_error(const arguments *o, const char *format, ...) __attribute__((form
 
 /* Output: JSON on stdout. */
 void json_text(const char *text); /* with quotes and escapes; what is not UTF-8 as U+FFFD */
+void json_error(imagine_status status, const char *message); /* "error": {...}, as a member of an object */
 void json_shape(const imagine_buffer *buffer); /* "[3, 9, 64, 64]" */
 
 /* A bar on stderr when that is a terminal. */

@@ -318,6 +318,8 @@ int run_generate(const arguments *o)
     settled.prompt = o->prompt ? o->prompt : o->input;
     if (!settled.prompt && !o->embeds)
         return usage_error(o, "a prompt is missing");
+    if (settled.prompt && *settled.prompt && o->embeds)
+        return usage_error(o, "--embeds: they take the prompt's place, so leave that out");
     if (o->image && o->extend)
         return usage_error(o, "--image: --extend says what the clip begins with");
     if ((o->mask || o->strength < 1) && !o->init)

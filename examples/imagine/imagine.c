@@ -164,12 +164,17 @@ static void print_overview(FILE *to)
 
 int usage_error(const arguments *o, const char *format, ...)
 {
+    char message[8192];
     va_list args;
     va_start(args, format);
-    fprintf(stderr, "imagine %s: ", o->command);
-    vfprintf(stderr, format, args);
-    fprintf(stderr, "\nTry `imagine %s --help`.\n", o->command);
+    vsnprintf(message, sizeof message, format, args);
     va_end(args);
+    fprintf(stderr, "imagine %s: %s\nTry `imagine %s --help`.\n", o->command, message, o->command);
+    if (o->json) {
+        printf("{");
+        json_error(IMAGINE_ERROR_INVALID_ARGUMENT, message);
+        printf("}\n");
+    }
     return EXIT_USAGE;
 }
 
@@ -330,11 +335,27 @@ static int read_option(arguments *o, size_t index, const char *text)
     }
 }
 
+/* What getopt refuses: `letter` is what it returned, `word` where it stopped. */
+static int refused_option(const arguments *o, int letter, const char *word)
+{
+    size_t i = 0, length = strcspn(word, "=");
+    while (i < DESCRIBED && described[i].letter != optopt)
+        i++;
+    if (i < DESCRIBED)
+        return usage_error(o, "--%s: %s", described[i].name, letter == ':' ? "its value is missing" : "it takes no value");
+    if (optopt)
+        return usage_error(o, "there is no option -%c", optopt);
+    for (i = 0; i < DESCRIBED; i++)
+        if (length > 2 && !strncmp(described[i].name, word + 2, length - 2))
+            return usage_error(o, "%.*s: several options begin so", (int)length, word);
+    return usage_error(o, "there is no option %.*s", (int)length, word);
+}
+
 static int read_command_line(arguments *o, const command *c, int argc, char **argv)
 {
     struct option table[DESCRIBED + 1] = { 0 };
-    char letters[2 * DESCRIBED + 2] = "";
-    size_t at = 0;
+    char letters[2 * DESCRIBED + 3] = "-:"; /* "-": all in its order */
+    size_t at = 2;
     for (size_t i = 0; i < DESCRIBED; i++) {
         table[i] = (struct option){ described[i].name, described[i].argument ? required_argument : no_argument, NULL,
                                     described[i].letter };
@@ -342,12 +363,16 @@ static int read_command_line(arguments *o, const command *c, int argc, char **ar
         if (described[i].argument)
             letters[at++] = ':';
     }
-    for (int letter; (letter = getopt_long(argc, argv, letters, table, NULL)) != -1;) {
+    opterr = 0;
+    for (int letter; (letter = getopt_long(argc, argv, letters, table, NULL)) != -1;)
+        o->json |= letter == 'j'; /* known before anything is refused */
+    optind = 0; /* from the beginning */
+    for (int letter; (letter = getopt_long(argc, argv, letters + 1, table, NULL)) != -1;) {
         size_t i = 0;
         while (i < DESCRIBED && described[i].letter != letter)
             i++;
         if (i == DESCRIBED)
-            return usage_error(o, "see the line above");
+            return refused_option(o, letter, argv[optind - 1]);
         if (!takes(c, described[i].name))
             return usage_error(o, "--%s does not apply here", described[i].name);
         if (letter == 'h') {

@@ -129,9 +129,8 @@ static int failed(int json, imagine_status status, const char *message, const ch
 {
     fprintf(stderr, "imagine: %s\n", message);
     if (json) {
-        printf("{\"error\": {\"status\": \"%s\", \"message\": ", imagine_status_name(status));
-        json_text(message);
-        printf("}");
+        printf("{");
+        json_error(status, message);
         if (kept) {
             printf(", \"latents\": ");
             json_text(kept);
@@ -325,6 +324,13 @@ void json_text(const char *text)
         c += length ? length : 1;
     }
     putchar('"');
+}
+
+void json_error(imagine_status status, const char *message)
+{
+    printf("\"error\": {\"status\": \"%s\", \"message\": ", imagine_status_name(status));
+    json_text(message);
+    printf("}");
 }
 
 void json_shape(const imagine_buffer *buffer)

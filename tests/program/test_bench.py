@@ -86,6 +86,10 @@ class OnTheProcessor(unittest.TestCase):
     def test_a_filter_that_nothing_matches(self):
         done = bench("--threads", "1", "--filter", "nothing of that name")
         self.assertEqual((done.returncode, done.stderr), (1, "imagine: --filter: no entry's name contains \"nothing of that name\"\n"))
+        done = bench("--threads", "1", "--filter", "nothing of that name", "--json")
+        said = json.loads(done.stdout)
+        self.assertEqual((done.returncode, said["error"]["status"], len(said["kernels"])), (1, "ERROR_NOT_FOUND", 1))
+        self.assertIn("nothing of that name", said["error"]["message"])
 
     def test_quick_is_for_a_device(self):
         self.assertEqual(bench("--quick").returncode, 2)

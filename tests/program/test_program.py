@@ -383,6 +383,7 @@ class Program(unittest.TestCase):
         self.generate("--out", "a.safetensors")
         self.run_program("generate", "--embeds", "t.safetensors", "--model", PACK, "--out", "b.safetensors")
         self.assertTrue((load(self.path("a.safetensors"))["latents"] == load(self.path("b.safetensors"))["latents"]).all())
+        self.assertIn("they take the prompt's place", self.generate("--embeds", "t.safetensors", status=2).stderr)
 
     def test_negative_embeds_of_a_file(self):
         self.run_program("text", "a red apple", "--model", PACK, "--out", "t.safetensors")
@@ -485,6 +486,26 @@ class Program(unittest.TestCase):
             self.assertEqual(said["status"], status)
             self.assertIn(says, said["message"])
             self.assertIn(said["message"], done.stderr)
+
+    def test_json_of_a_wrong_command_line(self):
+        """As of other failures, wherever --json stands."""
+        for arguments, says in ((("--colour", "red"), "there is no option --colour"), (("--seed", "-1"), '--seed: "-1" is no whole'),
+                                (("--out", "a.jpg"), 'ends neither with .png'), (("b",), 'one argument too many: "b"')):
+            for order in (("--json", *arguments), (*arguments, "-j")):
+                done = self.run_program("generate", "a dog", "--model", PACK, *order, status=2)
+                said = json.loads(done.stdout)["error"]
+                self.assertEqual(said["status"], "ERROR_INVALID_ARGUMENT")
+                self.assertIn(says, said["message"])
+                self.assertEqual(done.stderr, f"imagine generate: {said['message']}\nTry `imagine generate --help`.\n")
+            self.assertEqual(self.run_program("generate", "a dog", "--model", PACK, *arguments, status=2).stdout, "")
+
+    def test_options_that_are_not_there(self):
+        for options, says in ((["--promt=x"], "there is no option --promt"), (["--guid", "3"], "--guid: several options begin so"),
+                              (["-Z"], "there is no option -Z"), (["-j1"], "there is no option -1"),
+                              (["--frames"], "--frames: its value is missing"), (["-f"], "--frames: its value is missing"),
+                              (["--quiet=1"], "--quiet: it takes no value")):
+            refused = self.run_program("generate", "a dog", *options, status=2).stderr
+            self.assertTrue(refused.startswith(f"imagine generate: {says}"), refused)
 
     def test_names_that_are_no_text(self):
         name = b"t\xe9\xf0\x9f\x8d\x8e\xed\xa0\x80.png"
