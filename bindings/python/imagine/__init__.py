@@ -351,7 +351,7 @@ class Model(_Handle):
             self.close()  # a traceback would keep the threads
             raise
         super().__init__(pointer.value)
-        self.path = str(path)
+        self.path = os.fsdecode(path)
 
     def close(self) -> None:
         """Frees the model now, once what works with it is done, and the context that it has made where none was given, with its
@@ -408,7 +408,7 @@ class Model(_Handle):
         sampler.cfg_mode = _choice("cfg", _api.CFG_MODES, cfg)
         sampler.known_mode = _choice("known_mode", _api.KNOWN_MODES, known_mode)
         if sigmas is not None and schedule not in ("default", "sigmas"):
-            raise InvalidArgument(f"schedule: {schedule!r} has no use with sigmas of your own; leave it at its default")
+            raise _invalid(f"schedule: {schedule!r} has no use with sigmas of your own; leave it at its default")
         sampler.schedule = _choice("schedule", _api.SCHEDULES, "sigmas" if sigmas is not None else schedule)
         sampler.step_rule = _choice("step_rule", _api.STEP_RULES, step_rule)
         keep: List[Any] = [sampler]
@@ -536,7 +536,7 @@ class Model(_Handle):
 def _find(name: Union[str, os.PathLike[str]]) -> pathlib.Path:
     """A folder as given, or a pack of that name: in IMAGINE_MODELS, in this package, in the source tree, on the system."""
     given = pathlib.Path(os.fsdecode(_path(name)))
-    if given.is_dir() or len(given.parts) != 1:
+    if os.path.isdir(given) or len(given.parts) != 1:  # not Path's own, which raises what the library has a message for
         return given
     here = pathlib.Path(__file__).resolve().parent
     named = os.environ.get("IMAGINE_MODELS")
@@ -544,9 +544,9 @@ def _find(name: Union[str, os.PathLike[str]]) -> pathlib.Path:
                                                          pathlib.Path("/usr/local/share/imagine/models"),
                                                          pathlib.Path("/usr/share/imagine/models")]
     for place in places:
-        if (place / name).is_dir():
-            return place / name
-    if not given.exists():
+        if os.path.isdir(place / given):
+            return place / given
+    if not os.path.exists(given):
         raise FileNotFound(f'there is no model "{given}" here, in IMAGINE_MODELS, the package or /usr/share/imagine/models: give a '
                            "model's folder, or name the folder that holds it in IMAGINE_MODELS", -21, "ERROR_NOT_FOUND", errno.ENOENT, name)
     return given

@@ -273,6 +273,19 @@ class Failures(unittest.TestCase):
         self.assertIsInstance(caught.exception, FileNotFoundError)
         self.assertEqual((caught.exception.errno, caught.exception.filename), (errno.ENOENT, "no-such-model"))
 
+    def test_names_of_models_that_cannot_be_looked_at(self):
+        """pathlib would raise an OSError of its own."""
+        for name in ("x" * 5000, "x/" * 3000, pathlib.Path("x" * 300)):
+            with self.assertRaises(imagine.Error):
+                imagine.open(name)
+
+    def test_names_of_models_as_bytes(self):
+        with unittest.mock.patch.dict(os.environ, {"IMAGINE_MODELS": str(PACK.parent)}):
+            with imagine.open(os.fsencode(PACK.name)) as model:
+                self.assertEqual(model.path, str(PACK))
+            with imagine.Model(os.fsencode(PACK)) as model:
+                self.assertEqual(model.path, str(PACK))
+
     def test_errors_about_files_are_those_of_python(self):
         frames, missing = numpy.zeros((1, 8, 8, 3), "uint8"), pathlib.Path("/no/such/x.png")
         for kind, also, work in ((imagine.FileError, OSError, lambda: imagine.save(missing, frames)),
@@ -321,8 +334,9 @@ class Failures(unittest.TestCase):
             model.generate("a", frames=6)
         with self.assertRaises(ValueError):
             model.generate("a", width=3)
-        with self.assertRaisesRegex(imagine.InvalidArgument, "schedule: 'flow' has no use with sigmas"):
+        with self.assertRaisesRegex(imagine.InvalidArgument, "schedule: 'flow' has no use with sigmas") as caught:
             model.generate("a", schedule="flow", sigmas=[1, 0.5, 0])
+        self.assertEqual((caught.exception.status, caught.exception.name), (-1, "ERROR_INVALID_ARGUMENT"))
         with self.assertRaisesRegex(imagine.InvalidArgument, "shift: 3 has no use with sigmas"):
             model.generate("a", shift=3, sigmas=[1, 0.5, 0])
         with self.assertRaises(imagine.InvalidArgument):
