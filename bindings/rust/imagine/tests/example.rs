@@ -24,6 +24,38 @@ fn it_writes_a_png() {
     assert!(png.starts_with(b"\x89PNG\r\n\x1a\n") && png.windows(4).any(|chunk| chunk == b"acTL"));
 }
 
+/// The text between a fence of this kind and its end, each time there is one.
+fn blocks<'a>(text: &'a str, fence: &'a str) -> impl Iterator<Item = &'a str> {
+    text.split(fence).skip(1).filter_map(|rest| rest.split("```").next())
+}
+
+/// What README.md tells a program that depends on the crate to write, as a program.
+#[test]
+fn the_readme_is_a_program() {
+    let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..").canonicalize().unwrap();
+    if !tree.join("models/tiny/imagine.json").exists() {
+        eprintln!("skipped: no model");
+        return;
+    }
+    let readme = std::fs::read_to_string(tree.join("bindings/rust/README.md")).unwrap();
+    let readme = readme.replace("../libimagine", tree.to_str().unwrap());
+    let dependencies: String = blocks(&readme, "```toml\n").collect();
+    let sources: Vec<&str> = blocks(&readme, "```rust\n").collect();
+    let folder = std::env::temp_dir().join(format!("imagine-readme-{}", std::process::id()));
+    std::fs::create_dir_all(folder.join("src")).unwrap();
+    let package = "[package]\nname = \"reader\"\nversion = \"0.1.0\"\nedition = \"2021\"\n";
+    std::fs::write(folder.join("Cargo.toml"), format!("{package}{dependencies}")).unwrap();
+    std::fs::write(folder.join("src/main.rs"), sources[0]).unwrap();
+    std::fs::write(folder.join("build.rs"), sources[1]).unwrap();
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["run", "--offline", "--quiet"]).current_dir(&folder).env("CARGO_TARGET_DIR", folder.join("target"));
+    let done = cargo.env_remove("LD_LIBRARY_PATH").output().unwrap();
+    let png = std::fs::read(folder.join("apple.png"));
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert!(png.unwrap().starts_with(b"\x89PNG\r\n\x1a\n"));
+}
+
 #[test]
 fn it_says_what_is_wrong() {
     if !program().exists() {
