@@ -324,6 +324,8 @@ static int read_option(arguments *o, size_t index, const char *text)
     case 'd': return read_device(o, text);
     case 'B': return read_precision(o, text);
     case 'M':
+        if (!*text || text[strspn(text, "0123456789")])
+            return usage_error(o, "--%s: \"%s\" is no whole number of MB, as 8000", name, text);
         status = read_integer(o, name, text, 1, 1ll << 40, &megabytes);
         o->memory_limit = (uint64_t)megabytes * 1000000;
         return status;

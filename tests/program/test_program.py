@@ -79,6 +79,11 @@ class Program(unittest.TestCase):
         self.assertIn("/no/model", self.run_program("info", "--model", "/no/model", status=1).stderr)
         self.generate("--out", "/no/folder/a.png", status=1)
 
+    def test_a_limit_is_in_megabytes(self):
+        for text in ("8G", "8000MB", "1.5", "-1", ""):
+            self.assertIn(f'"{text}" is no whole number of MB', self.generate("--memory-limit", text, status=2).stderr)
+        self.assertIn("1..", self.generate("--memory-limit", "0", status=2).stderr)
+
     def test_what_would_be_ignored_is_refused(self):
         for command in ("info", "bench"):
             self.assertIn("--quiet does not apply", self.run_program(command, "--quiet", status=2).stderr)
