@@ -14,6 +14,7 @@
 typedef struct arguments {
     const char *command;
     const char *input; /* the argument that is no option */
+    const char *usual_out; /* what the command writes where `out` is NULL */
     const char *prompt, *negative, *model, *out, *schedule, *step_rule, *cfg, *noise, *embeds, *filter;
     const char *image, *last_image, *init, *extend, *mask, *known_mode, *resume;
     int32_t width, height, frames, steps, threads, cpu_level, device, device_number, precision, weights, runs, tile_width, tile_height;
@@ -28,6 +29,7 @@ typedef struct command {
     const char *argument; /* name of the argument that is no option, or NULL */
     const char *help; /* how it is used, with examples */
     int (*run)(const arguments *);
+    const char *out; /* what it writes where nothing is said, or NULL */
 } command;
 
 extern const command commands[];

@@ -312,7 +312,7 @@ static int generate(generation *g)
 int run_generate(const arguments *o)
 {
     arguments settled = *o;
-    generation g = { .o = &settled, .out = o->out ? o->out : "out.png" };
+    generation g = { .o = &settled, .out = o->out ? o->out : o->usual_out };
     if (o->input && o->prompt)
         return usage_error(o, "give the prompt as the argument or with --prompt, not both");
     settled.prompt = o->prompt ? o->prompt : o->input;

@@ -27,41 +27,41 @@ const command commands[] = {
       "  imagine generate \"in snow\" --init clip.png --strength 0.6 --out snow.png\n"
       "  imagine generate \"a dog\" --out dog.safetensors        only the latents, for `imagine decode`\n"
       "  imagine generate \"a dog\" --resume out.png.latents.safetensors    goes on where Ctrl-C ended it\n",
-      run_generate },
+      run_generate, "out.png" },
     { "encode", "pictures to latents", CODING "quiet out tile ", "PICTURES",
       "  imagine encode clip.png --out latents.safetensors       a PNG or an animated PNG\n"
       "  imagine encode frames/ --out latents.safetensors        a folder of PNGs, by their names: 10.png before 2.png\n",
-      run_encode },
+      run_encode, "latents.safetensors" },
     { "decode", "latents to pictures", CODING "quiet out fps tile ", "LATENTS",
       "  imagine decode latents.safetensors --out clip.png\n"
       "  imagine decode latents.safetensors --out frames.safetensors    `frames` as f32 in [-1, 1]\n"
       "  imagine decode latents.safetensors --tile auto --memory-limit 4000    in tiles that fit\n",
-      run_decode },
+      run_decode, "out.png" },
     { "text", "token ids and embeddings of a prompt", MACHINE "quiet prompt out ids-only ", "PROMPT",
       "  imagine text \"a red apple\" --out text.safetensors\n"
       "  imagine text \"a red apple\" --json                      prints the ids\n"
       "  imagine text \"a red apple\" --ids-only                  how many tokens it has, and how many the model sees\n",
-      run_text },
+      run_text, "text.safetensors" },
     { "denoise", "one forward of the transformer on given tensors", MACHINE "quiet out ", "TENSORS",
       "  imagine denoise inputs.safetensors --out sample.safetensors\n"
       "\n"
       "The file holds hidden_states [batch, channels, frames, height, width], timestep [batch] or [batch, tokens] and\n"
       "encoder_hidden_states [batch, length, dim]; `sample` is written.\n",
-      run_denoise },
+      run_denoise, "sample.safetensors" },
     { "info", "what a model is made for, the memory a job needs, and this machine",
       MACHINE "width height frames steps guidance guidance-2 schedule step-rule cfg tile ", "MODEL",
       "  imagine info\n"
       "  imagine info --width 832 --height 480 --frames 81        the memory that such a clip needs\n"
       "  imagine info --memory-limit 8000                         how it would be made within 8 GB\n"
       "  imagine info --json --model ~/models/Wan2.1-T2V-1.3B-Diffusers\n",
-      run_info },
+      run_info, NULL },
     { "bench", "speed of the kernels and of a whole generation", MACHINE "filter runs quick ", NULL,
       "  imagine bench\n"
       "  imagine bench --filter attention --threads 1\n"
       "  imagine bench --filter model --runs 3                  only prompt to frames\n"
       "  imagine bench --device cuda --precision bf16           the GPU's operations, a step of Wan 1.3B, the VAE\n",
-      run_bench },
-    { NULL, NULL, NULL, NULL, NULL, NULL },
+      run_bench, NULL },
+    { NULL, NULL, NULL, NULL, NULL, NULL, NULL },
 };
 
 static const struct {
@@ -142,7 +142,10 @@ static void print_help(const command *c)
             continue;
         snprintf(left, sizeof left, "--%s%s%s", described[i].name, described[i].argument ? " " : "",
                  described[i].argument ? described[i].argument : "");
-        printf("  -%c, %-21s %s\n", described[i].letter, left, text_of(c, i));
+        printf("  -%c, %-21s %s", described[i].letter, left, text_of(c, i));
+        if (described[i].letter == 'o')
+            printf(" (%s)", c->out);
+        printf("\n");
     }
     if (takes(c, "schedule"))
         printf("\nSchedules: %s.\n", list_names(names, sizeof names, imagine_schedule_name));
@@ -412,6 +415,7 @@ static int run(int argc, char **argv)
     o.command = argv[1];
     for (const command *c = commands; c->name; c++)
         if (!strcmp(c->name, argv[1])) {
+            o.usual_out = c->out;
             int status = read_command_line(&o, c, argc - 1, argv + 1);
             return status < 0 ? EXIT_OK : status > 0 ? status : c->run(&o);
         }

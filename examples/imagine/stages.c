@@ -49,7 +49,7 @@ static imagine_status open_vae(session *s, const arguments *o, imagine_vae **vae
 
 int run_encode(const arguments *o)
 {
-    const char *out = o->out ? o->out : "latents.safetensors";
+    const char *out = o->out ? o->out : o->usual_out;
     imagine_vae *vae = NULL;
     imagine_buffer *frames = NULL, *latents = NULL;
     session s;
@@ -90,7 +90,7 @@ static imagine_status decode_to(session *s, const arguments *o, const char *out,
 
 int run_decode(const arguments *o)
 {
-    const char *out = o->out ? o->out : "out.png";
+    const char *out = o->out ? o->out : o->usual_out;
     imagine_buffer *latents = NULL, *frames = NULL;
     session s;
     if (!o->input)
@@ -165,7 +165,7 @@ static int count_tokens(const arguments *o, const char *prompt)
 
 int run_text(const arguments *o)
 {
-    const char *out = o->out ? o->out : "text.safetensors", *prompt = o->prompt ? o->prompt : o->input;
+    const char *out = o->out ? o->out : o->usual_out, *prompt = o->prompt ? o->prompt : o->input;
     imagine_text_options options;
     imagine_text *text = NULL;
     imagine_buffer *tensors[2] = { NULL, NULL };
@@ -217,7 +217,7 @@ static imagine_status open_sampler(session *s, const imagine_buffer *hidden, ima
 
 int run_denoise(const arguments *o)
 {
-    const char *out = o->out ? o->out : "sample.safetensors";
+    const char *out = o->out ? o->out : o->usual_out;
     static const char *const names[] = { "hidden_states", "timestep", "encoder_hidden_states" };
     imagine_buffer *inputs[3] = { NULL, NULL, NULL }, *sample = NULL;
     imagine_sampler *sampler = NULL;

@@ -212,6 +212,16 @@ class Program(unittest.TestCase):
         self.assertEqual(len(set(latents)), len(runs))
         self.generate("--guidance-stop", "2", status=2)
 
+    def test_what_is_written_by_default_is_told(self):
+        for command, argument, out in (("generate", "a dog", "out.png"), ("encode", "out.png", "latents.safetensors"),
+                                       ("decode", "latents.safetensors", "out.png"), ("text", "a dog", "text.safetensors")):
+            self.assertIn(f"what to write ({out})\n", self.run_program(command, "--help").stdout)
+            self.assertIn(out, self.run_program(command, argument, "--model", PACK).stdout)
+            if command == "encode":
+                os.remove(self.path("out.png"))
+            self.assertTrue(os.path.exists(self.path(out)))
+        self.assertIn("what to write (sample.safetensors)\n", self.run_program("denoise", "--help").stdout)
+
     def test_default_out_and_summary(self):
         done = self.generate()
         self.assertRegex(done.stdout, r"load .* text .* sample .* decode .* peak memory")
