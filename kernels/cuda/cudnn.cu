@@ -4,26 +4,19 @@
 #include "kernels/cuda/library.cuh"
 #include "kernels/cuda/product.cuh"
 
-/* cuDNN, opened at run time, for large convolutions: operands in bf16, sums and all behind them in f32, as a graph of the
- * convolution and up to two sums. What it is asked for is planned once a shape and kept. Everything of it may fail; then the
- * caller's own kernel computes. */
+/* cuDNN, opened at run time, for large convolutions in bf16, with sums in f32. What it is asked for is planned once a shape and
+ * kept. Everything of it may fail; then the caller's own kernel computes. */
 
 #define PLANS 128 /* in a video VAE a clip's first and second frames, and last pieces, have shapes of their own */
 #define CONFIGS 8 /* that are tried for a shape */
-#define IDS 5
+#define IDS 3
 #define TRIES 3 /* for a handle; it takes long to fail */
 
-enum { X = 1, W, Y, BIAS, ADD }; /* tensors in memory, by their numbers; more are numbers of their own */
+enum { X = 1, W, Y }; /* tensors, by their numbers */
 #define MOST 24 /* descriptors that make a plan */
 
-/* Compared by its fields. */
-struct dnn_shape {
-    dnn_convolution a; /* without pointers */
-    int32_t bias, add;
-};
-
 struct dnn_plan {
-    dnn_shape shape;
+    dnn_convolution shape; /* compared by its fields, but for the pointers */
     dnn_descriptor plan; /* NULL: cuDNN does not do it */
 };
 
@@ -166,20 +159,17 @@ static layout channels_last(int64_t batch, int64_t channels, int64_t frames, int
                                                        width * pixel, pixel}};
 }
 
-static dnn_descriptor tensor(builder *b, int64_t id, layout l, int type, bool in_memory, int dims)
+static dnn_descriptor tensor(builder *b, int64_t id, layout l, int dims)
 {
     const int64_t alignment = 16;
-    const bool is_virtual = true;
     dnn_descriptor d = create(b, DNN_TENSOR);
     for (int i = 2; i < dims; i++) /* without the frames */
         l.extent[i] = l.extent[i + DIMS - dims], l.stride[i] = l.stride[i + DIMS - dims];
-    set_number(b, d, DNN_TENSOR_TYPE, DNN_T_DATA_TYPE, type);
+    set_number(b, d, DNN_TENSOR_TYPE, DNN_T_DATA_TYPE, DNN_BF16);
     set(b, d, DNN_TENSOR_EXTENTS, DNN_T_INT64, dims, l.extent);
     set(b, d, DNN_TENSOR_STRIDES, DNN_T_INT64, dims, l.stride);
     set(b, d, DNN_TENSOR_ID, DNN_T_INT64, 1, &id);
     set(b, d, DNN_TENSOR_ALIGNMENT, DNN_T_INT64, 1, &alignment);
-    if (!in_memory)
-        set(b, d, DNN_TENSOR_VIRTUAL, DNN_T_BOOLEAN, 1, &is_virtual);
     return finalize(b, d);
 }
 
@@ -199,55 +189,28 @@ static dnn_descriptor kernel_of(builder *b, const dnn_convolution &a, int dims)
     return finalize(b, d);
 }
 
-/* y = x + b, in f32. */
-static dnn_descriptor sum_of(builder *b, dnn_descriptor x, dnn_descriptor other, dnn_descriptor y)
+/* The convolution alone, summed in f32 and written as bf16, as PyTorch asks for it: for this cuDNN has kernels for every kind of GPU.
+ * With a bias, a term or a result in f32 its engines are compiled at run time, a quarter of a second or more for each shape, or are
+ * those of an older GPU. */
+static dnn_descriptor graph_of(builder *b, const dnn_handle handle, const dnn_convolution &a)
 {
-    dnn_descriptor pointwise = create(b, DNN_POINTWISE);
-    set_number(b, pointwise, DNN_POINTWISE_MODE, DNN_T_POINTWISE_MODE, DNN_ADD);
-    set_number(b, pointwise, DNN_POINTWISE_PRECISION, DNN_T_DATA_TYPE, DNN_F32);
-    finalize(b, pointwise);
-    dnn_descriptor d = create(b, DNN_POINTWISE_OPERATION);
-    set_descriptor(b, d, DNN_OPERATION_POINTWISE, pointwise);
-    set_descriptor(b, d, DNN_OPERATION_X, x);
-    set_descriptor(b, d, DNN_OPERATION_B, other);
-    set_descriptor(b, d, DNN_OPERATION_Y, y);
-    return finalize(b, d);
-}
-
-/* The convolution, + bias, + add; what is between them is f32 and has no memory. */
-static dnn_descriptor graph_of(builder *b, const dnn_handle handle, const dnn_shape &s)
-{
-    const dnn_convolution &a = s.a;
     const int dims = a.frames > 1 ? 5 : 4;
     const float one = 1, zero = 0;
-    dnn_descriptor operations[3], last;
-    int64_t count = 1, sums = s.bias + s.add, id = 10;
-    layout out = channels_last(1, a.cout, 1, a.out_h, a.out_w, a.ldy);
     layout in = {{1, a.cin, a.frames, a.height, a.width}, {a.frames * a.frame, 1, a.frame, a.line, a.cin}};
-    dnn_descriptor x = tensor(b, X, in, DNN_BF16, true, dims);
-    dnn_descriptor w = tensor(b, W, channels_last(a.cout, a.cin, a.frames, a.kh, a.kw, a.cin), DNN_BF16, true, dims);
-    const int y_type = a.y_type == IMAGINE__W_BF16 ? DNN_BF16 : DNN_F32;
-    last = tensor(b, sums ? id++ : (int64_t)Y, out, sums ? DNN_F32 : y_type, !sums, dims);
+    dnn_descriptor x = tensor(b, X, in, dims);
+    dnn_descriptor w = tensor(b, W, channels_last(a.cout, a.cin, a.frames, a.kh, a.kw, a.cin), dims);
+    dnn_descriptor y = tensor(b, Y, channels_last(1, a.cout, 1, a.out_h, a.out_w, a.ldy), dims);
     dnn_descriptor forward = create(b, DNN_FORWARD);
     set_descriptor(b, forward, DNN_FORWARD_CONVOLUTION, kernel_of(b, a, dims));
     set_descriptor(b, forward, DNN_FORWARD_X, x);
     set_descriptor(b, forward, DNN_FORWARD_W, w);
-    set_descriptor(b, forward, DNN_FORWARD_Y, last);
+    set_descriptor(b, forward, DNN_FORWARD_Y, y);
     set(b, forward, DNN_FORWARD_ALPHA, DNN_T_FLOAT, 1, &one);
     set(b, forward, DNN_FORWARD_BETA, DNN_T_FLOAT, 1, &zero);
-    operations[0] = finalize(b, forward);
-    for (int i = 0; i < 2; i++) {
-        if (!(i ? s.add : s.bias))
-            continue;
-        layout l = i ? channels_last(1, a.cout, 1, a.out_h, a.out_w, a.ld_add) : channels_last(1, a.cout, 1, 1, 1, a.cout);
-        dnn_descriptor other = tensor(b, i ? ADD : BIAS, l, DNN_F32, true, dims);
-        dnn_descriptor y = tensor(b, count == sums ? (int64_t)Y : id++, out, count == sums ? y_type : DNN_F32, count == sums, dims);
-        operations[count++] = sum_of(b, last, other, y);
-        last = y;
-    }
+    finalize(b, forward);
     dnn_descriptor graph = create(b, DNN_GRAPH);
     set(b, graph, DNN_GRAPH_HANDLE, DNN_T_HANDLE, 1, &handle);
-    set(b, graph, DNN_GRAPH_OPERATIONS, DNN_T_DESCRIPTOR, count, operations);
+    set_descriptor(b, graph, DNN_GRAPH_OPERATIONS, forward);
     return finalize(b, graph);
 }
 
@@ -307,30 +270,29 @@ static dnn_descriptor choose(const convolver *c, dnn_descriptor graph, int mode,
     return plan;
 }
 
-static dnn_descriptor make_plan(const convolver *c, const dnn_shape &shape)
+static dnn_descriptor make_plan(const convolver *c, const dnn_convolution &shape)
 {
+    static const int modes[] = {DNN_BEST, DNN_FAST, DNN_FALLBACK};
     builder b = {c->dnn, {}, 0, true};
     dnn_descriptor graph = graph_of(&b, c->handle, shape), plan = nullptr;
-    if (b.good)
-        plan = choose(c, graph, DNN_BEST, shape.a.workspace_size);
-    if (b.good && !plan)
-        plan = choose(c, graph, DNN_FALLBACK, shape.a.workspace_size);
+    for (int mode : modes)
+        if (b.good && !plan)
+            plan = choose(c, graph, mode, shape.workspace_size);
     drop_all(&b);
     return plan;
 }
 
-static bool same_shape(const dnn_shape &s, const dnn_shape &t)
+static bool same_shape(const dnn_convolution &a, const dnn_convolution &b)
 {
-    const dnn_convolution &a = s.a, &b = t.a;
     return a.cin == b.cin && a.cout == b.cout && a.height == b.height && a.width == b.width && a.out_h == b.out_h &&
-           a.out_w == b.out_w && a.ldy == b.ldy && a.ld_add == b.ld_add && a.frame == b.frame && a.line == b.line &&
-           a.frames == b.frames && a.kh == b.kh && a.kw == b.kw && a.stride_h == b.stride_h && a.stride_w == b.stride_w &&
-           a.pad_top == b.pad_top && a.pad_left == b.pad_left && a.pad_bottom == b.pad_bottom && a.pad_right == b.pad_right &&
-           a.y_type == b.y_type && a.workspace_size == b.workspace_size && s.bias == t.bias && s.add == t.add;
+           a.out_w == b.out_w && a.ldy == b.ldy && a.frame == b.frame && a.line == b.line && a.frames == b.frames && a.kh == b.kh &&
+           a.kw == b.kw && a.stride_h == b.stride_h && a.stride_w == b.stride_w && a.pad_top == b.pad_top &&
+           a.pad_left == b.pad_left && a.pad_bottom == b.pad_bottom && a.pad_right == b.pad_right &&
+           a.workspace_size == b.workspace_size;
 }
 
 /* The plan for a shape, perhaps one that says that there is none. */
-static dnn_plan *plan_for(convolver *c, const dnn_shape &shape)
+static dnn_plan *plan_for(convolver *c, const dnn_convolution &shape)
 {
     for (dnn_plan &plan : c->plans)
         if (same_shape(plan.shape, shape))
@@ -353,11 +315,10 @@ bool imagine__cuda_convolutions_there(const void *memory)
 /* Says where the tensors of this call lie. It is final once it is filled: each call has a new one. */
 static bool fill_pack(const dnn_functions &dnn, dnn_descriptor pack, const dnn_convolution &a)
 {
-    const int64_t ids[IDS] = {X, W, Y, a.bias ? (int64_t)BIAS : (int64_t)ADD, ADD};
-    const void *pointers[IDS] = {a.x, a.w, a.y, a.bias ? a.bias : a.add, a.add};
-    const int64_t count = 3 + (a.bias != nullptr) + (a.add != nullptr);
-    return dnn.BackendSetAttribute(pack, DNN_PACK_IDS, DNN_T_INT64, count, ids) == 0 &&
-           dnn.BackendSetAttribute(pack, DNN_PACK_POINTERS, DNN_T_POINTER, count, pointers) == 0 &&
+    const int64_t ids[IDS] = {X, W, Y};
+    const void *pointers[IDS] = {a.x, a.w, a.y};
+    return dnn.BackendSetAttribute(pack, DNN_PACK_IDS, DNN_T_INT64, IDS, ids) == 0 &&
+           dnn.BackendSetAttribute(pack, DNN_PACK_POINTERS, DNN_T_POINTER, IDS, pointers) == 0 &&
            dnn.BackendSetAttribute(pack, DNN_PACK_WORKSPACE, DNN_T_POINTER, 1, &a.workspace) == 0 &&
            dnn.BackendFinalize(pack) == 0;
 }
@@ -365,10 +326,9 @@ static bool fill_pack(const dnn_functions &dnn, dnn_descriptor pack, const dnn_c
 bool imagine__cuda_convolve(void *memory, const dnn_convolution &a, void *stream)
 {
     convolver *c = (convolver *)memory;
-    dnn_shape shape = {a, a.bias != nullptr, a.add != nullptr};
     if (!handle_there(c) || c->dnn.SetStream(c->handle, stream) != 0)
         return false;
-    dnn_plan *plan = plan_for(c, shape);
+    dnn_plan *plan = plan_for(c, a);
     dnn_descriptor pack = nullptr;
     bool good = plan->plan && c->dnn.BackendCreateDescriptor(DNN_PACK, &pack) == 0 && fill_pack(c->dnn, pack, a) &&
                 c->dnn.BackendExecute(c->handle, plan->plan, pack) == 0;

@@ -12,14 +12,12 @@ typedef struct dnn_opaque *dnn_handle;
 typedef void *dnn_descriptor;
 
 enum dnn_kinds { /* of descriptors */
-    DNN_POINTWISE = 0,
     DNN_CONVOLUTION = 1,
     DNN_ENGINE = 2,
     DNN_CONFIG = 3,
     DNN_HEURISTIC = 4,
     DNN_PLAN = 5,
     DNN_FORWARD = 10,
-    DNN_POINTWISE_OPERATION = 13,
     DNN_GRAPH = 15,
     DNN_PACK = 16,
     DNN_TENSOR = 17,
@@ -29,20 +27,16 @@ enum dnn_kinds { /* of descriptors */
 enum dnn_types { /* of attributes */
     DNN_T_HANDLE = 0,
     DNN_T_DATA_TYPE = 1,
-    DNN_T_BOOLEAN = 2,
     DNN_T_INT64 = 3,
     DNN_T_FLOAT = 4,
     DNN_T_POINTER = 6,
     DNN_T_CONVOLUTION_MODE = 7,
     DNN_T_HEURISTIC_MODE = 8,
     DNN_T_NOTE = 11,
-    DNN_T_POINTWISE_MODE = 14,
     DNN_T_DESCRIPTOR = 15
 };
 
 enum dnn_attributes {
-    DNN_POINTWISE_MODE = 0,
-    DNN_POINTWISE_PRECISION = 1,
     DNN_CONVOLUTION_PRECISION = 100,
     DNN_CONVOLUTION_MODE = 101,
     DNN_CONVOLUTION_DILATIONS = 102,
@@ -63,10 +57,6 @@ enum dnn_attributes {
     DNN_FORWARD_W = 703,
     DNN_FORWARD_X = 704,
     DNN_FORWARD_Y = 705,
-    DNN_OPERATION_POINTWISE = 750,
-    DNN_OPERATION_X = 751,
-    DNN_OPERATION_B = 752,
-    DNN_OPERATION_Y = 753,
     DNN_GRAPH_HANDLE = 800,
     DNN_GRAPH_OPERATIONS = 801,
     DNN_TENSOR_ALIGNMENT = 900,
@@ -74,7 +64,6 @@ enum dnn_attributes {
     DNN_TENSOR_EXTENTS = 902,
     DNN_TENSOR_STRIDES = 903,
     DNN_TENSOR_ID = 906,
-    DNN_TENSOR_VIRTUAL = 907,
     DNN_PACK_IDS = 1000,
     DNN_PACK_POINTERS = 1001,
     DNN_PACK_WORKSPACE = 1003,
@@ -86,9 +75,9 @@ enum dnn_values {
     DNN_F32 = 0, /* data types */
     DNN_BF16 = 9,
     DNN_CROSS_CORRELATION = 1, /* modes */
-    DNN_ADD = 0,
+    DNN_BEST = 1,
     DNN_FALLBACK = 2,
-    DNN_BEST = 3,
+    DNN_FAST = 3,
     DNN_REDUCED_SUMS = 2, /* notes */
     DNN_FFT = 3,
     DNN_NONDETERMINISTIC = 4,

@@ -137,7 +137,7 @@ static bool by_library(const piece &p, const imagine__cuda_call *call, int *stat
         a.y = p.sums, a.ldy = p.w.n, a.y_type = IMAGINE__W_F32;
     if (!imagine__cuda_products_multiply(call->products, a, call->stream))
         return false;
-    *status = imagine__cuda_finish((const float *)a.y, a.ldy, p.w, e, call->stream);
+    *status = imagine__cuda_finish(a.y, a.y_type, a.ldy, p.w, e, call->stream);
     return true;
 }
 
@@ -292,7 +292,7 @@ struct conv_pieces {
     product_epilogue e;
     bool as_they_are; /* the frames, which are otherwise copied into the workspace, in bf16 */
     lt_part part; /* of cuDNN */
-    int64_t outputs; /* of cuDNN: cout, or more */
+    int64_t outputs; /* of cuDNN: cout, in eights */
     int64_t spacing; /* values from frame to frame where they are as they are */
     void *dnn_room;
     size_t dnn_size;
@@ -313,10 +313,9 @@ static lt_part part_of(const conv_pieces &p)
     if (!imagine__cuda_convolutions_there(p.call->convolutions) || !row ||
         s.weight[s.frames - 1] != s.weight[0] + row - frame_of(s) || a->out_h * a->out_w * a->w->cout * row < LARGE)
         return LT_NONE;
-    bool its_own = p.e.aligned && a->w->cout % 4 == 0 && a->add != a->y; /* y, which cuDNN takes in vectors of 16 bytes */
-    if (its_own && a->act == IMAGINE__ACT_NONE && (!y_is_bf16(p.e) || in_eights(p.e.y, 0, p.e.ldy)))
-        return LT_ALL;
-    return its_own && !y_is_bf16(p.e) ? LT_SUMS_IN_PLACE : LT_SUMS;
+    if (!y_is_bf16(p.e) || a->w->cout % 8 || !in_eights(p.e.y, 0, p.e.ldy))
+        return LT_SUMS;
+    return a->act == IMAGINE__ACT_NONE && !a->w->bias && !a->add ? LT_ALL : LT_SUMS_IN_PLACE;
 }
 
 /* Whether the tensor cores can read the frames where they lie. */
@@ -372,7 +371,7 @@ static size_t bytes_for(const conv_pieces &p, int64_t lines)
     read = read < a->height ? read : a->height;
     int64_t rounded = p.as_they_are ? 0 : p.source.frames * read * a->width * p.source.cin * 2;
     int64_t enlarged = p.part != LT_NONE && a->upsample == 2 ? 4 * rounded + 256 : 0;
-    return (size_t)(rounded + 256 + enlarged + (p.part == LT_SUMS ? lines * a->out_w * p.outputs * 4 + 256 : 0));
+    return (size_t)(rounded + 256 + enlarged + (p.part == LT_SUMS ? lines * a->out_w * p.outputs * 2 + 256 : 0));
 }
 
 /* How many lines of output at a time there is room for, 0 when not for one. */
@@ -421,19 +420,14 @@ static bool by_library(const conv_pieces &p, const taps_source &s, const product
     d.w = p.w.w, d.cin = s.cin, d.cout = p.outputs, d.frames = s.frames, d.kh = w->kh, d.kw = w->kw;
     d.out_w = s.out_w, d.out_h = pixels / s.out_w, d.stride_h = s.stride_h, d.stride_w = s.stride_w;
     d.workspace = p.dnn_room, d.workspace_size = p.dnn_size;
-    d.y = value_at(e.y, e.y_type, e.first * e.ldy), d.ldy = e.ldy, d.y_type = e.y_type;
-    if (p.part == LT_ALL) {
-        d.bias = w->bias;
-        d.add = e.add ? e.add + e.first * e.ld_add : nullptr;
-        d.ld_add = e.add ? e.ld_add : 0;
-    }
+    d.y = (uint16_t *)e.y + e.first * e.ldy, d.ldy = e.ldy;
     if (p.part == LT_SUMS)
-        d.y = take(&room, 2 * pixels * p.outputs), d.ldy = p.outputs, d.y_type = IMAGINE__W_F32;
+        d.y = take(&room, pixels * p.outputs), d.ldy = p.outputs;
     if (!d.y || !frames_for_dnn(s, p.spacing, &room, &d, p.call->stream, status) || *status ||
         !imagine__cuda_convolve(p.call->convolutions, d, p.call->stream))
         return *status != 0;
     if (p.part != LT_ALL)
-        *status = imagine__cuda_finish((const float *)d.y, d.ldy, p.w, e, p.call->stream);
+        *status = imagine__cuda_finish(d.y, IMAGINE__W_BF16, d.ldy, p.w, e, p.call->stream);
     return true;
 }
 
@@ -507,7 +501,7 @@ static int64_t share_room(conv_pieces *p, workspace *room, int *status)
     if (p->part != LT_NONE) {
         p->spacing = spacing_of(p);
         p->as_they_are = p->spacing != 0;
-        p->outputs = p->w.n % 4 ? in_whole_eights(p->w.n) : p->w.n;
+        p->outputs = in_whole_eights(p->w.n);
         int64_t lines = 0;
         if (gather_weights(p, room, status)) {
             p->dnn_room = library_room(room, &p->dnn_size);

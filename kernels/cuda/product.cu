@@ -163,24 +163,26 @@ int imagine__cuda_multiply(const taps_source &source, const product_weight &w, c
 
 #define FINISHERS 256
 
-__global__ void __launch_bounds__(FINISHERS) finish_kernel(const float *sums, int64_t stride, product_weight w,
-                                                           product_epilogue e)
+/* `small`: there are fewer than 2^32 groups of four, whose numbers are divided in 32 bits, for 64 take as long as the rest. */
+__global__ void __launch_bounds__(FINISHERS) finish_kernel(const void *sums, imagine__cuda_type type, int64_t stride, product_weight w,
+                                                           product_epilogue e, bool small)
 {
-    int64_t across = (w.n + 3) / 4, i = (int64_t)blockIdx.x * FINISHERS + threadIdx.x, row = i / across;
-    int64_t column = i % across * 4;
+    int64_t across = (w.n + 3) / 4, i = (int64_t)blockIdx.x * FINISHERS + threadIdx.x;
+    int64_t row = small ? (uint32_t)i / (uint32_t)across : i / across, column = (i - row * across) * 4;
     if (row >= e.m - e.first)
         return;
     float v[4];
-    load4(sums, IMAGINE__W_F32, row * stride + column, count_before(column, w.n), e.aligned && stride % 4 == 0, v);
+    load4(sums, type, row * stride + column, count_before(column, w.n), e.aligned && stride % 4 == 0, v);
     finish4(e, w.bias, w.n, row, column, v);
 }
 
-int imagine__cuda_finish(const float *sums, int64_t stride, const product_weight &w, const product_epilogue &e, void *stream)
+int imagine__cuda_finish(const void *sums, imagine__cuda_type type, int64_t stride, const product_weight &w, const product_epilogue &e,
+                         void *stream)
 {
     int64_t blocks = ((e.m - e.first) * ((w.n + 3) / 4) + FINISHERS - 1) / FINISHERS;
     if (blocks > 0x7fffffff)
         return IMAGINE__CUDA_INVALID;
-    return launch(finish_kernel, (unsigned)blocks, FINISHERS, 0, stream, sums, stride, w, e);
+    return launch(finish_kernel, (unsigned)blocks, FINISHERS, 0, stream, sums, type, stride, w, e, blocks <= 0xffffffff / FINISHERS);
 }
 
 /* ---- a gate in the weight ---------------------------------------------------------------------------------------- */

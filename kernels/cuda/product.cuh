@@ -190,17 +190,15 @@ bool imagine__cuda_products_multiply(void *products, const lt_product &args, voi
 /* ---- cuDNN, if it is there --------------------------------------------------------------------------------------- */
 
 /* y [out_h, out_w, cout] = the convolution of x [frames, height, width, cin] with w [cout, frames, kh, kw, cin], one position in
- * time, + bias + add; x and w bf16, their channels a multiple of eight, w dense; y of y_type, bias and add f32. */
+ * time; all bf16, channels in eights, w dense. */
 struct dnn_convolution {
     const uint16_t *x;
     const void *w;
-    void *y;
-    const float *bias, *add; /* or NULL */
+    uint16_t *y;
     int64_t cin, cout, height, width, out_h, out_w;
     int64_t frame, line; /* values of x from frame to frame, from line to line */
-    int64_t ldy, ld_add;
+    int64_t ldy;
     int32_t frames, kh, kw, stride_h, stride_w, pad_top, pad_left, pad_bottom, pad_right;
-    imagine__wtype y_type;
     void *workspace;
     size_t workspace_size;
 };
@@ -223,8 +221,9 @@ int imagine__cuda_multiply_few_bf16(const rows_source &source, const product_wei
 /* On tensor cores (sm_80): x and W in bf16, all strides, k and channels multiples of eight, all pointers of 16 bytes. */
 int imagine__cuda_multiply_bf16(const rows_source &source, const product_weight &w, const product_epilogue &e, void *stream);
 int imagine__cuda_multiply_bf16(const taps_source &source, const product_weight &w, const product_epilogue &e, void *stream);
-/* The epilogue alone, of sums that lie in memory, row e.first first; they may be y's own rows. */
-int imagine__cuda_finish(const float *sums, int64_t stride, const product_weight &w, const product_epilogue &e, void *stream);
+/* The epilogue alone, of sums of `type` that lie in memory, row e.first first; they may be y's own rows. */
+int imagine__cuda_finish(const void *sums, imagine__cuda_type type, int64_t stride, const product_weight &w, const product_epilogue &e,
+                         void *stream);
 
 /* A layer whose rows all have one gate: what that would multiply, multiplied. Dense rows of `to_type`, and a bias where there is one. */
 struct folded_weight {

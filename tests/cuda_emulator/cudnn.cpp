@@ -55,8 +55,6 @@ static bool call_fails()
 static size_t size_of(int type)
 {
     switch (type) {
-    case DNN_T_BOOLEAN:
-        return 1;
     case DNN_T_INT64:
     case DNN_T_HANDLE:
     case DNN_T_POINTER:
@@ -161,7 +159,7 @@ static bool good_tensor(const descriptor *d)
 {
     auto extents = values<int64_t>(d, DNN_TENSOR_EXTENTS, DNN_T_INT64), strides = values<int64_t>(d, DNN_TENSOR_STRIDES, DNN_T_INT64);
     int type = value<int32_t>(d, DNN_TENSOR_TYPE, DNN_T_DATA_TYPE, -1);
-    bool good = (type == DNN_F32 || type == DNN_BF16) && extents.size() == strides.size() &&
+    bool good = type == DNN_BF16 && extents.size() == strides.size() &&
                 (extents.size() == 4 || extents.size() == 5) && strides[1] == 1 &&
                 value<int64_t>(d, DNN_TENSOR_ID, DNN_T_INT64, -1) >= 0 &&
                 value<int64_t>(d, DNN_TENSOR_ALIGNMENT, DNN_T_INT64, 0) == 16;
@@ -186,11 +184,6 @@ static bool good_convolution(const descriptor *d)
     return good;
 }
 
-static bool is_virtual(const descriptor *tensor)
-{
-    return value<uint8_t>(tensor, DNN_TENSOR_VIRTUAL, DNN_T_BOOLEAN, 0);
-}
-
 static bool good_forward(const descriptor *d)
 {
     const descriptor *x = under(d, DNN_FORWARD_X, DNN_TENSOR), *w = under(d, DNN_FORWARD_W, DNN_TENSOR);
@@ -204,33 +197,19 @@ static bool good_forward(const descriptor *d)
     auto before = values<int64_t>(c, DNN_CONVOLUTION_PAD_BEFORE, DNN_T_INT64);
     auto after = values<int64_t>(c, DNN_CONVOLUTION_PAD_AFTER, DNN_T_INT64);
     bool good = in.size() == taps.size() && in.size() == out.size() && strides.size() + 2 == in.size() && in[0] == out[0] &&
-                in[1] == taps[1] && taps[0] == out[1] && !is_virtual(x) && !is_virtual(w);
+                in[1] == taps[1] && taps[0] == out[1];
     for (size_t i = 0; i < strides.size() && good; i++)
         good = out[i + 2] == (in[i + 2] + before[i] + after[i] - taps[i + 2]) / strides[i] + 1;
-    return good;
-}
-
-static bool good_sum(const descriptor *d)
-{
-    const descriptor *x = under(d, DNN_OPERATION_X, DNN_TENSOR), *b = under(d, DNN_OPERATION_B, DNN_TENSOR);
-    const descriptor *y = under(d, DNN_OPERATION_Y, DNN_TENSOR), *how = under(d, DNN_OPERATION_POINTWISE, DNN_POINTWISE);
-    if (!x || !b || !y || !how || value<int32_t>(how, DNN_POINTWISE_MODE, DNN_T_POINTWISE_MODE, -1) != DNN_ADD ||
-        value<int32_t>(how, DNN_POINTWISE_PRECISION, DNN_T_DATA_TYPE, -1) != DNN_F32)
-        return false;
-    auto in = values<int64_t>(x, DNN_TENSOR_EXTENTS, DNN_T_INT64), other = values<int64_t>(b, DNN_TENSOR_EXTENTS, DNN_T_INT64);
-    bool good = in == values<int64_t>(y, DNN_TENSOR_EXTENTS, DNN_T_INT64) && in.size() == other.size();
-    for (size_t i = 0; i < in.size() && good; i++)
-        good = other[i] == in[i] || other[i] == 1;
     return good;
 }
 
 static bool good_graph(const descriptor *d)
 {
     auto all = values<void *>(d, DNN_GRAPH_OPERATIONS, DNN_T_DESCRIPTOR);
-    bool good = !all.empty() && value<void *>(d, DNN_GRAPH_HANDLE, DNN_T_HANDLE, nullptr);
+    bool good = all.size() == 1 && value<void *>(d, DNN_GRAPH_HANDLE, DNN_T_HANDLE, nullptr);
     for (void *p : all) {
         auto *operation = (const descriptor *)p;
-        good = good && operation->final && (operation->kind == DNN_FORWARD || operation->kind == DNN_POINTWISE_OPERATION);
+        good = good && operation->final && operation->kind == DNN_FORWARD;
     }
     return good;
 }
@@ -254,8 +233,6 @@ static bool complete(const descriptor *d)
         return good_convolution(d);
     case DNN_FORWARD:
         return good_forward(d);
-    case DNN_POINTWISE_OPERATION:
-        return good_sum(d);
     case DNN_GRAPH:
         return good_graph(d);
     case DNN_HEURISTIC:
@@ -265,7 +242,7 @@ static bool complete(const descriptor *d)
     case DNN_PACK:
         return good_pack(d);
     default:
-        return d->kind == DNN_POINTWISE;
+        return false;
     }
 }
 
@@ -280,14 +257,17 @@ static int finalize(dnn_descriptor given)
 
 /* ---- answers ----------------------------------------------------------------------------------------------------- */
 
-/* As the real one: for fewer than two sums only the fallback has an answer. Of the others the first is not deterministic and the
- * second wants more memory than there is. */
+/* To lines two apart the best mode has no answer, and to a kernel of a single line with them only the fallback. Of three the
+ * first is not deterministic and the second wants more memory than there is. */
 static int offer(const descriptor *heuristic, int64_t most, int64_t *count, dnn_descriptor *configs)
 {
     const descriptor *graph = under(heuristic, DNN_HEURISTIC_GRAPH, DNN_GRAPH);
-    size_t operations = values<void *>(graph, DNN_GRAPH_OPERATIONS, DNN_T_DESCRIPTOR).size();
-    bool best = value<int32_t>(heuristic, DNN_HEURISTIC_MODE, DNN_T_HEURISTIC_MODE, -1) == DNN_BEST;
-    *count = best ? operations < 3 ? 0 : 3 : 1;
+    auto *forward = (const descriptor *)values<void *>(graph, DNN_GRAPH_OPERATIONS, DNN_T_DESCRIPTOR)[0];
+    auto strides = values<int64_t>(under(forward, DNN_FORWARD_CONVOLUTION, DNN_CONVOLUTION), DNN_CONVOLUTION_STRIDES, DNN_T_INT64);
+    auto taps = values<int64_t>(under(forward, DNN_FORWARD_W, DNN_TENSOR), DNN_TENSOR_EXTENTS, DNN_T_INT64);
+    int mode = value<int32_t>(heuristic, DNN_HEURISTIC_MODE, DNN_T_HEURISTIC_MODE, -1);
+    bool apart = strides[strides.size() - 2] == 2, single = apart && taps[taps.size() - 2] == 1;
+    *count = mode == (single ? DNN_FALLBACK : apart ? DNN_FAST : DNN_BEST) ? mode == DNN_BEST ? 3 : 1 : 0;
     for (int64_t i = 0; i < *count && i < most; i++) {
         auto *config = (descriptor *)configs[i];
         config->final = true;
@@ -392,19 +372,14 @@ static contents *read(memory &m, const descriptor *pack, const descriptor *tenso
     if (found != m.end())
         return &found->second;
     const char *from = place_of(pack, tensor);
-    if (is_virtual(tensor) || !from)
+    if (!from)
         return nullptr;
     contents *c = &m[id_of(tensor)];
     five(tensor, c->extent, stride);
     size_t channels = (size_t)c->extent[1];
     c->v.resize(channels * (size_t)(c->extent[0] * c->extent[2] * c->extent[3] * c->extent[4]));
-    bool half = value<int32_t>(tensor, DNN_TENSOR_TYPE, DNN_T_DATA_TYPE, -1) == DNN_BF16;
     std::vector<uint16_t> raw(c->v.size());
     runs(c->extent, stride, [&](size_t at, int64_t offset, size_t count) {
-        if (!half) {
-            copy_out(&c->v[at], from + 4 * offset, count * 4);
-            return;
-        }
         copy_out(raw.data(), from + 2 * offset, count * 2);
         for (size_t i = 0; i < count; i++)
             c->v[at + i] = __builtin_bit_cast(float, (uint32_t)raw[i] << 16);
@@ -458,19 +433,6 @@ static bool convolve(memory &m, const descriptor *pack, const descriptor *operat
     return true;
 }
 
-static bool add(memory &m, const descriptor *pack, const descriptor *operation)
-{
-    const contents *x = read(m, pack, under(operation, DNN_OPERATION_X, DNN_TENSOR));
-    const contents *b = read(m, pack, under(operation, DNN_OPERATION_B, DNN_TENSOR));
-    if (!x || !b)
-        return false;
-    contents *y = make(m, under(operation, DNN_OPERATION_Y, DNN_TENSOR));
-    bool all = b->v.size() == y->v.size();
-    for (size_t i = 0; i < y->v.size(); i++)
-        y->v[i] = x->v[i] + b->v[all ? i : i % b->v.size()];
-    return true;
-}
-
 static uint16_t rounded(float value)
 {
     uint32_t bits = __builtin_bit_cast(uint32_t, value);
@@ -481,22 +443,14 @@ static bool write(memory &m, const descriptor *pack, const descriptor *tensor)
 {
     int64_t extent[5], stride[5];
     char *to = place_of(pack, tensor);
-    if (is_virtual(tensor))
-        return true;
-    int32_t type = value<int32_t>(tensor, DNN_TENSOR_TYPE, DNN_T_DATA_TYPE, -1);
-    if (!to || (type != DNN_F32 && type != DNN_BF16))
+    if (!to)
         return false;
     five(tensor, extent, stride);
     const contents &c = m.at(id_of(tensor));
-    std::vector<uint16_t> raw(c.v.size());
-    for (size_t i = 0; i < raw.size() && type == DNN_BF16; i++)
-        raw[i] = rounded(c.v[i]);
-    runs(extent, stride, [&](size_t from, int64_t offset, size_t count) {
-        if (type == DNN_BF16)
-            copy_in(to + 2 * offset, &raw[from], count * 2);
-        else
-            copy_in(to + 4 * offset, &c.v[from], count * 4);
-    });
+    std::vector<uint16_t> raw;
+    for (float v : c.v)
+        raw.push_back(rounded(v));
+    runs(extent, stride, [&](size_t from, int64_t offset, size_t count) { copy_in(to + 2 * offset, &raw[from], count * 2); });
     return true;
 }
 
@@ -515,9 +469,7 @@ static int execute(dnn_handle handle, dnn_descriptor plan, dnn_descriptor given)
         return FAILED;
     for (void *p : values<void *>(under(config, DNN_HEURISTIC_GRAPH, DNN_GRAPH), DNN_GRAPH_OPERATIONS, DNN_T_DESCRIPTOR)) {
         auto *operation = (const descriptor *)p;
-        bool forward = operation->kind == DNN_FORWARD;
-        if (!(forward ? convolve(m, pack, operation) : add(m, pack, operation)) ||
-            !write(m, pack, under(operation, forward ? DNN_FORWARD_Y : DNN_OPERATION_Y, DNN_TENSOR)))
+        if (!convolve(m, pack, operation) || !write(m, pack, under(operation, DNN_FORWARD_Y, DNN_TENSOR)))
             return BAD_PARAM;
     }
     started++;
