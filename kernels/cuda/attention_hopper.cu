@@ -195,8 +195,22 @@ template <int D, int WIDTH> IMAGINE__INLINE void take_weights(consumer<D> &c)
         pack_weights(c.p[i], c.s, i);
 }
 
+/* Until V of tile n has landed. */
+template <int D> IMAGINE__INLINE void wait_for_values(buffers<D> *b, int n)
+{
+    mbarrier_wait(&b->v_full[n % shape<D>::STAGES], turn_of<D>(n));
+}
+
+/* Between a softmax and products_wait, while the product reads V of tile n, which is there until this warp releases it: passes at once,
+ * but its loop ends a basic block. Within one, ptxas moves products_wait up above all exponentials, which are to run beside the
+ * product that it waits for. The test `cuda module code` sees whether they do. */
+template <int D> IMAGINE__INLINE void hold_softmax(buffers<D> *b, int n)
+{
+    wait_for_values<D>(b, n);
+}
+
 /* Rows of V behind the clip's length may hold anything, a NaN too, and 0 NaN is NaN: they become zeros. All consumers do it
- * together, on a strip's ragged tile, whose V is there. (Rows behind the tensor are zeros already.) */
+ * together, on a strip's ragged tile. (Rows behind the tensor are zeros already.) */
 template <int D> IMAGINE__INLINE void clear_values(buffers<D> *b, int n, int tile, int end, int kv)
 {
     using S = shape<D>;
@@ -204,6 +218,7 @@ template <int D> IMAGINE__INLINE void clear_values(buffers<D> *b, int n, int til
     if (first >= S::KEYS || first >= behind)
         return;
     behind = behind < S::KEYS ? behind : S::KEYS;
+    wait_for_values<D>(b, n);
     for (int i = 0; i < D / LINE; i++) {
         uint4 *lines = (uint4 *)b->v[n % S::STAGES][i]; /* the swizzle moves nothing from one line to another */
         for (int j = first * 8 + (int)threadIdx.x - 128; j < behind * 8; j += S::CONSUMERS * 128)
@@ -211,15 +226,6 @@ template <int D> IMAGINE__INLINE void clear_values(buffers<D> *b, int n, int til
     }
     fence_async_proxy();
     sync_threads(1, S::CONSUMERS * 128);
-}
-
-/* Until V of tile n has landed. Called right after that tile's softmax, earlier than V is needed, as the loop in here ends a basic
- * block: within one, ptxas moves products_wait up above all exponentials, which are to run beside the product that it waits for. The
- * test `cuda module code` sees whether they do. */
-template <int D> IMAGINE__INLINE void wait_for_values(buffers<D> *b, int n)
-{
-    static_assert(shape<D>::STAGES > 1, "the tile before still holds its V");
-    mbarrier_wait(&b->v_full[n % shape<D>::STAGES], turn_of<D>(n));
 }
 
 /* The scores of tile n, which comes first of its strip and may be ragged, once they are there, become weights. */
@@ -233,7 +239,6 @@ IMAGINE__INLINE void soften_ragged(consumer<D> &c, buffers<D> *b, const hopper_a
         release(&b->q_empty[group_of()]);
     mask_keys(scores, tile * shape<D>::KEYS, end);
     soften(scores, &c.r, c.shrink, a.scale_log2);
-    wait_for_values<D>(b, n);
 }
 
 /* A whole tile: its scores, and the output of the tile before, of BEFORE keys. */
@@ -242,13 +247,14 @@ IMAGINE__INLINE void step(consumer<D> &c, buffers<D> *b, const hopper_args &a, i
 {
     using S = shape<D>;
     begin_scores<D, S::KEYS>(c, b, c.n + 1);
+    wait_for_values<D>(b, c.n);
     begin_output<D, BEFORE>(c, b);
     products_wait<1>(c.s); /* the scores; the output's product goes on under the softmax */
     release(&b->k_empty[(c.n + 1) % S::STAGES]);
     if (tile == 0)
         release(&b->q_empty[group_of()]);
     soften(c.s, &c.r, c.shrink, a.scale_log2);
-    wait_for_values<D>(b, c.n + 1);
+    hold_softmax<D>(b, c.n);
     products_wait<0>(c.o);
     release(&b->v_empty[c.n % S::STAGES]);
     c.n++;
@@ -314,6 +320,7 @@ template <int D, int LAST> IMAGINE__INLINE void consume(buffers<D> *b, const hop
             step<D, LAST>(c, b, a, --tile);
         while (tile > 0)
             step<D, S::KEYS>(c, b, a, --tile);
+        wait_for_values<D>(b, c.n);
         i += (int)gridDim.x;
         if (i >= a.count)
             break;
@@ -325,6 +332,7 @@ template <int D, int LAST> IMAGINE__INLINE void consume(buffers<D> *b, const hop
         begin_output<D, S::KEYS>(c, b);
         end = end_of(a, i), tile = tiles_of<D>(end) - 1;
         soften_ragged<D, LAST, 1>(c, b, a, c.n + 1, tile, end);
+        hold_softmax<D>(b, c.n);
         products_wait<0>(c.o);
         release(&b->v_empty[c.n % S::STAGES]);
         c.n++;
