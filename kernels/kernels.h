@@ -140,7 +140,7 @@ typedef struct imagine__conv_args {
  *   kind RMS:   norm(x) = x / sqrt(mean(x^2) + eps) * weight
  *   kind L2:    norm(x) = x / max(sqrt(sum x^2), eps) * sqrt(dim) * weight + bias   (Wan's VAE; eps 1e-12)
  * and NULL scale and shift (always both or none) leave that part out; then act. y may be x. Statistics in f32, summed
- * in a fixed order that depends on dim alone. */
+ * in a fixed order that depends on dim alone. On a device x may lack the bias of the layer that it comes from: it is x + x_bias. */
 typedef int32_t imagine__norm_kind;
 #define IMAGINE__NORM_LAYER 0
 #define IMAGINE__NORM_RMS 1
@@ -156,6 +156,7 @@ typedef struct imagine__norm_args {
     imagine__wtype x_type, y_type; /* of what x and y point to */
     int32_t reserved;
     const float *weight, *bias; /* [dim] */
+    const float *x_bias; /* [dim], or NULL; on a device alone */
     const float *scale, *shift; /* rows of stride ld_mod, one per `group` rows */
     int64_t group, ld_mod;
 } imagine__norm_args;

@@ -62,7 +62,7 @@ typedef struct imagine__cuda_attention_args {
 } imagine__cuda_attention_args;
 
 /* As imagine__norm_args, with two things around it. Before: x += gate[r / group, :] * delta[r, :] where delta is not NULL
- * (gate NULL is 1); x is written. After: row r of y is placed in a frame with a border. The rows of x are pictures of
+ * (gate NULL is 1); x is written (without x_bias). After: row r of y is placed in a frame with a border. The rows of x are pictures of
  * height x width pixels; y has pad_top more pixel rows above, and so on, and the border is written as zeros. Without a border
  * height and width do not matter. y may be x when the types agree and there is no border. */
 typedef struct imagine__cuda_norm_args {
@@ -75,6 +75,7 @@ typedef struct imagine__cuda_norm_args {
     imagine__act act;
     float eps;
     const float *weight, *bias; /* [dim] */
+    const float *x_bias; /* [dim], or NULL */
     const float *scale, *shift, *gate; /* rows of stride ld_mod, one per `group` rows */
     int64_t group, ld_mod;
     int64_t height, width;

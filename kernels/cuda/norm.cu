@@ -68,7 +68,18 @@ IMAGINE__INLINE row_vectors vectors_of(const imagine__cuda_norm_args &a, int64_t
     return {a.gate ? a.gate + at : nullptr, a.scale ? a.scale + at : nullptr, a.shift ? a.shift + at : nullptr};
 }
 
-/* x += gate * delta on this thread's part; the sum of x. */
+/* Four of a row, of the layer's bias, to those of x. */
+IMAGINE__INLINE void add_bias(const imagine__cuda_norm_args &a, bool aligned, int64_t i, unsigned count, float (&x)[4])
+{
+    float bias[4];
+    if (!a.x_bias)
+        return;
+    load4(a.x_bias, IMAGINE__W_F32, i, count, aligned, bias);
+    for (unsigned j = 0; j < 4; j++)
+        x[j] += bias[j];
+}
+
+/* x += gate * delta on this thread's part; the sum of x + x_bias. */
 IMAGINE__INLINE float add_delta(const imagine__cuda_norm_args &a, const part_of_row &p, int64_t row)
 {
     const float *gate = vectors_of(a, row).gate;
@@ -87,6 +98,7 @@ IMAGINE__INLINE float add_delta(const imagine__cuda_norm_args &a, const part_of_
             if (a.x_type != IMAGINE__W_F32) /* the norm is of what was stored */
                 load4(a.x, a.x_type, row * a.ldx + i, count, p.aligned, x);
         }
+        add_bias(a, p.aligned, i, count, x);
         for (unsigned j = 0; j < count; j++)
             sum += x[j];
     }
@@ -100,6 +112,7 @@ IMAGINE__INLINE float squares_from(const imagine__cuda_norm_args &a, const part_
         unsigned count = count_at(i, a.dim);
         float x[4];
         load4(a.x, a.x_type, row * a.ldx + i, count, p.aligned, x);
+        add_bias(a, p.aligned, i, count, x);
         for (unsigned j = 0; j < count; j++)
             sum += (x[j] - mean) * (x[j] - mean);
     }
@@ -142,6 +155,7 @@ IMAGINE__INLINE void write_row(const imagine__cuda_norm_args &a, const part_of_r
         unsigned count = count_at(i, a.dim);
         float x[4];
         load4(a.x, a.x_type, row * a.ldx + i, count, p.aligned, x);
+        add_bias(a, p.aligned, i, count, x);
         write4(a, m, p.aligned, i, count, to, mean, factor, x);
     }
 }
@@ -214,7 +228,7 @@ IMAGINE__INLINE void hold_row(const imagine__cuda_norm_args &a, const part_of_ro
     }
 }
 
-/* The sums in the same order as where the values come from the cache. */
+/* The sums in the same order as where the values come from the cache. x has its bias. */
 template <int GROUPS>
 __global__ void __launch_bounds__(THREADS) held_norm_kernel(imagine__cuda_norm_args a, int64_t rows, bool padded, bool block)
 {
@@ -284,9 +298,11 @@ __global__ void __launch_bounds__(THREADS) short_norm_kernel(imagine__cuda_norm_
         float squares = 0;
 #pragma unroll
         for (int g = 0; g < GROUPS; g++)
-            if (first + r < rows && p.first + g * p.step < a.dim)
+            if (first + r < rows && p.first + g * p.step < a.dim) {
+                add_bias(a, true, p.first + g * p.step, 4, x[r][g]);
                 for (unsigned j = 0; j < 4; j++)
                     squares += x[r][g][j] * x[r][g][j];
+            }
         float factor = norm_factor(a, row_sum(squares, false));
 #pragma unroll
         for (int g = 0; g < GROUPS; g++) {
@@ -341,15 +357,20 @@ int imagine__cuda_norm(const imagine__cuda_norm_args *a, void *stream)
                                  (a->width + a->pad_left + a->pad_right);
     bool aligned = in_fours(a->x, a->x_type, a->ldx) && in_fours(a->y, a->y_type, a->ldy) &&
                    in_fours(a->delta, a->delta_type, a->ld_delta) && in_fours(a->weight, IMAGINE__W_F32, 0) &&
-                   in_fours(a->bias, IMAGINE__W_F32, 0) && in_fours(a->scale, IMAGINE__W_F32, a->ld_mod) &&
+                   in_fours(a->bias, IMAGINE__W_F32, 0) && in_fours(a->x_bias, IMAGINE__W_F32, 0) &&
+                   in_fours(a->scale, IMAGINE__W_F32, a->ld_mod) &&
                    in_fours(a->shift, IMAGINE__W_F32, a->ld_mod) && in_fours(a->gate, IMAGINE__W_F32, a->ld_mod);
     unsigned blocks;
     if (!start_rows(rows, block, &blocks))
         return IMAGINE__CUDA_INVALID;
     int groups = held_groups(a->dim, block, aligned);
-    if (!block && groups && groups <= 3 && !padded && !a->delta && !a->scale && a->kind != IMAGINE__NORM_LAYER)
-        return groups == 1 ? short_norm<1, 4>(*a, stream) : groups == 2 ? short_norm<2, 4>(*a, stream) : short_norm<3, 2>(*a, stream);
-    if (!groups)
+    if (!block && groups && !padded && !a->delta && !a->scale && a->kind != IMAGINE__NORM_LAYER)
+        return groups == 1   ? short_norm<1, 4>(*a, stream)
+               : groups == 2 ? short_norm<2, 4>(*a, stream)
+               : groups == 3 ? short_norm<3, 2>(*a, stream)
+               : groups == 4 ? short_norm<4, 2>(*a, stream)
+                             : short_norm<8, 1>(*a, stream);
+    if (!groups || a->x_bias)
         return launch(norm_kernel, blocks, THREADS, sizeof(norm_shared), stream, *a, rows, padded, block, aligned);
 #define HELD(n) launch(held_norm_kernel<n>, blocks, THREADS, sizeof(norm_shared), stream, *a, rows, padded, block)
     return FOR_GROUPS(groups, HELD);

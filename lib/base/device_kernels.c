@@ -193,7 +193,7 @@ static void norm(imagine__run *run, const imagine__norm_args *a)
     const imagine__cuda *cuda = begin(run);
     imagine__cuda_norm_args args = {
         .x = (void *)(uintptr_t)a->x, .y = a->y, .rows = a->rows, .dim = a->dim, .ldx = a->ldx, .ldy = a->ldy,
-        .kind = a->kind, .act = a->act, .eps = a->eps, .weight = a->weight, .bias = a->bias, .scale = a->scale,
+        .kind = a->kind, .act = a->act, .eps = a->eps, .weight = a->weight, .bias = a->bias, .x_bias = a->x_bias, .scale = a->scale,
         .shift = a->shift, .group = a->group, .ld_mod = a->ld_mod, .x_type = a->x_type, .y_type = a->y_type,
     };
     if (cuda)

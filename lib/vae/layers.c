@@ -12,7 +12,7 @@ typedef struct vae_types {
 static void run_conv_part(imagine__vae_coder *coder, const vae_conv *conv, vae_types types, vae_size size, vae_size out,
                           int64_t top, int64_t left, const float *add, float *y)
 {
-    const imagine__conv_weight *w = &conv->w;
+    imagine__conv_weight weight = conv->w, *w = &weight;
     const vae_cache *cache = &coder->caches[conv->slot];
     const float *x[3] = { vae_frame_data(cache->last[0]), vae_frame_data(cache->last[1]), vae_frame_data(cache->now) };
     imagine__conv_args args = {
@@ -22,6 +22,8 @@ static void run_conv_part(imagine__vae_coder *coder, const vae_conv *conv, vae_t
         .pad_top = w->kh / 2 - (int32_t)top, .pad_left = w->kw / 2 - (int32_t)left, .upsample = 1,
         .x_type = types.x, .y_type = types.y,
     };
+    if (types.y == IMAGINE__W_BF16) /* the norm that follows adds it, and cuDNN need not be followed by anything else */
+        weight.bias = NULL;
 
     coder->work->run.kernels->conv(&coder->work->run, &args);
     vae_advance(coder, conv);
@@ -42,24 +44,27 @@ void vae_run_linear(imagine__vae_coder *coder, const imagine__linear_weight *w, 
 }
 
 static void norm(imagine__vae_coder *coder, const float *weight, vae_types types, int64_t pixels, int64_t channels,
-                 imagine__act act, const float *x, float *y)
+                 imagine__act act, const float *x, const float *x_bias, float *y)
 {
     imagine__norm_args args = {
         .x = x, .y = y, .rows = pixels, .dim = channels, .ldx = channels, .ldy = channels,
-        .kind = IMAGINE__NORM_L2, .act = act, .eps = 1e-12f, .x_type = types.x, .y_type = types.y, .weight = weight, .group = 1,
+        .kind = IMAGINE__NORM_L2, .act = act, .eps = 1e-12f, .x_type = types.x, .y_type = types.y, .weight = weight,
+        .x_bias = x_bias, .group = 1,
     };
     coder->work->run.kernels->norm(&coder->work->run, &args);
 }
 
-/* x [height, width, channels] through norm and SiLU to the input of `conv`. */
-static imagine_status norm_into(imagine__vae_coder *coder, const vae_conv *conv, const float *weight, imagine__wtype x_type,
+/* x [height, width, channels] through norm and SiLU to the input of `conv`. `before`: the convolution that x comes from, of the
+ * coder's type, or NULL: f32. */
+static imagine_status norm_into(imagine__vae_coder *coder, const vae_conv *conv, const float *weight, const vae_conv *before,
                                 int64_t pixels, const float *x, imagine_error *error)
 {
+    vae_types types = { before ? coder->type : IMAGINE__W_F32, coder->type };
     int64_t channels = conv->w.cin;
     float *input = vae_input(coder, conv, coder->type, pixels * channels, error);
     if (!input)
         return IMAGINE_ERROR_NO_MEMORY;
-    norm(coder, weight, (vae_types){ x_type, coder->type }, pixels, channels, IMAGINE__ACT_SILU, x, input);
+    norm(coder, weight, types, pixels, channels, IMAGINE__ACT_SILU, x, types.x == IMAGINE__W_BF16 ? before->w.bias : NULL, input);
     return IMAGINE_OK;
 }
 
@@ -70,10 +75,10 @@ imagine_status vae_run_residual(imagine__vae_coder *coder, const vae_residual *b
     imagine__arena *arena = coder->work->arena;
     imagine__arena_mark mark = imagine__arena_save(arena);
     float *inner = vae_floats(coder, pixels * block->out, error);
-    if (!inner || norm_into(coder, &block->conv1, block->norm1, IMAGINE__W_F32, pixels, *x, error) < 0)
+    if (!inner || norm_into(coder, &block->conv1, block->norm1, NULL, pixels, *x, error) < 0)
         return IMAGINE_ERROR_NO_MEMORY;
     run_conv_part(coder, &block->conv1, (vae_types){ coder->type, coder->type }, size, size, 0, 0, NULL, inner);
-    if (norm_into(coder, &block->conv2, block->norm2, coder->type, pixels, inner, error) < 0)
+    if (norm_into(coder, &block->conv2, block->norm2, &block->conv1, pixels, inner, error) < 0)
         return IMAGINE_ERROR_NO_MEMORY;
     const float *add = *x;
     if (block->shortcut.packed) {
@@ -100,7 +105,7 @@ static imagine_status run_attention(imagine__vae_coder *coder, const vae_attenti
     if (!qkv)
         return IMAGINE_ERROR_NO_MEMORY;
 
-    norm(coder, a->norm, (vae_types){ IMAGINE__W_F32, IMAGINE__W_F32 }, pixels, channels, IMAGINE__ACT_NONE, x, inner);
+    norm(coder, a->norm, (vae_types){ IMAGINE__W_F32, IMAGINE__W_F32 }, pixels, channels, IMAGINE__ACT_NONE, x, NULL, inner);
     vae_run_linear(coder, &a->qkv, pixels, inner, NULL, qkv);
     imagine__attention_args args = {
         .q = qkv, .k = qkv + channels, .v = qkv + 2 * channels, .y = inner,
@@ -128,7 +133,7 @@ imagine_status vae_run_head(imagine__vae_coder *coder, const vae_half *half, con
                             const float *x, float *y, imagine_error *error)
 {
     vae_size size = { from->height, from->width }, out = { to->height, to->width };
-    if (norm_into(coder, &half->conv_out, half->norm_out, IMAGINE__W_F32, size.height * size.width, x, error) < 0)
+    if (norm_into(coder, &half->conv_out, half->norm_out, NULL, size.height * size.width, x, error) < 0)
         return IMAGINE_ERROR_NO_MEMORY;
     run_conv_part(coder, &half->conv_out, (vae_types){ coder->type, IMAGINE__W_F32 }, size, out, to->y - from->y, to->x - from->x,
                   NULL, y);

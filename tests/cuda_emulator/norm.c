@@ -55,6 +55,7 @@ static void upload_norm(norm_problem *p, int i)
     a->weight = p->device[2] = i % 4 ? cuda_input(p->weight, (size_t)p->dim * 4) : NULL;
     a->bias = p->device[3] = i % 4 > 1 && a->kind != IMAGINE__NORM_RMS ? cuda_input(p->bias, (size_t)p->dim * 4) : NULL;
     float *mod = p->device[4] = cuda_input(p->mod, (size_t)(p->groups * p->ld_mod) * 4);
+    a->x_bias = i % 7 == 3 ? p->device[5] = cuda_input(p->bias, (size_t)p->dim * 4) : NULL;
     a->scale = i & 4 ? mod : NULL;
     a->shift = i & 4 ? mod + p->dim : NULL;
     a->gate = i & 8 ? mod + 2 * p->dim : NULL;
@@ -77,12 +78,15 @@ static float *plain_norm(norm_problem *p)
                 *x = cuda_value(&half, IMAGINE__W_BF16, 0);
             }
         }
-    float *y = check_alloc((size_t)(p->rows * p->dim) * sizeof *y);
-    imagine__norm_args plain = {.x = p->x, .y = y, .rows = p->rows, .dim = p->dim, .ldx = p->ldx, .ldy = p->dim,
+    float *y = check_alloc((size_t)(p->rows * p->dim) * sizeof *y), *x = check_alloc((size_t)extent(p->rows, p->dim, p->ldx) * sizeof *x);
+    for (int64_t i = 0; i < extent(p->rows, p->dim, p->ldx); i++)
+        x[i] = p->x[i] + (a->x_bias && i % p->ldx < p->dim ? p->bias[i % p->ldx] : 0);
+    imagine__norm_args plain = {.x = x, .y = y, .rows = p->rows, .dim = p->dim, .ldx = p->ldx, .ldy = p->dim,
                                 .kind = a->kind, .act = a->act, .eps = a->eps, .weight = a->weight ? p->weight : NULL,
                                 .bias = a->bias ? p->bias : NULL, .scale = a->scale ? p->mod : NULL,
                                 .shift = a->shift ? p->mod + p->dim : NULL, .group = a->group, .ld_mod = p->ld_mod};
     imagine__kernels_plain.norm(&c.run, &plain);
+    free(x);
     return y;
 }
 
@@ -132,7 +136,7 @@ static void norms(void)
 /* Short rows with nothing but a weight and a bias, of which a warp has several: a row that is not finite stays by itself. */
 static void short_rows(void)
 {
-    static const int64_t dims[] = {4, 96, 100, 128, 132, 192, 256, 260, 384};
+    static const int64_t dims[] = {4, 96, 100, 128, 192, 260, 384, 512, 1024};
     check_random r = {5};
     for (int i = 0; i < 72; i++) {
         int64_t dim = dims[i % 9], rows = check_between(&r, 1, 40), ldx = dim + 4 * (i % 4 == 1), ldy = dim + 4 * (i % 4 == 2);
@@ -150,7 +154,10 @@ static void short_rows(void)
         a.y = cuda_output((size_t)ny * cuda_size(a.y_type));
         a.weight = cuda_input(weight, (size_t)dim * 4);
         a.bias = i % 2 && i % 4 == 1 ? cuda_input(bias, (size_t)dim * 4) : NULL;
+        a.x_bias = i % 7 < 3 ? cuda_input(weight, (size_t)dim * 4) : NULL;
         CUDA_OK(cuda->norm(&a, NULL));
+        for (int64_t j = 0; j < nx && a.x_bias; j++)
+            x[j] += j % ldx < dim ? weight[j % ldx] : 0;
         check_run c = check_start(&imagine__kernels_plain, CHECK_FORWARD);
         imagine__norm_args p = {.x = x, .y = plain, .rows = rows, .dim = dim, .ldx = ldx, .ldy = ldy, .kind = a.kind, .act = a.act,
                                 .eps = a.eps, .weight = weight, .bias = a.bias ? bias : NULL, .group = 1};
@@ -160,6 +167,7 @@ static void short_rows(void)
         cuda->release(a.x);
         cuda->release((void *)(uintptr_t)a.weight);
         cuda->release((void *)(uintptr_t)a.bias);
+        cuda->release((void *)(uintptr_t)a.x_bias);
         free(y);
         free(plain);
         free(bias);
