@@ -216,7 +216,7 @@ static dnn_descriptor graph_of(builder *b, const dnn_handle handle, const dnn_co
 
 /* ---- plans ------------------------------------------------------------------------------------------------------- */
 
-/* Whether the engine computes what is wanted: sums in f32, in one way. */
+/* Whether the engine computes what is wanted: on tensor cores, where our own kernel does, with sums in f32, in one way. */
 static bool fits(builder *b, dnn_descriptor config)
 {
     int32_t notes[16];
@@ -224,10 +224,13 @@ static bool fits(builder *b, dnn_descriptor config)
     dnn_descriptor engine = create(b, DNN_ENGINE);
     bool good = engine && b->dnn.BackendGetAttribute(config, DNN_CONFIG_ENGINE, DNN_T_DESCRIPTOR, 1, &count, &engine) == 0 &&
                 b->dnn.BackendGetAttribute(engine, DNN_ENGINE_NOTES, DNN_T_NOTE, 16, &count, notes) == 0;
-    for (int64_t i = 0; i < count && i < 16 && good; i++)
+    bool fast = false;
+    for (int64_t i = 0; i < count && i < 16 && good; i++) {
+        fast = fast || notes[i] == DNN_TENSOR_CORES;
         good = notes[i] != DNN_REDUCED_SUMS && notes[i] != DNN_FFT && notes[i] != DNN_NONDETERMINISTIC &&
                (notes[i] < DNN_WINOGRAD || notes[i] > DNN_WINOGRAD_13);
-    return good;
+    }
+    return good && fast;
 }
 
 /* A plan by this configuration, if it is one that fits; else NULL. */

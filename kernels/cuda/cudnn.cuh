@@ -78,7 +78,8 @@ enum dnn_values {
     DNN_BEST = 1,
     DNN_FALLBACK = 2,
     DNN_FAST = 3,
-    DNN_REDUCED_SUMS = 2, /* notes */
+    DNN_TENSOR_CORES = 0, /* notes */
+    DNN_REDUCED_SUMS = 2,
     DNN_FFT = 3,
     DNN_NONDETERMINISTIC = 4,
     DNN_WINOGRAD = 5,

@@ -2,9 +2,9 @@
 #include "kernels/cuda/convert.cuh"
 #include "kernels/cuda/product.cuh"
 
-/* Linear layers and convolutions as products (product.cuh). For the tensor cores x is rounded to bf16 into the workspace, as
- * many rows at a time as there is room for, and so is W where it is not stored as they take it. cuBLASLt has its part where it
- * is there, in f32 too. */
+/* Linear layers and convolutions as products (product.cuh). For the tensor cores x is rounded to bf16 into the workspace unless it
+ * is so already, as many rows at a time as there is room for, and so is W where it is not stored as they take it. cuBLASLt and cuDNN
+ * have their part where they are there, cuBLASLt in f32 too. */
 
 #define ROWS 128 /* pieces are of whole tiles */
 
@@ -293,7 +293,6 @@ struct conv_pieces {
     bool as_they_are; /* the frames, which are otherwise copied into the workspace, in bf16 */
     lt_part part; /* of cuDNN */
     int64_t outputs; /* of cuDNN: cout, in eights */
-    int64_t spacing; /* values from frame to frame where they are as they are */
     void *dnn_room;
     size_t dnn_size;
 };
@@ -304,6 +303,8 @@ static int64_t frame_of(const taps_source &s)
     return (int64_t)s.kh * s.kw * s.cin;
 }
 
+#define DNN_MOST 0x7fffffff /* values of a tensor of cuDNN's; for larger ones it has no fast engines */
+
 /* cuDNN has a part in large ones. Frames that are absent are those before a clip's first: what there is lies side by side in W. */
 static lt_part part_of(const conv_pieces &p)
 {
@@ -313,7 +314,7 @@ static lt_part part_of(const conv_pieces &p)
     if (!imagine__cuda_convolutions_there(p.call->convolutions) || !row ||
         s.weight[s.frames - 1] != s.weight[0] + row - frame_of(s) || a->out_h * a->out_w * a->w->cout * row < LARGE)
         return LT_NONE;
-    if (!y_is_bf16(p.e) || a->w->cout % 8 || !in_eights(p.e.y, 0, p.e.ldy))
+    if (!y_is_bf16(p.e) || a->w->cout % 8 || !in_eights(p.e.y, 0, p.e.ldy) || a->out_h * a->out_w * p.e.ldy > DNN_MOST)
         return LT_SUMS;
     return a->act == IMAGINE__ACT_NONE && !a->w->bias && !a->add ? LT_ALL : LT_SUMS_IN_PLACE;
 }
@@ -344,22 +345,23 @@ static void sort_frames(taps_source *s)
         }
 }
 
-/* Values from each frame to the next where cuDNN can read them where they lie, which are then sorted; else 0. */
-static int64_t spacing_of(conv_pieces *p)
+/* Whether cuDNN reads the frames where they lie, which are then sorted. Its fast engines take several only if they lie one behind the
+ * other with nothing between; of others they make a copy, for which there is no room. So nothing may be trimmed above or below. */
+static bool in_place_for_dnn(conv_pieces *p)
 {
+    const imagine__conv_args *a = p->a;
     taps_source sorted = p->source;
     int64_t frame = sorted.height * sorted.width * sorted.cin;
-    if (!in_place(*p) || sorted.ldx != sorted.cin || sorted.upsample != 1)
-        return 0;
+    bool whole = a->pad_top >= 0 && (a->out_h - 1) * a->stride_h + a->w->kh - a->pad_top >= a->height;
+    if (!in_place(*p) || sorted.ldx != sorted.cin || sorted.upsample != 1 || (sorted.frames > 1 && !whole) ||
+        sorted.frames * frame > DNN_MOST)
+        return false;
     sort_frames(&sorted);
-    int64_t spacing = sorted.frames > 1 ? (int64_t)(address_of(sorted, 1) - address_of(sorted, 0)) / 2 : frame;
     for (int32_t t = 1; t < sorted.frames; t++)
-        if ((int64_t)(address_of(sorted, t) - address_of(sorted, t - 1)) != 2 * spacing)
-            return 0;
-    if (spacing < frame)
-        return 0;
+        if (address_of(sorted, t) - address_of(sorted, t - 1) != (uintptr_t)(2 * frame))
+            return false;
     p->source = sorted;
-    return spacing;
+    return true;
 }
 
 /* Bytes that so many lines of output take in the workspace: what they read, rounded, and once more where it is enlarged for
@@ -383,12 +385,12 @@ static int64_t lines_at_once(const conv_pieces &p, const workspace &room)
     return count;
 }
 
-/* The frames of a piece as cuDNN takes them: enlarged, without lines that nothing reads. `spacing` 0: they lie one behind the other. */
-static bool frames_for_dnn(const taps_source &s, int64_t spacing, workspace *room, dnn_convolution *d, void *stream, int *status)
+/* The frames of a piece, one behind the other, as cuDNN takes them: enlarged, without lines that nothing reads. */
+static bool frames_for_dnn(const taps_source &s, workspace *room, dnn_convolution *d, void *stream, int *status)
 {
     d->x = (const uint16_t *)s.x[0];
     d->height = s.height * s.upsample, d->width = s.width * s.upsample;
-    d->line = d->width * s.cin, d->frame = spacing ? spacing : d->height * d->line;
+    d->line = d->width * s.cin, d->frame = d->height * d->line;
     if (s.upsample == 2) {
         uint16_t *enlarged = take(room, s.frames * d->frame);
         if (!enlarged)
@@ -423,7 +425,7 @@ static bool by_library(const conv_pieces &p, const taps_source &s, const product
     d.y = (uint16_t *)e.y + e.first * e.ldy, d.ldy = e.ldy;
     if (p.part == LT_SUMS)
         d.y = take(&room, pixels * p.outputs), d.ldy = p.outputs;
-    if (!d.y || !frames_for_dnn(s, p.spacing, &room, &d, p.call->stream, status) || *status ||
+    if (!d.y || !frames_for_dnn(s, &room, &d, p.call->stream, status) || *status ||
         !imagine__cuda_convolve(p.call->convolutions, d, p.call->stream))
         return *status != 0;
     if (p.part != LT_ALL)
@@ -499,16 +501,19 @@ static int64_t share_room(conv_pieces *p, workspace *room, int *status)
         return 0;
     p->part = part_of(*p);
     if (p->part != LT_NONE) {
-        p->spacing = spacing_of(p);
-        p->as_they_are = p->spacing != 0;
         p->outputs = in_whole_eights(p->w.n);
-        int64_t lines = 0;
-        if (gather_weights(p, room, status)) {
-            p->dnn_room = library_room(room, &p->dnn_size);
-            lines = lines_at_once(*p, *room);
+        p->dnn_room = library_room(room, &p->dnn_size); /* as much whether W is gathered or not: plans are for its size */
+        const conv_pieces copied = *p;
+        const workspace rest = *room;
+        for (p->as_they_are = in_place_for_dnn(p);; p->as_they_are = false) {
+            int64_t lines = gather_weights(p, room, status) ? lines_at_once(*p, *room) : 0;
+            if (lines && (!p->as_they_are || p->source.frames == 1 || lines == p->a->out_h))
+                return lines;
+            if (!p->as_they_are)
+                break;
+            *p = copied;
+            *room = rest;
         }
-        if (lines)
-            return lines;
     }
     *p = own;
     *room = all;
@@ -524,7 +529,7 @@ static bool conv_bf16(const imagine__conv_args *a, const imagine__cuda_call *cal
     int64_t taps = (int64_t)w->kt * w->kh * w->kw, cin = in_whole_eights(w->cin);
     product_weight weight = {weight_bf16(w->packed, w->type, w->cout * taps, w->cin, &room, call->stream, status), w->bias,
                              w->cout, cin * taps, IMAGINE__W_BF16, true};
-    conv_pieces p = {a, call, taps_of(a, cin), weight, e, false, LT_NONE, w->cout, 0, nullptr, 0};
+    conv_pieces p = {a, call, taps_of(a, cin), weight, e, false, LT_NONE, w->cout, nullptr, 0};
     int64_t lines = share_room(&p, &room, status);
     if (!lines)
         return false;

@@ -3,8 +3,8 @@
 
 /* Norms over rows. These are bound by memory: a row is read from it once, all loads on their way before the first is waited for,
  * and stays in registers; rows for which there are too few, or that do not lie in fours, come from the cache when a later pass
- * needs them. Every thread goes back to its own values alone, so that x may be changed on the way. Short rows take a warp each,
- * long ones a block. There are fewer than 2^31 rows: indices of rows are divided in 32 bits, for 64 take as long as the rest. */
+ * needs them. Every thread goes back to its own values alone, so that x may be changed on the way. Short rows take a warp each or share
+ * one, long ones take a block. There are fewer than 2^31 rows: indices of rows are divided in 32 bits, for 64 take as long as the rest. */
 
 #define THREADS 128
 #define WARPS (THREADS / 32)

@@ -257,8 +257,30 @@ static int finalize(dnn_descriptor given)
 
 /* ---- answers ----------------------------------------------------------------------------------------------------- */
 
+static void five(const descriptor *tensor, int64_t extent[5], int64_t stride[5])
+{
+    auto extents = values<int64_t>(tensor, DNN_TENSOR_EXTENTS, DNN_T_INT64);
+    auto strides = values<int64_t>(tensor, DNN_TENSOR_STRIDES, DNN_T_INT64);
+    size_t gap = 5 - extents.size();
+    for (size_t i = 0; i < 5; i++) {
+        size_t from = i < 2 ? i : i - gap;
+        bool there = i < 2 || i >= 2 + gap;
+        extent[i] = there ? extents[from] : 1;
+        stride[i] = there ? strides[from] : 0;
+    }
+}
+
+/* Whether there is nothing between a tensor's lines and between its frames. */
+static bool is_packed(const descriptor *tensor)
+{
+    int64_t extent[5], stride[5];
+    five(tensor, extent, stride);
+    return stride[3] == extent[4] * stride[4] && (extent[2] == 1 || stride[2] == extent[3] * stride[3]);
+}
+
 /* To lines two apart the best mode has no answer, and to a kernel of a single line with them only the fallback. Of three the
- * first is not deterministic and the second wants more memory than there is. */
+ * first is not deterministic, the second wants more memory than there is, as do all for an x that they would have to copy, and the
+ * fourth, which does not, is not for tensor cores. */
 static int offer(const descriptor *heuristic, int64_t most, int64_t *count, dnn_descriptor *configs)
 {
     const descriptor *graph = under(heuristic, DNN_HEURISTIC_GRAPH, DNN_GRAPH);
@@ -267,15 +289,18 @@ static int offer(const descriptor *heuristic, int64_t most, int64_t *count, dnn_
     auto taps = values<int64_t>(under(forward, DNN_FORWARD_W, DNN_TENSOR), DNN_TENSOR_EXTENTS, DNN_T_INT64);
     int mode = value<int32_t>(heuristic, DNN_HEURISTIC_MODE, DNN_T_HEURISTIC_MODE, -1);
     bool apart = strides[strides.size() - 2] == 2, single = apart && taps[taps.size() - 2] == 1;
-    *count = mode == (single ? DNN_FALLBACK : apart ? DNN_FAST : DNN_BEST) ? mode == DNN_BEST ? 3 : 1 : 0;
+    bool packed = is_packed(under(forward, DNN_FORWARD_X, DNN_TENSOR));
+    *count = mode == (single ? DNN_FALLBACK : apart ? DNN_FAST : DNN_BEST) ? mode == DNN_BEST ? 4 : 1 : 0;
     for (int64_t i = 0; i < *count && i < most; i++) {
         auto *config = (descriptor *)configs[i];
         config->final = true;
         config->set[DNN_HEURISTIC_GRAPH] = heuristic->set.at(DNN_HEURISTIC_GRAPH);
-        config->notes = {0};
-        if (*count == 3 && i == 0)
+        config->notes = {DNN_TENSOR_CORES};
+        if (*count == 4 && i == 0)
             config->notes.push_back(DNN_NONDETERMINISTIC);
-        config->workspace = *count == 3 && i == 1 ? (int64_t)1 << 40 : 512;
+        if (*count == 4 && i == 3)
+            config->notes.clear();
+        config->workspace = (*count == 4 && i == 1) || (!packed && i < 3) ? (int64_t)1 << 40 : 512;
     }
     return 0;
 }
@@ -313,19 +338,6 @@ struct contents {
 };
 
 typedef std::map<int64_t, contents> memory;
-
-static void five(const descriptor *tensor, int64_t extent[5], int64_t stride[5])
-{
-    auto extents = values<int64_t>(tensor, DNN_TENSOR_EXTENTS, DNN_T_INT64);
-    auto strides = values<int64_t>(tensor, DNN_TENSOR_STRIDES, DNN_T_INT64);
-    size_t gap = 5 - extents.size();
-    for (size_t i = 0; i < 5; i++) {
-        size_t from = i < 2 ? i : i - gap;
-        bool there = i < 2 || i >= 2 + gap;
-        extent[i] = there ? extents[from] : 1;
-        stride[i] = there ? strides[from] : 0;
-    }
-}
 
 static int64_t id_of(const descriptor *tensor)
 {
