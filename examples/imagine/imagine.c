@@ -397,6 +397,42 @@ static int read_command_line(arguments *o, const command *c, int argc, char **ar
     return 0;
 }
 
+static const command *find_command(const char *name)
+{
+    for (const command *c = commands; c->name; c++)
+        if (!strcmp(c->name, name))
+            return c;
+    return NULL;
+}
+
+static int no_command(const char *name)
+{
+    fprintf(stderr, "imagine: \"%s\" is no command\n", name);
+    print_overview(stderr);
+    return EXIT_USAGE;
+}
+
+static int asks_for_help(const char *word)
+{
+    return !strcmp(word, "help") || !strcmp(word, "--help") || !strcmp(word, "-h");
+}
+
+/* `imagine help`, of all or of the command that is named after it. */
+static int help(arguments *o, int count, char **words)
+{
+    const command *named = count > 0 ? find_command(words[0]) : NULL;
+    o->command = "help";
+    if (count > 1)
+        return usage_error(o, "one argument too many: \"%s\"", words[1]);
+    if (count > 0 && !named && !asks_for_help(words[0]))
+        return no_command(words[0]);
+    if (named)
+        print_help(named);
+    else
+        print_overview(stdout);
+    return EXIT_OK;
+}
+
 static int run(int argc, char **argv)
 {
     arguments o = { .guidance = -1, .guidance_2 = -1, .guidance_stop = 1, .eta = 1, .strength = 1, .runs = 2 };
@@ -404,24 +440,19 @@ static int run(int argc, char **argv)
         print_overview(stderr);
         return EXIT_USAGE;
     }
-    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
-        print_overview(stdout);
-        return EXIT_OK;
-    }
+    if (asks_for_help(argv[1]))
+        return help(&o, argc - 2, argv + 2);
     if (!strcmp(argv[1], "--version") || !strcmp(argv[1], "-V")) {
         printf("imagine %s\n", imagine_version_string());
         return EXIT_OK;
     }
-    o.command = argv[1];
-    for (const command *c = commands; c->name; c++)
-        if (!strcmp(c->name, argv[1])) {
-            o.usual_out = c->out;
-            int status = read_command_line(&o, c, argc - 1, argv + 1);
-            return status < 0 ? EXIT_OK : status > 0 ? status : c->run(&o);
-        }
-    fprintf(stderr, "imagine: \"%s\" is no command\n", argv[1]);
-    print_overview(stderr);
-    return EXIT_USAGE;
+    const command *c = find_command(argv[1]);
+    if (!c)
+        return no_command(argv[1]);
+    o.command = c->name;
+    o.usual_out = c->out;
+    int status = read_command_line(&o, c, argc - 1, argv + 1);
+    return status < 0 ? EXIT_OK : status > 0 ? status : c->run(&o);
 }
 
 int main(int argc, char **argv)

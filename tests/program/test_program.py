@@ -149,6 +149,17 @@ class Program(unittest.TestCase):
             self.assertIn(f"  imagine {command}", self.run_program(command, "--help").stdout)
         self.assertRegex(self.run_program("--version").stdout, r"^imagine \d+\.\d+\.\d+\n$")
 
+    def test_help_of_a_command(self):
+        overview = self.run_program("--help").stdout
+        for word in ("help", "--help", "-h"):
+            self.assertEqual(self.run_program(word).stdout, overview)
+            self.assertEqual(self.run_program(word, "help").stdout, overview)
+            for command in ("generate", "info"):
+                self.assertEqual(self.run_program(word, command).stdout, self.run_program(command, "--help").stdout)
+            refused = self.run_program(word, "nonsense", status=2)
+            self.assertEqual((refused.stdout, refused.stderr), ("", 'imagine: "nonsense" is no command\n' + overview))
+            self.assertIn('one argument too many: "info"', self.run_program(word, "decode", "info", status=2).stderr)
+
     def test_schedules_and_step_rules(self):
         text = self.run_program("generate", "--help").stdout
         for name in ("self-forcing", "causvid", "rcm", "z-image", "heun", "ancestral"):
