@@ -202,6 +202,13 @@ static imagine__json_kind read_word(imagine__json *json, const char *word, imagi
     return json->kind = kind;
 }
 
+const char *imagine__json_mark(const char *text, size_t size)
+{
+    return size >= 3 && !memcmp(text, "\xEF\xBB\xBF", 3)
+               ? "it begins with a byte order mark, which JSON does not have; save the file without it"
+               : NULL;
+}
+
 static imagine__json_kind read_value(imagine__json *json)
 {
     char c = json->text[json->at];
@@ -220,7 +227,8 @@ static imagine__json_kind read_value(imagine__json *json)
     }
     if (c == '-' || (c >= '0' && c <= '9'))
         return read_number(json);
-    return fail(json, "a value is missing");
+    const char *mark = json->at ? NULL : imagine__json_mark(json->text, json->size);
+    return fail(json, mark ? mark : "a value is missing");
 }
 
 /* Passes the commas and colons before the next token; 0 when the text is over. */

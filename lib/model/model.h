@@ -68,6 +68,8 @@ int imagine__json_is(const imagine__json *json, const char *text);
 int imagine__json_double(const imagine__json *json, double *value); /* 0: not a number that fits */
 int imagine__json_int(const imagine__json *json, int64_t *value); /* 0: not an integer that fits */
 int32_t imagine__json_line(const imagine__json *json); /* for messages, from 1 */
+/* What is wrong with a text that begins with UTF-8's byte order mark, which editors do not show; NULL of all others. */
+const char *imagine__json_mark(const char *text, size_t size);
 
 /* ---- configurations (config.c) --------------------------------------------------------------- */
 

@@ -267,8 +267,9 @@ static imagine_status read_header(reader *r, imagine__weights_file *file, const 
 {
     size_t first = r->weights->count;
     uint64_t data_start = 8 + length;
+    const char *mark = imagine__json_mark(header, (size_t)length);
     if (*header != '{')
-        return fail(r, "its header does not begin with {");
+        return fail(r, mark ? mark : "its header does not begin with {");
     imagine__json_init(&r->json, header, (size_t)length);
     r->data_size = file->size - data_start;
     imagine_status status = read_tensors(r);

@@ -124,6 +124,27 @@ static void refuses(void)
     CHECK(!valid("\"\0\"", 3));
 }
 
+static const char *wrong(const char *text)
+{
+    imagine__json json;
+    imagine__json_init(&json, text, strlen(text));
+    while (imagine__json_next(&json) != IMAGINE__JSON_ERROR)
+        if (json.kind == IMAGINE__JSON_END)
+            return "nothing";
+    return json.error;
+}
+
+/* Named where it is one: at the very beginning, and whole. */
+static void byte_order_mark(void)
+{
+    CHECK(strstr(wrong("\xef\xbb\xbf[]"), "byte order mark") != NULL);
+    CHECK(strstr(wrong("\xef\xbb\xbf"), "byte order mark") != NULL);
+    CHECK(!strcmp(wrong("\xef\xbb"), "a value is missing"));
+    CHECK(!strcmp(wrong(" \xef\xbb\xbf[]"), "a value is missing"));
+    CHECK(!strcmp(wrong("[\xef\xbb\xbf]"), "a value is missing"));
+    CHECK(!strcmp(wrong("[\"\xef\xbb\xbf\"]"), "nothing"));
+}
+
 static void depth(void)
 {
     char text[4096];
@@ -298,6 +319,7 @@ int main(int argc, char **argv)
 {
     static const test_case cases[] = {
         { "accepts", accepts },   { "refuses", refuses },           { "depth", depth },
+        { "byte_order_mark", byte_order_mark },
         { "numbers", numbers },   { "long_numbers", long_numbers }, { "locale_has_no_say", locale_has_no_say },
         { "integers", integers }, { "strings", strings },           { "skipping", skipping },
         { "damaged", damaged },

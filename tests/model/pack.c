@@ -232,6 +232,10 @@ static void refused(void)
             "vae/diffusion_pytorch_model");
     REFUSED((drop("text_encoder/model.safetensors"), replace("text_encoder/pytorch_model.bin", "x")),
             IMAGINE_ERROR_UNSUPPORTED, "pytorch_model.bin");
+    static const char *const marked[] = { "imagine.json", "model_index.json", "transformer/config.json" };
+    for (size_t i = 0; i < sizeof marked / sizeof *marked; i++)
+        REFUSED(change(marked[i], "{", "\xEF\xBB\xBF{"), IMAGINE_ERROR_FORMAT,
+                "line 1: it begins with a byte order mark, which JSON does not have; save the file without it");
     REFUSED(replace("imagine.json", "{\"width\": 0}"), IMAGINE_ERROR_MODEL, "\"width\" is 0");
     REFUSED(replace("imagine.json", "{\"width\": 60}"), IMAGINE_ERROR_MODEL, "\"width\" is 60");
     REFUSED(replace("imagine.json", "{\"height\": 33}"), IMAGINE_ERROR_MODEL, "\"height\" is 33");

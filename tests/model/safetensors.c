@@ -208,6 +208,15 @@ static void header_length(void)
     imagine__weights_close(weights);
 }
 
+static void header_with_a_mark(void)
+{
+    static const char bytes[] = "\x8\0\0\0\0\0\0\0\xEF\xBB\xBF{}   ";
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine__weights *weights;
+    CHECK_STATUS(open_bytes(bytes, 16, &weights, &err), IMAGINE_ERROR_FORMAT);
+    CHECK(strstr(err.message, "begins with a byte order mark") != NULL);
+}
+
 static void truncated(void)
 {
     char bytes[1024];
@@ -451,6 +460,7 @@ int main(int argc, char **argv)
     static const test_case cases[] = {
         { "reads", reads },         { "accepts", accepts },
         { "refuses", refuses },     { "header_length", header_length },
+        { "header_with_a_mark", header_with_a_mark },
         { "truncated", truncated }, { "cut_short", cut_short },
         { "mutations", mutations }, { "shards", shards }, { "large index", large_index },
         { "buffers", buffers },     { "not_files", not_files },

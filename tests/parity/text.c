@@ -510,6 +510,7 @@ static void test_refusals(void)
         { "t5", "\"model\"", "\"mode\"", "\"model\" is missing", IMAGINE_ERROR_FORMAT },
         { "t5", "\"id\": \"A\"", "\"id\": \"B\"", "sequence A", IMAGINE_ERROR_FORMAT },
         { "t5", "{\"version\"", "[\"version\"", "line 1", IMAGINE_ERROR_FORMAT },
+        { "t5", "{\"version\"", "\xEF\xBB\xBF{\"version\"", "line 1: it begins with a byte order mark", IMAGINE_ERROR_FORMAT },
     };
     imagine_context *context = new_context();
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
