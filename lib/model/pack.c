@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "io/io.h"
 #include "model/pack.h"
 #include "sampler/schedule.h"
 
@@ -360,6 +361,17 @@ static imagine_status check_own_sizes(const imagine_model *model, imagine__confi
     return status;
 }
 
+/* A number of imagine.json from `least` to 1000, which `range` tells; `value` stays where there is none. */
+static imagine_status read_real(imagine__config *config, const char *key, double *value, double least, const char *range,
+                                imagine_error *error)
+{
+    imagine_status status = imagine__config_double(config, key, value, *value, error);
+    if (status >= 0 && !(*value >= least && *value <= 1000))
+        status = imagine__fail(error, IMAGINE_ERROR_MODEL, "%s: \"%s\" is %g, not in %s", imagine__config_path(config), key,
+                               *value, range);
+    return status;
+}
+
 static imagine_status read_own_defaults(imagine_model *model, imagine_error *error)
 {
     imagine__defaults *d = &model->defaults;
@@ -383,16 +395,12 @@ static imagine_status read_own_defaults(imagine_model *model, imagine_error *err
         *numbers[i].value = (int32_t)value;
     }
     if (status >= 0)
-        status = imagine__config_double(config, "fps", &d->fps, d->fps, error);
+        status = read_real(config, "fps", &d->fps, 1.0 / IMAGINE__PNG_MAX_RATE, "1/65535..1000", error);
     if (status >= 0)
-        status = imagine__config_double(config, "guidance", &d->guidance, d->guidance, error);
+        status = read_real(config, "guidance", &d->guidance, 0, "0..1000", error);
+    d->guidance_2 = d->guidance;
     if (status >= 0)
-        status = imagine__config_double(config, "guidance_2", &d->guidance_2, d->guidance, error);
-    if (status >= 0 && !(d->fps > 0 && d->fps <= 1000 && d->guidance >= 0 && d->guidance <= 1000 && d->guidance_2 >= 0 &&
-                         d->guidance_2 <= 1000))
-        status = imagine__fail(error, IMAGINE_ERROR_MODEL,
-                               "%s: \"fps\" must be above 0 and \"guidance\" not below; at most 1000",
-                               imagine__config_path(config));
+        status = read_real(config, "guidance_2", &d->guidance_2, 0, "0..1000", error);
     if (status >= 0)
         status = check_own_sizes(model, config, error);
     if (status >= 0)

@@ -196,6 +196,23 @@ static void sizes_without_vae(void)
     restore();
 }
 
+/* What opens can be saved: the slowest rate that imagine.json may have is one that an animated PNG can say. */
+static void slowest_rate(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_model_info info;
+    imagine_buffer *frames;
+    const int64_t shape[] = { 2, 1, 1, 3 };
+    char path[512];
+    restore();
+    replace("imagine.json", "{\"fps\": 1.5259021896696422e-05}");
+    REQUIRE_OK(open_pack(&info, &err));
+    REQUIRE_OK(imagine_buffer_create(&frames, context, IMAGINE_U8, 4, shape, &err));
+    snprintf(path, sizeof path, "%s/slow.png", folder);
+    CHECK_OK(imagine_picture_save(context, path, frames, info.frames_per_second, &err));
+    imagine_buffer_release(&frames);
+}
+
 static void refused(void)
 {
     imagine_error err = IMAGINE_ERROR_INIT;
@@ -241,7 +258,12 @@ static void refused(void)
     REFUSED(replace("imagine.json", "{\"height\": 33}"), IMAGINE_ERROR_MODEL, "\"height\" is 33");
     REFUSED(replace("imagine.json", "{\"frames\": 6}"), IMAGINE_ERROR_MODEL, "\"frames\" is 6, which is not 4k+1");
     REFUSED(replace("imagine.json", "{\"widht\": 64}"), IMAGINE_ERROR_MODEL, "\"widht\"");
-    REFUSED(replace("imagine.json", "{\"fps\": -1}"), IMAGINE_ERROR_MODEL, "\"fps\"");
+    REFUSED(replace("imagine.json", "{\"fps\": -1}"), IMAGINE_ERROR_MODEL, "\"fps\" is -1, not in 1/65535..1000");
+    REFUSED(replace("imagine.json", "{\"fps\": 1e-9}"), IMAGINE_ERROR_MODEL, "\"fps\" is 1e-09, not in 1/65535..1000");
+    REFUSED(replace("imagine.json", "{\"fps\": 1001}"), IMAGINE_ERROR_MODEL, "\"fps\" is 1001");
+    REFUSED(replace("imagine.json", "{\"guidance\": -1}"), IMAGINE_ERROR_MODEL, "\"guidance\" is -1, not in 0..1000");
+    REFUSED(replace("imagine.json", "{\"guidance_2\": 1001}"), IMAGINE_ERROR_MODEL, "\"guidance_2\" is 1001, not in 0..1000");
+    slowest_rate();
     restore();
     char second[512];
     snprintf(second, sizeof second, "%s/transformer_2", folder);
