@@ -133,8 +133,8 @@ static imagine_status check_init(const imagine__conditions *c, const imagine_job
         status = check_latents(c, o->init_latents, "init_latents", !o->mask_frames, 0, error);
     if (status < 0 || !o->init_frames || frames == c->frames)
         return status;
-    return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "init_frames: %lld frames, but the clip has %lld",
-                         (long long)frames, (long long)c->frames);
+    return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "init_frames: %lld frame%s, but the clip has %lld",
+                         (long long)frames, frames == 1 ? "" : "s", (long long)c->frames);
 }
 
 static imagine_status check_mask(const imagine__conditions *c, const imagine_job_options *o,
@@ -174,8 +174,8 @@ static imagine_status check_ends(const imagine__conditions *c, const imagine_job
     }
     if (status >= 0 && taken >= c->latents[1])
         status = imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
-                               "%s: with %lld frames nothing of the clip is left to make; ask for more frames",
-                               o->first_frames ? "first_frames" : "last_frame", (long long)c->frames);
+                               "%s: with %lld frame%s nothing of the clip is left to make; ask for more frames",
+                               o->first_frames ? "first_frames" : "last_frame", (long long)c->frames, c->frames == 1 ? "" : "s");
     return status;
 }
 

@@ -136,9 +136,10 @@ static imagine_status bench_model(session *s, const arguments *o)
                    total > 0 ? 1 / total : 0, (unsigned long long)i.memory_peak);
         else
             printf("prompt to frames, call %d: %.3f s, %.2f clips a second (load %.3f, text %.3f, sample %.3f, decode %.3f), "
-                   "%dx%d, %d frames, %d steps, peak memory %.1f MB\n", run + 1, total, total > 0 ? 1 / total : 0,
+                   "%dx%d, %d frame%s, %d step%s, peak memory %.1f MB\n", run + 1, total, total > 0 ? 1 / total : 0,
                    i.seconds[IMAGINE_JOB_LOAD], i.seconds[IMAGINE_JOB_TEXT], i.seconds[IMAGINE_JOB_SAMPLE],
-                   i.seconds[IMAGINE_JOB_DECODE], i.width, i.height, i.frames, i.steps, (double)i.memory_peak / 1e6);
+                   i.seconds[IMAGINE_JOB_DECODE], i.width, i.height, i.frames, plural(i.frames), i.steps, plural(i.steps),
+                   (double)i.memory_peak / 1e6);
         fflush(stdout);
     }
     return IMAGINE_OK;
@@ -149,8 +150,8 @@ static imagine_status bench_model(session *s, const arguments *o)
 static void print_head(const arguments *o, const imagine_context_info *info, const imagine_bench_row *device)
 {
     if (!o->json) {
-        printf("libimagine %s, %s kernels, %d threads\n", imagine_version_string(), level_name(info->cpu_level),
-               info->threads);
+        printf("libimagine %s, %s kernels, %d thread%s\n", imagine_version_string(), level_name(info->cpu_level),
+               info->threads, plural(info->threads));
         return;
     }
     printf("{\"version\": \"%s\", \"cpu_level\": \"%s\", \"threads\": %d,", imagine_version_string(),

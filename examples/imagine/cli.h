@@ -76,6 +76,7 @@ int sampler_options(imagine_sampler_options *out, double *sigmas, const argument
 char *list_names(char *text, size_t size, const char *(*name_of)(int32_t));
 
 int has_suffix(const char *text, const char *suffix);
+const char *plural(int32_t count); /* "s", or nothing for 1 */
 int usage_error(const arguments *o, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* Output: JSON on stdout. */

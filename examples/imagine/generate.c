@@ -281,8 +281,8 @@ static void summary(const generation *g)
     }
     if (g->o->quiet)
         return;
-    printf("%s: %d frame%s of %dx%d, %d steps, guidance %g, seed %llu\n", g->out, i->frames, i->frames == 1 ? "" : "s",
-           i->width, i->height, i->steps, i->guidance, (unsigned long long)g->o->seed);
+    printf("%s: %d frame%s of %dx%d, %d step%s, guidance %g, seed %llu\n", g->out, i->frames, plural(i->frames), i->width,
+           i->height, i->steps, plural(i->steps), i->guidance, (unsigned long long)g->o->seed);
     printf("load %.2f s, ", i->seconds[IMAGINE_JOB_LOAD]);
     if (i->seconds[IMAGINE_JOB_ENCODE] > 0)
         printf("encode %.2f s, ", i->seconds[IMAGINE_JOB_ENCODE]);

@@ -69,8 +69,8 @@ static void memory_text(const imagine_estimate *e)
 {
     if (!e->peak_bytes)
         return;
-    printf("  memory for %dx%d, %d frames, guidance %g: %.1f MB\n", e->width, e->height, e->frames, e->guidance,
-           (double)e->peak_bytes / 1e6);
+    printf("  memory for %dx%d, %d frame%s, guidance %g: %.1f MB\n", e->width, e->height, e->frames, plural(e->frames),
+           e->guidance, (double)e->peak_bytes / 1e6);
     for (size_t i = 0; i < STAGES; i++)
         printf("    %-8s %10.1f MB, of which %.1f MB its weights, %.1f MB its work\n", stages[i].name,
                (double)e->stage_peak[stages[i].stage] / 1e6, (double)e->stage_weights[stages[i].stage] / 1e6,
@@ -86,7 +86,8 @@ static void memory_text(const imagine_estimate *e)
         return;
     printf("    this is beyond the limit of %.1f MB", (double)e->limit_bytes / 1e6);
     if (e->nearest_frames)
-        printf("; %dx%d with %d frames would fit", e->nearest_width, e->nearest_height, e->nearest_frames);
+        printf("; %dx%d with %d frame%s would fit", e->nearest_width, e->nearest_height, e->nearest_frames,
+               plural(e->nearest_frames));
     printf("\n");
 }
 
@@ -129,10 +130,10 @@ static void info_text(const imagine_model_info *m, const imagine_context_info *c
 {
     printf("libimagine %s, %s%s kernels, %d thread%s\n", imagine_version_string(),
            c->device == IMAGINE_DEVICE_CUDA ? "CUDA and " : "", level_name(c->cpu_level), c->threads,
-           c->threads == 1 ? "" : "s");
+           plural(c->threads));
     printf("%s: %.1f MB of weights\n", path, (double)m->bytes / 1e6);
-    printf("  by default %dx%d, %d frames at %g a second, %d steps, guidance %g\n", m->width, m->height, m->frames,
-           m->frames_per_second, m->steps, m->guidance);
+    printf("  by default %dx%d, %d frame%s at %g a second, %d step%s, guidance %g\n", m->width, m->height, m->frames,
+           plural(m->frames), m->frames_per_second, m->steps, plural(m->steps), m->guidance);
     if (m->stages & IMAGINE_STAGE_TEXT)
         printf("  text encoder: %.2f million parameters, %d tokens of width %d\n", (double)m->parameters_text / 1e6,
                m->text_length, m->text_dim);

@@ -212,6 +212,11 @@ int has_suffix(const char *text, const char *suffix)
     return a >= b && !strcmp(text + a - b, suffix);
 }
 
+const char *plural(int32_t count)
+{
+    return count == 1 ? "" : "s";
+}
+
 /* The number that `name_of` has for a name, or 0. */
 static int32_t number_of(const char *name, const char *(*name_of)(int32_t))
 {

@@ -154,8 +154,10 @@ static int count_tokens(const arguments *o, const char *prompt)
         result = session_failed(&s);
     } else if (o->json || !o->quiet) {
         int count = (int)(imagine_buffer_size(ids) / sizeof(int32_t));
-        printf(o->json ? "{\"tokens\": %d, \"text_length\": %d, \"input_ids\": [" : "%d tokens, the model takes up to %d:", count,
-               info.text_length);
+        if (o->json)
+            printf("{\"tokens\": %d, \"text_length\": %d, \"input_ids\": [", count, info.text_length);
+        else
+            printf("%d token%s, the model takes up to %d:", count, plural(count), info.text_length);
         print_values(o, ids);
     }
     imagine_buffer_release(&ids);

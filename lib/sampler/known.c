@@ -233,8 +233,8 @@ static imagine_status check_known(imagine_sampler *sampler, const imagine_buffer
         const int64_t *shape = imagine__buffer_shape(latents, &ndim);
         if (shape[ndim - 3] == sampler->shape[1])
             return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
-                                 "known latents: all %lld frames of the clip are known; give fewer, or a mask",
-                                 (long long)sampler->shape[1]);
+                                 "known latents: of the clip's %lld frame%s none is left to make; give fewer, or a mask",
+                                 (long long)sampler->shape[1], sampler->shape[1] == 1 ? "" : "s");
     }
     return IMAGINE_OK;
 }

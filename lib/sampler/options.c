@@ -45,7 +45,7 @@ static imagine_status check_schedule(const imagine_sampler_options *o, imagine_e
                                  "sigmas: IMAGINE_SCHEDULE_SIGMAS needs 2 to 1001 of them, one more than steps");
         if (o->steps && (uint32_t)o->steps != o->sigma_count - 1)
             return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
-                                 "steps: %d do not fit %u sigmas; leave steps at its default or at %u", o->steps, o->sigma_count,
+                                 "steps: %d does not fit %u sigmas; leave steps at its default or at %u", o->steps, o->sigma_count,
                                  o->sigma_count - 1);
         if (o->shift > 0)
             return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
@@ -129,8 +129,8 @@ static imagine_status check_strength(const imagine_sampler_options *o, imagine_e
                              o->strength);
     if (imagine__sampler_steps(o) < 1)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
-                             "strength: %g of %d steps is less than one; take more steps or a strength above %.3g",
-                             o->strength, o->steps, 1.0 / o->steps);
+                             "strength: %g of %d step%s is less than one; take more steps or a strength above %.3g",
+                             o->strength, o->steps, o->steps == 1 ? "" : "s", 1.0 / o->steps);
     return IMAGINE_OK;
 }
 

@@ -74,12 +74,12 @@ static imagine_status read_head(head *found, const head *mine, const imagine_buf
     if (found->batch != mine->batch || memcmp(found->shape, mine->shape, sizeof mine->shape) != 0) {
         imagine__shape_text(has, sizeof has, 4, found->shape);
         imagine__shape_text(must, sizeof must, 4, mine->shape);
-        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "state: is of %u clips with latents %s, this run makes %u with %s",
-                             found->batch, has, mine->batch, must);
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "state: is of %u clip%s with latents %s, this run makes %u with %s",
+                             found->batch, found->batch == 1 ? "" : "s", has, mine->batch, must);
     }
     if (found->steps != mine->steps || found->step > found->steps)
-        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "state: is of step %u of %u, this run has %u steps", found->step,
-                             found->steps, mine->steps);
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "state: is of step %u of %u, this run has %u step%s", found->step,
+                             found->steps, mine->steps, mine->steps == 1 ? "" : "s");
     if (found->schedule != mine->schedule)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
                              "state: is of a run with another schedule, shift or step rule; give the options that it began with");

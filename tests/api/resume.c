@@ -227,6 +227,11 @@ static void other_runs(void)
     r.options = options;
     r.options.batch = 1;
     refused(&r, state, IMAGINE_ERROR_INVALID_ARGUMENT, "is of 2 clips");
+    imagine_buffer *single = some_state(&r);
+    REQUIRE(single);
+    r.options = options;
+    refused(&r, single, IMAGINE_ERROR_INVALID_ARGUMENT, "is of 1 clip with");
+    imagine_buffer_release(&single);
     r.options = options;
     r.options.width = 64;
     refused(&r, state, IMAGINE_ERROR_INVALID_ARGUMENT, "latents [16, 2, 4, 4], this run makes 2 with [16, 2, 4, 8]");

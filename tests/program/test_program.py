@@ -94,6 +94,20 @@ class Program(unittest.TestCase):
         self.generate("--negative", "", "--guidance", "1")
         self.generate("--negative", "blur", "--guidance", "3")
 
+    def test_one_is_no_plural(self):
+        one = ("--frames", "1", "--schedule", "1,0")
+        self.assertIn(": 1 frame of 32x32, 1 step, ", self.generate(*one, "--out", "one.png").stdout)
+        self.assertIn(" 5 frames of 32x32, 4 steps, ", self.generate().stdout)
+        self.assertIn(" 32x32, 1 frame, guidance", self.run_program("info", PACK, *one).stdout)
+        self.assertIn("1 token, the model", self.run_program("text", "", "--model", PACK, "--ids-only").stdout)
+        self.assertRegex(self.run_program("bench", "--model", PACK, "--filter", "model", "--runs", "1", "--threads", "1").stdout,
+                         "kernels, 1 thread\n.* 5 frames, 4 steps, ")
+        for options, says in ((("--init", "one.png", "--frames", "5"), "1 frame, but the clip has 5"),
+                              (("--image", "one.png", "--frames", "1"), "with 1 frame nothing"),
+                              (("--init", "one.png", "--strength", "0.5", *one), "0.5 of 1 step is less"),
+                              (("--schedule", "1,0.5,0", "--steps", "1"), "steps: 1 does not fit 3 sigmas")):
+            self.assertIn(says, self.generate(*options, status=1).stderr)
+
     def test_tiles_are_estimated_as_they_are_used(self):
         def estimated(*options):
             told = json.loads(self.run_program("info", PACK, "--width", "256", "--height", "256", "--json", *options).stdout)
