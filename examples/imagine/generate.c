@@ -326,6 +326,8 @@ int run_generate(const arguments *o)
         return usage_error(o, "%s: it goes with --init", o->mask ? "--mask" : "--strength");
     if (!has_suffix(g.out, ".png") && !has_suffix(g.out, ".safetensors"))
         return usage_error(o, "--out: \"%s\" ends neither with .png nor with .safetensors", g.out);
+    if (o->fps > 0 && has_suffix(g.out, ".safetensors"))
+        return usage_error(o, "--fps: latents have no rate, so it has no use; imagine decode takes it");
     int status = check_output(o, g.out, NULL);
     if (status || (status = session_open(&g.s, o, 1)))
         return status;

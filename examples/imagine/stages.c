@@ -97,6 +97,8 @@ int run_decode(const arguments *o)
         return usage_error(o, "the file with the latents is missing");
     if (!has_suffix(out, ".png") && !has_suffix(out, ".safetensors"))
         return usage_error(o, "--out: \"%s\" ends neither with .png nor with .safetensors", out);
+    if (o->fps > 0 && has_suffix(out, ".safetensors"))
+        return usage_error(o, "--fps: a file of tensors has no rate, so it has no use");
     int result = check_output(o, out, o->input);
     if (result || (result = session_open(&s, o, 1)))
         return result;

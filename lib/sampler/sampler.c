@@ -59,6 +59,14 @@ static imagine_status allocate(imagine_sampler *s, imagine_error *error)
     return status;
 }
 
+/* Says so where `eta` changes nothing: no picture shows that. */
+static void warn_of_eta(const imagine_sampler *s)
+{
+    if (s->o.eta != 1 && s->schedule.rule != IMAGINE_STEP_ANCESTRAL && !imagine__planning(s->context))
+        imagine__log(s->context, IMAGINE_LOG_WARNING, "eta: %g has no use with the step rule %s, only with %s", s->o.eta,
+                     imagine_step_rule_name(s->schedule.rule), imagine_step_rule_name(IMAGINE_STEP_ANCESTRAL));
+}
+
 static imagine_status set_up(imagine_sampler *s, imagine__reading reading, const imagine_sampler_options *options,
                              imagine_error *error)
 {
@@ -71,6 +79,7 @@ static imagine_status set_up(imagine_sampler *s, imagine__reading reading, const
     s->o.sigmas = NULL; /* the caller's; the schedule has its own */
     if (status < 0)
         return status;
+    warn_of_eta(s);
     s->reading = reading;
     s->give_back = imagine__context_limit(s->context) > 0;
     s->expert = imagine__sampler_expert(s, s->schedule.timesteps[0]);

@@ -94,6 +94,19 @@ class Program(unittest.TestCase):
         self.generate("--negative", "", "--guidance", "1")
         self.generate("--negative", "blur", "--guidance", "3")
 
+    def test_fps_without_a_rate_and_eta_without_its_rule(self):
+        self.generate("--frames", "1", "--out", "a.safetensors")
+        for command in (("generate", "a dog"), ("decode", "a.safetensors")):
+            refused = self.run_program(*command, "--model", PACK, "--fps", "8", "--out", "b.safetensors", status=2).stderr
+            self.assertRegex(refused, "--fps: .* no rate")
+            self.assertFalse(os.path.exists(self.path("b.safetensors")))
+            self.run_program(*command, "--model", PACK, "--fps", "8", "--out", "b.png")
+        for options, rule in (((), "unipc"), (("--schedule", "rcm"), "trigflow"), (("--step-rule", "heun"), "heun")):
+            self.assertEqual(self.generate("--frames", "1", "--eta", "0.5", *options).stderr,
+                             f"imagine: warning: eta: 0.5 has no use with the step rule {rule}, only with ancestral\n")
+        for options in (("--eta", "0.5", "--step-rule", "ancestral"), ("--eta", "1"), ("--eta", "0.5", "--quiet")):
+            self.assertEqual(self.generate("--frames", "1", *options).stderr, "")
+
     def test_one_is_no_plural(self):
         one = ("--frames", "1", "--schedule", "1,0")
         self.assertIn(": 1 frame of 32x32, 1 step, ", self.generate(*one, "--out", "one.png").stdout)
