@@ -163,8 +163,16 @@ def training_smoke():
     return 3 - failed, failed, 0, output
 
 
+def strict_cxx():
+    """(exit status, output) for each compiler of a program in C++ that uses the headers' macros, where casts of C's are errors."""
+    for compiler in filter(shutil.which, ("g++", "clang++")):
+        done = run([compiler, "-std=c++17", "-Wall", "-Wextra", "-Wold-style-cast", "-Wconversion", "-Wsign-conversion", "-Werror",
+                    "-fsyntax-only", "-I", TOP / "include", TOP / "examples/clip.cpp"])
+        yield done.returncode, done.stdout
+
+
 def headers():
-    """Each public header alone, as C11 and as C++17, without padding or any warning."""
+    """Each public header alone, as C11 and as C++17, without padding or any warning; and strict_cxx()."""
     passed, failed, output = 0, 0, ""
     flags = ["-Wall", "-Wextra", "-Wpedantic", "-Wpadded", "-Werror", "-fsyntax-only", "-I", TOP / "include"]
     for header in sorted((TOP / "include/imagine").glob("*.h")):
@@ -176,6 +184,10 @@ def headers():
             passed += done.returncode == 0
             failed += done.returncode != 0
             output += done.stdout
+    for status, said in strict_cxx():
+        passed += status == 0
+        failed += status != 0
+        output += said
     return passed, failed, 0, output
 
 

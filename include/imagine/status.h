@@ -46,7 +46,7 @@ typedef struct imagine_error {
     char message[496]; /* UTF-8, ends with a zero; names the file, tensor or field and what to do */
 } imagine_error;
 
-#define IMAGINE_ERROR_INIT { (uint32_t)sizeof(imagine_error), 0, 0, 0, { 0 } }
+#define IMAGINE_ERROR_INIT { sizeof(imagine_error), 0, 0, 0, { 0 } }
 
 #ifdef __cplusplus
 extern "C" {

@@ -4,6 +4,7 @@
  * size raised here; no line may change otherwise. */
 
 #include <stdio.h>
+#include <string.h>
 
 #include <imagine/imagine.h>
 
@@ -234,10 +235,21 @@ _Static_assert(IMAGINE_TIMEOUT == 1 && IMAGINE_ERROR_INVALID_ARGUMENT == -1 && I
                    IMAGINE_ERROR_THREAD == -40 && IMAGINE_ERROR_NOT_FINITE == -60 && IMAGINE_ERROR_DEVICE == -80,
                "statuses");
 
+/* An error as programs of 0.1 have compiled it in. */
+static int same_init(void)
+{
+    static const imagine_error init = IMAGINE_ERROR_INIT;
+    imagine_error wanted;
+    memset(&wanted, 0, sizeof wanted);
+    wanted.struct_size = 512;
+    return !memcmp(&init, &wanted, sizeof init);
+}
+
 /* That it compiled is the test; running it asks the library whose headers these are. */
 int main(void)
 {
-    int same = imagine_version_number() == IMAGINE_VERSION_NUMBER && imagine_status_name(IMAGINE_ERROR_MODEL)[0] == 'E';
+    int same = imagine_version_number() == IMAGINE_VERSION_NUMBER && imagine_status_name(IMAGINE_ERROR_MODEL)[0] == 'E' &&
+               same_init();
     printf("abi/layout: %d passed, %d failed, 0 skipped\n", same, !same);
     return !same;
 }
