@@ -29,7 +29,7 @@ from ._errors import call as _call, choice as _choice, closed as _closed, intege
 from ._errors import number as _number, numbers as _numbers, path as _path, text as _text
 from ._handles import Buffer, Cancel, Context
 from ._handles import Handle as _Handle, as_array as _as_array, child as _child, given as _given
-from ._handles import interruptible as _interruptible, of as _of
+from ._handles import interruptible as _interruptible, need_numpy as _need_numpy, of as _of
 
 if TYPE_CHECKING:
     from ._handles import Array
@@ -138,6 +138,7 @@ class Job(_Handle):
     _free, _name = "imagine_job_destroy", "job"
 
     def __init__(self, model: Model, options: _api.JobOptions, keep: List[Any]) -> None:
+        _need_numpy()  # for what its events hold
         pointer = ctypes.c_void_p()
         self._temporal_factor = model.info["temporal_factor"]  # asked now: the model may be closed while the job works
         _call("imagine_job_create", ctypes.byref(pointer), model, ctypes.byref(options))
@@ -493,6 +494,7 @@ class Model(_Handle):
     def _stage(self, kind: str, settings: Dict[str, int], options: Any, cancel: Optional[Cancel],
                use: Callable[[ctypes.c_void_p], Any]) -> Any:
         """What `use` returns for a stage's handle, which is ended afterwards; Ctrl-C cancels it, as the token does."""
+        _need_numpy()
         with _child(self._context, _given("cancel", Cancel, cancel)) as own:
             getattr(_lib(), f"imagine_{kind}_options_init")(ctypes.byref(options), ctypes.sizeof(options))
             options.cancel = own._pointer
@@ -520,6 +522,7 @@ class Model(_Handle):
     def tokenize(self, prompt: str, max_length: int = 0, cancel: Optional[Cancel] = None) -> Array:
         """Token ids int32 [length] of a prompt, cut to `max_length` unless that is 0. Of the model only the tokenizer is read; it sees
         info["text_length"] tokens. `cancel` as for decode()."""
+        _need_numpy()
         ids, data, length = ctypes.c_void_p(), _text("prompt", prompt), _integer("max_length", max_length)
         with _child(self._context, _given("cancel", Cancel, cancel)) as own:
             _interruptible(own, lambda: _call("imagine_model_tokenize", self, data, length, own._pointer, ctypes.byref(ids)))

@@ -11,7 +11,7 @@ import tempfile
 from typing import TYPE_CHECKING, Any, Dict, Optional, Union
 
 from ._errors import call, integer, invalid, number, path as c_path
-from ._handles import Buffer, Context, as_array, of
+from ._handles import Buffer, Context, as_array, need_numpy, of
 
 if TYPE_CHECKING:
     from ._handles import Array
@@ -32,6 +32,7 @@ def save(path: Path, frames: Any, fps: float = 8.0, context: Optional[Context] =
 
 def load(path: Path, context: Optional[Context] = None) -> Array:
     """Frames of a PNG, an animated PNG or a folder of PNGs, by their names (10.png before 2.png), uint8 [frames, height, width, 3]."""
+    need_numpy()
     context = of("context", Context, context) or Context(threads=1)
     pointer = ctypes.c_void_p()
     call("imagine_picture_load", ctypes.byref(pointer), context, c_path(path), filename=path)
@@ -44,8 +45,8 @@ class Clip:
     small clips about 256 pixels wide."""
 
     def __init__(self, frames: Any, fps: float = 8.0, scale: int = 0) -> None:
-        import numpy
         self.frames = as_array("frames", frames)
+        import numpy
         if self.frames.dtype != numpy.uint8 or self.frames.ndim != 4 or self.frames.shape[3] != 3 or not self.frames.size:
             raise invalid(f"frames: wanted are uint8 [frames, height, width, 3], not {self.frames.dtype} {self.frames.shape}")
         self.fps, self.scale = number("fps", fps), integer("scale", scale)

@@ -23,8 +23,19 @@ if TYPE_CHECKING:
 Self = TypeVar("Self", bound="Handle")
 
 
+def need_numpy() -> None:
+    """Asked before work that ends with an array, that it be not in vain."""
+    try:
+        import numpy  # noqa: F401
+    except ModuleNotFoundError as problem:
+        if problem.name != "numpy":
+            raise
+        raise unsupported("arrays are numpy's, and Python finds no numpy: pip install numpy") from None
+
+
 def as_array(name: str, value: Any) -> Array:
     """What numpy makes an array of."""
+    need_numpy()
     import numpy
     try:
         return numpy.asarray(value)
@@ -316,6 +327,7 @@ class Buffer(Handle):
     @property
     def array(self) -> Array:
         """A view of the memory, which lives until both this buffer is closed and the last view is gone."""
+        need_numpy()
         import numpy
         return numpy.asarray(self.__copy__())
 
@@ -406,8 +418,8 @@ class Buffer(Handle):
     def wrap(cls, array: Any, context: Optional[Context] = None) -> Buffer:
         """A buffer over a numpy array's memory, without a copy; the array is kept for as long as the library needs it.
         What is written into one is seen in the other. A read-only array makes a read-only buffer."""
-        import numpy
         array = as_array("array", array)
+        import numpy
         number = 1 if array.dtype == numpy.bool_ else NUMBERS.get(array.dtype.name)
         if number is None or not array.dtype.isnative:
             raise invalid(f"array: the library has no type {array.dtype.str}")
@@ -431,11 +443,11 @@ class Buffer(Handle):
         """A new buffer with the values of anything that numpy makes an array of, which errors call `name`. With `dtype` "float32"
         whole numbers become real ones, with "uint8" they must be 0 to 255, without they stay whole where the library has their
         type. A Buffer is taken as it is."""
-        import numpy
         of("context", Context, context)
         if isinstance(array, Buffer):
             return cast("Buffer", given(name, Buffer, array))
         array = as_array(name, array)
+        import numpy
         whole = array.dtype.kind in "iu"
         if array.dtype == numpy.bool_ or not numpy.can_cast(array.dtype, numpy.float32, "same_kind"):
             raise invalid(f"{name}: wanted are real or whole numbers, not {array.dtype}")

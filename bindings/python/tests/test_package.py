@@ -169,6 +169,43 @@ class Bare(unittest.TestCase):
         self.assertIn("python -m build --wheel", done.stdout)
 
 
+class WithoutNumpy(unittest.TestCase):
+    """Where there is none, what makes arrays says so before any work; the rest goes."""
+
+    def test_it_is_asked_for_before_the_work(self):
+        code = f"""
+import sys
+sys.modules["numpy"] = None  # as where there is none
+import imagine
+model = imagine.open({str(PACK)!r})
+steps, made = [], []
+real = imagine._lib().imagine_job_create
+def create(*arguments):
+    made.append(1)
+    return real(*arguments)
+imagine._lib().imagine_job_create = create
+latents = imagine.Buffer._create(model.context, 6, (16, 1, 4, 4))
+for name, call in (("generate", lambda: model.generate("a", progress=lambda *step: steps.append(step))),
+                   ("job", lambda: model.job("a", steps=1, decode=False)), ("clip", lambda: model.clip("a")),
+                   ("noise", lambda: model.job("a", noise=[1.0])), ("decode", lambda: model.decode(latents)),
+                   ("encode", lambda: model.encode([0])), ("encode_text", lambda: model.encode_text("a")),
+                   ("tokenize", lambda: model.tokenize("a")), ("load", lambda: imagine.load("/no/such.png")),
+                   ("save", lambda: imagine.save("/no/such.png", [0])), ("Clip", lambda: imagine.Clip([0])),
+                   ("wrap", lambda: imagine.Buffer.wrap([0])), ("array", lambda: latents.array)):
+    try:
+        print(name, "gave", call())
+    except imagine.Unsupported as problem:
+        print(name, problem.name, problem)
+print(steps, made, model.estimate("a")["fits"], model.info["frames"], latents.shape)
+"""
+        env = dict(os.environ, PYTHONPATH=str(PYTHON))
+        *said, last = run([sys.executable, "-c", code], env=env).stdout.splitlines()
+        names = "generate job clip noise decode encode encode_text tokenize load save Clip wrap array".split()
+        self.assertEqual(said, [f"{name} ERROR_UNSUPPORTED arrays are numpy's, and Python finds no numpy: pip install numpy"
+                                for name in names])
+        self.assertEqual(last, "[] [] True 5 (16, 1, 4, 4)")
+
+
 class Types(unittest.TestCase):
     @unittest.skipUnless(has("mypy"), "no mypy here")
     def test_mypy_is_content(self):
