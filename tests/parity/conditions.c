@@ -285,7 +285,7 @@ static void refusals(void)
     CHECK_STATUS(imagine_sampler_set_init(sampler, mask, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
     CHECK(strstr(err.message, "must be f32 [16, 3, 4, 6]"));
     CHECK_STATUS(imagine_sampler_set_known(sampler, known, NULL, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
-    CHECK(strstr(err.message, "all 3 frames"));
+    CHECK(strstr(err.message, "of the clip's 3 frames none is left"));
     CHECK_STATUS(imagine_sampler_set_known(sampler, NULL, mask, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
     CHECK_STATUS(imagine_sampler_set_known(sampler, known, known, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
     CHECK(strstr(err.message, "must be f32 [3] or [3, 4, 6]"));
