@@ -138,7 +138,7 @@ void mbarrier_wait(uint64_t *pointer, unsigned parity)
     while ((mbarriers[number].completed & 1) == (parity & 1)) { /* the phase of that parity is the one that runs */
         mbarrier &b = mbarriers[number];
         b.waiting.push_back(self().number);
-        sleep_until_woken("phase %u of the mbarrier at byte %u", parity & 1, b.offset);
+        sleep_until_woken({AT_MBARRIER, parity & 1, b.offset, nullptr});
     }
     join(self().clock, mbarriers[number].done);
 }

@@ -13,14 +13,22 @@ namespace emulator {
 
 block_state block;
 
-static constexpr size_t STACK = 96 << 10, GUARD = 4096;
-static jmp_buf scheduler;
+/* Stacks of a warp's lanes begin in different lines of a page, or all of them would want the same few sets of the cache. */
+static constexpr size_t COLOUR = 17 * 64, STACK = (96 << 10) + (36 << 10), GUARD = 4096;
+static_assert(GUARD + STACK == STACK_ROOM && WARP * COLOUR <= 36 << 10, "");
+static void *scheduler[5]; /* where a fibre goes back to */
 static char message[1024];
 static bool failed;
 static uint32_t seed, random_state;
 static int chosen_capability = 80;
 static void (*kernel)(const void *);
 static const void *kernel_arguments;
+
+/* setjmp and longjmp of the compiler's: libc's keep signal masks and the like, and fibres change at every barrier and shuffle. */
+[[noreturn, gnu::noinline]] static void go_to(void **place)
+{
+    __builtin_longjmp(place, 1);
+}
 
 /* ---- faults ------------------------------------------------------------------------------------------------------ */
 
@@ -45,7 +53,7 @@ void fault(const char *format, ...)
     va_start(list, format);
     describe(block.current, format, list);
     va_end(list);
-    _longjmp(scheduler, 1); /* the fibres are left where they are */
+    go_to(scheduler); /* the fibres are left where they are */
 }
 
 /* ---- random order ------------------------------------------------------------------------------------------------ */
@@ -80,11 +88,10 @@ int multiprocessors()
 
 /* ---- fibres ------------------------------------------------------------------------------------------------------ */
 
-static void switch_to_scheduler()
+[[gnu::noinline]] static void switch_to_scheduler()
 {
-    thread &t = self();
-    if (!_setjmp(t.context))
-        _longjmp(scheduler, 1);
+    if (!__builtin_setjmp(self().context))
+        go_to(scheduler);
 }
 
 /* A fibre runs the kernel once per block and is kept for the next. */
@@ -92,11 +99,12 @@ static void fibre()
 {
     for (;;) {
         kernel(kernel_arguments);
-        self().state = DONE;
+        block.states[self().number] = DONE;
         switch_to_scheduler();
     }
 }
 
+/* A fibre that has ended its block waits to begin another; all others begin anew. */
 static void prepare_stack(thread &t)
 {
     if (!t.stack) {
@@ -107,41 +115,45 @@ static void prepare_stack(thread &t)
         }
         t.stack = (unsigned char *)p;
     }
-    getcontext(&t.start);
-    t.start.uc_stack.ss_sp = t.stack + GUARD;
-    t.start.uc_stack.ss_size = STACK;
-    t.start.uc_link = nullptr;
-    makecontext(&t.start, fibre, 0);
+    if (t.started && block.states[t.number] == DONE)
+        return;
     t.started = false;
 }
 
-static void resume(thread &t)
+[[gnu::noinline]] static void begin(thread &t)
+{
+    ucontext_t start;
+    getcontext(&start);
+    start.uc_stack.ss_sp = t.stack + GUARD;
+    start.uc_stack.ss_size = STACK - t.number % WARP * COLOUR;
+    start.uc_link = nullptr;
+    makecontext(&start, fibre, 0);
+    t.started = true;
+    setcontext(&start);
+}
+
+[[gnu::noinline]] static void resume(thread &t)
 {
     block.current = &t;
-    if (!_setjmp(scheduler)) {
+    if (!__builtin_setjmp(scheduler)) {
         if (t.started)
-            _longjmp(t.context, 1);
-        t.started = true;
-        setcontext(&t.start);
+            go_to(t.context);
+        begin(t);
     }
     block.current = nullptr;
 }
 
-void sleep_until_woken(const char *format, ...)
+void sleep_until_woken(const reason &why)
 {
     thread &t = self();
-    va_list list;
-    va_start(list, format);
-    if (watching)
-        vsnprintf(t.waits_for, sizeof t.waits_for, format, list);
-    va_end(list);
-    t.state = BLOCKED;
+    t.waits_for = why;
+    block.states[t.number] = BLOCKED;
     switch_to_scheduler();
 }
 
 void wake(unsigned number)
 {
-    block.all[number].state = READY;
+    block.states[number] = READY;
 }
 
 /* ---- the scheduler ----------------------------------------------------------------------------------------------- */
@@ -154,6 +166,29 @@ static void report_deadlock(const char *format, ...)
     va_end(list);
 }
 
+static bool same(const reason &a, const reason &b)
+{
+    return a.at == b.at && a.which == b.which && a.of == b.of && (a.name == b.name || (a.name && b.name && !strcmp(a.name, b.name)));
+}
+
+static void tell_reason(char *text, size_t size, const reason &why)
+{
+    switch (why.at) {
+    case AT_BARRIER:
+        snprintf(text, size, "barrier %u of %u threads", why.which, why.of);
+        break;
+    case AT_LANES:
+        snprintf(text, size, "the other lanes of mask %#x at %s", why.which, why.name);
+        break;
+    case AT_MBARRIER:
+        snprintf(text, size, "phase %u of the mbarrier at byte %u", why.which, why.of);
+        break;
+    case AT_PRODUCT:
+        snprintf(text, size, "the rest of the warpgroup at wgmma %u", why.which);
+        break;
+    }
+}
+
 /* Groups of neighbours that wait for the same thing, as far as the text has room. */
 static void deadlock()
 {
@@ -161,11 +196,15 @@ static void deadlock()
     size_t at = 0;
     for (unsigned i = 0, next; i < block.threads && at < sizeof text - 1; i = next) {
         const thread &t = block.all[i];
-        for (next = i + 1; next < block.threads && block.all[next].state == t.state &&
-                           (t.state == DONE || !strcmp(block.all[next].waits_for, t.waits_for));)
+        bool done = block.states[i] == DONE;
+        char why[120] = "";
+        for (next = i + 1; next < block.threads && block.states[next] == block.states[i] &&
+                           (done || same(block.all[next].waits_for, t.waits_for));)
             next++;
+        if (!done)
+            tell_reason(why, sizeof why, t.waits_for);
         int n = snprintf(text + at, sizeof text - at, "%s threads %u to %u %s%s", at ? ";" : "", i, next - 1,
-                         t.state == DONE ? "have ended" : "wait for ", t.state == DONE ? "" : t.waits_for);
+                         done ? "have ended" : "wait for ", why);
         at += (size_t)n;
     }
     char mbarriers[200];
@@ -179,22 +218,29 @@ static bool run_ready()
     bool any = false;
     unsigned first = random_below(block.threads), backwards = random_below(2);
     for (unsigned i = 0; i < block.threads && !failed; i++) {
-        unsigned step = (first + i) % block.threads;
-        thread &t = block.all[backwards ? block.threads - 1 - step : step];
-        if (t.state != READY)
+        unsigned step = first + i < block.threads ? first + i : first + i - block.threads;
+        unsigned number = backwards ? block.threads - 1 - step : step;
+        if (block.states[number] != READY)
             continue;
         any = true;
-        resume(t);
+        resume(block.all[number]);
     }
     return any;
 }
 
 static bool all_done()
 {
-    for (const thread &t : block.all)
-        if (t.number < block.threads && t.state != DONE)
+    for (unsigned i = 0; i < block.threads; i++)
+        if (block.states[i] != DONE)
             return false;
     return true;
+}
+
+/* Where nothing is watched nobody reads it. */
+static void clear_clock(std::vector<moment> &clock)
+{
+    if (watching || clock.size() < block.places)
+        clock.assign(block.places, 0);
 }
 
 static void begin_thread(unsigned number)
@@ -202,8 +248,8 @@ static void begin_thread(unsigned number)
     thread &t = block.all[number];
     t.number = number;
     t.index = {number % block.size.x, number / block.size.x % block.size.y, number / block.size.x / block.size.y};
-    t.state = READY;
-    t.clock.assign(block.places, 0);
+    block.states[number] = READY;
+    clear_clock(t.clock);
     t.clock[number] = 1;
     t.fenced = 0;
     t.copies.clear();
@@ -221,19 +267,23 @@ static void begin_block(uint3 index, size_t shared_bytes)
         begin_thread(i);
     for (barrier &b : block.barriers) {
         b.count = b.arrived = 0;
-        b.clock.assign(block.places, 0);
+        clear_clock(b.clock);
         b.waiting.clear();
     }
-    memset(block.warps, 0, sizeof block.warps);
+    for (unsigned i = 0; i * WARP < block.threads; i++) {
+        for (unsigned j = 0; j < block.warps[i].used; j++)
+            block.warps[i].all[j].arrived = 0;
+        block.warps[i].used = 0;
+    }
     memory_begin_block(shared_bytes);
     async_begin_block();
     matrix_begin_block();
 }
 
 /* Outside the fibres: what may fault, with somewhere to come back to. */
-static bool from_scheduler(bool (*what)())
+[[gnu::noinline]] static bool from_scheduler(bool (*what)())
 {
-    return !_setjmp(scheduler) && what();
+    return !__builtin_setjmp(scheduler) && what();
 }
 
 static void run_block()
@@ -296,8 +346,10 @@ int run(dim3 grid, dim3 size, size_t shared_bytes, void (*call)(const void *), c
     block.places = threads + WARPGROUPS + MBARRIERS;
     if (block.all.size() < threads)
         block.all.resize(threads);
-    for (unsigned i = 0; i < threads; i++)
+    for (unsigned i = 0; i < threads; i++) {
+        block.all[i].number = i;
         prepare_stack(block.all[i]);
+    }
     memory_begin_launch();
     memory_range_of_arguments(arguments, bytes);
     for (unsigned z = 0; z < grid.z && !failed; z++)
@@ -358,8 +410,7 @@ static void finish_barrier(barrier &b)
     }
     b.waiting.clear();
     b.arrived = 0;
-    if (watching)
-        b.clock.assign(block.places, 0);
+    clear_clock(b.clock);
 }
 
 /* True when the caller has to wait. */
@@ -390,7 +441,7 @@ static bool arrive(unsigned id, unsigned count, bool waits)
 void barrier_sync(unsigned id, unsigned count)
 {
     if (arrive(id, count, true))
-        sleep_until_woken("barrier %u of %u threads", id, block.barriers[id].count);
+        sleep_until_woken({AT_BARRIER, id, block.barriers[id].count, nullptr});
 }
 
 void barrier_arrive(unsigned id, unsigned count)
@@ -403,14 +454,16 @@ void barrier_arrive(unsigned id, unsigned count)
 /* The one that waits for these lanes, or a free one: lanes are in one at a time, so there are enough. */
 static collective &find_collective(unsigned warp, unsigned mask)
 {
+    warp_state &w = block.warps[warp];
     collective *unused = nullptr;
-    for (collective &c : block.warps[warp]) {
+    for (unsigned i = 0; i < w.used; i++) {
+        collective &c = w.all[i];
         if (c.arrived && c.mask == mask)
             return c;
         if (!c.arrived && !unused)
             unused = &c;
     }
-    return *unused;
+    return unused ? *unused : w.all[w.used++];
 }
 
 void converge(const char *name, unsigned mask, void *slot, void (*all)(void **slots, unsigned mask))
@@ -422,14 +475,14 @@ void converge(const char *name, unsigned mask, void *slot, void (*all)(void **sl
     if (last < WARP && mask >> last)
         fault("%s with a mask (%#x) of more lanes than the warp's %u", name, mask, last);
     collective &c = find_collective(warp, mask);
-    if (c.arrived && strcmp(c.name, name))
+    if (c.arrived && c.name != name && strcmp(c.name, name))
         fault("the warp diverges: %s while other lanes of mask %#x are at %s", name, mask, c.name);
     c.mask = mask;
     c.name = name;
     c.slot[lane] = slot;
     c.arrived |= 1u << lane;
     if (c.arrived != mask) {
-        sleep_until_woken("the other lanes of mask %#x at %s", mask, name);
+        sleep_until_woken({AT_LANES, mask, 0, name});
         return;
     }
     c.arrived = 0;
@@ -441,6 +494,8 @@ void converge(const char *name, unsigned mask, void *slot, void (*all)(void **sl
 
 static void sync_lanes(void **slots, unsigned mask)
 {
+    if (!watching)
+        return;
     std::vector<moment> clock(block.places, 0);
     for (unsigned i = 0; i < WARP; i++)
         if (mask >> i & 1)

@@ -2,7 +2,6 @@
 #ifndef IMAGINE_TESTS_EMULATOR_INTERNAL_H
 #define IMAGINE_TESTS_EMULATOR_INTERNAL_H
 
-#include <csetjmp>
 #include <deque>
 #include <functional>
 #include <vector>
@@ -20,6 +19,7 @@ namespace emulator {
 
 constexpr unsigned MAX_THREADS = 1024, WARP = 32, BARRIERS = 16, MBARRIERS = 64, WARPGROUPS = 8;
 /* Places in a vector clock: threads, then warpgroups, then mbarriers. */
+constexpr size_t STACK_ROOM = 136 << 10; /* of a fibre, its guard included */
 constexpr unsigned GRANULE = 2; /* bytes of shared memory that share a record */
 
 typedef uint32_t moment;
@@ -93,14 +93,21 @@ struct pending_store {
 
 enum thread_state : uint8_t { READY, BLOCKED, DONE };
 
+enum place_to_wait : uint8_t { AT_BARRIER, AT_LANES, AT_MBARRIER, AT_PRODUCT };
+
+/* What a thread waits for; told only when nothing goes on. */
+struct reason {
+    place_to_wait at;
+    unsigned which, of; /* barrier and threads; mask; phase and place of the mbarrier; wgmma */
+    const char *name; /* of what lanes do together */
+};
+
 struct thread {
     unsigned number;
     uint3 index;
-    thread_state state;
     bool started;
-    char waits_for[120];
-    jmp_buf context;
-    ucontext_t start;
+    reason waits_for;
+    void *context[5]; /* where it goes on */
     unsigned char *stack;
     std::vector<moment> clock;
     moment fenced; /* writes before this moment of its own are seen by the async proxy */
@@ -120,6 +127,11 @@ struct collective {
     void *slot[WARP];
 };
 
+struct warp_state {
+    unsigned used; /* collectives that this block has had at once */
+    collective all[WARP];
+};
+
 struct barrier {
     unsigned count, arrived;
     std::vector<moment> clock;
@@ -132,9 +144,10 @@ struct block_state {
     unsigned threads, places;
     uint32_t serial; /* counts all blocks ever */
     thread *current; /* NULL outside kernels */
+    thread_state states[MAX_THREADS]; /* of all the threads: looked through at every turn */
     std::vector<thread> all;
     barrier barriers[BARRIERS];
-    collective warps[MAX_THREADS / WARP][WARP];
+    warp_state warps[MAX_THREADS / WARP];
 };
 
 extern block_state block;
@@ -151,7 +164,7 @@ inline moment now()
 
 [[noreturn]] void fault(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* The running thread stops until wake(). */
-void sleep_until_woken(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void sleep_until_woken(const reason &why);
 void wake(unsigned number);
 void tick(thread &t);
 void join(std::vector<moment> &into, const std::vector<moment> &from);

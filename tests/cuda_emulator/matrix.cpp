@@ -319,7 +319,7 @@ void wgmma_wait(unsigned pending)
     for (; t.waited < target; t.waited++) {
         while (g.products[t.waited].threads < GROUP) {
             g.waiting.push_back(t.number);
-            sleep_until_woken("the rest of the warpgroup at wgmma %u", t.waited);
+            sleep_until_woken({AT_PRODUCT, t.waited, 0, nullptr});
         }
         product &p = g.products[t.waited];
         if (!p.done)

@@ -527,6 +527,8 @@ void memory_begin_launch()
 
 static void forget(uint32_t first, size_t size)
 {
+    if (!watching)
+        return;
     for (cell *c = shared_cells(first), *end = shared_cells((uint32_t)(first + size + GRANULE - 1)); c < end; c++) {
         reader *more = c->more;
         uint32_t room = c->more_room;
@@ -591,7 +593,7 @@ static void watch(const void *pointer, unsigned size, bool write)
 {
     const unsigned char *p = (const unsigned char *)pointer;
     thread *t = block.current;
-    if (!t || (p >= t->stack && p < t->stack + (100 << 10)))
+    if (!t || (p >= t->stack && p < t->stack + STACK_ROOM))
         return;
     if (!write && ((p >= argument_range && p < argument_range + argument_size) || is_constant(p)))
         return;
