@@ -530,7 +530,7 @@ static bool conv_bf16(const imagine__conv_args *a, const imagine__cuda_call *cal
     product_weight weight = {weight_bf16(w->packed, w->type, w->cout * taps, w->cin, &room, call->stream, status), w->bias,
                              w->cout, cin * taps, IMAGINE__W_BF16, true};
     conv_pieces p = {a, call, taps_of(a, cin), weight, e, false, LT_NONE, w->cout, nullptr, 0};
-    int64_t lines = share_room(&p, &room, status);
+    int64_t lines = ints_suffice(p.source) ? share_room(&p, &room, status) : 0;
     if (!lines)
         return false;
     for (int64_t first = 0; first < a->out_h && !*status; first += lines)

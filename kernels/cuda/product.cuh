@@ -165,6 +165,59 @@ IMAGINE__INLINE int64_t offset_of(const taps_source &s, const taps_place &p, int
     return (s.upsample == 2 ? y / 2 * s.width + x / 2 : y * s.width + x) * s.ldx + c;
 }
 
+/* ---- taps that are counted along --------------------------------------------------------------------------------- */
+
+/* offset_of() divides for each group of values to find its tap. A thread that brings every so many values of the same rows need not:
+ * where ints are enough, it counts. */
+static inline bool ints_suffice(const taps_source &s)
+{
+    const int64_t most = 0x3fffffff;
+    return s.height * s.upsample <= most && s.width * s.upsample <= most && s.height * s.width <= most && s.ldx <= most &&
+           s.pixels <= most && s.out_w * s.stride_w <= most && s.pixels / s.out_w * s.stride_h <= most &&
+           (int64_t)s.kh * s.kw * s.cin <= most;
+}
+
+struct tap_count {
+    int channel, dy, dx;
+};
+
+/* The channel has grown. */
+IMAGINE__INLINE void find_tap(const taps_source &s, tap_count *t)
+{
+    while (t->channel >= s.cin) {
+        t->channel -= s.cin;
+        if (++t->dx == s.kw)
+            t->dx = 0, t->dy++;
+    }
+}
+
+/* Where its value `channel` of a part is. */
+IMAGINE__INLINE tap_count first_tap(const taps_source &s, int channel)
+{
+    tap_count t = {channel, 0, 0};
+    find_tap(s, &t);
+    return t;
+}
+
+/* A row's first tap, in the enlarged frame; far outside behind the last row. */
+struct tap_corner {
+    int y, x;
+};
+
+IMAGINE__INLINE tap_corner corner_of(const taps_source &s, int64_t row)
+{
+    unsigned at = (unsigned)row, width = (unsigned)s.out_w, line = at / width;
+    return {row < s.pixels ? (int)line * s.stride_h - s.pad_top : -0x40000000, (int)(at - line * width) * s.stride_w - s.pad_left};
+}
+
+/* Where a row's values of a tap begin in a frame, and whether they are there. */
+IMAGINE__INLINE int64_t tap_offset(const taps_source &s, const tap_corner &corner, const tap_count &t, bool *inside)
+{
+    unsigned y = (unsigned)(corner.y + t.dy), x = (unsigned)(corner.x + t.dx), width = (unsigned)s.width, shift = (unsigned)s.upsample - 1;
+    *inside = y < (unsigned)s.height << shift && x < width << shift;
+    return (int64_t)((uint64_t)((y >> shift) * width + (x >> shift)) * (unsigned)s.ldx) + t.channel;
+}
+
 /* ---- cuBLASLt, if it is there ------------------------------------------------------------------------------------ */
 
 /* y [m, n] = gelu(x [m, k] W [n, k]^T + bias) + add, x and W bf16 or both f32, W dense, y, bias and add f32 or, without add,

@@ -33,8 +33,53 @@ struct brought {
     int64_t w[2]; /* rows of W, -1 behind the last */
 };
 
-template <class Source, class Place>
-IMAGINE__INLINE void bring(stage_shared *to, const Source &source, const Place (&place)[2], const product_weight &w,
+IMAGINE__INLINE int64_t brought_row(int64_t first, int i)
+{
+    return first + threadIdx.x / CHUNKS + i * BROUGHT;
+}
+
+/* Where the values of x are that a thread brings: offset(source, i, k) for row i; after a step advance(), for another part
+ * begin_part(). */
+template <class Source> struct x_places;
+
+template <> struct x_places<rows_source> {
+    rows_place row[2];
+
+    IMAGINE__INLINE x_places(const rows_source &s, int64_t first)
+        : row{place_of(s, brought_row(first, 0)), place_of(s, brought_row(first, 1))} {}
+    IMAGINE__INLINE void begin_part(const rows_source &) {}
+    IMAGINE__INLINE void advance(const rows_source &) {}
+    IMAGINE__INLINE int64_t offset(const rows_source &s, int i, int64_t k) const { return offset_of(s, row[i], k); }
+};
+
+template <> struct x_places<taps_source> {
+    tap_corner corner[2];
+    tap_count tap;
+
+    IMAGINE__INLINE x_places(const taps_source &s, int64_t first)
+        : corner{corner_of(s, brought_row(first, 0)), corner_of(s, brought_row(first, 1))}
+    {
+        begin_part(s);
+    }
+
+    IMAGINE__INLINE void begin_part(const taps_source &s) { tap = first_tap(s, threadIdx.x % CHUNKS * 8); }
+
+    IMAGINE__INLINE void advance(const taps_source &s)
+    {
+        tap.channel += DEPTH;
+        find_tap(s, &tap);
+    }
+
+    IMAGINE__INLINE int64_t offset(const taps_source &s, int i, int64_t k) const
+    {
+        bool inside;
+        int64_t at = tap_offset(s, corner[i], tap, &inside);
+        return inside && k < depth_of(s) ? at : -1;
+    }
+};
+
+template <class Source>
+IMAGINE__INLINE void bring(stage_shared *to, const Source &source, const x_places<Source> &places, const product_weight &w,
                            const brought &rows, int part, int64_t k)
 {
     unsigned chunk = threadIdx.x % CHUNKS * 8, row = threadIdx.x / CHUNKS;
@@ -42,7 +87,7 @@ IMAGINE__INLINE void bring(stage_shared *to, const Source &source, const Place (
     int64_t at = k + chunk;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-        int64_t from = offset_of(source, place[i], at);
+        int64_t from = places.offset(source, i, at);
         copy_async(&to->x[(row + i * BROUGHT) * STRIDE + chunk], x + (from < 0 ? 0 : from), from < 0 ? 0 : 16);
         bool there = rows.w[i] >= 0 && at < depth_of(source);
         copy_async(&to->w[(row + i * BROUGHT) * STRIDE + chunk],
@@ -105,19 +150,23 @@ __global__ void __launch_bounds__(THREADS, 2) bf16_kernel(Source source, product
     stage_shared *s = (stage_shared *)dynamic_shared();
     int64_t across = (w.n + TILE - 1) / TILE, first = blockIdx.x / across * TILE, column = blockIdx.x % across * TILE;
     int steps = (int)((depth_of(source) + DEPTH - 1) / DEPTH), count = steps * parts_of(source);
-    unsigned row = threadIdx.x / CHUNKS, warp = threadIdx.x / 32;
-    decltype(place_of(source, 0)) place[2] = {place_of(source, first + row), place_of(source, first + row + BROUGHT)};
+    unsigned warp = threadIdx.x / 32;
+    x_places<Source> places(source, first);
     brought rows;
     for (int i = 0; i < 2; i++)
-        rows.w[i] = column + row + i * BROUGHT < w.n ? (column + row + i * BROUGHT) * w.row : -1;
+        rows.w[i] = brought_row(column, i) < w.n ? brought_row(column, i) * w.row : -1;
 
     int part = 0, step = 0; /* of the next stage to be brought */
     auto bring_next = [&](int stage) {
         if (part < parts_of(source))
-            bring(s + stage, source, place, w, rows, part, (int64_t)step * DEPTH);
+            bring(s + stage, source, places, w, rows, part, (int64_t)step * DEPTH);
         copy_async_commit();
-        if (++step == steps)
+        if (++step < steps)
+            places.advance(source);
+        else {
             step = 0, part++;
+            places.begin_part(source);
+        }
     };
     for (int i = 0; i < STAGES - 1; i++)
         bring_next(i);

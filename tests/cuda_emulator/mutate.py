@@ -57,7 +57,7 @@ MUTATIONS = [
     (PRODUCT, "copies into the stage that is read", "(i + STAGES - 1) % STAGES", "i % STAGES"),
     (PRODUCT, "no barrier before the sums", "    copy_async_wait<0>();\n    sync_block();\n", "    copy_async_wait<0>();\n"),
     (PRODUCT, "no sync_warp before the sums are read", "    sync_warp();\n", ""),
-    (PRODUCT, "columns behind W's last row", "column + row + i * BROUGHT < w.n ?", "true ?"),
+    (PRODUCT, "columns behind W's last row", "brought_row(column, i) < w.n ?", "true ?"),
     (FEW, "no wait for a step", "        copy_async_wait<STAGES - 2>();\n", ""),
     (FEW, "waits for one step less", "copy_async_wait<STAGES - 2>()", "copy_async_wait<STAGES - 1>()"),
     (FEW, "no sync_warp before a step", "        sync_warp(); /* the step", "        /* the step"),
