@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What code is in the compiled libimagine_cuda.so, whether attention's for Hopper is in the order that it was written in, and whether
-the PTX is for newer GPUs too: nothing is run, only disassembled and assembled. Arguments: the module, nvcc."""
+"""What code is in the compiled libimagine_cuda.so, whether attention's for Hopper is in the order that it was written in, products in f32
+are little but multiply-adds, and the PTX is for newer GPUs too: nothing is run, only disassembled and assembled. Arguments: the
+module, nvcc."""
 
 import importlib.util
 import pathlib
@@ -38,17 +39,38 @@ def check_list(cuobjdump, module):
     return machine >= MACHINE and text == {PTX}
 
 
-def tile_loop(code):
-    """Of a kernel's machine code the shortest loop that waits for scores and for an output and has exponentials."""
+def loops_of(code):
+    """The instructions of each loop of a kernel's machine code, a line each."""
     lines = [(int(at, 16), text) for at, text in re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?);", code)]
-    loops = []
     for end, text in lines:
         begin = re.search(r"\bBRA\b.*\b0x([0-9a-f]+)", text)
         if begin and int(begin[1], 16) <= end:
-            loop = "\n".join(text for at, text in lines if int(begin[1], 16) <= at <= end)
-            if "HGMMA" in loop and EXPONENTIAL in loop and re.search(WAIT + "1", loop) and re.search(WAIT + "0", loop):
-                loops.append(loop)
-    return min(loops, key=len, default="")
+            yield "\n".join(text for at, text in lines if int(begin[1], 16) <= at <= end)
+
+
+def tile_loop(code):
+    """The shortest loop that waits for scores and for an output and has exponentials."""
+    return min((loop for loop in loops_of(code) if "HGMMA" in loop and EXPONENTIAL in loop and re.search(WAIT + "1", loop) and
+                re.search(WAIT + "0", loop)), key=len, default="")
+
+
+def check_products(cuobjdump, module, arch):
+    """A step of products in f32 from vectors is in the kernels for many columns to four fifths multiply-adds, in those for few to a half;
+    and three blocks have room on a multiprocessor, with nothing in local memory but the totals."""
+    usage = run(cuobjdump, "-res-usage", "-arch", arch, module).stdout
+    results = []
+    for code in run(cuobjdump, "-sass", "-arch", arch, module).stdout.split("Function : ")[1:]:
+        name = code.split()[0]
+        wide = re.match(r"_Z14product_kernelI.*Li(\d)ELb1E", name)
+        if not wide:
+            continue
+        loop = max(loops_of(code), key=lambda text: text.count("FFMA")).split("\n")
+        step = loop[:1 + max(i for i, text in enumerate(loop) if "FFMA" in text)] # behind it totals are added up
+        share = sum("FFMA" in text for text in step) / len(step)
+        registers, stack = map(int, re.search(rf"Function {name}:\s+REG:(\d+) STACK:(\d+)", usage).groups())
+        print(f"    {arch} {name}: {share:.0%} of {len(step)} instructions, {registers} registers, {stack} bytes of local memory")
+        results.append(share > (0.75 if wide[1] == "8" else 0.5) and registers <= 168 and stack <= 32 * int(wide[1]))
+    return len(results) == 8 and all(results)
 
 
 def check_overlap(cuobjdump, module):
@@ -97,7 +119,8 @@ def main():
         print(f"    no {' and no '.join(missing)} here: what code the module has is not looked at")
         print("cuda/module code: 0 passed, 0 failed, 1 skipped")
         return 0
-    results = [check_list(cuobjdump, module), check_overlap(cuobjdump, module)]
+    results = [check_list(cuobjdump, module), check_overlap(cuobjdump, module),
+               *(check_products(cuobjdump, module, arch) for arch in sorted(MACHINE))]
     with tempfile.TemporaryDirectory() as folder:
         run(cuobjdump, "--extract-ptx", "all", module, cwd=folder)
         files, known = sorted(pathlib.Path(folder).glob("*.ptx")), {}

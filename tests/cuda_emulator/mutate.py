@@ -11,10 +11,10 @@ import sys
 import tempfile
 
 TOP = pathlib.Path(__file__).resolve().parent.parent.parent
-HOPPER, AMPERE, PRODUCT, FEW = "attention_hopper", "attention", "product_bf16", "product_few"
+HOPPER, AMPERE, PRODUCT, FEW, EXACT = "attention_hopper", "attention", "product_bf16", "product_few", "product"
 # Of each kernel: the program with its tests, and which of them.
 TESTS = {HOPPER: ("attention", "sm_90a"), AMPERE: ("attention", "sm_80"), PRODUCT: ("linear", "tensor_cores"),
-         FEW: ("linear", "few_rows")}
+         FEW: ("linear", "few_rows"), EXACT: ("linear", "deep")}
 MUTATIONS = [
     (HOPPER, "no wait for the output's product", "    products_wait<0>(c.o);\n", ""),
     (HOPPER, "no wait for a strip's last output", "        products_wait<0>(c.o);\n", ""),
@@ -75,6 +75,18 @@ MUTATIONS = [
     (FEW, "on tensor cores, k behind its last", "WHOLE || x.k - at >= 8", "WHOLE || x.k - at > 0"),
     (FEW, "on tensor cores, no barrier before the sums", "    sync_block();\n    if", "    if"),
     (FEW, "on tensor cores, a warp too few", "add_slots(sums, WARPS,", "add_slots(sums, WARPS - 1,"),
+    (EXACT, "no barrier before a step", "        sync_block(); /* the step", "        /* the step"),
+    (EXACT, "places the step that is read", "s + step % 2", "s"),
+    (EXACT, "x in another place than it is read", "(row ^ turn_of(k, APART))] = v.x", "row] = v.x"),
+    (EXACT, "W in another place than it is read", "(row ^ turn_of(k, WIDE * 4))] = v.w", "row] = v.w"),
+    (EXACT, "x behind its last row", "(at < s.m ? at : s.m - 1)", "at"),
+    (EXACT, "W behind its last row", "(at < w.n ? at : w.n - 1)", "at"),
+    (EXACT, "values behind the last of k", "x.read(source, part, k, k < depth,", "x.read(source, part, k, true,"),
+    (EXACT, "W behind the last of k", "k, depth, k < depth, next.w);\n        }\n        multiply", "k, depth, true, next.w);\n        }\n        multiply"),
+    (EXACT, "a chain too long", "step % FOLD == FOLD - 1)", "false)"),
+    (EXACT, "totals of the chain before are lost", "step == FOLD - 1);", "true);"),
+    (EXACT, "sums go on into the next chain", "        sum[i / WIDE][i % WIDE] = 0;", "        ;"),
+    (EXACT, "few columns' W by too many lanes", "row >= tile<WIDE>::COLUMNS)", "false)"),
 ]
 COMPILE = ["g++", "-std=c++17", "-O1", "-w", "-Wno-psabi", "-DIMAGINE__EMULATED", "-fsanitize=thread,bounds", "-ffp-contract=off",
            "--param=tsan-instrument-func-entry-exit=0", "-I", TOP, "-x", "c++", "-c"]
