@@ -4,9 +4,9 @@
 #include "kernels/cuda/softmax.cuh"
 
 /* Attention as the stages have it. bf16 tensors go to the kernels for tensor cores as they are where these take them so. All
- * else in one of three ways: rounded to bf16, with padded heads, for those kernels, where that precision is asked for and the
- * shape suits them; as two products in f32 with a softmax between, where there is much to do, bf16 widened head by head for it;
- * or by the plain kernel, which needs no workspace. */
+ * else in one of four ways: rounded to bf16, with padded heads, for those kernels, where that precision is asked for and the
+ * shape suits them; where there is much to do by the kernel for f32, or, if it does not take the shape, as two products in f32 with a
+ * softmax between, bf16 widened head by head for either; or by the plain kernel, which needs no workspace. */
 
 #define THREADS 256
 
@@ -162,14 +162,21 @@ static int attend_rows(const imagine__attention_args *a, const attention_part &p
                                            product_weight{turned, nullptr, a->d, stride, IMAGINE__W_F32, true}, output, stream);
 }
 
-/* Where there is much to do and room for some rows; *status is then the result. */
 #define MUCH 4096 /* scores of a head */
+#define FEW 8 /* queries, whose products read K and V once */
 
+/* Where there is much to do, by the kernel for f32 or, where there is room for some rows, by products; *status is then the result. */
 static bool attend_f32(const imagine__attention_args *a, const imagine__cuda_call *call, int *status)
 {
+    if (a->type != IMAGINE__W_F32 || a->tokens * a->kv < MUCH)
+        return false;
+    if (a->tokens > FEW && imagine__cuda_attends_f32(a)) {
+        *status = imagine__cuda_attention_f32(a, call->stream);
+        return true;
+    }
     workspace room = workspace_of(call);
     int64_t stride = (a->kv + 3) / 4 * 4;
-    float *turned = a->type != IMAGINE__W_F32 || a->tokens * a->kv < MUCH ? nullptr : (float *)take(&room, 2 * a->d * stride);
+    float *turned = (float *)take(&room, 2 * a->d * stride);
     int64_t rows = (int64_t)(room.left / 256 * 256) / (4 * stride);
     rows = rows < a->tokens ? rows : a->tokens;
     if (!turned || !rows)

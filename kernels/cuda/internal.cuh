@@ -12,6 +12,9 @@ int imagine__cuda_attention(const imagine__cuda_attention_args *args, void *stre
 bool imagine__cuda_on_tensor_cores(const imagine__cuda_attention_args *args);
 /* Only for compute capability 9.0, d 64 or 128, and what the other kernel for tensor cores asks for. */
 int imagine__cuda_attention_hopper(const imagine__cuda_attention_args *args, void *stream);
+/* Whether the kernel for f32 takes it, which needs no workspace. */
+bool imagine__cuda_attends_f32(const imagine__attention_args *args);
+int imagine__cuda_attention_f32(const imagine__attention_args *args, void *stream);
 int imagine__cuda_norm(const imagine__cuda_norm_args *args, void *stream);
 int imagine__cuda_norm_rope(const imagine__cuda_norm_rope_args *args, void *stream);
 int imagine__cuda_patchify(const imagine__cuda_patch_args *args, void *stream);

@@ -192,12 +192,12 @@ static void long_shapes(int capability, const int64_t *sizes, int size_count)
 }
 
 /* Infinities and NaNs come out where plain C has them. */
-static void special_values(int capability, int64_t d)
+static void special_values(int capability, int64_t d, imagine__wtype type)
 {
     check_random r = {3};
     for (int kind = 0; kind < 6; kind++) {
         cuda_check_prefer(capability, 0);
-        shape s = {1, 1, d, 70, 150, 0, 0, 0, 0, IMAGINE__W_BF16, 0.1f};
+        shape s = {1, 1, d, 70, 150, 0, 0, 0, 0, type, 0.1f};
         problem p;
         make_problem(&p, &s, &r);
         if (kind == 0)
@@ -218,7 +218,8 @@ static void special_values(int capability, int64_t d)
             }
         for (int64_t i = 0; kind == 5 && i < 70; i++)
             p.q[i * d] = 1;
-        compare(&p, kind == 4 ? 4e-5 : LIMIT_BF16); /* a tie of two keys shows the rounding of a weight */
+        const double limits[] = {LIMIT_F32, LIMIT_BF16, 1e-9, 4e-5}; /* a tie of two keys shows the rounding of a score or weight */
+        compare(&p, limits[(type == IMAGINE__W_BF16) + 2 * (kind == 4)]);
         free_problem(&p);
     }
 }
@@ -245,8 +246,8 @@ static void ampere_long(void)
 
 static void ampere_special_values(void)
 {
-    special_values(80, 64);
-    special_values(80, 128);
+    special_values(80, 64, IMAGINE__W_BF16);
+    special_values(80, 128, IMAGINE__W_BF16);
 }
 
 static const int64_t hopper_sizes[] = {64, 128};
@@ -288,8 +289,8 @@ static void hopper_strips(void)
 
 static void hopper_special_values(void)
 {
-    special_values(90, 64);
-    special_values(90, 128);
+    special_values(90, 64, IMAGINE__W_BF16);
+    special_values(90, 128, IMAGINE__W_BF16);
 }
 
 /* Two clips with the same keys and values, read with a stride of 0. */
@@ -467,6 +468,63 @@ static void plain_blocks(void)
     cuda->release(call.workspace);
 }
 
+/* ---- f32 tensors ------------------------------------------------------------------------------------------------- */
+
+/* By the kernel for them, without a workspace: heads of every size, clips of any length, biases, several blocks of queries. */
+static void f32_tiles(void)
+{
+    check_random r = {41};
+    for (int i = 0; i < 30; i++) {
+        shape s = {check_between(&r, 1, 2), check_between(&r, 1, 3), i % 5 ? 4 * check_between(&r, 1, 32) : i % 2 ? 64 : 128,
+                   check_between(&r, 9, i % 3 ? 70 : 200), check_between(&r, 24, 150), 4 * check_between(&r, 0, 2), i % 7 == 6, i & 1,
+                   i >> 1 & 1, IMAGINE__W_F32, 0.2f};
+        s.kv = s.tokens * s.kv < 4096 ? (4095 + s.tokens) / s.tokens : s.kv;
+        s.tokens = s.packed && s.tokens < 64 ? 64 : s.tokens;
+        s.kv = s.packed ? s.tokens : s.kv;
+        cuda_check_prefer(80, (uint32_t)i);
+        run_shape(&s, &r);
+    }
+    cuda_report("attention, f32");
+}
+
+/* Lengths around the tiles' sizes. */
+static void f32_edges(void)
+{
+    static const int64_t tokens[] = {63, 64, 65, 129}, keys[] = {127, 128, 129, 66, 159, 160, 161, 191, 193, 95, 96, 97};
+    check_random r = {42};
+    for (int i = 0; i < 24; i++) {
+        shape s = {1, 1, i % 2 ? 128 : 64, tokens[i % 4], keys[i / 2], 0, 0, 0, 0, IMAGINE__W_F32, 0.1f};
+        run_shape(&s, &r);
+    }
+    cuda_report("attention, f32, edges");
+}
+
+/* Infinities and NaNs come out where plain C has them; a clip without a key; scores beyond what bf16's kernels bear. */
+static void f32_special_values(void)
+{
+    check_random r = {43};
+    special_values(80, 64, IMAGINE__W_F32);
+    special_values(80, 128, IMAGINE__W_F32);
+    for (int i = 0; i < 4; i++) {
+        shape s = {2, 1, i % 2 ? 64 : 128, 70, 200, 0, 0, 1, 0, IMAGINE__W_F32, i / 2 ? 1e12f : 0.1f};
+        problem p;
+        make_problem(&p, &s, &r);
+        p.lengths[i % 2] = i / 2 ? p.lengths[i % 2] : 0;
+        compare(&p, LIMIT_F32);
+        free_problem(&p);
+    }
+    cuda_report("attention, f32, special values");
+}
+
+/* Sums over many keys keep their precision. */
+static void f32_long(void)
+{
+    check_random r = {44};
+    shape s = {1, 1, 64, 9, 9000, 0, 0, 0, 0, IMAGINE__W_F32, 0.01f};
+    run_shape(&s, &r);
+    cuda_report("attention, f32, many keys");
+}
+
 /* ---- f32 tensors with a workspace -------------------------------------------------------------------------------- */
 
 /* As two products: every key counts, with lengths, bias, many values a head, and room for a few rows at a time. */
@@ -575,6 +633,7 @@ int main(int argc, char **argv)
         {"sm_90a long", hopper_long}, {"sm_90a strips", hopper_strips}, {"sm_90a special values", hopper_special_values},
         {"shared keys", shared_keys}, {"large scores", large_scores}, {"no keys", no_keys}, {"plain shapes", plain_shapes}, {"sm_80 blocks", ampere_blocks},
         {"plain blocks", plain_blocks},
+        {"f32 tiles", f32_tiles}, {"f32 edges", f32_edges}, {"f32 special values", f32_special_values}, {"f32 long", f32_long},
         {"f32 products", f32_products}, {"f32 few", f32_few}, {"f32 rounded", f32_rounded}, {"bf16 tensors", bf16_tensors}, {"nothing", nothing},
     };
     return cuda_check_main("cuda/attention", cases, sizeof cases / sizeof *cases, argc, argv);

@@ -12,9 +12,10 @@ import tempfile
 
 TOP = pathlib.Path(__file__).resolve().parent.parent.parent
 HOPPER, AMPERE, PRODUCT, FEW, EXACT = "attention_hopper", "attention", "product_bf16", "product_few", "product"
+FLOATS = "attention_f32"
 # Of each kernel: the program with its tests, and which of them.
 TESTS = {HOPPER: ("attention", "sm_90a"), AMPERE: ("attention", "sm_80"), PRODUCT: ("linear", "tensor_cores"),
-         FEW: ("linear", "few_rows"), EXACT: ("linear", "deep")}
+         FEW: ("linear", "few_rows"), EXACT: ("linear", "deep"), FLOATS: ("attention", "f32")}
 MUTATIONS = [
     (HOPPER, "no wait for the output's product", "    products_wait<0>(c.o);\n", ""),
     (HOPPER, "no wait for a strip's last output", "        products_wait<0>(c.o);\n", ""),
@@ -51,6 +52,21 @@ MUTATIONS = [
     (AMPERE, "no barrier after Q", "        load_matrices(q[i], row + i * 16);\n    sync_block();\n",
      "        load_matrices(q[i], row + i * 16);\n"),
     (AMPERE, "no sync_warp before the output is read", "    sync_warp();\n", ""),
+    (FLOATS, "no wait for K", "        copy_async_wait<0>(); /* K", "        /* K"),
+    (FLOATS, "no barrier before the scores", "        sync_block(); /* for all; and the last V", "        /* for all; and the last V"),
+    (FLOATS, "no wait for V", "        copy_async_wait<0>(); /* V", "        /* V"),
+    (FLOATS, "no barrier before the output", "        sync_block(); /* for all, and the weights", "        /* for all, and the weights"),
+    (FLOATS, "no mask", "there ? s[i][j] * a.scale + more : MINUS_INFINITY", "s[i][j] * a.scale + more"),
+    (FLOATS, "rows behind the last", "value < d ? end - first - row : 0", "value < d ? COUNT : 0"),
+    (FLOATS, "values behind the head's", "value < d ? end - first - row : 0", "end - first - row"),
+    (FLOATS, "a bias behind the last query", "&& i * 8 < rows", ""),
+    (FLOATS, "the first tile's bias for all", "bias += BIAS ? KEYS : 0;", ""),
+    (FLOATS, "the sum does not shrink", "            sum[i] *= shrink[i];\n", ""),
+    (FLOATS, "the output does not shrink", "o[i][c] * shrink[i] + part", "o[i][c] + part"),
+    (FLOATS, "an infinite maximum is subtracted", "larger == MINUS_INFINITY ? 0 : larger", "larger"),
+    (FLOATS, "a row's sum of a lane alone", "1 / sum_of_row(sum[i])", "1 / sum[i]"),
+    (FLOATS, "the output behind the last query", "if (first + ty + 8 * i < a.tokens && ", "if ("),
+    (FLOATS, "the output behind the head", " && tx * 4 + c * 16 < d)", ")"),
     (PRODUCT, "no wait for a stage", "        copy_async_wait<STAGES - 2>();\n", ""),
     (PRODUCT, "waits for one stage less", "copy_async_wait<STAGES - 2>()", "copy_async_wait<STAGES - 1>()"),
     (PRODUCT, "no barrier before a stage", "        sync_block(); /* the stage", "        /* the stage"),
