@@ -46,7 +46,9 @@ static const entry entries[] = {
     {ATTENTION, ROUNDED, {12, 128, 4096}, 0, 0},
     {ATTENTION, ROUNDED, {12, 128, TOKENS}, 0, 0},
     {ATTENTION, F32, {12, 128, 4096}, 0, 0},
+    {ATTENTION, F32, {12, 128, TOKENS}, 0, 0},
     {ATTENTION, F32, {1, 384, 6240}, 0, 0}, /* a frame of the VAE's */
+    {ATTENTION, ROUNDED, {1, 384, 6240}, 0, 0},
     {LINEAR, F32, {TOKENS, 1536, 1536}, 0, 0},
     {LINEAR, F32_LIBRARY, {TOKENS, 1536, 1536}, 0, 0},
     {LINEAR, OWN, {TOKENS, 1536, 1536}, 0, 0},

@@ -4,8 +4,8 @@
     python tests/bench/cuda_beside_torch.py [NAME...] [--program build/examples/imagine] [--precision bf16|f32] [--quick]
 
 Prints every row of `imagine bench`, and beside it what PyTorch takes for the same: attention (scaled_dot_product_attention with
-its cuDNN and its flash backend), linear layers, convolutions, norms, each as it comes and compiled; with diffusers also one
-step of the transformer and the frames out of the VAE. NAMEs are words of which one must stand in a row's name. Without PyTorch,
+its cuDNN and its flash backend, in f32 the memory-efficient one), linear layers, convolutions, norms, each as it comes and
+compiled; with diffusers also one step of the transformer and the frames out of the VAE. NAMEs are words of which one must stand in a row's name. Without PyTorch,
 or without its CUDA, PyTorch's columns stay empty. --quick: tiny sizes, which show only that all of it runs; then PyTorch
 computes on the CPU where it has no CUDA.
 
@@ -67,19 +67,21 @@ def compiled(call):
     return made
 
 
+def dtype_of(words):
+    return torch.float32 if "f32" in words else torch.bfloat16
+
+
 def attention(words, device):
     heads, d = map(int, words[0].split("x"))
-    q, k, v = (torch.randn(1, heads, int(words[1]), d, device=device, dtype=torch.bfloat16) for _ in range(3))
+    q, k, v = (torch.randn(1, heads, int(words[1]), d, device=device, dtype=dtype_of(words)) for _ in range(3))
 
     def way(backend):
         call = functools.partial(F.scaled_dot_product_attention, q, k, v)
         return sdpa_kernel(backend), call  # entered once, not in each call
 
+    if "f32" in words:
+        return {"memory-efficient": way(SDPBackend.EFFICIENT_ATTENTION)}
     return {"cuDNN": way(SDPBackend.CUDNN_ATTENTION), "flash": way(SDPBackend.FLASH_ATTENTION)}
-
-
-def dtype_of(words):
-    return torch.float32 if "f32" in words else torch.bfloat16
 
 
 def linear(words, device):
@@ -180,7 +182,7 @@ def ways_of(row, device):
     """{way: what to time} of PyTorch for a row."""
     name, kind, words = row["name"], row["kind"], row["name"].split()[1:]
     dtype = torch.bfloat16 if name.endswith("bf16") else torch.float32
-    makers = {"attention": lambda: attention(words, device) if words[-1] == "bf16" and len(words) == 4 else {},
+    makers = {"attention": lambda: attention(words, device) if len(words) == 4 else {}, # not what is rounded first
               "linear": lambda: linear(words, device), "conv": lambda: conv(words, device), "norm": lambda: norm(name, device),
               "transformer": lambda: transformer(name, device, dtype), "vae": lambda: vae(name, device, dtype)}
     return makers.get(kind, dict)()
