@@ -5,8 +5,9 @@
 
 /* Attention as the stages have it. bf16 tensors go to the kernels for tensor cores as they are where these take them so. All
  * else in one of four ways: rounded to bf16, with padded heads, for those kernels, where that precision is asked for and the
- * shape suits them; where there is much to do by the kernel for f32, or, if it does not take the shape, as two products in f32 with a
- * softmax between, bf16 widened head by head for either; or by the plain kernel, which needs no workspace. */
+ * shape suits them; where there is much to do by the kernel for f32, or, if it does not take the shape, as two products with a
+ * softmax between, in bf16 where heads are too large for the former kernels, in f32 otherwise, bf16 widened head by head for it; or by
+ * the plain kernel, which needs no workspace. */
 
 #define THREADS 256
 
@@ -88,6 +89,26 @@ static bool attend_bf16(const imagine__attention_args *a, const imagine__cuda_ca
 
 /* ---- as products ------------------------------------------------------------------------------------------------- */
 
+IMAGINE__INLINE float read_value(const float *p)
+{
+    return *p;
+}
+
+IMAGINE__INLINE float read_value(const uint16_t *p)
+{
+    return bf16_low(*p);
+}
+
+IMAGINE__INLINE void write_value(float *p, float value)
+{
+    *p = value;
+}
+
+IMAGINE__INLINE void write_value(uint16_t *p, float value)
+{
+    *p = to_bf16(value);
+}
+
 /* A sum or maximum of a block's, which every thread gets, always in the same order. */
 template <class Join> IMAGINE__INLINE float of_block(float x, Join join)
 {
@@ -104,11 +125,13 @@ template <class Join> IMAGINE__INLINE float of_block(float x, Join join)
     return x;
 }
 
-/* A block turns one row of products into weights; those behind the keys become zeros. */
-__global__ void __launch_bounds__(THREADS) weights_kernel(float *rows, int64_t keys, int64_t stride, const int64_t *length,
+/* A block turns one row of products into weights, in place or into bf16 somewhere else; those behind the keys become zeros. */
+template <class T>
+__global__ void __launch_bounds__(THREADS) weights_kernel(float *rows, T *weights, int64_t keys, int64_t stride, const int64_t *length,
                                                           const float *bias, float scale)
 {
     float *s = rows + blockIdx.x * stride, max = MINUS_INFINITY, sum = 0;
+    T *w = weights + blockIdx.x * stride;
     const float *b = bias ? bias + blockIdx.x * keys : nullptr;
     int64_t end = length ? *length : keys;
     for (int64_t i = threadIdx.x; i < end; i += THREADS)
@@ -120,12 +143,13 @@ __global__ void __launch_bounds__(THREADS) weights_kernel(float *rows, int64_t k
     }
     sum = of_block(sum, [](float x, float y) { return x + y; });
     for (int64_t i = threadIdx.x; i < stride; i += THREADS)
-        s[i] = i < end ? s[i] / sum : 0;
+        write_value(&w[i], i < end ? s[i] / sum : 0);
 }
 
 /* V of one head, turned round into [d, stride]; columns from the keys' end on are zeros. */
-__global__ void __launch_bounds__(THREADS) turn_kernel(const float *v, int64_t token, int64_t keys, int64_t stride, int64_t d,
-                                                       const int64_t *length, float *y)
+template <class V, class T>
+__global__ void __launch_bounds__(THREADS) turn_kernel(const V *v, int64_t token, int64_t keys, int64_t stride, int64_t d,
+                                                       const int64_t *length, T *y)
 {
     float(*tile)[33] = (float(*)[33])dynamic_shared(); /* 33: so that a column lies in different banks */
     int64_t across = (d + 31) / 32, key = blockIdx.x / across * 32, column = blockIdx.x % across * 32;
@@ -133,11 +157,29 @@ __global__ void __launch_bounds__(THREADS) turn_kernel(const float *v, int64_t t
     unsigned lane = threadIdx.x % 32;
     for (unsigned i = threadIdx.x / 32; i < 32; i += THREADS / 32)
         if (column + lane < d)
-            tile[i][lane] = key + i < end ? v[(key + i) * token + column + lane] : 0;
+            tile[i][lane] = key + i < end ? read_value(&v[(key + i) * token + column + lane]) : 0;
     sync_block();
     for (unsigned i = threadIdx.x / 32; i < 32; i += THREADS / 32)
         if (column + i < d && key + lane < stride)
-            y[(column + i) * stride + key + lane] = tile[lane][i];
+            write_value(&y[(column + i) * stride + key + lane], tile[lane][i]);
+}
+
+template <class V, class T>
+static int turn(const imagine__attention_args *a, const attention_part &part, int64_t stride, T *y, void *stream)
+{
+    int64_t blocks = (stride + 31) / 32 * ((a->d + 31) / 32);
+    return launch(turn_kernel<V, T>, (unsigned)blocks, THREADS, sizeof(float) * 32 * 33, stream,
+                  (const V *)at(a, a->v, a->v_batch, part), a->v_token, a->kv, stride, a->d,
+                  a->kv_length ? a->kv_length + part.batch : nullptr, y);
+}
+
+template <class T>
+static int weigh(const imagine__attention_args *a, const attention_part &part, int64_t first, int64_t count, int64_t stride, float *s,
+                 T *weights, void *stream)
+{
+    const float *bias = a->bias ? a->bias + (part.head * a->tokens + first) * a->kv : nullptr;
+    return launch(weights_kernel<T>, (unsigned)count, THREADS, sizeof(float) * (THREADS / 32), stream, s, weights, a->kv, stride,
+                  a->kv_length ? a->kv_length + part.batch : nullptr, bias, a->scale);
 }
 
 /* Some rows of one head, from `first` on. */
@@ -146,7 +188,6 @@ static int attend_rows(const imagine__attention_args *a, const attention_part &p
 {
     const float *q = (const float *)at(a, a->q, a->q_batch, part) + first * a->q_token;
     const float *k = (const float *)at(a, a->k, a->k_batch, part);
-    const float *bias = a->bias ? a->bias + (part.head * a->tokens + first) * a->kv : nullptr;
     float *y = (float *)at(a, a->y, a->y_batch, part) + first * a->y_token;
     rows_source queries = {q, count, a->q_token, a->d, in_fours(q, IMAGINE__W_F32, a->q_token), IMAGINE__W_F32};
     product_weight keys = {k, nullptr, a->kv, a->k_token, IMAGINE__W_F32, in_fours(k, IMAGINE__W_F32, a->k_token)};
@@ -154,9 +195,7 @@ static int attend_rows(const imagine__attention_args *a, const attention_part &p
     scores.y = s, scores.m = count, scores.ldy = stride, scores.aligned = true;
     output.y = y, output.m = count, output.ldy = a->y_token, output.aligned = in_fours(y, IMAGINE__W_F32, a->y_token);
     int status = imagine__cuda_multiply(queries, keys, scores, stream);
-    if (!status)
-        status = launch(weights_kernel, (unsigned)count, THREADS, sizeof(float) * (THREADS / 32), stream, s, a->kv, stride,
-                        a->kv_length ? a->kv_length + part.batch : nullptr, bias, a->scale);
+    status = status ? status : weigh(a, part, first, count, stride, s, s, stream);
     return status ? status
                   : imagine__cuda_multiply(rows_source{s, count, stride, stride, true, IMAGINE__W_F32},
                                            product_weight{turned, nullptr, a->d, stride, IMAGINE__W_F32, true}, output, stream);
@@ -181,16 +220,69 @@ static bool attend_f32(const imagine__attention_args *a, const imagine__cuda_cal
     rows = rows < a->tokens ? rows : a->tokens;
     if (!turned || !rows)
         return false;
-    int64_t blocks = (stride + 31) / 32 * ((a->d + 31) / 32);
     for (int64_t i = 0; i < a->batch * a->heads && !*status; i++) {
         attention_part part = {i / a->heads, 1, i % a->heads, 1};
-        *status = launch(turn_kernel, (unsigned)blocks, THREADS, sizeof(float) * 32 * 33, call->stream,
-                         (const float *)at(a, a->v, a->v_batch, part), a->v_token, a->kv, stride, a->d,
-                         a->kv_length ? a->kv_length + part.batch : nullptr, turned);
+        *status = turn<float>(a, part, stride, turned, call->stream);
         for (int64_t first = 0; first < a->tokens && !*status; first += rows)
             *status = attend_rows(a, part, first, a->tokens - first < rows ? a->tokens - first : rows, stride,
                                   (float *)room.at, turned, call->stream);
     }
+    return true;
+}
+
+/* A head too large for the kernels for tensor cores in products there: everything rounded to bf16 but the scores. */
+struct rounded_products {
+    uint16_t *q, *k, *turned, *weights; /* q and k [tokens, size], turned [d, stride], weights [rows, stride] */
+    float *scores; /* [rows, stride] */
+    int64_t size, stride, rows;
+};
+
+static int attend_rounded_head(const imagine__attention_args *a, const attention_part &part, const rounded_products &p, void *stream)
+{
+    convert_args k = rounded_heads(a, part, a->k, a->k_batch, a->k_token, a->kv, p.k, p.size);
+    k.length = a->kv_length ? a->kv_length + part.batch : nullptr;
+    int status = imagine__cuda_convert(rounded_heads(a, part, a->q, a->q_batch, a->q_token, a->tokens, p.q, p.size), stream);
+    status = status ? status : imagine__cuda_convert(k, stream);
+    if (!status)
+        status = a->type == IMAGINE__W_F32 ? turn<float>(a, part, p.stride, p.turned, stream)
+                                           : turn<uint16_t>(a, part, p.stride, p.turned, stream);
+    for (int64_t first = 0; first < a->tokens && !status; first += p.rows) {
+        int64_t count = a->tokens - first < p.rows ? a->tokens - first : p.rows;
+        product_epilogue scores = {}, output = {};
+        scores.y = p.scores, scores.m = count, scores.ldy = p.stride, scores.aligned = true;
+        output.y = value_at(at(a, a->y, a->y_batch, part), a->type, first * a->y_token);
+        output.m = count, output.ldy = a->y_token, output.y_type = a->type;
+        output.aligned = in_fours(output.y, a->type, a->y_token);
+        status = imagine__cuda_multiply_bf16(rows_source{p.q + first * p.size, count, p.size, p.size, true, IMAGINE__W_BF16},
+                                             product_weight{p.k, nullptr, a->kv, p.size, IMAGINE__W_BF16, true}, scores, stream);
+        status = status ? status : weigh(a, part, first, count, p.stride, p.scores, p.weights, stream);
+        status = status ? status
+                        : imagine__cuda_multiply_bf16(rows_source{p.weights, count, p.stride, p.stride, true, IMAGINE__W_BF16},
+                                                      product_weight{p.turned, nullptr, a->d, p.stride, IMAGINE__W_BF16, true}, output,
+                                                      stream);
+    }
+    return status;
+}
+
+/* Whether the shape is for that and there is room for a tile of rows; *status is then the result. */
+static bool attend_in_rounded_products(const imagine__attention_args *a, const imagine__cuda_call *call, int *status)
+{
+    workspace room = workspace_of(call);
+    rounded_products p = {};
+    p.size = in_whole_eights(a->d), p.stride = in_whole_eights(a->kv);
+    if (call->precision != IMAGINE__CUDA_BF16 || device_capability() < 80 || padded_size(a->d) || a->tokens <= FEW ||
+        a->tokens * a->kv < MUCH)
+        return false;
+    p.q = take(&room, a->tokens * p.size), p.k = take(&room, a->kv * p.size), p.turned = take(&room, a->d * p.stride);
+    if (!p.q || !p.k || !p.turned || room.left < 512)
+        return false;
+    p.rows = (int64_t)(room.left - 512) / (6 * p.stride); /* 512: what taking rounds up to */
+    p.rows = p.rows < a->tokens ? p.rows / 128 * 128 : a->tokens; /* whole tiles */
+    p.scores = (float *)take(&room, 2 * p.rows * p.stride), p.weights = take(&room, p.rows * p.stride);
+    if (!p.rows || !p.scores || !p.weights)
+        return false;
+    for (int64_t i = 0; i < a->batch * a->heads && !*status; i++)
+        *status = attend_rounded_head(a, {i / a->heads, 1, i % a->heads, 1}, p, call->stream);
     return true;
 }
 
@@ -246,7 +338,8 @@ int imagine__cuda_attend(const imagine__attention_args *a, const imagine__cuda_c
                                       a->kv_length, a->bias, a->scale, a->type, a->kv_blocks, a->kv_block,
                                       a->blocks_batch, a->k_block, a->v_block};
     if (!imagine__cuda_on_tensor_cores(&b) && !a->kv_blocks &&
-        (attend_bf16(a, call, &status) || attend_f32(a, call, &status) || attend_widened(a, call, &status)))
+        (attend_bf16(a, call, &status) || attend_in_rounded_products(a, call, &status) || attend_f32(a, call, &status) ||
+         attend_widened(a, call, &status)))
         return status;
     return imagine__cuda_attention(&b, call->stream);
 }

@@ -593,6 +593,36 @@ static void f32_rounded(void)
     cuda->release(call.workspace);
 }
 
+/* Heads too large for the kernels for tensor cores, as the VAE's middle has one: two products there, of everything rounded but the
+ * scores. Room for a tile of rows, for all, for none. */
+static void large_heads(void)
+{
+    check_random r = {14};
+    imagine__cuda_call call = cuda_call_bf16((size_t)1 << 21);
+    for (int i = 0; i < 12; i++) {
+        shape s = {check_between(&r, 1, 2), check_between(&r, 1, 2), i % 3 ? check_between(&r, 129, 200) : 384,
+                   check_between(&r, 40, i % 4 ? 90 : 300), check_between(&r, 100, 150), check_between(&r, 0, 5), i % 7 == 6, i & 1,
+                   i >> 1 & 1, i % 5 > 1 ? IMAGINE__W_F32 : IMAGINE__W_BF16, 0.1f};
+        s.kv = s.packed ? s.tokens : s.kv;
+        problem p;
+        make_problem(&p, &s, &r);
+        imagine__cuda_call little = call;
+        if (i % 4 == 0) /* rows of scores and weights for 128 and a few more */
+            little.workspace_size = (size_t)((s.tokens + s.kv) * (s.d + 7) * 2 + s.d * (s.kv + 7) * 2 + 140 * 6 * (s.kv + 7)) + 2048;
+        cuda_check_prefer(i % 2 ? 90 : 80, (uint32_t)i);
+        upload_problem(&p);
+        cuda_round(p.q, p.q_count);
+        if (!s.packed) {
+            cuda_round(p.k, p.kv_count);
+            cuda_round(p.v, p.kv_count);
+        }
+        compare_uploaded(&p, &little, LIMIT_BF16);
+        free_problem(&p);
+    }
+    cuda_report("attention, large heads");
+    cuda->release(call.workspace);
+}
+
 /* bf16 tensors as the stages have them: as they are where they suit the tensor cores, as parts of one packed tensor and not, copied
  * to padded heads where they do not, head by head in f32 where there is a bias or no kernel for d, by the plain kernel where there
  * is no room or little to do. */
@@ -634,7 +664,7 @@ int main(int argc, char **argv)
         {"shared keys", shared_keys}, {"large scores", large_scores}, {"no keys", no_keys}, {"plain shapes", plain_shapes}, {"sm_80 blocks", ampere_blocks},
         {"plain blocks", plain_blocks},
         {"f32 tiles", f32_tiles}, {"f32 edges", f32_edges}, {"f32 special values", f32_special_values}, {"f32 long", f32_long},
-        {"f32 products", f32_products}, {"f32 few", f32_few}, {"f32 rounded", f32_rounded}, {"bf16 tensors", bf16_tensors}, {"nothing", nothing},
+        {"f32 products", f32_products}, {"f32 few", f32_few}, {"f32 rounded", f32_rounded}, {"large heads", large_heads}, {"bf16 tensors", bf16_tensors}, {"nothing", nothing},
     };
     return cuda_check_main("cuda/attention", cases, sizeof cases / sizeof *cases, argc, argv);
 }
