@@ -1,20 +1,21 @@
 /* SPDX-License-Identifier: MIT */
 #include "kernels/cuda/product.cuh"
 
-/* Products of bf16 on the tensor cores of sm_80 and newer. A block computes 128 x 128 outputs, each of its eight warps
- * 64 x 32. Both operands come 32 of k at a time by cp.async, through STAGES buffers, so that STAGES - 1 steps are on their
- * way while one is multiplied. A row in shared memory is 16 bytes longer than its 64, which puts the eight rows of an
- * ldmatrix into different banks. The sums go to the epilogue by way of shared memory, so that it sees four neighbours of a
- * row at a time and a warp writes whole lines. */
+/* Products of bf16 on the tensor cores of sm_80 and newer. A block computes 128 x 128 outputs, each of its four warps
+ * 64 x 64: smaller pieces would read more from shared memory than it gives while they multiply. Both operands come 32 of k at a time by
+ * cp.async, through STAGES buffers, so that STAGES - 1 steps are on their way while one is multiplied; two blocks fit a multiprocessor.
+ * A row in shared memory is 16 bytes longer than its 64, which puts the eight rows of an ldmatrix into different banks. The sums go to
+ * the epilogue by way of shared memory, half of them at a time, so that it sees four neighbours of a row and a warp writes whole lines. */
 
-#define THREADS 256
+#define THREADS 128
 #define TILE 128 /* rows of x, and of W */
 #define DEPTH 32
 #define STRIDE (DEPTH + 8)
-#define STAGES 4
+#define STAGES 3
 #define WARP_ROWS 64
-#define WARP_COLUMNS 32
-#define SUM_STRIDE (WARP_COLUMNS + 4)
+#define WARP_COLUMNS 64
+#define HALF (WARP_COLUMNS / 2)
+#define SUM_STRIDE (HALF + 4)
 
 struct stage_shared {
     uint16_t x[TILE * STRIDE], w[TILE * STRIDE];
@@ -25,40 +26,49 @@ struct sums_shared {
 };
 static_assert(sizeof(sums_shared) <= STAGES * sizeof(stage_shared), "the sums take the buffers' place");
 
-/* A thread brings one chunk of eight of two rows of x and two of W. */
+/* A thread brings one chunk of eight of ROWS rows of x and as many of W. */
 #define CHUNKS (DEPTH / 8)
 #define BROUGHT (THREADS / CHUNKS) /* rows that all threads bring at once */
-
-struct brought {
-    int64_t w[2]; /* rows of W, -1 behind the last */
-};
+#define ROWS (TILE / BROUGHT)
 
 IMAGINE__INLINE int64_t brought_row(int64_t first, int i)
 {
     return first + threadIdx.x / CHUNKS + i * BROUGHT;
 }
 
-/* Where the values of x are that a thread brings: offset(source, i, k) for row i; after a step advance(), for another part
- * begin_part(). */
+/* A row that a thread brings; behind the last it is the last again, whose outputs are nowhere written. */
+IMAGINE__INLINE int64_t row_within(int64_t first, int i, int64_t end)
+{
+    int64_t row = brought_row(first, i);
+    return row < end ? row : end - 1;
+}
+
+/* Where the values of x are that a thread brings: offset(source, i, k, inside) of row i, where `inside` may become false; after a step
+ * advance(), for another part begin_part(). */
 template <class Source> struct x_places;
 
 template <> struct x_places<rows_source> {
-    rows_place row[2];
+    int64_t row[ROWS];
 
     IMAGINE__INLINE x_places(const rows_source &s, int64_t first)
-        : row{place_of(s, brought_row(first, 0)), place_of(s, brought_row(first, 1))} {}
+    {
+        for (int i = 0; i < ROWS; i++)
+            row[i] = row_within(first, i, s.m) * s.ldx;
+    }
+
     IMAGINE__INLINE void begin_part(const rows_source &) {}
     IMAGINE__INLINE void advance(const rows_source &) {}
-    IMAGINE__INLINE int64_t offset(const rows_source &s, int i, int64_t k) const { return offset_of(s, row[i], k); }
+    IMAGINE__INLINE int64_t offset(const rows_source &, int i, int64_t k, bool *) const { return row[i] + k; }
 };
 
 template <> struct x_places<taps_source> {
-    tap_corner corner[2];
+    tap_corner corner[ROWS];
     tap_count tap;
 
     IMAGINE__INLINE x_places(const taps_source &s, int64_t first)
-        : corner{corner_of(s, brought_row(first, 0)), corner_of(s, brought_row(first, 1))}
     {
+        for (int i = 0; i < ROWS; i++)
+            corner[i] = corner_of(s, brought_row(first, i));
         begin_part(s);
     }
 
@@ -70,56 +80,57 @@ template <> struct x_places<taps_source> {
         find_tap(s, &tap);
     }
 
-    IMAGINE__INLINE int64_t offset(const taps_source &s, int i, int64_t k) const
+    IMAGINE__INLINE int64_t offset(const taps_source &s, int i, int64_t, bool *inside) const
     {
-        bool inside;
-        int64_t at = tap_offset(s, corner[i], tap, &inside);
-        return inside && k < depth_of(s) ? at : -1;
+        bool within;
+        int64_t at = tap_offset(s, corner[i], tap, &within);
+        *inside = *inside && within;
+        return *inside ? at : 0;
     }
 };
 
 template <class Source>
 IMAGINE__INLINE void bring(stage_shared *to, const Source &source, const x_places<Source> &places, const product_weight &w,
-                           const brought &rows, int part, int64_t k)
+                           const int64_t (&w_row)[ROWS], int part, int64_t k)
 {
     unsigned chunk = threadIdx.x % CHUNKS * 8, row = threadIdx.x / CHUNKS;
-    const uint16_t *x = (const uint16_t *)values_of(source, part), *weight = (const uint16_t *)w.w;
-    int64_t at = k + chunk;
+    const uint16_t *x = (const uint16_t *)values_of(source, part), *weight = (const uint16_t *)w.w + weight_offset(source, part);
+    bool there = k + chunk < depth_of(source);
+    int64_t at = there ? k + chunk : 0;
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
-        int64_t from = places.offset(source, i, at);
-        copy_async(&to->x[(row + i * BROUGHT) * STRIDE + chunk], x + (from < 0 ? 0 : from), from < 0 ? 0 : 16);
-        bool there = rows.w[i] >= 0 && at < depth_of(source);
-        copy_async(&to->w[(row + i * BROUGHT) * STRIDE + chunk],
-                   weight + (there ? rows.w[i] + weight_offset(source, part) + at : 0), there ? 16 : 0);
+    for (int i = 0; i < ROWS; i++) {
+        bool inside = there;
+        int64_t from = places.offset(source, i, at, &inside);
+        copy_async(&to->x[(row + i * BROUGHT) * STRIDE + chunk], x + from, inside ? 16 : 0);
+        copy_async(&to->w[(row + i * BROUGHT) * STRIDE + chunk], weight + w_row[i] + at, there ? 16 : 0);
     }
 }
 
-/* sums [64, 32] of this warp += x W^T of one step: 4 x 4 products of 16 x 8. */
-IMAGINE__INLINE void multiply_stage(const stage_shared *s, float (&sum)[4][4][4])
+/* sums [64, 64] of this warp += x W^T of one step: 4 x 8 products of 16 x 8. */
+IMAGINE__INLINE void multiply_stage(const stage_shared *s, float (&sum)[4][8][4])
 {
     unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const uint16_t *x = s->x + (warp / 4 * WARP_ROWS + lane % 16) * STRIDE + lane / 16 * 8;
-    const uint16_t *w = s->w + (warp % 4 * WARP_COLUMNS + lane / 16 * 8 + lane % 8) * STRIDE + lane / 8 % 2 * 8;
+    const uint16_t *x = s->x + (warp / 2 * WARP_ROWS + lane % 16) * STRIDE + lane / 16 * 8;
+    const uint16_t *w = s->w + (warp % 2 * WARP_COLUMNS + lane / 16 * 8 + lane % 8) * STRIDE + lane / 8 % 2 * 8;
 #pragma unroll
     for (int k = 0; k < DEPTH; k += 16) {
-        uint32_t a[4][4], b[2][4];
+        uint32_t a[4][4], b[4][4];
 #pragma unroll
         for (int i = 0; i < 4; i++)
             load_matrices(a[i], x + i * 16 * STRIDE + k);
 #pragma unroll
-        for (int j = 0; j < 2; j++)
+        for (int j = 0; j < 4; j++)
             load_matrices(b[j], w + j * 16 * STRIDE + k);
 #pragma unroll
         for (int i = 0; i < 4; i++)
 #pragma unroll
-            for (int j = 0; j < 4; j++)
+            for (int j = 0; j < 8; j++)
                 multiply_16x8x16(sum[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
     }
 }
 
-/* This warp's sums, from the layout of the products to rows. */
-IMAGINE__INLINE void spread_sums(float *to, const float (&sum)[4][4][4])
+/* This warp's sums of one half of its columns, from the layout of the products to rows. */
+template <int FIRST> IMAGINE__INLINE void spread_sums(float *to, const float (&sum)[4][8][4])
 {
     unsigned lane = threadIdx.x % 32;
 #pragma unroll
@@ -129,7 +140,7 @@ IMAGINE__INLINE void spread_sums(float *to, const float (&sum)[4][4][4])
 #pragma unroll
             for (int half = 0; half < 2; half++)
                 *(float2 *)(to + (i * 16 + half * 8 + lane / 4) * SUM_STRIDE + j * 8 + lane % 4 * 2) =
-                    float2{sum[i][j][2 * half], sum[i][j][2 * half + 1]};
+                    float2{sum[i][FIRST + j][2 * half], sum[i][FIRST + j][2 * half + 1]};
     sync_warp();
 }
 
@@ -152,14 +163,14 @@ __global__ void __launch_bounds__(THREADS, 2) bf16_kernel(Source source, product
     int steps = (int)((depth_of(source) + DEPTH - 1) / DEPTH), count = steps * parts_of(source);
     unsigned warp = threadIdx.x / 32;
     x_places<Source> places(source, first);
-    brought rows;
-    for (int i = 0; i < 2; i++)
-        rows.w[i] = brought_row(column, i) < w.n ? brought_row(column, i) * w.row : -1;
+    int64_t w_row[ROWS];
+    for (int i = 0; i < ROWS; i++)
+        w_row[i] = row_within(column, i, w.n) * w.row;
 
     int part = 0, step = 0; /* of the next stage to be brought */
     auto bring_next = [&](int stage) {
         if (part < parts_of(source))
-            bring(s + stage, source, places, w, rows, part, (int64_t)step * DEPTH);
+            bring(s + stage, source, places, w, w_row, part, (int64_t)step * DEPTH);
         copy_async_commit();
         if (++step < steps)
             places.advance(source);
@@ -170,7 +181,7 @@ __global__ void __launch_bounds__(THREADS, 2) bf16_kernel(Source source, product
     };
     for (int i = 0; i < STAGES - 1; i++)
         bring_next(i);
-    float sum[4][4][4] = {};
+    float sum[4][8][4] = {};
     for (int i = 0; i < count; i++) {
         copy_async_wait<STAGES - 2>();
         sync_block(); /* the stage is there for all, and the one before is read no more: it takes the next copies */
@@ -180,8 +191,12 @@ __global__ void __launch_bounds__(THREADS, 2) bf16_kernel(Source source, product
     copy_async_wait<0>();
     sync_block();
     float *mine = ((sums_shared *)s)->warp[warp];
-    spread_sums(mine, sum);
-    write_sums(mine, w, e, first + warp / 4 * WARP_ROWS, column + warp % 4 * WARP_COLUMNS);
+    first += warp / 2 * WARP_ROWS, column += warp % 2 * WARP_COLUMNS;
+    spread_sums<0>(mine, sum);
+    write_sums(mine, w, e, first, column);
+    sync_warp(); /* before the other half */
+    spread_sums<4>(mine, sum);
+    write_sums(mine, w, e, first, column + HALF);
 }
 
 template <class Source>
