@@ -293,7 +293,7 @@ static convert_args whole_head(const imagine__attention_args *a, const void *x, 
     return {x, y, x_type, y_type, 1, tokens, 1, a->d, a->d, {0, x_token, 0}, {0, y_token, 0}, length};
 }
 
-/* bf16 tensors whose heads are too large for tensor cores: as products, head by head in f32. */
+/* bf16 tensors that the tensor cores do not take, as those with a bias: head by head in f32. */
 static bool attend_widened(const imagine__attention_args *a, const imagine__cuda_call *call, int *status)
 {
     workspace room = workspace_of(call);

@@ -4,7 +4,8 @@
 
 /* Attention in f32 with f32's precision, for heads of up to 128 in vectors of four. A block of four warps takes 64 queries of a head
  * and walks over the keys, 32 at a time; scores are nowhere written. A thread has rows ty, ty + 8, ..., of the scores columns tx and
- * tx + 16, of the output 4 tx to 4 tx + 3 and as many 64 further on, so that what a warp reads together lies in different banks. Q stays
+ * tx + 16, of the output 4 tx to 4 tx + 3 and as many 64 further on, so that what a warp reads together lies in different banks. Lanes
+ * 2 i and 2 i + 1 have the same tx, i and i + 2 the same ty: so much the fewer turns does shared memory take for loads of 16 bytes. Q stays
  * in shared memory; K's copy is under way while the tile before meets V, V's while this one's scores are computed. The softmax runs
  * along as in attention.cu, but in exponentials of e and of the scores themselves: nothing bounds how large they may be. A tile's part of
  * the output is summed up by itself before it meets the rest: short chains of additions lose less. */
@@ -48,30 +49,32 @@ IMAGINE__INLINE void copy_rows(float *to, int to_stride, const float *from, int6
 }
 
 /* s = Q K^T of this thread. */
-template <int D> IMAGINE__INLINE void scores(float (&s)[ROWS][2], const float *q, const float *k)
+template <int D> IMAGINE__INLINE void scores(float (&s)[ROWS][2], const float *q, const float *k, int d)
 {
 #pragma unroll
     for (int i = 0; i < ROWS; i++)
         s[i][0] = s[i][1] = 0;
-#pragma unroll 4
-    for (int at = 0; at < D; at += 4) {
-        float4 left = *(const float4 *)(k + at), right = *(const float4 *)(k + 16 * tiles<D>::STRIDE + at);
+#pragma unroll 1
+    for (int first = 0; first < d; first += 16)
 #pragma unroll
-        for (int i = 0; i < ROWS; i++) {
-            float4 f = *(const float4 *)(q + 8 * i * tiles<D>::STRIDE + at);
-            s[i][0] += f.x * left.x, s[i][1] += f.x * right.x;
-            s[i][0] += f.y * left.y, s[i][1] += f.y * right.y;
-            s[i][0] += f.z * left.z, s[i][1] += f.z * right.z;
-            s[i][0] += f.w * left.w, s[i][1] += f.w * right.w;
+        for (int at = first; at < first + 16; at += 4) {
+            float4 left = *(const float4 *)(k + at), right = *(const float4 *)(k + 16 * tiles<D>::STRIDE + at);
+#pragma unroll
+            for (int i = 0; i < ROWS; i++) {
+                float4 f = *(const float4 *)(q + 8 * i * tiles<D>::STRIDE + at);
+                s[i][0] += f.x * left.x, s[i][1] += f.x * right.x;
+                s[i][0] += f.y * left.y, s[i][1] += f.y * right.y;
+                s[i][0] += f.z * left.z, s[i][1] += f.z * right.z;
+                s[i][0] += f.w * left.w, s[i][1] += f.w * right.w;
+            }
         }
-    }
 }
 
 /* Over the 16 lanes of a row. */
 IMAGINE__INLINE float largest_of_row(float x)
 {
 #pragma unroll
-    for (unsigned i = 8; i; i /= 2)
+    for (unsigned i = 16; i > 1; i /= 2)
         x = fmaxf(x, shuffle_xor(x, i));
     return x;
 }
@@ -79,7 +82,7 @@ IMAGINE__INLINE float largest_of_row(float x)
 IMAGINE__INLINE float sum_of_row(float x)
 {
 #pragma unroll
-    for (unsigned i = 8; i; i /= 2)
+    for (unsigned i = 16; i > 1; i /= 2)
         x += shuffle_xor(x, i);
     return x;
 }
@@ -115,7 +118,7 @@ template <int D> IMAGINE__INLINE void weigh(float (&part)[ROWS][D / 16], const f
 template <int D, bool BIAS> __global__ void __launch_bounds__(THREADS, 2) f32_kernel(f32_args a)
 {
     tiles<D> *t = (tiles<D> *)dynamic_shared();
-    int tx = (int)threadIdx.x % 16, ty = (int)threadIdx.x / 16, first = (int)blockIdx.x * QUERIES, d = a.d;
+    int tx = (int)threadIdx.x / 2 % 16, ty = (int)threadIdx.x / 32 * 2 + (int)threadIdx.x % 2, first = (int)blockIdx.x * QUERIES, d = a.d;
     int64_t batch = blockIdx.z, head = (int64_t)blockIdx.y * d;
     int kv = a.kv_length ? (int)a.kv_length[batch] : a.kv, count = (kv + KEYS - 1) / KEYS;
     const float *k = a.k + batch * a.k_batch + head, *v = a.v + batch * a.v_batch + head;
@@ -136,7 +139,7 @@ template <int D, bool BIAS> __global__ void __launch_bounds__(THREADS, 2) f32_ke
         sync_block(); /* for all; and the last V is read no more */
         copy_rows<D, KEYS>(t->v, D, v, a.v_token, key, kv, d);
         copy_async_commit();
-        scores<D>(s, t->q + ty * tiles<D>::STRIDE, t->k + tx * tiles<D>::STRIDE);
+        scores<D>(s, t->q + ty * tiles<D>::STRIDE, t->k + tx * tiles<D>::STRIDE, d);
 #pragma unroll
         for (int i = 0; i < ROWS; i++) {
 #pragma unroll

@@ -550,7 +550,7 @@ int imagine__cuda_conv(const imagine__conv_args *a, const imagine__cuda_call *ca
     product_epilogue e = {};
     e.y = a->y, e.m = a->out_h * a->out_w, e.ldy = a->ldy, e.act = a->act, e.y_type = a->y_type, e.add = a->add, e.ld_add = a->ld_add;
     e.aligned = in_fours(a->y, a->y_type, a->ldy) && floats_in_fours(w->bias, 0) && floats_in_fours(a->add, a->ld_add);
-    if (on_tensor_cores(call) && conv_bf16(a, call, e, &status))
+    if (on_tensor_cores(call) && w->cin > 0 && conv_bf16(a, call, e, &status))
         return status;
     product_weight weight = {w->packed, w->bias, w->cout, row * w->kt, w->type,
                              row % 4 == 0 && in_fours(w->packed, w->type, 0)};

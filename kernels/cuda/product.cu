@@ -3,9 +3,10 @@
 
 /* Products in f32. A block computes ROWS x COLUMNS outputs, a thread 8 x 8 of them: rows 4 ty to 4 ty + 3 and as many
  * ROWS / 2 further on, columns likewise, so that what a warp reads together lies in different banks. Where there are few columns, a
- * thread has 8 x 4. Four lanes bring a row's values of a step, each of them four that lie side by side: few lines of memory for each load.
- * Their places in shared memory are turned by which of the four a lane is, so that a warp writes to 32 banks, too. Totals lie in local
- * memory, which is used once in FOLD steps: without them in registers three blocks are at work at once. */
+ * thread has 8 x 4. Lanes 2 i and 2 i + 1 have the same tx, i and i + 2 the same ty: so much the fewer turns does shared memory take for
+ * loads of 16 bytes. Four lanes bring a row's values of a step, each of them four that lie side by side: few lines of memory for each
+ * load. Their places in shared memory are turned by which of the four a lane is, so that a warp writes to 32 banks, too. Totals lie in
+ * local memory, which is used once in FOLD steps: without them the registers of three blocks fit. */
 
 #define THREADS 128
 #define DEPTH 16 /* of k at a time */
@@ -190,6 +191,22 @@ IMAGINE__INLINE constexpr unsigned turn_of(unsigned k, unsigned places)
     return k / 4 * 8 % places;
 }
 
+/* Where W's value k lies: lines of 16 are half as long as all banks, so every other four of k begin at the others. */
+template <int WIDE> IMAGINE__INLINE constexpr unsigned line_of(unsigned k)
+{
+    return WIDE == 8 ? k : k ^ k / 8;
+}
+
+template <int WIDE> IMAGINE__INLINE unsigned row_of_thread()
+{
+    return (threadIdx.x / 32 * (32 / tile<WIDE>::ACROSS) + threadIdx.x % 2 + threadIdx.x % 32 / (2 * tile<WIDE>::ACROSS) * 2) * 4;
+}
+
+template <int WIDE> IMAGINE__INLINE unsigned column_of_thread()
+{
+    return threadIdx.x / 2 % tile<WIDE>::ACROSS * 4;
+}
+
 template <int WIDE> IMAGINE__INLINE void place_step(tile<WIDE> *s, const step_values<WIDE> &v)
 {
     unsigned k = threadIdx.x % LANES * 4, row = threadIdx.x / LANES;
@@ -204,7 +221,7 @@ template <int WIDE> IMAGINE__INLINE void place_step(tile<WIDE> *s, const step_va
     for (int i = 0; i < tile<WIDE>::W_ROWS; i++)
 #pragma unroll
         for (int j = 0; j < 4; j++)
-            s->w[k + j][i * APART + (row ^ turn_of(k, WIDE * 4))] = v.w[i][j];
+            s->w[line_of<WIDE>(k + j)][i * APART + (row ^ turn_of(k, WIDE * 4))] = v.w[i][j];
 }
 
 IMAGINE__INLINE void read_half(const float *from, float *v)
@@ -215,7 +232,7 @@ IMAGINE__INLINE void read_half(const float *from, float *v)
 
 template <int WIDE> IMAGINE__INLINE void multiply_step(const tile<WIDE> *s, float (&sum)[8][WIDE])
 {
-    unsigned ty = threadIdx.x / tile<WIDE>::ACROSS * 4, tx = threadIdx.x % tile<WIDE>::ACROSS * 4;
+    unsigned ty = row_of_thread<WIDE>(), tx = column_of_thread<WIDE>();
 #pragma unroll
     for (unsigned k = 0; k < DEPTH; k++) {
         float x[8], w[WIDE];
@@ -223,7 +240,7 @@ template <int WIDE> IMAGINE__INLINE void multiply_step(const tile<WIDE> *s, floa
         read_half(&s->x[k][tile<WIDE>::ROWS / 2 + (ty ^ turn_of(k, APART))], x + 4);
 #pragma unroll
         for (int j = 0; j < WIDE; j += 4)
-            read_half(&s->w[k][j * tile<WIDE>::ACROSS + (tx ^ turn_of(k, WIDE * 4))], w + j);
+            read_half(&s->w[line_of<WIDE>(k)][j * tile<WIDE>::ACROSS + (tx ^ turn_of(k, WIDE * 4))], w + j);
 #pragma unroll
         for (int i = 0; i < 8; i++)
 #pragma unroll
@@ -288,7 +305,7 @@ __global__ void __launch_bounds__(THREADS, VECTORS ? 3 : 2) product_kernel(Sourc
             fold(total, sum, step == FOLD - 1);
     }
     fold(total, sum, count < FOLD);
-    unsigned ty = threadIdx.x / shape::ACROSS * 4, tx = threadIdx.x % shape::ACROSS * 4;
+    unsigned ty = row_of_thread<WIDE>(), tx = column_of_thread<WIDE>();
 #pragma unroll 1 /* sixteen epilogues would be ten thousand instructions */
     for (int i = 0; i < 8 * WIDE; i += 4) {
         float v[4] = {total[i], total[i + 1], total[i + 2], total[i + 3]};

@@ -56,7 +56,7 @@ def tile_loop(code):
 
 def check_products(cuobjdump, module, arch):
     """A step of products in f32 from vectors is in the kernels for many columns to four fifths multiply-adds, in those for few to a half;
-    and three blocks have room on a multiprocessor, with nothing in local memory but the totals."""
+    and the registers of three blocks fit, with nothing in local memory but the totals."""
     usage = run(cuobjdump, "-res-usage", "-arch", arch, module).stdout
     results = []
     for code in run(cuobjdump, "-sass", "-arch", arch, module).stdout.split("Function : ")[1:]:
