@@ -37,13 +37,26 @@ template <int D> struct tiles {
 template <int D, int COUNT>
 IMAGINE__INLINE void copy_rows(uint16_t *to, const uint16_t *from, int64_t stride, int first, int end)
 {
-    constexpr int CHUNKS = D / 8;
+    constexpr int CHUNKS = D / 8, APART = THREADS / CHUNKS;
+    constexpr int EACH = (COUNT * CHUNKS + THREADS - 1) / THREADS; /* chunks that a thread brings */
+    if constexpr (THREADS % CHUNKS == 0) { /* the same chunk of every so many rows */
+        int row = (int)threadIdx.x / CHUNKS, chunk = (int)threadIdx.x % CHUNKS * 8;
+        const uint16_t *at = from + (first + row) * stride + chunk;
+        to += row * tiles<D>::STRIDE + chunk;
+        end -= first + row;
 #pragma unroll
-    for (int i = (int)threadIdx.x; i < COUNT * CHUNKS; i += THREADS) {
-        int row = i / CHUNKS, chunk = i % CHUNKS;
-        bool inside = first + row < end;
-        copy_async(to + row * tiles<D>::STRIDE + chunk * 8, inside ? from + (first + row) * stride + chunk * 8 : from,
-                   inside ? 16 : 0);
+        for (int i = 0; i < EACH; i++) {
+            copy_async(to + i * APART * tiles<D>::STRIDE, i * APART < end ? at : from, i * APART < end ? 16 : 0);
+            at += APART * stride;
+        }
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < EACH; i++) {
+        unsigned number = (unsigned)i * THREADS + threadIdx.x, row = number / CHUNKS, chunk = number % CHUNKS * 8;
+        bool inside = first + (int)row < end;
+        if (number < COUNT * CHUNKS)
+            copy_async(to + row * tiles<D>::STRIDE + chunk, inside ? from + (first + (int)row) * stride + chunk : from, inside ? 16 : 0);
     }
 }
 
