@@ -49,14 +49,15 @@ IMAGINE__INLINE void copy_rows(uint16_t *to, const uint16_t *from, int64_t strid
             copy_async(to + i * APART * tiles<D>::STRIDE, i * APART < end ? at : from, i * APART < end ? 16 : 0);
             at += APART * stride;
         }
-        return;
-    }
+    } else {
 #pragma unroll
-    for (int i = 0; i < EACH; i++) {
-        unsigned number = (unsigned)i * THREADS + threadIdx.x, row = number / CHUNKS, chunk = number % CHUNKS * 8;
-        bool inside = first + (int)row < end;
-        if (number < COUNT * CHUNKS)
-            copy_async(to + row * tiles<D>::STRIDE + chunk, inside ? from + (first + (int)row) * stride + chunk : from, inside ? 16 : 0);
+        for (int i = 0; i < EACH; i++) {
+            unsigned number = (unsigned)i * THREADS + threadIdx.x, row = number / CHUNKS, chunk = number % CHUNKS * 8;
+            bool inside = first + (int)row < end;
+            if (number < COUNT * CHUNKS)
+                copy_async(to + row * tiles<D>::STRIDE + chunk, inside ? from + (first + (int)row) * stride + chunk : from,
+                           inside ? 16 : 0);
+        }
     }
 }
 
