@@ -125,7 +125,8 @@ template <class Join> IMAGINE__INLINE float of_block(float x, Join join)
     return x;
 }
 
-/* A block turns one row of products into weights, in place or into bf16 somewhere else; those behind the keys become zeros. */
+/* A block turns one row of products into weights, in place or into bf16 somewhere else; those behind the keys become zeros, or like
+ * all of the row NaNs. */
 template <class T>
 __global__ void __launch_bounds__(THREADS) weights_kernel(float *rows, T *weights, int64_t keys, int64_t stride, const int64_t *length,
                                                           const float *bias, float scale)
@@ -143,7 +144,7 @@ __global__ void __launch_bounds__(THREADS) weights_kernel(float *rows, T *weight
     }
     sum = of_block(sum, [](float x, float y) { return x + y; });
     for (int64_t i = threadIdx.x; i < stride; i += THREADS)
-        write_value(&w[i], i < end ? s[i] / sum : 0);
+        write_value(&w[i], (i < end ? s[i] : 0) / sum); /* of no keys NaNs */
 }
 
 /* V of one head, turned round into [d, stride]; columns from the keys' end on are zeros. */

@@ -189,7 +189,8 @@ typedef struct imagine__cuda {
      * IMAGINE__CUDA_FRAMES. */
     int (*linear)(const imagine__linear_args *, const imagine__cuda_call *);
     int (*conv)(const imagine__conv_args *, const imagine__cuda_call *);
-    /* Attention: in bf16 for d up to 128 without a bias or a list of blocks; all else with sums in f32. */
+    /* Attention. With bf16 asked for and no list of blocks, factors are rounded for d up to 128 without a bias, and for larger d where
+     * there are more than 8 queries, 4,096 scores a head and room; all else is computed from what is given. Sums are in f32. */
     int (*attend)(const imagine__attention_args *, const imagine__cuda_call *);
     int (*shortcut_down)(const imagine__shortcut_args *, void *stream);
     int (*shortcut_up)(const imagine__shortcut_args *, void *stream);

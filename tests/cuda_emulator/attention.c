@@ -543,6 +543,8 @@ static void f32_products(void)
         make_problem(&p, &s, &r);
         imagine__cuda_call little = call;
         little.workspace_size = i % 3 ? call.workspace_size : (size_t)(s.d + 21) * 160 * 4;
+        if (i == 5)
+            p.lengths[0] = 0; /* NaN */
         compare_call(&p, &little, LIMIT_F32);
         free_problem(&p);
     }
@@ -594,7 +596,7 @@ static void f32_rounded(void)
 }
 
 /* Heads too large for the kernels for tensor cores, as the VAE's middle has one: two products there, of everything rounded but the
- * scores. Room for a tile of rows, for all, for none. */
+ * scores. Room for a tile of rows, for all, for the operands alone, for nothing; a clip without a key. */
 static void large_heads(void)
 {
     check_random r = {14};
@@ -607,16 +609,20 @@ static void large_heads(void)
         problem p;
         make_problem(&p, &s, &r);
         imagine__cuda_call little = call;
+        size_t operands = (size_t)((s.tokens + s.kv) * (s.d + 7) * 2 + s.d * (s.kv + 7) * 2) + 2048;
         if (i % 4 == 0) /* rows of scores and weights for 128 and a few more */
-            little.workspace_size = (size_t)((s.tokens + s.kv) * (s.d + 7) * 2 + s.d * (s.kv + 7) * 2 + 140 * 6 * (s.kv + 7)) + 2048;
+            little.workspace_size = operands + (size_t)(140 * 6 * (s.kv + 7));
+        else if (i % 4 == 2)
+            little.workspace_size = i == 2 ? operands : i == 6 ? operands + 4096 : 2048;
+        if (i == 5)
+            p.lengths[s.batch - 1] = 0;
         cuda_check_prefer(i % 2 ? 90 : 80, (uint32_t)i);
         upload_problem(&p);
-        cuda_round(p.q, p.q_count);
-        if (!s.packed) {
-            cuda_round(p.k, p.kv_count);
-            cuda_round(p.v, p.kv_count);
-        }
-        compare_uploaded(&p, &little, LIMIT_BF16);
+        const int as_given = i % 4 == 2 && s.type == IMAGINE__W_F32; /* without room nothing is rounded */
+        cuda_round(as_given ? NULL : p.q, p.q_count);
+        cuda_round(as_given || s.packed ? NULL : p.k, p.kv_count);
+        cuda_round(as_given || s.packed ? NULL : p.v, p.kv_count);
+        compare_uploaded(&p, &little, as_given ? LIMIT_F32 : LIMIT_BF16);
         free_problem(&p);
     }
     cuda_report("attention, large heads");
@@ -624,8 +630,8 @@ static void large_heads(void)
 }
 
 /* bf16 tensors as the stages have them: as they are where they suit the tensor cores, as parts of one packed tensor and not, copied
- * to padded heads where they do not, head by head in f32 where there is a bias or no kernel for d, by the plain kernel where there
- * is no room or little to do. */
+ * to padded heads where they do not, head by head in f32 where there is a bias, as products where d is larger, by the plain kernel where
+ * there is no room or little to do. */
 static void bf16_tensors(void)
 {
     check_random r = {24};
