@@ -3,22 +3,22 @@
 
 /* Products of bf16 on the tensor cores of sm_80 and newer. A block computes 128 x 128 outputs, each of its four warps
  * 64 x 64: smaller pieces would read more from shared memory than it gives while they multiply. Both operands come 32 of k at a time by
- * cp.async, through STAGES buffers, so that STAGES - 1 steps are on their way while one is multiplied; two blocks fit a multiprocessor.
- * A row in shared memory is 16 bytes longer than its 64, which puts the eight rows of an ldmatrix into different banks. The sums go to
- * the epilogue by way of shared memory, half of them at a time, so that it sees four neighbours of a row and a warp writes whole lines. */
+ * cp.async, through STAGES buffers, so that STAGES - 1 steps are on their way while one is multiplied. Two blocks fit a multiprocessor,
+ * also where shared memory is 100 KiB: rows lie there without a gap, their four chunks turned by half the row's number, which puts the
+ * eight rows of an ldmatrix into different banks. The sums go to the epilogue by way of shared memory, half of them at a time, so that it
+ * sees four neighbours of a row and a warp writes whole sectors. */
 
 #define THREADS 128
 #define TILE 128 /* rows of x, and of W */
 #define DEPTH 32
-#define STRIDE (DEPTH + 8)
 #define STAGES 3
 #define WARP_ROWS 64
 #define WARP_COLUMNS 64
 #define HALF (WARP_COLUMNS / 2)
-#define SUM_STRIDE (HALF + 4)
+#define SUM_STRIDE (HALF + 8)
 
 struct stage_shared {
-    uint16_t x[TILE * STRIDE], w[TILE * STRIDE];
+    uint16_t x[TILE * DEPTH], w[TILE * DEPTH];
 };
 
 struct sums_shared {
@@ -30,6 +30,12 @@ static_assert(sizeof(sums_shared) <= STAGES * sizeof(stage_shared), "the sums ta
 #define CHUNKS (DEPTH / 8)
 #define BROUGHT (THREADS / CHUNKS) /* rows that all threads bring at once */
 #define ROWS (TILE / BROUGHT)
+
+/* Where a row's chunk is in a stage. */
+IMAGINE__INLINE unsigned place_of_chunk(unsigned row, unsigned chunk)
+{
+    return row * DEPTH + (chunk ^ row / 2 % CHUNKS) * 8;
+}
 
 IMAGINE__INLINE int64_t brought_row(int64_t first, int i)
 {
@@ -93,7 +99,7 @@ template <class Source>
 IMAGINE__INLINE void bring(stage_shared *to, const Source &source, const x_places<Source> &places, const product_weight &w,
                            const int64_t (&w_row)[ROWS], int part, int64_t k)
 {
-    unsigned chunk = threadIdx.x % CHUNKS * 8, row = threadIdx.x / CHUNKS;
+    unsigned chunk = threadIdx.x % CHUNKS * 8, place = place_of_chunk(threadIdx.x / CHUNKS, threadIdx.x % CHUNKS);
     const uint16_t *x = (const uint16_t *)values_of(source, part), *weight = (const uint16_t *)w.w + weight_offset(source, part);
     bool there = k + chunk < depth_of(source);
     int64_t at = there ? k + chunk : 0;
@@ -101,8 +107,8 @@ IMAGINE__INLINE void bring(stage_shared *to, const Source &source, const x_place
     for (int i = 0; i < ROWS; i++) {
         bool inside = there;
         int64_t from = places.offset(source, i, at, &inside);
-        copy_async(&to->x[(row + i * BROUGHT) * STRIDE + chunk], x + from, inside ? 16 : 0);
-        copy_async(&to->w[(row + i * BROUGHT) * STRIDE + chunk], weight + w_row[i] + at, there ? 16 : 0);
+        copy_async(&to->x[place + i * BROUGHT * DEPTH], x + from, inside ? 16 : 0);
+        copy_async(&to->w[place + i * BROUGHT * DEPTH], weight + w_row[i] + at, there ? 16 : 0);
     }
 }
 
@@ -110,17 +116,17 @@ IMAGINE__INLINE void bring(stage_shared *to, const Source &source, const x_place
 IMAGINE__INLINE void multiply_stage(const stage_shared *s, float (&sum)[4][8][4])
 {
     unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const uint16_t *x = s->x + (warp / 2 * WARP_ROWS + lane % 16) * STRIDE + lane / 16 * 8;
-    const uint16_t *w = s->w + (warp % 2 * WARP_COLUMNS + lane / 16 * 8 + lane % 8) * STRIDE + lane / 8 % 2 * 8;
+    unsigned x_row = warp / 2 * WARP_ROWS + lane % 16, w_row = warp % 2 * WARP_COLUMNS + lane / 16 * 8 + lane % 8;
 #pragma unroll
-    for (int k = 0; k < DEPTH; k += 16) {
+    for (unsigned k = 0; k < CHUNKS; k += 2) {
+        const uint16_t *x = s->x + place_of_chunk(x_row, k + lane / 16), *w = s->w + place_of_chunk(w_row, k + lane / 8 % 2);
         uint32_t a[4][4], b[4][4];
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            load_matrices(a[i], x + i * 16 * STRIDE + k);
+            load_matrices(a[i], x + i * 16 * DEPTH);
 #pragma unroll
         for (int j = 0; j < 4; j++)
-            load_matrices(b[j], w + j * 16 * STRIDE + k);
+            load_matrices(b[j], w + j * 16 * DEPTH);
 #pragma unroll
         for (int i = 0; i < 4; i++)
 #pragma unroll
