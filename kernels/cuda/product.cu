@@ -88,17 +88,15 @@ template <class Source, class Place, int N, bool VECTORS> struct x_reader {
     }
 };
 
-/* Rows of vectors in f32. Behind the last row it is the last again: those outputs are nowhere written. */
+/* Rows of vectors in f32. */
 template <int N> struct x_reader<rows_source, rows_place, N, true> {
     const float *row[N];
 
     IMAGINE__INLINE x_reader(const rows_source &s, int64_t first)
     {
 #pragma unroll
-        for (int i = 0; i < N; i++) {
-            int64_t at = row_of(first, i);
-            row[i] = (const float *)s.x + (at < s.m ? at : s.m - 1) * s.ldx;
-        }
+        for (int i = 0; i < N; i++)
+            row[i] = (const float *)s.x + at_most(row_of(first, i), s.m) * s.ldx;
     }
     IMAGINE__INLINE void begin_part(const rows_source &, int) {}
     IMAGINE__INLINE void advance(const rows_source &) {}
@@ -147,17 +145,15 @@ template <int N> struct x_reader<taps_source, taps_place, N, true> {
     }
 };
 
-/* W's rows of a block; behind the last it is the last again. */
+/* W's rows of a block. */
 template <class T, int N, bool VECTORS> struct w_reader {
     const T *row[N];
 
     IMAGINE__INLINE w_reader(const product_weight &w, int64_t column)
     {
 #pragma unroll
-        for (int i = 0; i < N; i++) {
-            int64_t at = row_of(column, i);
-            row[i] = (const T *)w.w + (at < w.n ? at : w.n - 1) * w.row;
-        }
+        for (int i = 0; i < N; i++)
+            row[i] = (const T *)w.w + at_most(row_of(column, i), w.n) * w.row;
     }
 
     IMAGINE__INLINE void read(const product_weight &, int64_t at, int64_t, int64_t, bool there, float (&v)[N][4]) const

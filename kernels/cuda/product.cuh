@@ -35,6 +35,12 @@ IMAGINE__INLINE unsigned count_before(int64_t k, int64_t end)
     return k >= end ? 0 : end - k < 4 ? (unsigned)(end - k) : 4;
 }
 
+/* The row that is read for this one: behind the last it is the last again, and what comes of it is not written. */
+IMAGINE__INLINE int64_t at_most(int64_t row, int64_t rows)
+{
+    return row < rows ? row : rows - 1;
+}
+
 /* Four neighbouring sums of a row become output. */
 IMAGINE__INLINE void finish4(const product_epilogue &e, const float *bias, int64_t n, int64_t row, int64_t column, float (&v)[4])
 {

@@ -42,13 +42,6 @@ IMAGINE__INLINE int64_t brought_row(int64_t first, int i)
     return first + threadIdx.x / CHUNKS + i * BROUGHT;
 }
 
-/* A row that a thread brings; behind the last it is the last again, whose outputs are nowhere written. */
-IMAGINE__INLINE int64_t row_within(int64_t first, int i, int64_t end)
-{
-    int64_t row = brought_row(first, i);
-    return row < end ? row : end - 1;
-}
-
 /* Where the values of x are that a thread brings: offset(source, i, k, inside) of row i, where `inside` may become false; after a step
  * advance(), for another part begin_part(). */
 template <class Source> struct x_places;
@@ -59,7 +52,7 @@ template <> struct x_places<rows_source> {
     IMAGINE__INLINE x_places(const rows_source &s, int64_t first)
     {
         for (int i = 0; i < ROWS; i++)
-            row[i] = row_within(first, i, s.m) * s.ldx;
+            row[i] = at_most(brought_row(first, i), s.m) * s.ldx;
     }
 
     IMAGINE__INLINE void begin_part(const rows_source &) {}
@@ -171,7 +164,7 @@ __global__ void __launch_bounds__(THREADS, 2) bf16_kernel(Source source, product
     x_places<Source> places(source, first);
     int64_t w_row[ROWS];
     for (int i = 0; i < ROWS; i++)
-        w_row[i] = row_within(column, i, w.n) * w.row;
+        w_row[i] = at_most(brought_row(column, i), w.n) * w.row;
 
     int part = 0, step = 0; /* of the next stage to be brought */
     auto bring_next = [&](int stage) {

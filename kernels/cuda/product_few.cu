@@ -239,11 +239,6 @@ IMAGINE__INLINE void multiply_round(const rows_source &x, const product_weight &
     }
 }
 
-IMAGINE__INLINE int64_t at_most(int64_t row, int64_t rows)
-{
-    return row < rows ? row : rows - 1;
-}
-
 /* W and X are how eight values are loaded of either. */
 template <class W, class X>
 __global__ void __launch_bounds__(WARPS * 32) few_bf16_kernel(rows_source x, product_weight w, product_epilogue e)
