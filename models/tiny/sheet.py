@@ -8,9 +8,9 @@
 
 The prompts are the first 64 of pictures.jsonl, as single pictures (tiny-pictures.png), and the first 16 of heldout.jsonl, as clips:
 four frames of each in a row, first and last among them (tiny-frames.png), and all 16 moving side by side, every second frame
-(tiny-clips.png); none are left out. For the top of the README there are CHOSEN prompts, too (chosen.png). --list prints the prompts,
-for the card. --vae draws instead the true scenes of the first 16 pictures, a row of them above a row of what the VAE makes of them
-(tiny-vae.png).
+(tiny-clips.png); none are left out. For the top of the README there are CHOSEN prompts, too (chosen.png). Files that move begin with
+their last frame, for where only one is seen: what grew, fell or appeared is there. --list prints the prompts, for the card. --vae
+draws instead the true scenes of the first 16 pictures, a row of them above a row of what the VAE makes of them (tiny-vae.png).
 
 A file that would be larger than 700 KB has fewer levels of each colour, and then smaller pictures; what it came to is printed.
 Needs numpy and libimagine.so in build/, --vae also the training set-up (see train/README.md).
@@ -89,6 +89,11 @@ def made(model, texts, **options):
     return [np.asarray(model.generate(text, seed=0, **options)) for text in texts]
 
 
+def moving(clip):
+    """Every second frame of a clip, the last one first."""
+    return np.roll(clip[::2], 1, 0)
+
+
 def some(frames, count=4):
     """So many frames, the first and the last among them, as clips of one."""
     return [frames[[k]] for k in np.linspace(0, len(frames) - 1, count).round().astype(int)]
@@ -130,10 +135,10 @@ def main():
         return save(args.out / "tiny-vae.png", rows_of_the_vae(model), 8, (128, 96))
     save(args.out / "tiny-pictures.png", made(model, prompts(PICTURES, args.japanese), frames=1), 8, (128, 96))
     chosen = made(model, CHOSEN)
-    save(args.out / "chosen.png", [c[::2] for c in chosen], 4, (128, 96), fps=model.info["frames_per_second"] / 2)
+    save(args.out / "chosen.png", [moving(c) for c in chosen], 4, (128, 96), fps=model.info["frames_per_second"] / 2)
     clips = made(model, prompts(CLIPS, args.japanese))
     save(args.out / "tiny-frames.png", [one for c in clips for one in some(c)], 8, (128, 96))
-    save(args.out / "tiny-clips.png", [c[::2] for c in clips], 4, (96, 80, 64), fps=model.info["frames_per_second"] / 2)
+    save(args.out / "tiny-clips.png", [moving(c) for c in clips], 4, (96, 80, 64), fps=model.info["frames_per_second"] / 2)
 
 
 if __name__ == "__main__":
