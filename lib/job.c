@@ -144,6 +144,30 @@ static imagine_status keep_latents(imagine_job *job, imagine_error *error)
     return IMAGINE_OK;
 }
 
+/* What another job can go on from; without memory for it the one before stays. */
+static void keep_state(imagine_job *job)
+{
+    imagine_buffer *state = NULL, *before;
+    if (!job->latents || imagine_sampler_get_state(job->sampler, &state, NULL) < 0)
+        return;
+    imagine__buffer_protect(state);
+    pthread_mutex_lock(&job->mutex);
+    before = job->state;
+    job->state = state;
+    pthread_mutex_unlock(&job->mutex);
+    imagine_buffer_release(&before);
+}
+
+/* Sampling is over. */
+static void drop_state(imagine_job *job)
+{
+    pthread_mutex_lock(&job->mutex);
+    imagine_buffer *state = job->state;
+    job->state = NULL;
+    pthread_mutex_unlock(&job->mutex);
+    imagine_buffer_release(&state);
+}
+
 /* One step, and what is told about it. */
 static imagine_status take_step(imagine_job *job, imagine_error *error)
 {
@@ -153,6 +177,8 @@ static imagine_status take_step(imagine_job *job, imagine_error *error)
         status = keep_latents(job, error);
     if (status < 0)
         return status;
+    if (job->state_every && step.step % job->state_every == 0 && step.step < step.steps)
+        keep_state(job);
     imagine_event event = { .kind = IMAGINE_EVENT_STEP, .step = step.step, .steps = step.steps, .sigma = step.sigma };
     status = tell(job, event, error);
     if (status >= 0 && job->wanted & IMAGINE_EVENT_BIT(IMAGINE_EVENT_PREVIEW) && step.step % job->preview_every == 0)
@@ -190,17 +216,6 @@ static imagine_status begin(imagine_job *job, imagine_error *error)
     return status < 0 ? status : keep_latents(job, error);
 }
 
-/* Sampling ends early: what another job can go on from. */
-static void keep_state(imagine_job *job)
-{
-    imagine_buffer *state = NULL;
-    if (!job->latents || imagine_sampler_get_state(job->sampler, &state, NULL) < 0)
-        return;
-    pthread_mutex_lock(&job->mutex);
-    job->state = state;
-    pthread_mutex_unlock(&job->mutex);
-}
-
 static imagine_status sample(imagine_job *job, const imagine_buffer *positive, const imagine_buffer *negative,
                              imagine_error *error)
 {
@@ -231,6 +246,8 @@ static imagine_status sample(imagine_job *job, const imagine_buffer *positive, c
             status = take_step(job, error);
         if (status < 0)
             keep_state(job);
+        else
+            drop_state(job);
     }
     imagine_sampler_destroy(&job->sampler);
     leave(job);
@@ -411,6 +428,10 @@ static imagine_status check_options(const imagine_job_options *o, imagine_error 
     if (o->preview_every < 1)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "preview_every: %d is not above 0",
                              o->preview_every);
+    if (o->state_every < 0)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "state_every: %d is below 0", o->state_every);
+    if (o->reserved0)
+        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "reserved0: must be 0");
     if (o->decode != 0 && o->decode != 1)
         return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT, "decode: %d is neither 0 nor 1", o->decode);
     if (o->tile_width < IMAGINE_VAE_TILE_AUTO || o->tile_height < IMAGINE_VAE_TILE_AUTO)
@@ -488,6 +509,7 @@ static imagine_status copy_options(imagine_job *job, const imagine_job_options *
         return status;
     job->wanted = o->events;
     job->preview_every = o->preview_every;
+    job->state_every = o->state_every;
     job->decode = o->decode;
     job->tile_width = o->tile_width > 0 ? o->tile_width : 0;
     job->tile_height = o->tile_height > 0 ? o->tile_height : 0;
@@ -677,7 +699,9 @@ imagine_status imagine_job_get_state(imagine_job *job, imagine_buffer **state, i
     imagine_status status = asked_for(job, state, "state", error);
     return status < 0 ? status
                       : share(job, &job->state, state,
-                              "there is nothing to go on from: the job has not been stopped between its first step and its last", error);
+                              "there is no state to go on from: a job has one once it is stopped between its first step and its last, "
+                              "or, with state_every, after such a step until the last",
+                              error);
 }
 
 imagine_status imagine_job_get_info(imagine_job *job, imagine_job_info *info, imagine_error *error)

@@ -34,7 +34,7 @@ struct imagine_job {
     imagine_sampler_options sampling; /* as settled */
     double *sigmas; /* copied */
     uint32_t wanted; /* IMAGINE_EVENT_BITs */
-    int32_t preview_every, decode;
+    int32_t preview_every, state_every, decode;
     int32_t tile_width, tile_height; /* 0: whole, or as the placement says */
     double created, entered; /* when the job, and its present stage, began */
     imagine__events events;
@@ -48,7 +48,7 @@ struct imagine_job {
     pthread_mutex_t mutex; /* for what follows */
     imagine_job_info info;
     imagine_buffer *latents; /* after the last whole step */
-    imagine_buffer *state; /* what sampling that ended early can be gone on from, or NULL */
+    imagine_buffer *state; /* what sampling can be gone on from, or NULL */
 };
 
 /* A caller's options with the defaults for what it does not know, checked. */

@@ -62,6 +62,9 @@ typedef struct imagine_job_options {
                                       * frames come all at once. 0 (default) or IMAGINE_VAE_TILE_AUTO: whole, unless only
                                       * tiles keep within the memory limit; then the largest that fit */
     imagine_buffer *state; /* to go on from (imagine_job_get_state): the other options must be as they were; retained. Since 0.2 */
+    int32_t state_every; /* steps between the states that the job keeps while it samples, for imagine_job_get_state at any time; 0
+                          * (default): only one, where it ends early. Since 0.2 */
+    uint32_t reserved0;
 } imagine_job_options;
 
 typedef struct imagine_event {
@@ -151,8 +154,10 @@ IMAGINE_API imagine_status imagine_job_get_latents(imagine_job *job, imagine_buf
 
 /* The state from which a job that was cancelled or failed while it sampled can be continued, in this process or another: give it
  * as `state` to a job with the same options, whose result is then, to the byte, what the first job would have made
- * (imagine_sampler_get_state). IMAGINE_ERROR_STATE while the job runs, before the first step is done, and where sampling was over:
- * then there are only the latents. The caller releases *state. Since 0.2. */
+ * (imagine_sampler_get_state). With state_every also while the job samples, after the last step that this divides: who saves it then
+ * loses no more than those steps with the process or the machine. IMAGINE_ERROR_STATE while the job samples without state_every,
+ * before the first step is done, and where sampling was over: then there are only the latents. The caller releases *state, which is
+ * shared with the job and never changed. Since 0.2. */
 IMAGINE_API imagine_status imagine_job_get_state(imagine_job *job, imagine_buffer **state, imagine_error *error);
 
 /* Fills min(info->struct_size, known) bytes of *info: how far the job is now. Does not wait for the job. */

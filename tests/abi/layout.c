@@ -75,7 +75,7 @@ AT(imagine_context_info, device_memory_peak, 40);
 AT(imagine_context_info, device_number, 48);
 AT(imagine_context_info, reserved0, 52);
 
-SIZE(imagine_job_options, 160);
+SIZE(imagine_job_options, 168);
 AT(imagine_job_options, struct_size, 0);
 AT(imagine_job_options, events, 4);
 AT(imagine_job_options, prompt, 8);
@@ -99,6 +99,8 @@ AT(imagine_job_options, last_frame, 136);
 AT(imagine_job_options, tile_width, 144);
 AT(imagine_job_options, tile_height, 148);
 AT(imagine_job_options, state, 152);
+AT(imagine_job_options, state_every, 160);
+AT(imagine_job_options, reserved0, 164);
 
 SIZE(imagine_event, 56);
 AT(imagine_event, struct_size, 0);

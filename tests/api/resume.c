@@ -375,6 +375,92 @@ static void jobs(void)
     imagine_model_release(&model);
 }
 
+/* The step that a state is of. */
+static uint32_t step_of(const imagine_buffer *state)
+{
+    uint32_t step;
+    memcpy(&step, (const char *)imagine_buffer_data(state) + 16, sizeof step);
+    return step;
+}
+
+/* Runs the job to its end. Returns the first state that it gave meanwhile, of which the steps must be multiples of five. */
+static imagine_buffer *kept_meanwhile(imagine_job *job)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_event event = { .struct_size = sizeof event };
+    imagine_buffer *state, *first = NULL;
+    uint32_t last = 5;
+    while (event.kind != IMAGINE_EVENT_DONE) {
+        imagine_status status = imagine_job_next(job, &event, -1, &err);
+        CHECK_OK(status);
+        if (status < 0)
+            return first;
+        status = imagine_job_get_state(job, &state, NULL);
+        CHECK(status == IMAGINE_OK || status == IMAGINE_ERROR_STATE);
+        if (status < 0)
+            continue;
+        imagine_buffer_info info = { .struct_size = sizeof info };
+        CHECK_OK(imagine_buffer_get_info(state, &info, &err));
+        CHECK(info.flags & IMAGINE_BUFFER_READ_ONLY);
+        CHECK(step_of(state) % 5 == 0 && step_of(state) >= last && step_of(state) <= 10);
+        last = step_of(state);
+        if (!first)
+            first = imagine_buffer_retain(state);
+        imagine_buffer_release(&state);
+    }
+    CHECK_STATUS(imagine_job_get_state(job, &state, &err), IMAGINE_ERROR_STATE);
+    return first;
+}
+
+/* A job that nobody stops keeps states as it goes, and another job goes on from one; there is none once sampling is over. */
+static void jobs_that_keep_states(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_model *model = model_there(2, &err);
+    imagine_sampler_options sampler;
+    imagine_job_options options;
+    imagine_job *job = NULL;
+    imagine_estimate plain = { .struct_size = sizeof plain }, kept = { .struct_size = sizeof kept };
+    imagine_buffer *wanted = NULL, *found = NULL;
+    imagine_job_info info = { .struct_size = sizeof info };
+    REQUIRE(model);
+    imagine_sampler_options_init(&sampler, sizeof sampler);
+    imagine_job_options_init(&options, sizeof options);
+    sampler.steps = 12;
+    sampler.schedule = IMAGINE_SCHEDULE_WAN_UNIPC;
+    if (test_device() == IMAGINE_DEVICE_CPU)
+        sampler.width = sampler.height = 96; /* slow enough to be asked meanwhile */
+    options.prompt = "a red fox";
+    options.sampler = &sampler;
+    CHECK_OK(imagine_job_estimate(model, &options, &plain, &err));
+    options.state_every = 5;
+    CHECK_OK(imagine_job_estimate(model, &options, &kept, &err));
+    CHECK(kept.stage_work[IMAGINE_JOB_SAMPLE] > plain.stage_work[IMAGINE_JOB_SAMPLE]);
+    for (int turn = 0; turn < 20 && !options.state; turn++) { /* on a busy machine it may be asked too late */
+        imagine_buffer_release(&wanted);
+        imagine_job_destroy(&job);
+        REQUIRE_OK(imagine_job_create(&job, model, &options, &err));
+        options.state = kept_meanwhile(job);
+        CHECK_OK(imagine_job_get_latents(job, &wanted, &err));
+    }
+    REQUIRE(options.state);
+    CHECK_OK(imagine_job_get_info(job, &info, &err));
+    CHECK(info.memory_peak <= kept.peak_bytes + imagine_buffer_size(options.state)); /* the one that is held here */
+    imagine_job_destroy(&job);
+    REQUIRE_OK(imagine_job_create(&job, model, &options, &err));
+    CHECK_OK(run_job(job, &err));
+    CHECK_OK(imagine_job_get_latents(job, &found, &err));
+    CHECK(same_bytes(wanted, found));
+    imagine_job_destroy(&job);
+    imagine_buffer_release(&options.state);
+    imagine_buffer_release(&wanted);
+    imagine_buffer_release(&found);
+    options.state_every = -1;
+    CHECK_STATUS(imagine_job_create(&job, model, &options, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
+    CHECK(strstr(err.message, "state_every: -1"));
+    imagine_model_release(&model);
+}
+
 /* What cannot be gone on with is refused before weights are read; and going on takes no more memory than the whole job. */
 static void jobs_checked(void)
 {
@@ -419,7 +505,7 @@ int main(int argc, char **argv)
         { "rules and presets", rules_and_presets }, { "conditions", conditions },
         { "other runs", other_runs }, { "spoilt states", spoilt_states },
         { "none before the beginning", none_before_the_beginning },
-        { "jobs", jobs }, { "jobs checked", jobs_checked },
+        { "jobs", jobs }, { "jobs that keep states", jobs_that_keep_states }, { "jobs checked", jobs_checked },
     };
     return test_main("api/resume", cases, sizeof cases / sizeof cases[0], argc, argv);
 }

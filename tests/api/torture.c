@@ -126,6 +126,7 @@ static imagine_status use_model(imagine_model *model, imagine_error *error)
     options.prompt = "a red apple";
     options.sampler = &sampler;
     options.events = 0xffffffffu;
+    options.state_every = 1;
     imagine_status status = imagine_job_create(&job, model, &options, error);
     if (status < 0)
         return status;

@@ -168,7 +168,8 @@ static const kind kinds[] = {
     { sizeof(imagine_job_options), init_job, use_job,
       { FIELD(imagine_job_options, events), FIELD(imagine_job_options, preview_every),
         FIELD(imagine_job_options, decode), FIELD(imagine_job_options, tile_width),
-        FIELD(imagine_job_options, tile_height) } },
+        FIELD(imagine_job_options, tile_height), FIELD(imagine_job_options, state_every),
+        FIELD(imagine_job_options, reserved0) } },
     { 0, init_info, use_infos, { { 0, 0 } } },
 };
 

@@ -274,7 +274,8 @@ class Job(_Handle):
     @property
     def state(self) -> Array:
         """What a job that was cancelled or failed while it sampled can be gone on from, in this process or another: uint8 [bytes],
-        for job() or generate() as `state`, with the same options. StateError where there is none."""
+        for job() or generate() as `state`, with the same options. With `state_every` also while it samples. StateError where
+        there is none."""
         pointer = ctypes.c_void_p()
         with self._open() as job:
             _call("imagine_job_get_state", job, ctypes.byref(pointer))
@@ -383,7 +384,7 @@ class Model(_Handle):
             init_frames: Any = None, init_latents: Any = None, strength: float = 1.0, mask_frames: Any = None,
             known_latents: Any = None, known_mask: Any = None, known_mode: str = "auto", previews: bool = False,
             decode: bool = True, tile: Tile = None, cancel: Optional[Cancel] = None, state: Any = None,
-            _use: Callable[[Model, _api.JobOptions, List[Any]], Any] = Job) -> Job:
+            state_every: int = 0, _use: Callable[[Model, _api.JobOptions, List[Any]], Any] = Job) -> Job:
         """Starts a generation and returns its Job: `for event in model.job("a dog"): ...`. Sizes of 0 are the pack's
         defaults. `cfg` "batched" computes guidance's two predictions together, "in-turn" one after the other for less memory,
         "auto" together up to 8,192 tokens, else in turn, or as the memory limit asks. `noise`, `latents` and the embeds are
@@ -396,7 +397,7 @@ class Model(_Handle):
         as None, leaves to the library whether the memory limit asks for tiles. Firing `cancel` cancels the job too. A negative
         prompt only has an effect when guidance is not 1. Distilled packs, like the shipped one, use 1, so pass e.g. guidance=3.
         With the `state` of a job that was cancelled, and its other options, it goes on, and makes the very bytes that that one
-        would have made."""
+        would have made. After every `state_every` steps the job keeps such a state while it runs; 0: only where it ends early."""
         sampler = _api.SamplerOptions()
         _lib().imagine_sampler_options_init(ctypes.byref(sampler), ctypes.sizeof(sampler))
         sampler.seed = _integer("seed", seed, -2**63, 2**64 - 1) & (2**64 - 1)
@@ -421,6 +422,7 @@ class Model(_Handle):
         _lib().imagine_job_options_init(ctypes.byref(options), ctypes.sizeof(options))
         options.prompt, options.negative_prompt = _text("prompt", prompt), _text("negative_prompt", negative_prompt)
         options.sampler, options.decode = ctypes.pointer(sampler), int(bool(decode))
+        options.state_every = _integer("state_every", state_every)
         for field, size in _tile(tile).items():
             setattr(options, field, size)
         options.events = 1 << _api.EVENT_STEP | 1 << _api.EVENT_LATENTS | 1 << _api.EVENT_FRAMES

@@ -94,7 +94,8 @@ class JobOptions(ctypes.Structure):
                 ("noise", c_void_p), ("latents", c_void_p), ("cancel", c_void_p), ("preview_every", c_int32),
                 ("decode", c_int32), ("renoise", c_void_p), ("init_latents", c_void_p), ("known_latents", c_void_p),
                 ("known_mask", c_void_p), ("init_frames", c_void_p), ("mask_frames", c_void_p), ("first_frames", c_void_p),
-                ("last_frame", c_void_p), ("tile_width", c_int32), ("tile_height", c_int32), ("state", c_void_p)]
+                ("last_frame", c_void_p), ("tile_width", c_int32), ("tile_height", c_int32), ("state", c_void_p),
+                ("state_every", c_int32), ("reserved0", c_uint32)]
 
 
 class Event(ctypes.Structure):

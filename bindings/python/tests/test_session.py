@@ -197,6 +197,26 @@ class Tokens(unittest.TestCase):
         with self.assertRaisesRegex(imagine.InvalidArgument, "^state: "):
             model.generate("a b", state=b"12", **options)
 
+    def test_a_running_job_keeps_states(self):
+        model = imagine.open(PACK)
+        options = dict(steps=60, width=96, height=96, frames=5, schedule="wan-unipc", seed=3)
+        states = []
+        while not states:  # a busy machine may ask too late
+            with model.job("a b", previews=True, state_every=20, **options) as job:
+                for event in job:
+                    with contextlib.suppress(imagine.StateError):
+                        states.append(bytes(job.state))
+                latents = numpy.array(job.latents)
+        for state in {states[0], states[-1]}:
+            with model.job("a b", state=numpy.frombuffer(state, "uint8"), decode=False, **options) as job:
+                first = next(event.step for event in job if event.kind == "step")
+                self.assertGreater(first, 20)
+                for event in job:
+                    pass
+                numpy.testing.assert_array_equal(job.latents, latents)
+        with self.assertRaisesRegex(imagine.InvalidArgument, "^state_every: -1 is not in 0"):
+            model.job("a b", state_every=-1)
+
     def test_ctrl_c_leaves_the_callers_token_alone(self):
         code = (f"token = imagine.Cancel(model.context)\nprint('begun', flush=True)\ntry:\n"
                 "    model.decode(numpy.zeros((16, 60, 128, 128), 'float32'), cancel=token)\nexcept KeyboardInterrupt:\n"

@@ -674,6 +674,8 @@ pub struct imagine_job_options {
     pub tile_width: i32,
     pub tile_height: i32,
     pub state: *mut imagine_buffer,
+    pub state_every: i32,
+    pub reserved0: u32,
 }
 
 #[repr(C)]

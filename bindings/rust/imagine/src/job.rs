@@ -277,8 +277,9 @@ impl Job {
     }
 
     /// What a job that was cancelled or failed while it sampled can be gone on from, in this process or another:
-    /// `u8 [bytes]` for [`JobOptions::resume`]. [`Error::State`](crate::Error::State) while it runs, before the first step
-    /// is done, and where sampling was over: then the latents are all there is.
+    /// `u8 [bytes]` for [`JobOptions::resume`]. With [`JobOptions::state_every`] also while it samples.
+    /// [`Error::State`](crate::Error::State) while it samples without, before the first step is done, and where sampling was
+    /// over: then the latents are all there is.
     pub fn state(&self) -> Result<Buffer> {
         // SAFETY: as for latents.
         Buffer::make(|state, error| unsafe { sys::imagine_job_get_state(self.handle.raw(), state, error) })

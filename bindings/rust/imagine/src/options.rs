@@ -175,6 +175,7 @@ pub struct JobOptions {
     known_mode: KnownMode,
     latents: Option<Buffer>,
     state: Option<Buffer>,
+    state_every: u32,
     pub(crate) cancel: Option<CancelToken>,
     previews: u32,
     decode: bool,
@@ -217,6 +218,7 @@ impl JobOptions {
             known_mode: KnownMode::Auto,
             latents: None,
             state: None,
+            state_every: 0,
             cancel: None,
             previews: 0,
             decode: true,
@@ -409,6 +411,13 @@ impl JobOptions {
         self
     }
 
+    /// Keeps a [`Job::state`](crate::Job::state) while the job samples, after every so many steps; 0 keeps one only where it ends
+    /// early.
+    pub fn state_every(mut self, steps: u32) -> Self {
+        self.state_every = steps;
+        self
+    }
+
     /// Asks for [`Event::Preview`](crate::Event::Preview) after every so many steps; 0 is never.
     pub fn previews(mut self, every: u32) -> Self {
         self.previews = every;
@@ -488,6 +497,7 @@ impl JobOptions {
         (raw.tile_width, raw.tile_height) = (self.tile.0.raw(), self.tile.1.raw());
         raw.latents = buffer(&self.latents);
         raw.state = buffer(&self.state);
+        raw.state_every = int("state_every", self.state_every)?;
         raw.cancel = token.0.raw();
         raw.decode = i32::from(self.decode);
         raw.events = [sys::IMAGINE_EVENT_STEP, sys::IMAGINE_EVENT_LATENTS, sys::IMAGINE_EVENT_FRAMES]

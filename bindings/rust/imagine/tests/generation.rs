@@ -404,6 +404,25 @@ fn cancelled_jobs_are_gone_on_with() {
 }
 
 #[test]
+fn running_jobs_keep_states() {
+    let options = options().size(96, 96).steps(60).schedule(Schedule::WanUnipc).decode(false);
+    let model = model();
+    let (state, expected) = loop {
+        let mut job = model.job(&options.clone().previews(1).state_every(20)).unwrap();
+        let mut state = None;
+        while let Some(event) = job.next() {
+            event.unwrap();
+            state = job.state().ok().or(state);
+        }
+        if let Some(state) = state {
+            break (state, job.latents().unwrap()); // a busy machine may ask too late
+        }
+    };
+    let found = model.job(&options.resume(&state)).unwrap().finish().unwrap();
+    assert_eq!(found.as_slice::<f32>().unwrap(), expected.as_slice::<f32>().unwrap());
+}
+
+#[test]
 fn drop_while_running() {
     let context = Context::new().unwrap();
     let empty = context.info().unwrap().memory_used;

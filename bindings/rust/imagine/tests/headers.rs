@@ -275,7 +275,8 @@ layouts! {
     imagine_step_info { struct_size, step, steps, reserved0, sigma, seconds }
     imagine_job_options { struct_size, events, prompt, negative_prompt, sampler, prompt_embeds, negative_embeds, noise,
                           latents, cancel, preview_every, decode, renoise, init_latents, known_latents, known_mask,
-                          init_frames, mask_frames, first_frames, last_frame, tile_width, tile_height, state }
+                          init_frames, mask_frames, first_frames, last_frame, tile_width, tile_height, state,
+                          state_every, reserved0 }
     imagine_event { struct_size, kind, step, steps, first_frame, frame_count, sigma, seconds, frames, latents }
     imagine_job_info { struct_size, stage, width, height, frames, steps, guidance, seconds, memory_peak }
     imagine_estimate {
