@@ -37,6 +37,9 @@ beside the output, whose name it prints;
 goes on with a run that was sampling, and
 .Cm decode
 makes frames of what there is.
+While it samples it saves the same every minute, or as
+.Fl -save-every
+says, so that a run that is killed can be gone on with, too; once it is done that file is removed.
 .Sh SEE ALSO
 The C interface is documented in the headers,
 .In imagine/imagine.h

@@ -20,7 +20,7 @@ typedef struct arguments {
     int32_t width, height, frames, steps, threads, cpu_level, device, device_number, precision, weights, runs, tile_width, tile_height;
     int json, quiet, quick, ids_only, verbose;
     uint64_t seed, memory_limit;
-    double guidance, guidance_2, rescale, guidance_start, guidance_stop, shift, eta, strength, fps;
+    double guidance, guidance_2, rescale, guidance_start, guidance_stop, shift, eta, strength, fps, save_every;
 } arguments;
 
 typedef struct command {

@@ -19,7 +19,9 @@ typedef struct generation {
     imagine_buffer *prompt_embeds, *negative_embeds, *noise, *state;
     imagine_buffer *first, *last, *extended, *init, *mask; /* pictures, or latents for `extended` and `init` */
     const char *out;
-    char kept[8192]; /* where the latents were put that could not be made frames of */
+    char kept[8192]; /* where the latents were put that are not, or could not be, made frames of */
+    double saved; /* when that was last done while the job ran, in seconds of the job's */
+    int warned; /* that it could not be done */
     imagine_event step; /* the last */
     progress bar;
 } generation;
@@ -102,6 +104,8 @@ static int start(generation *g)
     job.negative_embeds = g->negative_embeds;
     job.noise = g->noise;
     job.state = g->state;
+    job.state_every = g->o->save_every > 0;
+    job.events |= IMAGINE_EVENT_BIT(IMAGINE_EVENT_LATENTS);
     job.cancel = g->s.cancel;
     if ((status = load_conditions(g, &job)))
         return status;
@@ -155,51 +159,11 @@ static void show_stage(generation *g)
         progress_stage(&g->bar, names[now.stage], now.seconds[now.stage]);
 }
 
-static imagine_status listen(generation *g)
-{
-    const int64_t wait = g->bar.on ? 250000000 : -1; /* nanoseconds */
-    for (;;) {
-        imagine_event event = { .struct_size = sizeof event };
-        imagine_status status = imagine_job_next(g->job, &event, wait, &g->s.error);
-        if (status == IMAGINE_TIMEOUT) {
-            show_stage(g);
-            continue;
-        }
-        if (status < 0 || event.kind == IMAGINE_EVENT_DONE)
-            return status;
-        if (event.kind == IMAGINE_EVENT_STEP) {
-            g->step = event;
-            progress_show(&g->bar, "sample", event.step, event.steps, event.seconds);
-        }
-        if (event.kind != IMAGINE_EVENT_FRAMES)
-            continue;
-        if ((status = keep_frames(g, &event)) < 0)
-            return status;
-        progress_show(&g->bar, "decode", event.first_frame + event.frame_count, g->info.frames, event.seconds);
-    }
-}
-
 /* And what the run can be gone on from, or NULL. */
 static imagine_status write_latents(generation *g, imagine_buffer *latents, imagine_buffer *state, const char *path)
 {
     return imagine_buffer_save(g->s.context, path, state ? 2 : 1, (imagine_buffer *[]){ latents, state },
                                (const char *const[]){ "latents", "state" }, &g->s.error);
-}
-
-static imagine_status save(generation *g)
-{
-    imagine_model_info model = { .struct_size = sizeof model };
-    if (has_suffix(g->out, ".safetensors")) {
-        imagine_buffer *latents = NULL;
-        imagine_status status = imagine_job_get_latents(g->job, &latents, &g->s.error);
-        if (status >= 0)
-            status = write_latents(g, latents, NULL, g->out);
-        imagine_buffer_release(&latents);
-        return status;
-    }
-    imagine_model_get_info(g->s.model, &model, NULL);
-    double fps = g->o->fps > 0 ? g->o->fps : model.frames_per_second > 0 ? model.frames_per_second : 16;
-    return imagine_picture_save(g->s.context, g->out, g->frames, fps, &g->s.error);
 }
 
 /* Bytes of a name that leave room for what is put after it: names have at most 255. */
@@ -212,7 +176,7 @@ static int kept_of(const char *name)
     return (int)kept;
 }
 
-/* A name that no file has yet, for latents that cannot be decoded now: beside the output, here, or among temporary files. */
+/* A name that no file has yet, for latents that are not decoded yet: beside the output, here, or among temporary files. */
 static void rescue_path(char *path, size_t size, const char *out, int place)
 {
     const char *slash = strrchr(out, '/'), *name = slash ? slash + 1 : out, *temporary = getenv("TMPDIR");
@@ -233,16 +197,86 @@ static void rescue_path(char *path, size_t size, const char *out, int place)
     }
 }
 
-/* After a failure or Ctrl-C: what was sampled is kept. */
+/* Now and then while it samples, and once at its end if the file is there: what would be lost with the process or the machine. */
+static void save_so_far(generation *g, const imagine_event *event)
+{
+    imagine_buffer *latents = NULL, *state = NULL;
+    int over = event->kind == IMAGINE_EVENT_LATENTS;
+    if (g->o->save_every <= 0 || (event->seconds - g->saved < g->o->save_every && !(over && *g->kept)))
+        return;
+    if ((over || imagine_job_get_state(g->job, &state, NULL) >= 0) && imagine_job_get_latents(g->job, &latents, NULL) >= 0) {
+        int first = !*g->kept;
+        if (first)
+            rescue_path(g->kept, sizeof g->kept, g->out, 0);
+        if (write_latents(g, latents, state, g->kept) >= 0)
+            g->saved = event->seconds;
+        else {
+            if (!g->warned)
+                fprintf(stderr, "imagine: warning: what is sampled so far could not be saved: %s\n", g->s.error.message);
+            g->warned = 1;
+            g->kept[0] = first ? '\0' : g->kept[0];
+            g->s.error = (imagine_error)IMAGINE_ERROR_INIT;
+        }
+    }
+    imagine_buffer_release(&latents);
+    imagine_buffer_release(&state);
+}
+
+static imagine_status listen(generation *g)
+{
+    const int64_t wait = g->bar.on ? 250000000 : -1; /* nanoseconds */
+    for (;;) {
+        imagine_event event = { .struct_size = sizeof event };
+        imagine_status status = imagine_job_next(g->job, &event, wait, &g->s.error);
+        if (status == IMAGINE_TIMEOUT) {
+            show_stage(g);
+            continue;
+        }
+        if (status < 0 || event.kind == IMAGINE_EVENT_DONE)
+            return status;
+        if (event.kind == IMAGINE_EVENT_STEP) {
+            g->step = event;
+            progress_show(&g->bar, "sample", event.step, event.steps, event.seconds);
+        }
+        if (event.kind == IMAGINE_EVENT_STEP || event.kind == IMAGINE_EVENT_LATENTS)
+            save_so_far(g, &event);
+        if (event.kind != IMAGINE_EVENT_FRAMES)
+            continue;
+        if ((status = keep_frames(g, &event)) < 0)
+            return status;
+        progress_show(&g->bar, "decode", event.first_frame + event.frame_count, g->info.frames, event.seconds);
+    }
+}
+
+static imagine_status save(generation *g)
+{
+    imagine_model_info model = { .struct_size = sizeof model };
+    if (has_suffix(g->out, ".safetensors")) {
+        imagine_buffer *latents = NULL;
+        imagine_status status = imagine_job_get_latents(g->job, &latents, &g->s.error);
+        if (status >= 0)
+            status = write_latents(g, latents, NULL, g->out);
+        imagine_buffer_release(&latents);
+        return status;
+    }
+    imagine_model_get_info(g->s.model, &model, NULL);
+    double fps = g->o->fps > 0 ? g->o->fps : model.frames_per_second > 0 ? model.frames_per_second : 16;
+    return imagine_picture_save(g->s.context, g->out, g->frames, fps, &g->s.error);
+}
+
+/* After a failure or Ctrl-C: what was sampled is kept, in the file that is there for it or a new one. */
 static void rescue(generation *g)
 {
     imagine_error error = g->s.error;
     imagine_buffer *latents = NULL, *state = NULL;
+    char before[sizeof g->kept];
     imagine_status status = imagine_job_get_latents(g->job, &latents, &g->s.error);
     int sampled = status != IMAGINE_ERROR_STATE;
     imagine_job_get_state(g->job, &state, NULL);
-    for (int place = 0; place < 3 && sampled && latents; place++) {
-        rescue_path(g->kept, sizeof g->kept, g->out, place);
+    memcpy(before, g->kept, sizeof before);
+    for (int place = *before ? -1 : 0; place < 3 && sampled && latents; place++) {
+        if (place >= 0)
+            rescue_path(g->kept, sizeof g->kept, g->out, place);
         if ((status = write_latents(g, latents, state, g->kept)) >= 0)
             break;
     }
@@ -254,6 +288,11 @@ static void rescue(generation *g)
         fprintf(stderr, "imagine: the latents so far are in %s (imagine decode reads them%s)\n", g->kept, after);
         if (state)
             fprintf(stderr, "imagine: to go on, give the same options and --resume %s\n", g->kept);
+    } else if (sampled && *before) {
+        memcpy(g->kept, before, sizeof before);
+        g->s.kept = g->kept;
+        fprintf(stderr, "imagine: the latents so far could not be saved (%s); %s has those of %.0f s after the start\n",
+                g->s.error.message, g->kept, g->saved);
     } else if (sampled)
         fprintf(stderr, "imagine: the latents so far are lost: %s\n", g->s.error.message);
     imagine_buffer_release(&latents);
@@ -305,6 +344,8 @@ static int generate(generation *g)
         rescue(g);
         return session_failed(&g->s);
     }
+    if (*g->kept)
+        remove(g->kept);
     summary(g);
     return EXIT_OK;
 }

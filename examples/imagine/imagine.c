@@ -18,7 +18,8 @@
 const command commands[] = {
     { "generate", "a picture or clip from a prompt",
       MACHINE "quiet prompt negative seed width height frames steps guidance guidance-2 guidance-rescale guidance-start guidance-stop "
-              "schedule step-rule shift eta cfg noise embeds image last-image extend init strength mask known resume out fps tile ",
+              "schedule step-rule shift eta cfg noise embeds image last-image extend init strength mask known resume save-every "
+              "out fps tile ",
       "PROMPT",
       "  imagine generate \"a red apple\"\n"
       "  imagine generate \"a yellow car moving to the right\" --seed 7 --steps 30 --out car.png\n"
@@ -26,7 +27,7 @@ const command commands[] = {
       "  imagine generate \"it turns around\" --image dog.png --out turning.png\n"
       "  imagine generate \"in snow\" --init clip.png --strength 0.6 --out snow.png\n"
       "  imagine generate \"a dog\" --out dog.safetensors        only the latents, for `imagine decode`\n"
-      "  imagine generate \"a dog\" --resume out.png.latents.safetensors    goes on where Ctrl-C ended it\n",
+      "  imagine generate \"a dog\" --resume out.png.latents.safetensors    goes on where it was interrupted\n",
       run_generate, "out.png" },
     { "encode", "pictures to latents", CODING "quiet out tile ", "PICTURES",
       "  imagine encode clip.png --out latents.safetensors       a PNG or an animated PNG\n"
@@ -96,6 +97,7 @@ static const struct {
     { "mask", "FILE", "with --init: PNG of one frame or all; what is white is made anew, the rest kept", 'K' },
     { "known", "MODE", "how kept frames are shown to the model: auto, clean or renoised", 'v' },
     { "resume", "FILE", "what an interrupted run left: it goes on; all other options as they were", 'G' },
+    { "save-every", "SECONDS", "what --resume takes, in OUT.latents.safetensors, until it is done (60; 0: never)", 'b' },
     { "out", "FILE", "what to write", 'o' },
     { "fps", "X", "frames a second of the animated PNG", 'r' },
     { "tile", "SIZE", "code in tiles of PIXELS or WIDTHxHEIGHT, or auto: the same bytes in less memory", 'T' },
@@ -317,6 +319,7 @@ static int read_option(arguments *o, size_t index, const char *text)
     case 'K': o->mask = text; return 0;
     case 'v': o->known_mode = text; return 0;
     case 'G': o->resume = text; return 0;
+    case 'b': return read_number(o, name, text, 0, 1e9, &o->save_every);
     case 'o': o->out = text; return 0;
     case 'r': return read_number(o, name, text, 0.01, 1000, &o->fps);
     case 'T': return read_tile(o, text);
@@ -435,7 +438,7 @@ static int help(arguments *o, int count, char **words)
 
 static int run(int argc, char **argv)
 {
-    arguments o = { .guidance = -1, .guidance_2 = -1, .guidance_stop = 1, .eta = 1, .strength = 1, .runs = 2 };
+    arguments o = { .guidance = -1, .guidance_2 = -1, .guidance_stop = 1, .eta = 1, .strength = 1, .save_every = 60, .runs = 2 };
     if (argc < 2) {
         print_overview(stderr);
         return EXIT_USAGE;

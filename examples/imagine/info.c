@@ -22,6 +22,7 @@ static imagine_status estimate(session *s, const arguments *o, const imagine_sam
     options.sampler = sampler;
     options.tile_width = o->tile_width;
     options.tile_height = o->tile_height;
+    options.state_every = 1; /* as imagine generate has it */
     *out = (imagine_estimate){ .struct_size = sizeof *out };
     imagine_status status = imagine_job_estimate(s->model, &options, out, &s->error);
     if (status == IMAGINE_ERROR_UNSUPPORTED) { /* perhaps the pack's own schedule, without which it is still of use */

@@ -509,6 +509,34 @@ class Program(unittest.TestCase):
         refused = self.run_program(*command, "--resume", self.path("packs"), status=1).stderr
         self.assertIn("packs", refused)
 
+    def test_a_killed_run_goes_on(self):
+        """What is saved now and then leads to the same bytes, and is gone once the run is done, or when it is not wanted."""
+        command = ["generate", "a dog", "--model", PACK, "--width", "128", "--height", "128", "--frames", "17", "--steps", "200",
+                   "--schedule", "wan-unipc", "--guidance", "3", "--save-every", "0.01", "--out", "clip.png"]
+        process = subprocess.Popen([PROGRAM, *command], stdout=subprocess.DEVNULL, cwd=self.folder.name)
+        left = pathlib.Path(self.path("clip.png.latents.safetensors"))
+        while process.poll() is None and not left.exists():
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        self.assertEqual(load(left)["latents"].shape, (16, 5, 16, 16))
+        whole = self.run_program(*command[:-1], "whole.png", "--save-every", "0")
+        self.assertFalse(list(pathlib.Path(self.folder.name).glob("whole*.safetensors")), whole.stderr)
+        self.run_program(*command, "--resume", left.name)
+        self.assertEqual(*(pathlib.Path(self.path(name)).read_bytes() for name in ("clip.png", "whole.png")))
+        self.assertEqual(sorted(pathlib.Path(self.folder.name).glob("*.safetensors")), [left])  # which the run did not write
+
+    def test_what_cannot_be_saved_meanwhile(self):
+        """Files may not have more than 100 kB, the state has more: it is told once, and the run goes on."""
+        def limit():
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        done = subprocess.run([PROGRAM, "generate", "a dog", "--model", PACK, "--width", "128", "--height", "128", "--frames", "17",
+                               "--steps", "100", "--save-every", "0.001", "--out", "latents.safetensors"], capture_output=True, text=True,
+                              cwd=self.folder.name, preexec_fn=limit)
+        self.assertEqual((done.returncode, done.stderr.count("so far could not be saved")), (0, 1), done.stderr)
+        self.assertEqual(os.listdir(self.folder.name), ["latents.safetensors"])
+
     def test_which_signals_end_it(self):
         """All that ask for it, as they would have without a handler; none that it was started to ignore. JSON tells where the latents are."""
         for number in (signal.SIGHUP, signal.SIGTERM):
