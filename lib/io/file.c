@@ -55,11 +55,22 @@ static imagine_status find_target(imagine__output *output, imagine_error *error)
         }
         output->replaces = 1;
         output->mode = there.st_mode & 0777;
+        output->owner = there.st_uid;
+        output->group = there.st_gid;
     } else if (errno != ENOENT) {
         return imagine__fail_errno(error, IMAGINE_ERROR_IO, errno, "%s: cannot be written", output->path);
     }
     output->target = imagine__strdup(output->context, target);
     return output->target ? IMAGINE_OK : imagine__fail_memory(error, strlen(target) + 1, "a file's name");
+}
+
+/* The new file gets what the one that it replaces has, as far as this process may and the file system can. */
+static void take_over(const imagine__output *output)
+{
+    uint32_t mode = output->mode;
+    if (fchown(output->fd, output->owner, output->group) && fchown(output->fd, (uid_t)-1, output->group))
+        mode = (mode & ~UINT32_C(070)) | (mode & 07) << 3; /* its group is another one, which gets no more than everybody */
+    (void)fchmod(output->fd, mode);
 }
 
 imagine_status imagine__output_open(imagine__output *output, imagine_context *context, const char *path,
@@ -92,7 +103,7 @@ imagine_status imagine__output_open(imagine__output *output, imagine_context *co
     }
     if (output->fd >= 0) {
         if (output->replaces)
-            (void)fchmod(output->fd, output->mode); /* a file system without permissions keeps none */
+            take_over(output);
         return IMAGINE_OK;
     }
     status = imagine__fail_errno(error, IMAGINE_ERROR_IO, errno, "%s: no file can be made there", path);

@@ -13,7 +13,7 @@ typedef struct imagine__output {
     const char *path; /* the caller's, valid until commit or abandon */
     char *target; /* what it becomes: the path, or the file that this links to */
     char *temporary;
-    uint32_t mode; /* the permissions of the file that is replaced */
+    uint32_t mode, owner, group; /* of the file that is replaced */
     int32_t replaces; /* 1: there is one */
     int fd;
     int failed; /* errno, 0 while all is well */

@@ -3,6 +3,8 @@
 /* Pictures in and out: round trips, every pixel format, animation rules, hostile files. */
 
 #include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
 #include <math.h>
 #include <signal.h>
 #include <sys/resource.h>
@@ -492,6 +494,32 @@ static void test_modes(void)
     imagine_buffer_release(&frames);
 }
 
+/* A file that root replaces stays its owner's. Who may not give it the old group gives the new one what everybody may. */
+static void test_owners(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    const char *path = scratch_file("owner.png");
+    struct stat about;
+    if (geteuid())
+        SKIP("only root can give files away");
+    imagine_buffer *frames = make_frames(1, 4, 4);
+    CHECK_OK(imagine_picture_save(context, path, frames, 1, &err));
+    CHECK(!chown(path, 1234, 2345) && !chmod(path, 0640));
+    CHECK_OK(imagine_picture_save(context, path, frames, 1, &err));
+    CHECK(!stat(path, &about) && about.st_uid == 1234 && about.st_gid == 2345 && (about.st_mode & 0777) == 0640);
+    CHECK(!chown(path, 0, 3456) && !chmod(path, 0664) && !chmod(folder, 0777));
+    gid_t groups[64];
+    int count = getgroups(64, groups);
+    REQUIRE(count >= 0 && !setgroups(0, NULL) && !setegid(2345) && !seteuid(1234));
+    int there = !faccessat(AT_FDCWD, folder, W_OK, AT_EACCESS); /* not where TMPDIR is root's alone */
+    if (there)
+        CHECK_OK(imagine_picture_save(context, path, frames, 1, &err));
+    CHECK(!seteuid(0) && !setegid(0) && !setgroups((size_t)count, groups));
+    if (there)
+        CHECK(!stat(path, &about) && about.st_uid == 1234 && about.st_gid == 2345 && (about.st_mode & 0777) == 0644);
+    imagine_buffer_release(&frames);
+}
+
 /* Names as long as a file system takes them, of bytes and of longer characters; the one for the time being is cut. */
 static void test_long_names(void)
 {
@@ -599,7 +627,8 @@ int main(int argc, char **argv)
         { "folder", test_folder },         { "rates", test_rates },     { "hostile", test_hostile },
         { "errors", test_errors },  { "bomb", test_bomb },       { "full_disk", test_full_disk }, { "links", test_links },
         { "folder_order", test_folder_order },
-        { "modes", test_modes },           { "long_names", test_long_names }, { "no_folder", test_no_folder },
+        { "modes", test_modes },           { "owners", test_owners },
+        { "long_names", test_long_names }, { "no_folder", test_no_folder },
         { "memory", test_memory },
         { "common_chunks", test_common_chunks },
     };
