@@ -141,14 +141,18 @@ static imagine_status expect_rest(imagine__config *file, imagine_error *error)
         { "attn_scales", "[]" },
     };
     double dropout;
+    int clip;
 
     for (size_t i = 0; i < sizeof expected / sizeof expected[0]; i++) {
         imagine_status status = imagine__config_expect(file, expected[i][0], expected[i][1], error);
         if (status < 0)
             return status;
     }
-    /* Dropout is for training; whatever its rate, it does nothing here. */
+    /* Dropout is for training; whatever its rate, it does nothing here. "clip_output" stands in the published configuration of Wan 2.2's
+     * VAE, and no diffusers has looked at it: what is decoded is clipped always. */
     imagine_status status = imagine__config_double(file, "dropout", &dropout, 0, error);
+    if (status >= 0)
+        status = imagine__config_bool(file, "clip_output", &clip, 0, error);
     return status < 0 ? status : imagine__config_no_others(file, NULL, error);
 }
 

@@ -609,7 +609,7 @@ static void configurations(void)
         { "\"decoder_base_dim\": 0", "decoder_base_dim", "0" },
         { "\"decoder_base_dim\": 1", "decoder_base_dim", "single channel" },
         { "\"decoder_base_dim\": \"x\"", "decoder_base_dim", "x" },
-        { "\"clip_output\": false", "clip_output", "" },
+        { "\"clip_outputs\": false", "clip_outputs", "" },
         { "\"_class_name\": \"AutoencoderKL\"", "_class_name", "AutoencoderKL" },
     };
     imagine__vae_config config;
@@ -636,7 +636,7 @@ static void configurations(void)
     CHECK(!config.residual && config.patch == 1);
 
     snprintf(text, sizeof text, "{ %s, \"is_residual\": true, \"patch_size\": 2, \"in_channels\": 12, "
-             "\"out_channels\": 12, \"scale_factor_spatial\": 16 }", base_latents);
+             "\"out_channels\": 12, \"scale_factor_spatial\": 16, \"clip_output\": false }", base_latents); /* as the published one */
     REQUIRE_OK(read_config(&config, text));
     CHECK(config.residual && config.patch == 2 && config.spatial_factor == 16 && config.temporal_factor == 4);
 }
