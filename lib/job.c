@@ -354,7 +354,7 @@ static imagine_status check_stages(const imagine_job_options *o, const imagine_m
     int previews = (o->events & IMAGINE_EVENT_BIT(IMAGINE_EVENT_PREVIEW)) && !o->latents;
     int text = !o->latents && (!o->prompt_embeds || (guided && !o->negative_embeds));
     int pictures = (o->init_frames || o->mask_frames || o->first_frames || o->last_frame) && !o->latents;
-    const char *missing = text && !(info.stages & IMAGINE_STAGE_TEXT)              ? "text_encoder"
+    const char *missing = text && !(info.stages & IMAGINE_STAGE_TEXT)              ? info.parameters_text ? "tokenizer" : "text_encoder"
                           : !o->latents && !(info.stages & IMAGINE_STAGE_SAMPLER)  ? "transformer"
                           : (o->decode || previews || pictures) && !(info.stages & IMAGINE_STAGE_VAE) ? "vae"
                                                                                                        : NULL;

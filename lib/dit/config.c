@@ -58,26 +58,51 @@ static imagine_status read_patch(imagine__config *file, imagine__dit_config *con
     return IMAGINE_OK;
 }
 
-/* Keys that only another model would set: image-to-video, other norms, other attention. */
+static imagine_status check_class(imagine__config *file, imagine_error *error)
+{
+    const char *name;
+    imagine_status status = imagine__config_string(file, "_class_name", &name, NULL, error);
+    if (status >= 0 && name && !strcmp(name, "WanModel"))
+        return imagine__fail(error, IMAGINE_ERROR_MODEL,
+                             "%s: \"_class_name\" is \"WanModel\", as beside weights with the original names; take the file of the same "
+                             "model in diffusers' layout, where it is \"WanTransformer3DModel\"", imagine__config_path(file));
+    return status < 0 ? status : imagine__config_expect(file, "_class_name", "\"WanTransformer3DModel\"", error);
+}
+
+static imagine_status refuse_pictures(imagine__config *file, imagine_error *error)
+{
+    static const char *const keys[] = { "image_dim", "added_kv_proj_dim" };
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        int64_t dim;
+        imagine_status status = imagine__config_int(file, keys[i], &dim, 0, INT64_MIN, INT64_MAX, error);
+        if (status >= 0 && imagine__config_has(file, keys[i]))
+            status = imagine__fail(error, IMAGINE_ERROR_MODEL,
+                                   "%s: \"%s\" is %lld, this library runs null: it is a model from picture to video (I2V); take one from "
+                                   "text to video (T2V), or TI2V 5B, which also begins with a picture",
+                                   imagine__config_path(file), keys[i], (long long)dim);
+        if (status < 0)
+            return status;
+    }
+    return IMAGINE_OK;
+}
+
+/* Keys that only another model would set: other norms, other attention. */
 static imagine_status refuse_others(imagine__config *file, imagine_error *error)
 {
     static const struct {
         const char *key, *value;
     } fixed[] = {
-        { "_class_name", "\"WanTransformer3DModel\"" },
         { "qk_norm", "\"rms_norm_across_heads\"" },
-        { "image_dim", "null" },
-        { "added_kv_proj_dim", "null" },
         { "pos_embed_seq_len", "null" },
         { "add_img_emb", "false" },
         { "window_size", "[-1, -1]" },
     };
-    for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++) {
-        imagine_status status = imagine__config_expect(file, fixed[i].key, fixed[i].value, error);
-        if (status < 0)
-            return status;
-    }
-    return imagine__config_no_others(file, NULL, error);
+    imagine_status status = check_class(file, error);
+    if (status >= 0)
+        status = refuse_pictures(file, error);
+    for (size_t i = 0; i < sizeof fixed / sizeof *fixed && status >= 0; i++)
+        status = imagine__config_expect(file, fixed[i].key, fixed[i].value, error);
+    return status < 0 ? status : imagine__config_no_others(file, NULL, error);
 }
 
 static imagine_status read_all(imagine__config *file, imagine__dit_config *config, imagine_error *error)

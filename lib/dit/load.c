@@ -219,8 +219,9 @@ imagine_status imagine__dit_load(imagine__dit **out, imagine_context *context, c
     /* every block has tensors of its own, so a file bounds what a configuration may claim */
     if (config->layers > imagine__weights_count(weights))
         return imagine__fail(error, IMAGINE_ERROR_MODEL,
-                             "%s: holds only %d tensors, but \"num_layers\" in the config.json beside it is %d",
-                             imagine__weights_path(weights, NULL), imagine__weights_count(weights), config->layers);
+                             "%s: holds only %d tensors, but \"num_layers\" in the config.json beside it is %d%s",
+                             imagine__weights_path(weights, NULL), imagine__weights_count(weights), config->layers,
+                             imagine__weights_hint(weights));
     return load(out, context, config, weights, streamed, cancel, error);
 }
 

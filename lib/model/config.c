@@ -305,7 +305,11 @@ imagine_status imagine__config_no_others(imagine__config *config, const char *co
         for (size_t j = 0; ignored && ignored[j] && !fine; j++)
             fine = !strcmp(ignored[j], e->key);
         if (!fine)
-            return fail_value(config, e, "a key that this library does not know", error);
+            return fail_value(config, e,
+                              strcmp(e->key, "quantization_config")
+                                  ? "a key that this library does not know"
+                                  : "but quantised weights are not read; take the model with f32, bf16 or f16",
+                              error);
     }
     return IMAGINE_OK;
 }

@@ -206,7 +206,13 @@ const char *imagine__json_mark(const char *text, size_t size)
 {
     return size >= 3 && !memcmp(text, "\xEF\xBB\xBF", 3)
                ? "it begins with a byte order mark, which JSON does not have; save the file without it"
-               : NULL;
+               : imagine__begins_as(text, size);
+}
+
+/* Nothing of the text has been read so far. */
+static int at_begin(const imagine__json *json)
+{
+    return !json->depth && json->state == AT_VALUE;
 }
 
 static imagine__json_kind read_value(imagine__json *json)
@@ -227,7 +233,7 @@ static imagine__json_kind read_value(imagine__json *json)
     }
     if (c == '-' || (c >= '0' && c <= '9'))
         return read_number(json);
-    const char *mark = json->at ? NULL : imagine__json_mark(json->text, json->size);
+    const char *mark = at_begin(json) ? imagine__json_mark(json->text, json->size) : NULL;
     return fail(json, mark ? mark : "a value is missing");
 }
 
@@ -255,7 +261,7 @@ imagine__json_kind imagine__json_next(imagine__json *json)
         return json->kind;
     if (!pass_separators(json)) {
         if (json->state != AT_END)
-            return fail(json, "the text ends too early");
+            return fail(json, at_begin(json) && !json->size ? imagine__json_mark(json->text, 0) : "the text ends too early");
         json->begin = json->end = json->at;
         return json->kind = IMAGINE__JSON_END;
     }

@@ -128,14 +128,15 @@ static imagine_status find(imagine__loaded *loaded, const char *name, const imag
         return imagine__fail_memory_in(loaded->context, error, (size_t)imagine__weights_count(loaded->weights), "a list of tensors");
     const imagine__tensor *t = imagine__weights_find(loaded->weights, name);
     if (!t)
-        return imagine__fail(error, IMAGINE_ERROR_MODEL, "%s: tensor \"%s\" is missing",
-                             imagine__weights_path(loaded->weights, NULL), name);
+        return imagine__fail(error, IMAGINE_ERROR_MODEL, "%s: tensor \"%s\" is missing%s",
+                             imagine__weights_path(loaded->weights, NULL), name, imagine__weights_hint(loaded->weights));
     loaded->asked[t - imagine__weights_at(loaded->weights, 0)] = 1;
     if (t->dtype != IMAGINE_F32 && t->dtype != IMAGINE_BF16 && t->dtype != IMAGINE_F16 && t->dtype != IMAGINE_F64)
         return imagine__fail(
             error, IMAGINE_ERROR_UNSUPPORTED,
-            "%s: tensor \"%s\" is stored in a type that weights may not have; f32, bf16, f16 and f64 are read",
-            imagine__weights_path(loaded->weights, t), name);
+            "%s: tensor \"%s\" is stored as %s; f32, bf16, f16 and f64 are read%s",
+            imagine__weights_path(loaded->weights, t), name, imagine__stored_name(t),
+            !strncmp(imagine__stored_name(t), "F8_", 3) ? ": examples/convert.py makes bf16 of it" : "");
     if (!t->size) { /* a product over nothing: kernels may leave its result as it was */
         char is[128];
         imagine__shape_text(is, sizeof is, t->ndim, t->shape);

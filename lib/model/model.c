@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include <errno.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -346,6 +347,9 @@ static imagine_status load_tokenizer(imagine_model *model, void **loaded, const 
     uint64_t size = model->tokenizer_size;
     if (late)
         status = imagine__open_file(path, &fd, &size, error); /* there by now, or says why not */
+    if (status == IMAGINE_ERROR_NOT_FOUND)
+        imagine__fail_errno(error, status, ENOENT, "%s: it is to be downloaded, too, from the same model in diffusers' layout; "
+                            "spiece.model is not read", path);
     if (status >= 0 && imagine__planning(context)) {
         status = plan_tokenizer(loaded, context, size, error);
     } else if (status >= 0) {

@@ -68,8 +68,21 @@ int imagine__json_is(const imagine__json *json, const char *text);
 int imagine__json_double(const imagine__json *json, double *value); /* 0: not a number that fits */
 int imagine__json_int(const imagine__json *json, int64_t *value); /* 0: not an integer that fits */
 int32_t imagine__json_line(const imagine__json *json); /* for messages, from 1 */
-/* What is wrong with a text that begins with UTF-8's byte order mark, which editors do not show; NULL of all others. */
+/* What is wrong with a text that cannot be JSON from its begin on: UTF-8's byte order mark, which editors do not show, or what
+ * imagine__begins_as tells; NULL of all others. */
 const char *imagine__json_mark(const char *text, size_t size);
+
+/* ---- what is there in place of what was wanted (found.c) -------------------------------------- */
+
+/* What a file is by its first bytes, where no reader of ours takes it, and what to do: a git-lfs pointer, a web page, a pickle. NULL:
+ * not known. */
+const char *imagine__begins_as(const char *bytes, size_t size);
+int imagine__ends_with(const char *name, const char *end);
+/* There are neither `base`.safetensors nor its index in the folder: the message names what is, and what to do. */
+imagine_status imagine__fail_no_weights(const char *folder, const char *base, imagine_error *error);
+/* The same of a folder that is no pack, and of a file. */
+imagine_status imagine__fail_no_pack(const char *path, imagine_error *error);
+imagine_status imagine__fail_file_is_no_pack(const char *path, imagine_error *error);
 
 /* ---- configurations (config.c) --------------------------------------------------------------- */
 
@@ -114,7 +127,7 @@ typedef struct imagine__tensor {
     int64_t shape[IMAGINE_MAX_DIMS];
     uint64_t offset, size; /* in its file, bytes */
     int32_t file; /* which of the set */
-    int32_t reserved;
+    int32_t stored; /* for imagine__stored_name */
 } imagine__tensor;
 
 typedef struct imagine__weights imagine__weights;
@@ -129,6 +142,9 @@ void imagine__weights_close(imagine__weights *weights);
 int32_t imagine__weights_count(const imagine__weights *weights);
 const imagine__tensor *imagine__weights_at(const imagine__weights *weights, int32_t index);
 const imagine__tensor *imagine__weights_find(const imagine__weights *weights, const char *name); /* NULL: none */
+const char *imagine__stored_name(const imagine__tensor *tensor); /* of its type, as the format has it: "F8_E4M3" */
+/* Why a tensor may be missing, to be put behind a message: "; it has the original model's names: ..."; or "". */
+const char *imagine__weights_hint(const imagine__weights *weights);
 uint64_t imagine__weights_bytes(const imagine__weights *weights); /* of all files */
 uint64_t imagine__weights_elements(const imagine__weights *weights);
 const char *imagine__weights_path(const imagine__weights *weights,

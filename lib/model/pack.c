@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: MIT */
-#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -47,45 +46,6 @@ static imagine_status open_optional(imagine__config **config, const imagine_mode
 
 /* ---- weights --------------------------------------------------------------------------------- */
 
-static int ends_with(const char *name, const char *end)
-{
-    size_t length = strlen(name), tail = strlen(end);
-    return length >= tail && !strcmp(name + length - tail, end);
-}
-
-/* 1 when the folder holds no safetensors but a pickle, whose name is then in `name`. */
-static int only_pickles(const char *folder, char *name, size_t size)
-{
-    int found = 0, safetensors = 0;
-    DIR *dir = opendir(folder);
-    if (!dir)
-        return 0;
-    for (struct dirent *entry; (entry = readdir(dir));) {
-        const char *n = entry->d_name;
-        safetensors |= ends_with(n, ".safetensors") || ends_with(n, ".safetensors.index.json");
-        if (ends_with(n, ".bin") || ends_with(n, ".pth") || ends_with(n, ".pt") || ends_with(n, ".ckpt")) {
-            snprintf(name, size, "%s", n);
-            found = 1;
-        }
-    }
-    closedir(dir);
-    return found && !safetensors;
-}
-
-static imagine_status open_weights(imagine_model *model, imagine__stage_kind kind, imagine_error *error)
-{
-    imagine__stage *stage = &model->stages[kind];
-    char name[256];
-    if (only_pickles(stage->folder, name, sizeof name))
-        return imagine__fail(
-            error, IMAGINE_ERROR_UNSUPPORTED,
-            "%s: holds %s, a pickle, and no safetensors file. Pickles can run code and are not opened: convert "
-            "it, with examples/convert.py for original Wan, umT5 and Self-Forcing files, else with save_pretrained of "
-            "diffusers or transformers, which write safetensors",
-            stage->folder, name);
-    return imagine__weights_open(&stage->weights, model->context, stage->folder, weight_names[kind], error);
-}
-
 /* A folder without the file is told when it is wanted. */
 static imagine_status open_tokenizer(imagine_model *model, imagine_error *error)
 {
@@ -96,6 +56,22 @@ static imagine_status open_tokenizer(imagine_model *model, imagine_error *error)
     status = imagine__open_file(path, &model->tokenizer_file, &model->tokenizer_size, error);
     imagine__free(model->context, path);
     return status == IMAGINE_ERROR_NOT_FOUND ? IMAGINE_OK : status;
+}
+
+/* Weights alone say too little. */
+static imagine_status check_config(const imagine_model *model, imagine__stage_kind kind, imagine_error *error)
+{
+    char *path;
+    imagine__path_kind found = IMAGINE__PATH_NONE;
+    imagine_status status = imagine__model_path(model, imagine__stage_name(kind), "config.json", &path, error);
+    if (status < 0)
+        return status;
+    status = imagine__look(path, &found, error);
+    if (status >= 0 && !found)
+        status = imagine__fail_errno(error, IMAGINE_ERROR_NOT_FOUND, ENOENT, "%s: it is to be downloaded, too, from the same model in "
+                                     "diffusers' layout", path);
+    imagine__free(model->context, path);
+    return status;
 }
 
 /* Looks for the folder; reads its configuration and opens its weights' headers if it is there. */
@@ -113,6 +89,8 @@ static imagine_status find_stage(imagine_model *model, imagine__stage_kind kind,
         stage->folder = NULL;
         return IMAGINE_OK;
     }
+    if (kind != IMAGINE__STAGE_TOKENIZER && (status = check_config(model, kind, error)) < 0)
+        return status;
     if (kind == IMAGINE__STAGE_ENCODER)
         status = imagine__umt5_read_config(&model->umt5, model->context, stage->folder, error);
     else if (kind == IMAGINE__STAGE_TRANSFORMER)
@@ -123,7 +101,9 @@ static imagine_status find_stage(imagine_model *model, imagine__stage_kind kind,
         status = imagine__vae_read_config(&model->vae, model->context, stage->folder, error);
     model->text_dim = (int32_t)model->umt5.dim;
     if (status >= 0)
-        status = kind == IMAGINE__STAGE_TOKENIZER ? open_tokenizer(model, error) : open_weights(model, kind, error);
+        status = kind == IMAGINE__STAGE_TOKENIZER
+                     ? open_tokenizer(model, error)
+                     : imagine__weights_open(&stage->weights, model->context, stage->folder, weight_names[kind], error);
     return status;
 }
 
@@ -138,11 +118,15 @@ static imagine_status read_index(imagine_model *model, imagine_error *error)
         return status;
     const char *name = NULL;
     status = imagine__config_string(index, "_class_name", &name, NULL, error);
-    /* Wan 2.2 TI2V 5B is one model under both names. */
+    /* Wan 2.2 TI2V 5B is one model under both names; from video to video goes what goes from text. */
     if (status >= 0)
         status = imagine__config_bool(index, "expand_timesteps", &expand, 0, error);
-    if (status >= 0 && !(expand && name && !strcmp(name, "WanImageToVideoPipeline")))
-        status = imagine__config_expect(index, "_class_name", "\"WanPipeline\"", error);
+    if (status >= 0 && name && strcmp(name, "WanPipeline") && strcmp(name, "WanVideoToVideoPipeline") &&
+        !(expand && !strcmp(name, "WanImageToVideoPipeline")))
+        status = imagine__fail(error, IMAGINE_ERROR_MODEL,
+                               "%s: \"_class_name\" is \"%s\", this library runs \"WanPipeline\": take one of Wan's models for text to "
+                               "video, or Wan 2.2's TI2V 5B, which also begins with a picture",
+                               imagine__config_path(index), name);
     if (status >= 0)
         status = imagine__config_double(index, "boundary_ratio", &model->defaults.boundary, 0, error);
     if (status >= 0 && !(model->defaults.boundary >= 0 && model->defaults.boundary < 1))
@@ -445,8 +429,10 @@ static imagine_status check_fit(const imagine_model *model, imagine_error *error
     if (s[IMAGINE__STAGE_TRANSFORMER].folder && s[IMAGINE__STAGE_VAE].folder &&
         model->dit.in_channels != model->vae.z_dim)
         return imagine__fail(error, IMAGINE_ERROR_MODEL,
-                             "%s: \"in_channels\" is %d, but the VAE beside it has %d (\"z_dim\")",
-                             s[IMAGINE__STAGE_TRANSFORMER].folder, model->dit.in_channels, model->vae.z_dim);
+                             "%s: \"in_channels\" is %d, but the VAE beside it has %d (\"z_dim\")%s",
+                             s[IMAGINE__STAGE_TRANSFORMER].folder, model->dit.in_channels, model->vae.z_dim,
+                             model->dit.in_channels > model->dit.out_channels
+                                 ? ": a transformer that takes pictures or controls beside the noise, which is not run" : "");
     if (s[IMAGINE__STAGE_TRANSFORMER].folder && model->dit.in_channels != model->dit.out_channels)
         return imagine__fail(error, IMAGINE_ERROR_MODEL,
                              "%s: \"in_channels\" is %d and \"out_channels\" %d; both must be the same",
@@ -464,17 +450,14 @@ imagine_status imagine__pack_read(imagine_model *model, imagine_error *error)
     if (!kind)
         return imagine__fail_errno(error, IMAGINE_ERROR_NOT_FOUND, ENOENT, "%s", imagine__path_text(model->path));
     if (kind != IMAGINE__PATH_FOLDER)
-        return imagine__fail(error, IMAGINE_ERROR_INVALID_ARGUMENT,
-                             "%s: not a folder; give the folder that holds transformer/, vae/ and so on", model->path);
+        return imagine__fail_file_is_no_pack(model->path, error);
     status = read_index(model, error);
     for (int i = 0; i < IMAGINE__STAGE_COUNT && status >= 0; i++) {
         status = find_stage(model, i, error);
         found += model->stages[i].folder != NULL;
     }
     if (status >= 0 && !found)
-        status =
-            imagine__fail(error, IMAGINE_ERROR_NOT_FOUND,
-                          "%s: no model pack: it has no transformer/, vae/, text_encoder/ or tokenizer/", model->path);
+        status = imagine__fail_no_pack(model->path, error);
     if (status >= 0)
         status = check_fit(model, error);
     if (status >= 0)

@@ -18,7 +18,7 @@ typedef struct reader {
     char *names; /* where the next name goes */
     char **metadata; /* keys of __metadata__ */
     size_t metadata_count, metadata_capacity;
-    uint64_t data_size;
+    uint64_t data_size, wanted; /* bytes that are there behind the header, and that it speaks of */
 } reader;
 
 static imagine_status fail(const reader *r, const char *what)
@@ -32,42 +32,58 @@ static imagine_status fail_tensor(const reader *r, const char *name, const char 
                          name, what);
 }
 
+/* Most of what is not read is half a file. */
+static imagine_status fail_cut(const reader *r, uint64_t wanted, const char *by)
+{
+    return imagine__fail(r->error, IMAGINE_ERROR_FORMAT, "%s: not a valid safetensors file: it has %llu bytes, but %s speaks of "
+                         "%llu; it was cut short, download it again", r->path, (unsigned long long)r->weights->files[r->file].size, by,
+                         (unsigned long long)wanted);
+}
+
 static imagine_status fail_json(const reader *r)
 {
     return fail(r, r->json.error ? r->json.error : "its header has another form");
 }
 
-/* Bytes of an element by the format's own names, those that this library does not compute with included. */
-static size_t element_size(const imagine__json *json, imagine_dtype *dtype)
+/* Types by the format's own names, those that this library does not compute with included. */
+static const struct {
+    const char *name;
+    imagine_dtype dtype;
+    size_t size;
+} kinds[] = {
+    { "F32", IMAGINE_F32, 4 },
+    { "BF16", IMAGINE_BF16, 2 },
+    { "F16", IMAGINE_F16, 2 },
+    { "F64", IMAGINE_F64, 8 },
+    { "I32", IMAGINE_I32, 4 },
+    { "I64", IMAGINE_I64, 8 },
+    { "U8", IMAGINE_U8, 1 },
+    { "BOOL", 0, 1 },
+    { "I8", 0, 1 },
+    { "I16", 0, 2 },
+    { "U16", 0, 2 },
+    { "U32", 0, 4 },
+    { "U64", 0, 8 },
+    { "C64", 0, 8 },
+    { "F8_E4M3", 0, 1 },
+    { "F8_E5M2", 0, 1 },
+    { "F8_E8M0", 0, 1 },
+    { "F8_E4M3FNUZ", 0, 1 },
+    { "F8_E5M2FNUZ", 0, 1 },
+};
+
+const char *imagine__stored_name(const imagine__tensor *tensor)
 {
-    static const struct {
-        const char *name;
-        imagine_dtype dtype;
-        size_t size;
-    } kinds[] = {
-        { "F32", IMAGINE_F32, 4 },
-        { "BF16", IMAGINE_BF16, 2 },
-        { "F16", IMAGINE_F16, 2 },
-        { "F64", IMAGINE_F64, 8 },
-        { "I32", IMAGINE_I32, 4 },
-        { "I64", IMAGINE_I64, 8 },
-        { "U8", IMAGINE_U8, 1 },
-        { "BOOL", 0, 1 },
-        { "I8", 0, 1 },
-        { "I16", 0, 2 },
-        { "U16", 0, 2 },
-        { "U32", 0, 4 },
-        { "U64", 0, 8 },
-        { "C64", 0, 8 },
-        { "F8_E4M3", 0, 1 },
-        { "F8_E5M2", 0, 1 },
-        { "F8_E8M0", 0, 1 },
-        { "F8_E4M3FNUZ", 0, 1 },
-        { "F8_E5M2FNUZ", 0, 1 },
-    };
+    return kinds[tensor->stored].name;
+}
+
+/* Bytes of an element; 0 of a type that is not known. */
+static size_t element_size(const imagine__json *json, imagine__tensor *t)
+{
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         if (imagine__json_is(json, kinds[i].name)) {
-            *dtype = kinds[i].dtype;
+            t->dtype = kinds[i].dtype;
+            t->stored = (int32_t)i;
             return kinds[i].size;
         }
     return 0;
@@ -134,8 +150,10 @@ static imagine_status read_offsets(reader *r, imagine__tensor *t)
         !imagine__json_int(&r->json, &begin) || imagine__json_next(&r->json) != IMAGINE__JSON_NUMBER ||
         !imagine__json_int(&r->json, &end) || imagine__json_next(&r->json) != IMAGINE__JSON_ARRAY_END)
         return fail_tensor(r, t->name, "its data_offsets are not two whole numbers");
-    if (begin < 0 || end < begin || (uint64_t)end > r->data_size)
+    if (begin < 0 || end < begin)
         return fail_tensor(r, t->name, "its data_offsets lie outside of the file");
+    if ((uint64_t)end > r->wanted)
+        r->wanted = (uint64_t)end;
     t->offset = (uint64_t)begin; /* from the data's begin; the header's length is added once all are read */
     t->size = (uint64_t)(end - begin);
     return IMAGINE_OK;
@@ -166,7 +184,7 @@ static imagine_status read_tensor(reader *r, imagine__tensor *t)
             status = read_shape(r, t, &elements);
         else if (field == OFFSETS)
             status = read_offsets(r, t);
-        else if (imagine__json_next(&r->json) != IMAGINE__JSON_STRING || !(element = element_size(&r->json, &t->dtype)))
+        else if (imagine__json_next(&r->json) != IMAGINE__JSON_STRING || !(element = element_size(&r->json, t)))
             return fail_tensor(r, t->name, "its dtype is not known");
         if (status < 0)
             return status;
@@ -267,12 +285,15 @@ static imagine_status read_header(reader *r, imagine__weights_file *file, const 
 {
     size_t first = r->weights->count;
     uint64_t data_start = 8 + length;
-    const char *mark = imagine__json_mark(header, (size_t)length);
-    if (*header != '{')
+    if (*header != '{') {
+        const char *mark = imagine__json_mark(header, (size_t)length);
         return fail(r, mark ? mark : "its header does not begin with {");
+    }
     imagine__json_init(&r->json, header, (size_t)length);
     r->data_size = file->size - data_start;
     imagine_status status = read_tensors(r);
+    if (status >= 0 && r->wanted > r->data_size)
+        status = fail_cut(r, data_start + r->wanted, "its header");
     if (status >= 0)
         status = check_layout(r, first);
     for (size_t i = first; i < r->weights->count; i++)
@@ -280,12 +301,31 @@ static imagine_status read_header(reader *r, imagine__weights_file *file, const 
     return status;
 }
 
+/* A file whose header cannot be as long as its first bytes say is mostly no safetensors file. */
+static imagine_status fail_length(const reader *r, const unsigned char *bytes, size_t size, uint64_t length)
+{
+    size_t text = 0;
+    const char *told = imagine__begins_as((const char *)bytes, size);
+    while (text < size && (bytes[text] >= 0x20 || strchr("\t\r\n", bytes[text])) && bytes[text] && bytes[text] < 0x7f)
+        text++;
+    if (told)
+        return fail(r, told);
+    if (text == size)
+        return imagine__fail(r->error, IMAGINE_ERROR_FORMAT, "%s: not a valid safetensors file: it is a text that begins with \"%.*s\"; "
+                             "download it again", r->path, (int)size, (const char *)bytes);
+    if (size < 10)
+        return fail(r, "it is shorter than the smallest header");
+    if (length > r->weights->files[r->file].size - 8 && length <= LARGEST_HEADER)
+        return fail_cut(r, length + 8, "the length of its header");
+    return fail(r, "the length of its header is beyond the file or the format's 100000000 bytes");
+}
+
 /* Opens file number `index` of the set and adds its tensors. */
 imagine_status imagine__weights_add(imagine__weights *weights, int32_t index, const char *path, imagine_error *error)
 {
     imagine__weights_file *file = &weights->files[index];
     imagine_context *context = weights->context;
-    unsigned char prefix[8];
+    unsigned char prefix[64];
     uint64_t length = 0;
     reader r = { .context = context, .weights = weights, .error = error, .path = path, .file = index };
     file->path = imagine__strdup(context, path);
@@ -294,15 +334,14 @@ imagine_status imagine__weights_add(imagine__weights *weights, int32_t index, co
     imagine_status status = imagine__open_file(path, &file->fd, &file->size, error);
     if (status < 0)
         return status;
-    if (file->size < 10)
-        return fail(&r, "it is shorter than the smallest header");
-    status = imagine__pread(file->fd, path, 0, prefix, sizeof prefix, error);
+    size_t begin = file->size < sizeof prefix ? (size_t)file->size : sizeof prefix;
+    status = imagine__pread(file->fd, path, 0, prefix, begin, error);
     if (status < 0)
         return status;
-    for (int i = 7; i >= 0; i--)
+    for (int i = 7; i >= 0 && begin >= 10; i--)
         length = length << 8 | prefix[i];
     if (length > LARGEST_HEADER || length > file->size - 8 || length < 2)
-        return fail(&r, "the length of its header is beyond the file or the format's 100000000 bytes");
+        return fail_length(&r, prefix, begin, length);
     char *header = imagine__alloc(context, (size_t)length);
     r.names = file->names = imagine__alloc(context, (size_t)length);
     status = header && r.names ? imagine__pread(file->fd, path, 8, header, length, error)

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -251,6 +252,9 @@ static imagine_status open_shards(imagine__weights **weights, const shards *s, c
         char *path = join(s->context, folder, s->files[i], "");
         status = path ? imagine__weights_add(*weights, (int32_t)i, path, s->error)
                       : imagine__fail_memory_in(s->context, s->error, strlen(folder), s->path);
+        if (status == IMAGINE_ERROR_NOT_FOUND)
+            imagine__fail_errno(s->error, status, ENOENT, "%s: %s names it, so it is to be downloaded, too", path,
+                                strrchr(s->path, '/') + 1);
         imagine__free(s->context, path);
     }
     if (status >= 0)
@@ -308,8 +312,9 @@ imagine_status imagine__weights_open(imagine__weights **weights, imagine_context
     if (status >= 0 && !whole)
         status = imagine__look(index, &parts, error);
     if (status >= 0)
-        status = parts ? open_index(weights, context, folder, index, error)
-                        : imagine__weights_open_file(weights, context, file, error);
+        status = parts   ? open_index(weights, context, folder, index, error)
+                 : whole ? imagine__weights_open_file(weights, context, file, error)
+                         : imagine__fail_no_weights(folder, base, error);
     imagine__free(context, file);
     imagine__free(context, index);
     return status;

@@ -102,6 +102,22 @@ static void change(const char *name, const char *from, const char *to)
     replace(name, changed);
 }
 
+static void make_folder(const char *name)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    CHECK(!mkdir(path, 0700));
+}
+
+/* `name` becomes a link to another file, or folder, of the pack. */
+static void link_to(const char *target, const char *name)
+{
+    char from[512], path[512];
+    snprintf(from, sizeof from, "%s/%s", folder, target);
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    CHECK(!symlink(from, path));
+}
+
 static imagine_status open_pack(imagine_model_info *info, imagine_error *error)
 {
     imagine_model *model;
@@ -270,6 +286,155 @@ static void refused(void)
     CHECK(!mkdir(second, 0700));
     CHECK_STATUS(open_pack(&info, &err), IMAGINE_ERROR_NOT_FOUND);
     CHECK(strstr(err.message, "transformer_2/config.json") != NULL);
+}
+
+/* A file of the pack under another name. */
+static void rename_to(const char *from, const char *to)
+{
+    char a[512], b[512];
+    snprintf(a, sizeof a, "%s/%s", folder, from);
+    snprintf(b, sizeof b, "%s/%s", folder, to);
+    CHECK(!rename(a, b));
+}
+
+#define WEIGHTS "transformer/diffusion_pytorch_model.safetensors"
+#define LFS     "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345678\n"
+
+/* What people have in place of weights: the message names it, and what to do. */
+static void other_weights(void)
+{
+    static const struct {
+        const char *name;
+        imagine_status status;
+        const char *told;
+    } cases[] = {
+        { "diffusion_pytorch_model.fp16.safetensors", IMAGINE_ERROR_NOT_FOUND, "a variant; rename it to diffusion_pytorch_model.safetensors" },
+        { "diffusion_pytorch_model.safetensors.index.fp16.json", IMAGINE_ERROR_NOT_FOUND, "rename it to diffusion_pytorch_model.safetensors.index.json" },
+        { "diffusion_pytorch_model-00001-of-00002.safetensors", IMAGINE_ERROR_NOT_FOUND, "but no diffusion_pytorch_model.safetensors.index.json" },
+        { "diffusion_pytorch_model.safetensors.incomplete", IMAGINE_ERROR_NOT_FOUND, "a download that has not ended" },
+        { "wan2.1_t2v_1.3B.safetensors", IMAGINE_ERROR_NOT_FOUND, "but wan2.1_t2v_1.3B.safetensors; rename that" },
+        { "wan-Q4_K_M.gguf", IMAGINE_ERROR_UNSUPPORTED, "GGUF is not read" },
+        { "model.pt", IMAGINE_ERROR_UNSUPPORTED, "holds model.pt, a pickle" },
+        { "README.md", IMAGINE_ERROR_NOT_FOUND, "the weights are to be downloaded, too" },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        imagine_error err = IMAGINE_ERROR_INIT;
+        imagine_model_info info;
+        char name[256];
+        restore();
+        snprintf(name, sizeof name, "transformer/%s", cases[i].name);
+        rename_to(WEIGHTS, name);
+        CHECK_STATUS(open_pack(&info, &err), cases[i].status);
+        if (!strstr(err.message, cases[i].told) || !strstr(err.message, "/transformer"))
+            test_fail(__FILE__, __LINE__, err.message);
+    }
+}
+
+/* What downloads leave in place of a file, by its first bytes. */
+static void other_bytes(void)
+{
+    static const char *const targets[] = { WEIGHTS, "vae/config.json", "model_index.json" };
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_model_info info;
+    imagine_model *model;
+    const imagine__tokenizer *tokenizer;
+    for (size_t i = 0; i < sizeof targets / sizeof *targets; i++) {
+        REFUSED(replace(targets[i], LFS), IMAGINE_ERROR_FORMAT, "it is a pointer of git-lfs");
+        REFUSED(replace(targets[i], " \n<!DOCTYPE html><html>"), IMAGINE_ERROR_FORMAT, "it is a web page");
+        REFUSED(replace(targets[i], ""), IMAGINE_ERROR_FORMAT, "it is empty; download it again");
+    }
+    REFUSED(replace(WEIGHTS, "GGUF\3...."), IMAGINE_ERROR_FORMAT, "it is a GGUF file");
+    REFUSED(replace(WEIGHTS, "PK\3\4......"), IMAGINE_ERROR_FORMAT, "it is a zip archive");
+    REFUSED(replace(WEIGHTS, "Entry not found"), IMAGINE_ERROR_FORMAT, "begins with \"Entry not found\"");
+    REFUSED((drop(WEIGHTS), replace("gone", ""), link_to("gone", WEIGHTS), drop("gone")), IMAGINE_ERROR_NOT_FOUND,
+            "a link to a file that is not there");
+    REFUSED((rename_to(WEIGHTS, "transformer/a.safetensors"),
+             replace(WEIGHTS ".index.json", "{\"weight_map\":{\"patch_embedding.weight\":\"b.safetensors\"}}")),
+            IMAGINE_ERROR_NOT_FOUND, "b.safetensors: diffusion_pytorch_model.safetensors.index.json names it");
+    restore();
+    replace("tokenizer/tokenizer.json", LFS);
+    REQUIRE_OK(imagine_model_open(&model, context, folder, NULL, &err));
+    CHECK_STATUS(imagine__model_tokenizer(model, &tokenizer, NULL, &err), IMAGINE_ERROR_FORMAT);
+    CHECK(strstr(err.message, "it is a pointer of git-lfs") != NULL);
+    imagine_model_release(&model);
+}
+
+/* Paths near a pack. */
+static void near_a_pack(void)
+{
+    static const struct {
+        const char *path;
+        imagine_status status;
+        const char *told;
+    } cases[] = {
+        { "above", IMAGINE_ERROR_NOT_FOUND, "one within: give " },
+        { "above/models--Wan/snapshots/abc/transformer", IMAGINE_ERROR_NOT_FOUND, "one stage of a pack; give the folder above it" },
+        { "above/models--Wan/snapshots/abc/tokenizer", IMAGINE_ERROR_NOT_FOUND, "one stage of a pack; give the folder above it" },
+        { "weights", IMAGINE_ERROR_NOT_FOUND, "but Wan2.1_VAE.pth; examples/convert.py converts weights" },
+        { "lora", IMAGINE_ERROR_NOT_FOUND, "but pytorch_lora_weights.safetensors; it looks like a LoRA" },
+        { "weights/Wan2.1_VAE.pth", IMAGINE_ERROR_INVALID_ARGUMENT, "not a folder; give the folder that holds transformer/, vae/ and so on; examples/convert.py" },
+        { "pack.zip", IMAGINE_ERROR_INVALID_ARGUMENT, "unpacked first" },
+    };
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_model *model;
+    char path[512], whole[512];
+    restore();
+    make_folder("weights");
+    make_folder("lora");
+    make_folder("above");
+    make_folder("above/models--Wan");
+    make_folder("above/models--Wan/blobs");
+    make_folder("above/models--Wan/snapshots");
+    link_to("", "above/models--Wan/snapshots/abc");
+    replace("weights/Wan2.1_VAE.pth", "x");
+    replace("lora/pytorch_lora_weights.safetensors", "x");
+    replace("pack.zip", "x");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        snprintf(path, sizeof path, "%s/%s", folder, cases[i].path);
+        CHECK_STATUS(imagine_model_open(&model, context, path, NULL, &err), cases[i].status);
+        if (!strstr(err.message, cases[i].told))
+            test_fail(__FILE__, __LINE__, err.message);
+    }
+    snprintf(path, sizeof path, "%s/above", folder);
+    snprintf(whole, sizeof whole, "give %s/above/models--Wan/snapshots/abc", folder);
+    CHECK_STATUS(imagine_model_open(&model, context, path, NULL, &err), IMAGINE_ERROR_NOT_FOUND);
+    CHECK(strstr(err.message, whole) != NULL);
+    snprintf(path, sizeof path, "%s/above/models--Wan/snapshots/abc", folder);
+    CHECK_OK(imagine_model_open(&model, context, path, NULL, &err));
+    imagine_model_release(&model);
+}
+
+/* Packs of models that are not run, and parts that are missing. */
+static void other_models(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_model_info info;
+    imagine_model *model;
+    imagine_job *job;
+    imagine_job_options options;
+    const imagine__tokenizer *tokenizer;
+    REFUSED(change("model_index.json", "WanPipeline", "WanVACEPipeline"), IMAGINE_ERROR_MODEL, "take one of Wan's models for text to video");
+    REFUSED(change("transformer/config.json", "WanTransformer3DModel", "WanModel"), IMAGINE_ERROR_MODEL, "weights with the original names");
+    REFUSED(change("transformer/config.json", "\"image_dim\": null", "\"image_dim\": 1280"), IMAGINE_ERROR_MODEL, "(I2V)");
+    REFUSED(change("transformer/config.json", "\"in_channels\": 16", "\"in_channels\": 36"), IMAGINE_ERROR_MODEL, "pictures or controls");
+    REFUSED(change("transformer/config.json", "{", "{\"quantization_config\": {\"bits\": 4},"), IMAGINE_ERROR_MODEL, "quantised weights");
+    REFUSED(drop("vae/config.json"), IMAGINE_ERROR_NOT_FOUND, "vae/config.json: it is to be downloaded, too");
+    restore();
+    change("model_index.json", "WanPipeline", "WanVideoToVideoPipeline");
+    CHECK_OK(open_pack(&info, &err));
+    drop("tokenizer/tokenizer.json");
+    REQUIRE_OK(imagine_model_open(&model, context, folder, NULL, &err));
+    CHECK_STATUS(imagine__model_tokenizer(model, &tokenizer, NULL, &err), IMAGINE_ERROR_NOT_FOUND);
+    CHECK(strstr(err.message, "tokenizer.json: it is to be downloaded, too") && err.native_code == ENOENT);
+    imagine_model_release(&model);
+    drop("tokenizer");
+    REQUIRE_OK(imagine_model_open(&model, context, folder, NULL, &err));
+    imagine_job_options_init(&options, sizeof options);
+    options.prompt = "a";
+    CHECK_STATUS(imagine_job_create(&job, model, &options, &err), IMAGINE_ERROR_NOT_FOUND);
+    CHECK(strstr(err.message, "has no tokenizer") != NULL);
+    imagine_model_release(&model);
+    restore();
 }
 
 #define ANCESTRAL "{\"_class_name\":\"LTXEulerAncestralRFScheduler\",\"eta\":1.0,\"s_noise\":1.0,"
@@ -667,6 +832,10 @@ int main(int argc, char **argv)
         { "parts", parts },
         { "sizes without VAE", sizes_without_vae },
         { "refused", refused },
+        { "other weights", other_weights },
+        { "other bytes", other_bytes },
+        { "near a pack", near_a_pack },
+        { "other models", other_models },
         { "schedules", schedules }, { "chosen schedules", chosen_schedules },
         { "second look", second_look },
         { "changed on disk", changed_on_disk },

@@ -223,8 +223,13 @@ static void truncated(void)
     imagine_error err = IMAGINE_ERROR_INIT;
     imagine__weights *weights;
     size_t size = make(bytes, GOOD, 40);
-    for (size_t i = 0; i < size; i++)
+    for (size_t i = 0; i < size; i++) {
         CHECK_STATUS(open_bytes(bytes, i, &weights, &err), IMAGINE_ERROR_FORMAT);
+        CHECK(i < 10 || strstr(err.message, "it was cut short, download it again"));
+    }
+    char whole[64];
+    snprintf(whole, sizeof whole, "it has %zu bytes, but its header speaks of %zu;", size - 1, size);
+    CHECK(strstr(err.message, whole) != NULL);
 }
 
 /* The file shrinks after it was opened. */
@@ -376,6 +381,39 @@ static void large_index(void)
     free(text);
 }
 
+/* Of types that are not computed with, and of names that are not diffusers', the message says what they are and what to do. */
+static void other_contents(void)
+{
+    static const struct {
+        const char *name, *dtype, *told;
+        size_t size;
+    } cases[] = {
+        { "wanted.weight", "F8_E4M3", "is stored as F8_E4M3; f32, bf16, f16 and f64 are read: examples/convert.py makes bf16 of it", 1 },
+        { "wanted.weight", "I64", "is stored as I64; f32, bf16, f16 and f64 are read", 8 },
+        { "model.diffusion_model.head.modulation", "F32", "it has the original model's names: convert it with examples/convert.py", 4 },
+        { "token_embedding.weight", "F32", "convert it with examples/convert.py", 4 },
+        { "decoder.head.0.gamma", "F32", "convert it with examples/convert.py", 4 },
+        { "diffusion_model.blocks.0.self_attn.q.lora_A.weight", "F32", "it is a LoRA", 4 },
+        { "other", "F32", "\"wanted.weight\" is missing", 4 },
+    };
+    char bytes[1024], header[512];
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        imagine_error err = IMAGINE_ERROR_INIT;
+        imagine__weights *weights;
+        imagine__loaded loaded;
+        const float *values;
+        snprintf(header, sizeof header, "{\"%s\":{\"dtype\":\"%s\",\"shape\":[1],\"data_offsets\":[0,%zu]}}", cases[i].name, cases[i].dtype,
+                 cases[i].size);
+        REQUIRE_OK(open_bytes(bytes, make(bytes, header, cases[i].size), &weights, &err));
+        imagine__loaded_init(&loaded, context, weights);
+        CHECK(imagine__load_floats(&loaded, &values, 1, &err, "wanted.weight") < 0);
+        if (!strstr(err.message, cases[i].told))
+            test_fail(__FILE__, __LINE__, err.message);
+        imagine__loaded_free(&loaded);
+        imagine__weights_close(weights);
+    }
+}
+
 /* imagine_buffer_save and _load: what was written is read, whatever the order and types. */
 static void buffers(void)
 {
@@ -463,6 +501,7 @@ int main(int argc, char **argv)
         { "header_with_a_mark", header_with_a_mark },
         { "truncated", truncated }, { "cut_short", cut_short },
         { "mutations", mutations }, { "shards", shards }, { "large index", large_index },
+        { "other contents", other_contents },
         { "buffers", buffers },     { "not_files", not_files },
         { "clean_up", clean_up },
     };
