@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: MIT
 """examples/convert.py on small pickles under the original names, beside the two-layer pack and diffusers' own renaming."""
 
+import contextlib
+import io
+import json
 import os
 import pathlib
 import re
@@ -69,9 +72,16 @@ def vae_name(name):
     return side + "." + rest
 
 
+def residual_vae_name(name):
+    """Of Wan 2.2's VAE, whose levels are lists within lists."""
+    name = re.sub(r"\.(down|up)_blocks\.(\d)\.resnets\.", lambda m: f".{m[1]}samples.{m[2]}.{m[1]}samples.", name)
+    name = re.sub(r"\.(down|up)_blocks\.(\d)\.(?:down|up)sampler\.",
+                  lambda m: f".{m[1]}samples.{m[2]}.{m[1]}samples.{2 if m[1] == 'down' else 3}.", name)
+    return vae_name(name)
+
+
 def read(path):
     """name: tensor of a safetensors file."""
-    import json
     data = pathlib.Path(path).read_bytes()
     size = struct.unpack("<Q", data[:8])[0]
     types = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -187,7 +197,156 @@ class Convert(unittest.TestCase):
         self.refused(dict(original, **{"conv1.bias": torch.zeros(1, dtype=torch.int64)}), "torch.int64")
         self.refused([1, 2], "no dictionary of tensors")
         self.refused({"decoder.head.0.gamma": torch.zeros(1), "encoder.downsamples.0.downsamples.0.residual.0.gamma": torch.zeros(1)},
-                     "Wan 2.2")
+                     "encoder.downsamples.0.downsamples.0.residual.0.gamma")
+
+    def run_here(self, *arguments):
+        """What the script ends with, in this process, which has PyTorch already."""
+        sys.path.insert(0, str(SCRIPT.parent))
+        import convert
+        told, before, sys.argv = io.StringIO(), sys.argv, ["convert.py", *map(str, arguments)]
+        try:
+            with contextlib.redirect_stdout(told):
+                convert.main()
+        except SystemExit as end:
+            return str(end.code)
+        finally:
+            sys.argv = before
+        return told.getvalue()
+
+    def made_here(self, content):
+        torch.save(content, self.pickle)
+        return self.run_here(self.pickle, self.out)
+
+    def test_other_models_are_told(self):
+        original, _ = self.original("transformer")
+        wide = torch.zeros(28, 36, 1, 2, 2, dtype=torch.bfloat16)
+        one = torch.zeros(2, 2)
+        for more, words in (({"blocks.0.cross_attn.k_img.weight": one}, "I2V"), ({"img_emb.proj.0.weight": one}, "I2V"),
+                            ({"patch_embedding.weight": wide}, "takes 36 channels and gives 16"),
+                            ({"vace_blocks.0.after_proj.bias": one}, "VACE"),
+                            ({"face_adapter.fuser_blocks.0.k_norm.weight": one}, "Animate"),
+                            ({"text_encoders.umt5xxl.transformer.shared.weight": one}, "several models in one file")):
+            self.assertIn(words, self.made_here(original | more))
+        half = {name: tensor for name, tensor in original.items() if name.startswith("blocks.1.") or not name.startswith("blocks.")}
+        self.assertIn("of block 0 0 of", self.made_here(half))
+        del half["head.modulation"]
+        self.assertIn("of a model in several files all are given at once", self.made_here(half))
+        self.assertIn("LoRA", self.made_here({"diffusion_model.blocks.0.self_attn.q.lora_A.weight": one}))
+        self.assertIn("Ovi", self.made_here({"video_model.head.modulation": one, "audio_model.head.modulation": one}))
+        self.assertFalse(os.path.exists(self.out))
+
+    def test_of_comfyui(self):
+        """Prefixes, 8-bit floats with and without scales, and what stands beside them."""
+        original, published = self.original("transformer")
+        prefix = "model.diffusion_model."
+        names = [name for name in original if name.endswith(("ffn.0.weight", "self_attn.q.weight", "cross_attn.o.weight"))]
+        for weight, given, row_wise in (("scale_weight", "scale_input", False), ("weight_scale", "input_scale", True)):
+            content, expected = {prefix + name: tensor for name, tensor in original.items()}, dict(published)
+            for name in names:
+                rows = original[name].float()
+                scale = (rows.abs().amax(1, keepdim=True) if row_wise else rows.abs().max()) / 448
+                small = (rows / scale).to(torch.float8_e4m3fn)
+                base = prefix + name.removesuffix("weight")
+                content |= {base + "weight": small, base + weight: scale, base + given: torch.ones(())}
+                if row_wise:
+                    content[base + "comfy_quant"] = torch.tensor(list(b'{"format": "float8_e4m3fn"}'), dtype=torch.uint8)
+                new = next(n for n in published if transformer_name(n) == name)
+                expected[new] = (small.double() * scale.double()).to(torch.bfloat16)
+            plain = "patch_embedding.weight"
+            content[prefix + plain] = original[plain].to(torch.float8_e5m2)
+            expected[plain] = original[plain].to(torch.float8_e5m2).to(torch.bfloat16)
+            content[prefix + "scaled_fp8"] = torch.empty(0, dtype=torch.float8_e4m3fn)
+            self.assertIn("tensors of a transformer", self.made_here(content))
+            self.same(expected)
+        content[prefix + names[0].removesuffix("weight") + "comfy_quant"] = torch.tensor(list(b'{"format": "nvfp4"}'), dtype=torch.uint8)
+        os.unlink(self.out)
+        self.assertIn("nvfp4", self.made_here(content))
+        content = {k: v for k, v in content.items() if not k.endswith("comfy_quant")}
+        without = {k: v for k, v in content.items() if k != prefix + names[0]}
+        self.assertIn("a scale of it, but not the tensor itself", self.made_here(without))
+        scale = prefix + names[0].removesuffix("weight") + "weight_scale"
+        self.assertIn("one for all or one a row is known", self.made_here(content | {scale: torch.ones(3)}))
+        self.assertIn("is bfloat16 with a scale", self.made_here(content | {prefix + names[0]: original[names[0]]}))
+        self.assertFalse(os.path.exists(self.out))
+
+    def test_diffusers_names_in_8_bits(self):
+        """From safetensors, whose markers may be empty; ComfyUI's umT5 has transformers' names."""
+        from safetensors.torch import save_file
+        published = read(STAGES["text"][0])
+        published.pop("encoder.embed_tokens.weight", None)
+        path = os.path.join(self.folder.name, "umt5_xxl_fp8_e4m3fn_scaled.safetensors")
+        eight = "encoder.block.0.layer.1.DenseReluDense.wi_0."
+        scale = torch.tensor(0.25)
+        small = published[eight + "weight"].float().div(scale).to(torch.float8_e4m3fn)
+        save_file(published | {eight + "weight": small, eight + "scale_weight": scale,
+                               "scaled_fp8": torch.empty(0, dtype=torch.float8_e4m3fn),
+                               "spiece_model": torch.zeros(7, dtype=torch.uint8)}, path)
+        self.assertIn("tensors of a text encoder", self.run_here(path, self.out))
+        self.same(published | {eight + "weight": (small.float() * scale).to(torch.bfloat16)})
+
+    @unittest.skipIf(single_file_utils is None, "no diffusers here")
+    def test_vae_of_wan_2_2(self):
+        """The original's names of a residual VAE, and the pack that comes out decodes as diffusers' model does."""
+        from diffusers import AutoencoderKLWan
+        torch.manual_seed(1)
+        vae = AutoencoderKLWan(base_dim=4, decoder_base_dim=4, z_dim=4, is_residual=True, in_channels=12, out_channels=12, patch_size=2,
+                               scale_factor_spatial=16, latents_mean=[0.0] * 4, latents_std=[1.0] * 4)
+        published = vae.state_dict()
+        original = {residual_vae_name(name): tensor for name, tensor in published.items()}
+        self.assertEqual(len(original), len(published))
+        for known in ("encoder.downsamples.1.downsamples.2.time_conv.weight", "encoder.downsamples.3.downsamples.1.residual.6.bias",
+                      "encoder.downsamples.1.downsamples.0.shortcut.weight", "decoder.upsamples.0.upsamples.3.resample.1.weight",
+                      "decoder.upsamples.3.upsamples.2.residual.0.gamma", "decoder.middle.1.to_qkv.weight", "conv2.bias"):
+            self.assertIn(known, original)
+        self.assertIn("tensors of a VAE of Wan 2.2", self.made_here(original))
+        self.same(published)
+        pack = pathlib.Path(self.folder.name) / "pack"
+        (pack / "vae").mkdir(parents=True)
+        config = dict(vae.config, _class_name="AutoencoderKLWan", clip_output=False)
+        (pack / "vae" / "config.json").write_text(json.dumps(config))
+        os.rename(self.out, pack / "vae" / "diffusion_pytorch_model.safetensors")
+        again = AutoencoderKLWan.from_pretrained(pack / "vae")
+        self.assertTrue(all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in published.items()))
+        program = os.environ.get("IMAGINE_PROGRAM", ROOT / "build" / "examples" / "imagine")
+        latents, frames = os.path.join(self.folder.name, "latents.safetensors"), os.path.join(self.folder.name, "frames.safetensors")
+        values = torch.randn(1, 4, 2, 3, 2)
+        from safetensors.torch import load_file, save_file
+        save_file({"latents": values[0]}, latents)
+        done = subprocess.run([program, "decode", latents, "--model", pack, "--out", frames], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        with torch.no_grad():
+            wanted = vae.decode(values).sample[0]
+        made = next(iter(load_file(frames).values()))
+        self.assertEqual(made.shape, wanted.shape)
+        self.assertLess(((made - wanted) ** 2).mean() / (wanted ** 2).mean(), 1e-10)
+
+    def test_what_is_there_is_kept(self):
+        """Of names without one to write the last is not overwritten, unless it is what the script has written before."""
+        original, published = self.original("transformer")
+        sys.path.insert(0, str(SCRIPT.parent))
+        import convert
+        first, second = (os.path.join(self.folder.name, name) for name in ("a.safetensors", "b.safetensors"))
+        names = sorted(original)
+        convert.write(first, {name: original[name] for name in names[::2]})
+        convert.write(second, {name: original[name] for name in names[1::2]})
+        before = pathlib.Path(second).read_bytes()
+        for arguments, words in (([first, second], "not of this script's making"), ([first, self.folder.name], "is a folder"),
+                                 ([first, "x.pth"], "does not end in .safetensors"), ([first + "x", self.out], "No such file")):
+            self.assertIn(words, self.run_here(*arguments))
+        self.assertEqual(pathlib.Path(second).read_bytes(), before)
+
+    def test_what_downloads_leave(self):
+        for begin, words in ((b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"), (b"GGUF\3\0\0\0", "GGUF"),
+                             (b"\n<!DOCTYPE html>", "web page"), (bytes(100), "zeros"), (b"", "empty"), (b"PK\3\4....", "")):
+            for ending in (".pth", ".safetensors"):
+                path = os.path.join(self.folder.name, "weights" + ending)
+                pathlib.Path(path).write_bytes(begin)
+                told = self.run_here(path, self.out)
+                self.assertTrue("not read" in told and words in told, told)
+        whole = pathlib.Path(STAGES["transformer"][0]).read_bytes()
+        for size, words in ((len(whole) - 1, f"it has {len(whole) - 1} of {len(whole)} bytes"), (100, "its header alone would take")):
+            pathlib.Path(path).write_bytes(whole[:size])
+            self.assertIn(words, self.run_here(path, self.out))
 
     def test_what_is_not_whole_is_not_left_behind(self):
         os.mkdir(self.out.removesuffix("/out.safetensors"))
