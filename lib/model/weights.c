@@ -300,6 +300,29 @@ static imagine_status open_index(imagine__weights **weights, imagine_context *co
     return status;
 }
 
+/* Saving again in parts leaves the whole file of before, and the other way round the index without its shards. diffusers reads what the
+ * index names, transformers the whole file. */
+static imagine_status open_one_of(imagine__weights **weights, imagine_context *context, const char *folder, const char *file,
+                                  const char *index, imagine_error *error)
+{
+    const char *name = strrchr(file, '/') + 1, *why = "the whole file is read, as transformers does";
+    imagine_error tried = IMAGINE_ERROR_INIT;
+    imagine_status status = IMAGINE_ERROR_NOT_FOUND;
+    if (strcmp(name, "model.safetensors") != 0) {
+        why = "the shards are read, as diffusers does";
+        status = open_index(weights, context, folder, index, &tried);
+        if (status < 0 && status != IMAGINE_ERROR_NOT_FOUND && error)
+            *error = tried;
+    }
+    if (status == IMAGINE_ERROR_NOT_FOUND) {
+        why = tried.status < 0 ? "the whole file is read, since shards are missing" : why;
+        status = imagine__weights_open_file(weights, context, file, error);
+    }
+    if (status >= 0)
+        imagine__log(context, IMAGINE_LOG_WARNING, "%s: has both %s and %s.index.json; %s; remove what is older", folder, name, name, why);
+    return status;
+}
+
 imagine_status imagine__weights_open(imagine__weights **weights, imagine_context *context, const char *folder,
                                      const char *base, imagine_error *error)
 {
@@ -309,12 +332,13 @@ imagine_status imagine__weights_open(imagine__weights **weights, imagine_context
     imagine__path_kind whole = IMAGINE__PATH_NONE, parts = IMAGINE__PATH_NONE;
     imagine_status status = file && index ? imagine__look(file, &whole, error)
                                           : imagine__fail_memory_in(context, error, strlen(folder), "a path");
-    if (status >= 0 && !whole)
+    if (status >= 0)
         status = imagine__look(index, &parts, error);
     if (status >= 0)
-        status = parts   ? open_index(weights, context, folder, index, error)
-                 : whole ? imagine__weights_open_file(weights, context, file, error)
-                         : imagine__fail_no_weights(folder, base, error);
+        status = whole && parts ? open_one_of(weights, context, folder, file, index, error)
+                 : parts        ? open_index(weights, context, folder, index, error)
+                 : whole        ? imagine__weights_open_file(weights, context, file, error)
+                                : imagine__fail_no_weights(folder, base, error);
     imagine__free(context, file);
     imagine__free(context, index);
     return status;

@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include "dit/dit.h"
-#include "model/model.h"
+#include "model/pack.h"
 #include "test.h"
 #include "text/tokenizer.h"
 #include "text/umt5.h"
@@ -357,6 +357,79 @@ static void other_bytes(void)
     CHECK_STATUS(imagine__model_tokenizer(model, &tokenizer, NULL, &err), IMAGINE_ERROR_FORMAT);
     CHECK(strstr(err.message, "it is a pointer of git-lfs") != NULL);
     imagine_model_release(&model);
+}
+
+/* A tensor of an opened model's transformer or text encoder: its first bytes, and whether the warning holds `told`. */
+static uint32_t first_weight(imagine__stage_kind kind, const char *name, const char *told)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_model *model;
+    uint32_t value = 0;
+    warning[0] = 0;
+    imagine_status status = imagine_model_open(&model, context, folder, NULL, &err);
+    CHECK(status == IMAGINE_OK && err.status == IMAGINE_OK);
+    if (status < 0)
+        return 0;
+    const imagine__weights *weights = model->stages[kind].weights;
+    const imagine__tensor *t = imagine__weights_find(weights, name);
+    CHECK(t && imagine__weights_read(weights, t, 0, sizeof value, &value, &err) == IMAGINE_OK);
+    if (told ? !strstr(warning, told) : warning[0])
+        test_fail(__FILE__, __LINE__, warning);
+    imagine_model_release(&model);
+    return value;
+}
+
+/* A file of the pack, whole, with all bytes of its data changed. */
+static void copy_changed(const char *from, const char *to)
+{
+    static char bytes[1 << 20];
+    char path[512];
+    uint64_t header;
+    snprintf(path, sizeof path, "%s/%s", folder, from);
+    FILE *file = fopen(path, "rb");
+    size_t size = file ? fread(bytes, 1, sizeof bytes, file) : 0;
+    REQUIRE(file && size > 8 && size < sizeof bytes);
+    fclose(file);
+    memcpy(&header, bytes, 8);
+    for (size_t i = 8 + (size_t)header; i < size; i++)
+        bytes[i] ^= 1;
+    snprintf(path, sizeof path, "%s/%s", folder, to);
+    file = fopen(path, "wb");
+    CHECK(file && fwrite(bytes, 1, size, file) == size && !fclose(file));
+}
+
+/* A model that was saved again in another number of files: what diffusers and transformers would read is read, and told. */
+static void both_ways(void)
+{
+    static const struct {
+        imagine__stage_kind kind;
+        const char *folder, *base, *tensor, *told;
+        int shards;
+    } cases[] = {
+        { IMAGINE__STAGE_TRANSFORMER, "transformer", "diffusion_pytorch_model", "patch_embedding.weight", "the shards are read", 1 },
+        { IMAGINE__STAGE_ENCODER, "text_encoder", "model", "shared.weight", "the whole file is read, as transformers does", 0 },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char whole[128], shard[128], index[160], text[256];
+        restore();
+        snprintf(whole, sizeof whole, "%s/%s.safetensors", cases[i].folder, cases[i].base);
+        snprintf(shard, sizeof shard, "%s/%s-00001-of-00001.safetensors", cases[i].folder, cases[i].base);
+        snprintf(index, sizeof index, "%s.index.json", whole);
+        snprintf(text, sizeof text, "{\"weight_map\":{\"%s\":\"%s\"}}", cases[i].tensor, strchr(shard, '/') + 1);
+        uint32_t old = first_weight(cases[i].kind, cases[i].tensor, NULL);
+        copy_changed(whole, shard);
+        CHECK(first_weight(cases[i].kind, cases[i].tensor, NULL) == old);
+        replace(index, text);
+        CHECK((first_weight(cases[i].kind, cases[i].tensor, cases[i].told) != old) == cases[i].shards);
+        drop(shard);
+        CHECK(first_weight(cases[i].kind, cases[i].tensor, cases[i].shards ? "since shards are missing" : cases[i].told) == old);
+        replace(index, "{");
+        imagine_error err = IMAGINE_ERROR_INIT;
+        imagine_model_info info;
+        CHECK_STATUS(open_pack(&info, &err), cases[i].shards ? IMAGINE_ERROR_FORMAT : IMAGINE_OK);
+        CHECK(!cases[i].shards || strstr(err.message, "index.json"));
+    }
+    restore();
 }
 
 /* Paths near a pack. */
@@ -834,6 +907,7 @@ int main(int argc, char **argv)
         { "refused", refused },
         { "other weights", other_weights },
         { "other bytes", other_bytes },
+        { "both ways", both_ways },
         { "near a pack", near_a_pack },
         { "other models", other_models },
         { "schedules", schedules }, { "chosen schedules", chosen_schedules },
