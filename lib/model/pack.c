@@ -440,6 +440,13 @@ static imagine_status check_fit(const imagine_model *model, imagine_error *error
     return IMAGINE_OK;
 }
 
+/* "OWNER/NAME", by which other programs download models. */
+static int is_hub_name(const char *path)
+{
+    const char *slash = strchr(path, '/');
+    return slash && slash > path && slash[1] && !strchr(slash + 1, '/') && *path != '.' && *path != '~';
+}
+
 imagine_status imagine__pack_read(imagine_model *model, imagine_error *error)
 {
     imagine__path_kind kind;
@@ -448,7 +455,8 @@ imagine_status imagine__pack_read(imagine_model *model, imagine_error *error)
     if (status < 0)
         return status;
     if (!kind)
-        return imagine__fail_errno(error, IMAGINE_ERROR_NOT_FOUND, ENOENT, "%s", imagine__path_text(model->path));
+        return imagine__fail_errno(error, IMAGINE_ERROR_NOT_FOUND, ENOENT, "%s%s", imagine__path_text(model->path),
+                                   is_hub_name(model->path) ? ": nothing is downloaded here, give the folder of a model that was" : "");
     if (kind != IMAGINE__PATH_FOLDER)
         return imagine__fail_file_is_no_pack(model->path, error);
     status = read_index(model, error);

@@ -237,6 +237,10 @@ static void refused(void)
     CHECK_STATUS(imagine_model_open(&model, context, "no-such-pack", NULL, &err), IMAGINE_ERROR_NOT_FOUND);
     CHECK_STATUS(imagine_model_open(&model, context, "", NULL, &err), IMAGINE_ERROR_NOT_FOUND);
     CHECK(err.native_code == ENOENT && !strncmp(err.message, "the path is empty: ", 19));
+    CHECK_STATUS(imagine_model_open(&model, context, "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", NULL, &err), IMAGINE_ERROR_NOT_FOUND);
+    CHECK(err.native_code == ENOENT && strstr(err.message, "Diffusers: nothing is downloaded here, give the folder of a model"));
+    CHECK_STATUS(imagine_model_open(&model, context, "./no-such-pack", NULL, &err), IMAGINE_ERROR_NOT_FOUND);
+    CHECK(!strstr(err.message, "downloaded"));
     CHECK_STATUS(imagine_model_open(&model, context, test_path("test.h"), NULL, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
     CHECK_STATUS(imagine_model_open(&model, context, NULL, NULL, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
     CHECK_STATUS(imagine_model_open(NULL, context, folder, NULL, &err), IMAGINE_ERROR_INVALID_ARGUMENT);
