@@ -222,6 +222,11 @@ imagine_status imagine__dit_load(imagine__dit **out, imagine_context *context, c
                              "%s: holds only %d tensors, but \"num_layers\" in the config.json beside it is %d%s",
                              imagine__weights_path(weights, NULL), imagine__weights_count(weights), config->layers,
                              imagine__weights_hint(weights));
+    const char *sparse = imagine__weights_like(weights, "to_gate_compress"); /* computed without, it is another model */
+    if (sparse)
+        return imagine__fail(error, IMAGINE_ERROR_MODEL,
+                             "%s: holds \"%s\", of a model with sparse attention (FastWan's VSA), which is not run; take one with full "
+                             "attention (FullAttn)", imagine__weights_path(weights, NULL), sparse);
     return load(out, context, config, weights, streamed, cancel, error);
 }
 

@@ -54,6 +54,14 @@ const char *imagine__weights_hint(const imagine__weights *weights)
     return "";
 }
 
+const char *imagine__weights_like(const imagine__weights *weights, const char *part)
+{
+    for (size_t i = 0; i < weights->count; i++)
+        if (strstr(weights->tensors[i].name, part))
+            return weights->tensors[i].name;
+    return NULL;
+}
+
 int imagine__ends_with(const char *name, const char *end)
 {
     size_t length = strlen(name), tail = strlen(end);

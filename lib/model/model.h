@@ -143,6 +143,7 @@ int32_t imagine__weights_count(const imagine__weights *weights);
 const imagine__tensor *imagine__weights_at(const imagine__weights *weights, int32_t index);
 const imagine__tensor *imagine__weights_find(const imagine__weights *weights, const char *name); /* NULL: none */
 const char *imagine__stored_name(const imagine__tensor *tensor); /* of its type, as the format has it: "F8_E4M3" */
+const char *imagine__weights_like(const imagine__weights *weights, const char *part); /* the first name with this in it; NULL: none */
 /* Why a tensor may be missing, to be put behind a message: "; it has the original model's names: ..."; or "". */
 const char *imagine__weights_hint(const imagine__weights *weights);
 uint64_t imagine__weights_bytes(const imagine__weights *weights); /* of all files */

@@ -109,7 +109,8 @@ static imagine_status find_stage(imagine_model *model, imagine__stage_kind kind,
 
 /* ---- configurations of the whole ------------------------------------------------------------- */
 
-static imagine_status read_index(imagine_model *model, imagine_error *error)
+/* *dmd: the pack is FastWan's, whose schedule is not its scheduler's. */
+static imagine_status read_index(imagine_model *model, int *dmd, imagine_error *error)
 {
     imagine__config *index;
     int expand = 0;
@@ -121,7 +122,8 @@ static imagine_status read_index(imagine_model *model, imagine_error *error)
     /* Wan 2.2 TI2V 5B is one model under both names; from video to video goes what goes from text. */
     if (status >= 0)
         status = imagine__config_bool(index, "expand_timesteps", &expand, 0, error);
-    if (status >= 0 && name && strcmp(name, "WanPipeline") && strcmp(name, "WanVideoToVideoPipeline") &&
+    *dmd = status >= 0 && name && !strcmp(name, "WanDMDPipeline");
+    if (status >= 0 && name && !*dmd && strcmp(name, "WanPipeline") && strcmp(name, "WanVideoToVideoPipeline") &&
         !(expand && !strcmp(name, "WanImageToVideoPipeline")))
         status = imagine__fail(error, IMAGINE_ERROR_MODEL,
                                "%s: \"_class_name\" is \"%s\", this library runs \"WanPipeline\": take one of Wan's models for text to "
@@ -450,7 +452,7 @@ static int is_hub_name(const char *path)
 imagine_status imagine__pack_read(imagine_model *model, imagine_error *error)
 {
     imagine__path_kind kind;
-    int found = 0;
+    int found = 0, dmd = 0;
     imagine_status status = imagine__look(model->path, &kind, error);
     if (status < 0)
         return status;
@@ -459,7 +461,7 @@ imagine_status imagine__pack_read(imagine_model *model, imagine_error *error)
                                    is_hub_name(model->path) ? ": nothing is downloaded here, give the folder of a model that was" : "");
     if (kind != IMAGINE__PATH_FOLDER)
         return imagine__fail_file_is_no_pack(model->path, error);
-    status = read_index(model, error);
+    status = read_index(model, &dmd, error);
     for (int i = 0; i < IMAGINE__STAGE_COUNT && status >= 0; i++) {
         status = find_stage(model, i, error);
         found += model->stages[i].folder != NULL;
@@ -470,8 +472,10 @@ imagine_status imagine__pack_read(imagine_model *model, imagine_error *error)
         status = check_fit(model, error);
     if (status >= 0)
         status = check_experts(model, error);
-    if (status >= 0)
+    if (status >= 0 && !dmd)
         status = read_scheduler(model, error);
+    else if (status >= 0)
+        set_schedule(&model->defaults, IMAGINE_SCHEDULE_CAUSVID, IMAGINE_STEP_DEFAULT);
     if (status >= 0)
         status = read_text_length(model, error);
     if (status >= 0)
