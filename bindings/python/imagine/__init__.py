@@ -139,12 +139,11 @@ class Job(_Handle):
 
     def __init__(self, model: Model, options: _api.JobOptions, keep: List[Any]) -> None:
         _need_numpy()  # for what its events hold
-        pointer = ctypes.c_void_p()
         self._temporal_factor = model.info["temporal_factor"]  # asked now: the model may be closed while the job works
-        _call("imagine_job_create", ctypes.byref(pointer), model, ctypes.byref(options))
         self._done, self._closing = False, False
-        super().__init__(pointer.value)
-        self._ready = _Descriptor.of(_lib().imagine_job_fd(pointer))
+        super().__init__()
+        _call("imagine_job_create", self._out(), model, ctypes.byref(options))
+        self._ready = _Descriptor.of(_lib().imagine_job_fd(self._pointer))
         _jobs.add(self)
         del keep  # what the options pointed to: the library has its own copies now
 
@@ -266,20 +265,20 @@ class Job(_Handle):
     def latents(self) -> Array:
         """The latents after the last whole step, float32 [channels, frames, height, width], read-only: they are shared with
         the job, which works with them."""
-        pointer = ctypes.c_void_p()
+        made = Buffer()
         with self._open() as job:
-            _call("imagine_job_get_latents", job, ctypes.byref(pointer))
-        return cast("Array", _read_only(Buffer(pointer.value).array))
+            _call("imagine_job_get_latents", job, made._out())
+        return cast("Array", _read_only(made.array))
 
     @property
     def state(self) -> Array:
         """What a job that was cancelled or failed while it sampled can be gone on from, in this process or another: uint8 [bytes],
         for job() or generate() as `state`, with the same options. With `state_every` also while it samples. StateError where
         there is none."""
-        pointer = ctypes.c_void_p()
+        made = Buffer()
         with self._open() as job:
-            _call("imagine_job_get_state", job, ctypes.byref(pointer))
-        return cast("Array", _read_only(Buffer(pointer.value).array))
+            _call("imagine_job_get_state", job, made._out())
+        return cast("Array", _read_only(made.array))
 
     @property
     def info(self) -> Dict[str, Any]:
@@ -345,14 +344,12 @@ class Model(_Handle):
         self.context = _of("context", Context, context) or Context()
         self._context = self.context._reference()  # the caller may close theirs
         self._context._name = "model"  # which closes it, and nobody else
-        pointer = ctypes.c_void_p()
+        super().__init__()
         try:
-            _call("imagine_model_open", ctypes.byref(pointer), self._context, _path(path),
-                  ctypes.byref(options), filename=path)
+            _call("imagine_model_open", self._out(), self._context, _path(path), ctypes.byref(options), filename=path)
         except BaseException:
             self.close()  # a traceback would keep the threads
             raise
-        super().__init__(pointer.value)
         self.path = os.fsdecode(path)
 
     def close(self) -> None:
@@ -516,26 +513,26 @@ class Model(_Handle):
     def _vae(self, function: str, value: Any, tile: Tile, cancel: Optional[Cancel], *arguments: Any) -> Array:
         what = ("latents", "float32") if function == "imagine_vae_decode" else ("frames", "uint8")
         given = Buffer.copy_of(self._context, value, *what)
-        result = ctypes.c_void_p()
+        made = Buffer()
         self._stage("vae", _tile(tile), _api.VaeOptions(), cancel,
-                    lambda vae: _call(function, vae, given, *arguments, ctypes.byref(result)))
-        return Buffer(result.value).array
+                    lambda vae: _call(function, vae, given, *arguments, made._out()))
+        return made.array
 
     def tokenize(self, prompt: str, max_length: int = 0, cancel: Optional[Cancel] = None) -> Array:
         """Token ids int32 [length] of a prompt, cut to `max_length` unless that is 0. Of the model only the tokenizer is read; it sees
         info["text_length"] tokens. `cancel` as for decode()."""
         _need_numpy()
-        ids, data, length = ctypes.c_void_p(), _text("prompt", prompt), _integer("max_length", max_length)
+        ids, data, length = Buffer(), _text("prompt", prompt), _integer("max_length", max_length)
         with _child(self._context, _given("cancel", Cancel, cancel)) as own:
-            _interruptible(own, lambda: _call("imagine_model_tokenize", self, data, length, own._pointer, ctypes.byref(ids)))
-        return Buffer(ids.value).array
+            _interruptible(own, lambda: _call("imagine_model_tokenize", self, data, length, own._pointer, ids._out()))
+        return ids.array
 
     def encode_text(self, prompt: str, cancel: Optional[Cancel] = None) -> Tuple[Array, Array]:
         """(token ids int32 [length], embeddings float32 [length, text_dim]) of a prompt. `cancel` as for decode()."""
-        ids, embeds, data = ctypes.c_void_p(), ctypes.c_void_p(), _text("prompt", prompt)
+        ids, embeds, data = Buffer(), Buffer(), _text("prompt", prompt)
         self._stage("text", {}, _api.TextOptions(), cancel,
-                    lambda text: _call("imagine_text_encode", text, data, ctypes.byref(ids), ctypes.byref(embeds)))
-        return Buffer(ids.value).array, Buffer(embeds.value).array
+                    lambda text: _call("imagine_text_encode", text, data, ids._out(), embeds._out()))
+        return ids.array, embeds.array
 
 
 def _find(name: Union[str, os.PathLike[str]]) -> pathlib.Path:

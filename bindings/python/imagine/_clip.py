@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import base64
-import ctypes
 import os
 import pathlib
 import tempfile
@@ -34,9 +33,9 @@ def load(path: Path, context: Optional[Context] = None) -> Array:
     """Frames of a PNG, an animated PNG or a folder of PNGs, by their names (10.png before 2.png), uint8 [frames, height, width, 3]."""
     need_numpy()
     context = of("context", Context, context) or Context(threads=1)
-    pointer = ctypes.c_void_p()
-    call("imagine_picture_load", ctypes.byref(pointer), context, c_path(path), filename=path)
-    return Buffer(pointer.value).array
+    made = Buffer()
+    call("imagine_picture_load", made._out(), context, c_path(path), filename=path)
+    return made.array
 
 
 class Clip:

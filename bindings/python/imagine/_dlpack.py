@@ -83,3 +83,8 @@ def opened(given: Any) -> Tuple[int, bytes]:
 def mark_used(given: Any, name: bytes) -> None:
     """Says that the tensor now belongs to somebody else."""
     _rename(given, USED[name])
+
+
+def mark_unused(given: Any, name: bytes) -> None:
+    """Says that it belongs to its capsule again. Of the name Python keeps the address alone."""
+    _rename(given, VERSIONED if name == VERSIONED else PLAIN)

@@ -53,7 +53,7 @@ class Handle:
 
     _free = _retain = _name = ""
 
-    def __init__(self, pointer: Optional[int]) -> None:
+    def __init__(self, pointer: Optional[int] = None) -> None:
         self._renew()
         self._pointer = ctypes.c_void_p(pointer)
         _alive.add(self)
@@ -61,6 +61,11 @@ class Handle:
     def _renew(self) -> None:
         """Locks that nobody holds."""
         self._lock = threading.RLock()  # held while the pointer is freed, and while it is used without a reference
+
+    def _out(self) -> Any:
+        """Where a function of C's writes the handle that it makes. Python sees Ctrl-C as soon as that returns, so the handle has an
+        owner before it is there."""
+        return ctypes.byref(self._pointer)
 
     def close(self) -> None:
         """Frees the handle now; otherwise the garbage collector does."""
@@ -141,9 +146,8 @@ class Context(Handle):
         options.precision = choice("precision", _api.PRECISIONS, precision)
         options.graphs = 0 if graphs else _api.GRAPHS_OFF
         options.log, options.log_level = ctypes.cast(_log_function, ctypes.c_void_p), _log_level()
-        pointer = ctypes.c_void_p()
-        call("imagine_context_create", ctypes.byref(pointer), ctypes.byref(options))
-        super().__init__(pointer.value)
+        super().__init__()
+        call("imagine_context_create", self._out(), ctypes.byref(options))
 
     @property
     def info(self) -> Dict[str, Any]:
@@ -164,10 +168,9 @@ class Cancel(Handle):
     _free, _retain, _name = "imagine_cancel_release", "imagine_cancel_retain", "token"
 
     def __init__(self, context: Context) -> None:
-        pointer = ctypes.c_void_p()
-        call("imagine_cancel_create", ctypes.byref(pointer), of("context", Context, context))
-        super().__init__(pointer.value)
+        super().__init__()
         self._children: List[Cancel] = []
+        call("imagine_cancel_create", self._out(), of("context", Context, context))
 
     def fire(self) -> None:
         """What has this token ends with Cancelled, soon. Nothing has one that is closed."""
@@ -228,13 +231,14 @@ def interruptible(cancel: Cancel, work: Callable[[], Any]) -> Any:
             result["problem"] = problem
 
     thread = threading.Thread(target=run, name="imagine", daemon=True)
-    thread.start()
     try:
+        thread.start()
         while thread.is_alive():
             thread.join(0.1)
     except BaseException:
-        cancel.fire()
-        thread.join()
+        cancel.fire()  # also for a thread that is just beginning
+        if thread.is_alive():
+            thread.join()
         raise
     if "problem" in result:
         raise result["problem"]
@@ -377,10 +381,8 @@ class Buffer(Handle):
         """On the same one, in a context of its own, whose limit keeps small what it allocates beside."""
         info = self._info()
         context = Context(threads=1, device="cuda", device_number=info.device_number, memory_limit=2 * info.size + (16 << 20))
-        pointer = ctypes.c_void_p()
-        dims = (ctypes.c_int64 * max(info.ndim, 1))(*info.shape[:info.ndim])
-        call("imagine_buffer_create_on", ctypes.byref(pointer), context, info.device, info.dtype, info.ndim, dims)
-        made = Buffer(pointer.value)
+        made, dims = Buffer(), (ctypes.c_int64 * max(info.ndim, 1))(*info.shape[:info.ndim])
+        call("imagine_buffer_create_on", made._out(), context, info.device, info.dtype, info.ndim, dims)
         call("imagine_buffer_copy", made, self)
         return made
 
@@ -399,20 +401,23 @@ class Buffer(Handle):
         except TypeError:  # made before there were versions
             given = tensor.__dlpack__(**order)
         address, name = _dlpack.opened(given)
-        pointer = ctypes.c_void_p()
-        call("imagine_buffer_from_dlpack" if name == _dlpack.VERSIONED else "imagine_buffer_from_dlpack_unversioned",
-             ctypes.byref(pointer), context, address)
-        _dlpack.mark_used(given, name)
-        return cls(pointer.value)
+        made = cls()
+        _dlpack.mark_used(given, name)  # first: no tensor has two owners, whatever comes in between
+        try:
+            call("imagine_buffer_from_dlpack" if name == _dlpack.VERSIONED else "imagine_buffer_from_dlpack_unversioned",
+                 made._out(), context, address)
+        finally:
+            if not made._pointer:
+                _dlpack.mark_unused(given, name)
+        return made
 
     # ---- memory of the caller's
 
     @classmethod
     def _create(cls, context: Context, dtype: int, shape: Tuple[int, ...]) -> Buffer:
-        pointer = ctypes.c_void_p()
-        dims = (ctypes.c_int64 * max(len(shape), 1))(*shape)
-        call("imagine_buffer_create", ctypes.byref(pointer), context, dtype, len(shape), dims)
-        return cls(pointer.value)
+        made, dims = cls(), (ctypes.c_int64 * max(len(shape), 1))(*shape)
+        call("imagine_buffer_create", made._out(), context, dtype, len(shape), dims)
+        return made
 
     @classmethod
     def wrap(cls, array: Any, context: Optional[Context] = None) -> Buffer:
@@ -426,17 +431,17 @@ class Buffer(Handle):
         if not array.flags.c_contiguous:
             raise invalid("array: it is not contiguous; numpy.ascontiguousarray makes a copy that is")
         context = of("context", Context, context) or Context(threads=1)
-        pointer, key = ctypes.c_void_p(), next(_numbers)
+        made, key = cls(), next(_numbers)
         shape = (ctypes.c_int64 * max(array.ndim, 1))(*array.shape)
         _lent[key] = array
         try:
-            call("imagine_buffer_wrap" if array.flags.writeable else "imagine_buffer_wrap_read_only", ctypes.byref(pointer),
+            call("imagine_buffer_wrap" if array.flags.writeable else "imagine_buffer_wrap_read_only", made._out(),
                  context, number, array.ndim, shape, array.ctypes.data,
                  ctypes.cast(_release, ctypes.c_void_p), key)
-        except Error:
-            _lent.pop(key, None)
-            raise
-        return cls(pointer.value)
+        finally:
+            if not made._pointer:
+                _lent.pop(key, None)
+        return made
 
     @classmethod
     def copy_of(cls, context: Context, array: Any, name: str = "array", dtype: str = "") -> Buffer:

@@ -126,6 +126,65 @@ class Interrupts(unittest.TestCase):
                 time.sleep(2)  # where the copy was done before
         del kept
 
+    def test_what_has_just_been_made_is_freed(self):
+        """Ctrl-C during a function of the library's is seen once that has returned."""
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        picture, frames = os.path.join(folder.name, "picture.png"), numpy.zeros((1, 32, 32, 3), "uint8")
+        imagine.save(picture, frames)
+        model, latents = imagine.open(PACK), numpy.zeros((16, 1, 4, 4), "float32")
+        context = model.context
+        makers = {
+            "context_create": lambda: imagine.Context(threads=3),
+            "cancel_create": lambda: imagine.Cancel(context),
+            "model_open": lambda: imagine.open(PACK, context),
+            "job_create": lambda: model.job("a", steps=1000),
+            "job_get_latents": lambda: model.job(latents=latents).latents,
+            "picture_load": lambda: imagine.load(picture, context),
+            "buffer_create": lambda: imagine.Buffer.copy_of(context, latents),
+            "buffer_wrap": lambda: imagine.Buffer.wrap(latents, context),
+            "buffer_from_dlpack": lambda: imagine.Buffer.from_dlpack(latents, context),
+            "vae_decode": lambda: model.decode(latents),
+            "vae_encode": lambda: model.encode(frames),
+            "model_tokenize": lambda: model.tokenize("a"),
+            "text_encode": lambda: model.encode_text("a")}
+
+        def held():
+            gc.collect()
+            return context.info["memory_used"], len(os.listdir("/proc/self/task")), len(imagine._handles._lent), sys.getrefcount(latents)
+
+        def interrupted(name):
+            function = getattr(imagine._lib(), name, None)
+
+            def call(*arguments):
+                function(*arguments)
+                raise KeyboardInterrupt
+
+            return {name: call}
+
+        for name, make in makers.items():
+            with self.subTest(name):
+                make()
+                before = held()
+                functions = {**interrupted(f"imagine_{name}"), **interrupted(f"imagine_{name}_unversioned")}
+                with library(**functions), self.assertRaises(KeyboardInterrupt):
+                    make()
+                self.assertEqual(held(), before)
+
+    def test_a_stage_that_is_just_beginning_is_cancelled(self):
+        start, seen = threading.Thread.start, []
+
+        def interrupted(thread):
+            start(thread)
+            seen.append(thread)
+            raise KeyboardInterrupt
+
+        model = imagine.open(PACK)
+        with unittest.mock.patch("threading.Thread.start", interrupted), self.assertRaises(KeyboardInterrupt):
+            model.decode(numpy.zeros((16, 60, 128, 128), "float32"))
+        seen[0].join(5)
+        self.assertFalse(seen[0].is_alive())
+
     def test_unhandled_ends_the_program(self):
         with session(f"print('begun', flush=True)\nfor event in model.job('a', {LONG}): pass\n") as process:
             process.stdout.readline()
