@@ -26,7 +26,7 @@ from ._clip import Clip, load, save
 from ._errors import (Cancelled, Error, FileError, FileNotFound, FormatError, InvalidArgument, InvalidType, ModelError,
                       NotFinite, NotFound, OutOfMemory, StateError, TimeoutReached, Unsupported)
 from ._errors import call as _call, choice as _choice, closed as _closed, integer as _integer, invalid as _invalid, lib as _lib
-from ._errors import number as _number, numbers as _numbers, path as _path, text as _text
+from ._errors import Path as _Path, number as _number, numbers as _numbers, path as _path, text as _text
 from ._handles import Buffer, Cancel, Context
 from ._handles import Handle as _Handle, as_array as _as_array, child as _child, given as _given
 from ._handles import interruptible as _interruptible, need_numpy as _need_numpy, of as _of
@@ -337,7 +337,7 @@ class Model(_Handle):
 
     _free, _retain, _name = "imagine_model_release", "imagine_model_retain", "model"
 
-    def __init__(self, path: Union[str, os.PathLike[str]], context: Optional[Context] = None, weights: str = "auto") -> None:
+    def __init__(self, path: _Path, context: Optional[Context] = None, weights: str = "auto") -> None:
         options = _api.ModelOptions(struct_size=ctypes.sizeof(_api.ModelOptions),
                                     weights=_choice("weights", _api.WEIGHTS, weights))
         self._own = context is None
@@ -370,7 +370,7 @@ class Model(_Handle):
         """A dict of what imagine_model_info says."""
         info = _api.ModelInfo(struct_size=ctypes.sizeof(_api.ModelInfo))
         _call("imagine_model_get_info", self, ctypes.byref(info))
-        return {name: getattr(info, name) for name, _ in info._fields_ if name != "struct_size"}
+        return {name: getattr(info, name) for name, *_ in info._fields_ if name != "struct_size"}
 
     def job(self, prompt: str = "", negative_prompt: Optional[str] = None, *, seed: int = 0, width: int = 0,
             height: int = 0, frames: int = 0, steps: int = 0, guidance: float = -1.0, guidance_2: float = -1.0,
@@ -535,7 +535,7 @@ class Model(_Handle):
         return ids.array, embeds.array
 
 
-def _find(name: Union[str, os.PathLike[str]]) -> pathlib.Path:
+def _find(name: _Path) -> pathlib.Path:
     """A folder as given, or a pack of that name: in IMAGINE_MODELS, in this package, in the source tree, on the system."""
     given = pathlib.Path(os.fsdecode(_path(name)))
     if os.path.isdir(given) or len(given.parts) != 1:  # not Path's own, which raises what the library has a message for
@@ -554,6 +554,6 @@ def _find(name: Union[str, os.PathLike[str]]) -> pathlib.Path:
     return given
 
 
-def open(name: Union[str, os.PathLike[str]], context: Optional[Context] = None) -> Model:
+def open(name: _Path, context: Optional[Context] = None) -> Model:
     """Opens a model pack: a folder, or the name of one that is installed, as "tiny"."""
     return Model(_find(name), context)

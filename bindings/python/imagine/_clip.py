@@ -7,15 +7,13 @@ import base64
 import os
 import pathlib
 import tempfile
-from typing import TYPE_CHECKING, Any, Dict, Optional, Union
+from typing import TYPE_CHECKING, Any, Dict, Optional
 
-from ._errors import call, integer, invalid, number, path as c_path
+from ._errors import Path, call, integer, invalid, number, path as c_path
 from ._handles import Buffer, Context, as_array, need_numpy, of
 
 if TYPE_CHECKING:
     from ._handles import Array
-
-Path = Union[str, "os.PathLike[str]"]
 
 
 def save(path: Path, frames: Any, fps: float = 8.0, context: Optional[Context] = None) -> None:

@@ -128,6 +128,7 @@ _KINDS: Dict[Type[Error], Dict[int, Type[Error]]] = {
                 errno.EPERM: _Refused, errno.EEXIST: _There},
     NotFound: {errno.ENOENT: FileNotFound, errno.ENOTDIR: _InNoFolder}}
 _library: Optional[ctypes.CDLL] = None
+Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
 
 
 def lib() -> ctypes.CDLL:
@@ -227,7 +228,7 @@ def text(what: str, value: Optional[str]) -> Optional[bytes]:
         raise invalid(f"{what}: character {problem.start} is half of a surrogate pair, of which UTF-8 has none") from None
 
 
-def path(value: Union[str, os.PathLike[str]]) -> bytes:
+def path(value: Path) -> bytes:
     """A file's name as C takes it, for which it would end at a zero character."""
     try:
         name = os.fsencode(value)

@@ -216,12 +216,13 @@ class Types(unittest.TestCase):
     @unittest.skipUnless(has("mypy"), "no mypy here")
     def test_users_see_the_types(self):
         code = ("import imagine\nmodel = imagine.open('tiny')\nreveal_type(model.job('a'))\n"
-                "reveal_type(model.clip('a').fps)\nmodel.job(7)\n")
+                "reveal_type(model.clip('a').fps)\nmodel.job(7)\nimagine.open(b'tiny')\nimagine.load(b'a.png')\n")
         with tempfile.TemporaryDirectory() as cache:
             done = run([sys.executable, "-m", "mypy", "--cache-dir", cache, "-c", code], cwd=PYTHON)
         self.assertIn('Revealed type is "imagine.Job"', done.stdout)
         self.assertIn('Revealed type is "builtins.float"', done.stdout)
         self.assertIn('incompatible type "int"', done.stdout)
+        self.assertIn("Found 1 error ", done.stdout)
 
 
 @unittest.skipUnless(has("nbclient", "nbformat", "ipykernel"), "no nbclient and ipykernel here")
