@@ -97,7 +97,7 @@ class Event:
     @staticmethod
     def _keep(pointer: Optional[int]) -> Optional[Array]:
         """The payload as an array that stays valid after the next event."""
-        return Buffer(_lib().imagine_buffer_retain(pointer)).array if pointer else None
+        return Buffer._owner(_lib().imagine_buffer_retain(pointer)).array if pointer else None
 
     def __repr__(self) -> str:
         if self.kind == "step":

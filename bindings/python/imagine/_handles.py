@@ -53,10 +53,18 @@ class Handle:
 
     _free = _retain = _name = ""
 
-    def __init__(self, pointer: Optional[int] = None) -> None:
+    def __init__(self) -> None:
         self._renew()
-        self._pointer = ctypes.c_void_p(pointer)
+        self._pointer = ctypes.c_void_p()
         _alive.add(self)
+
+    @classmethod
+    def _owner(cls: Type[Self], pointer: Optional[int]) -> Self:
+        """Of a handle, which must be one of this class: callers have no part in it."""
+        made = cls.__new__(cls)
+        Handle.__init__(made)
+        made._pointer.value = pointer
+        return made
 
     def _renew(self) -> None:
         """Locks that nobody holds."""
@@ -79,9 +87,7 @@ class Handle:
         with self._lock:
             if not self._pointer:
                 raise closed(f"the {self._name}")
-            made = type(self).__new__(type(self))
-            Handle.__init__(made, getattr(lib(), self._retain)(self._pointer))
-        return made
+            return self._owner(getattr(lib(), self._retain)(self._pointer))
 
     def __reduce__(self) -> Any:
         """copy and pickle would give the C handle a second owner, who frees it as well."""
@@ -280,7 +286,7 @@ class Buffer(Handle):
 
     def __copy__(self) -> Buffer:
         with self._lock:
-            return Buffer(lib().imagine_buffer_retain(self._pointer))
+            return Buffer._owner(lib().imagine_buffer_retain(self._pointer))
 
     def _info(self) -> _api.BufferInfo:
         info = _api.BufferInfo(struct_size=ctypes.sizeof(_api.BufferInfo))

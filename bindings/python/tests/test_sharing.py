@@ -87,6 +87,11 @@ class ToNumpy(unittest.TestCase):
         buffer.close()
         self.assertLess(context.info["memory_used"], 256 * 256 * 4)
 
+    def test_a_number_is_taken_for_no_address(self):
+        with self.assertRaises(TypeError):
+            imagine.Buffer(1024)
+        self.assertRaisesRegex(imagine.StateError, "the buffer is closed", lambda: imagine.Buffer().shape)
+
     def test_a_copy_is_another_handle(self):
         buffer, context = make()
         again = copy.copy(buffer)
@@ -319,7 +324,7 @@ class InGpuProcess(unittest.TestCase if os.environ.get("IMAGINE_EMULATED") else 
         pointer = ctypes.c_void_p()
         _handles.call("imagine_buffer_create_on", ctypes.byref(pointer), self.context, _handles._api.DEVICES["cuda"],
                       _handles.NUMBERS["float32"], 2, (ctypes.c_int64 * 2)(3, 4))
-        self.buffer = imagine.Buffer(pointer.value)
+        self.buffer = imagine.Buffer._owner(pointer.value)
         self.values = numpy.arange(12, dtype="float32").reshape(3, 4)
         _handles.call("imagine_buffer_copy", self.buffer, imagine.Buffer.wrap(self.values))
 
