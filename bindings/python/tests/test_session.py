@@ -33,7 +33,8 @@ def session(code, **options):
     what a script runs in the background."""
     head = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
     head += f"import imagine, numpy\nmodel = imagine.open({str(PACK)!r})\n"
-    return subprocess.Popen([sys.executable, "-c", head + code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    quiet = ["-W", "ignore:This process:DeprecationWarning"]  # of Python 3.12 and later, of forks with threads
+    return subprocess.Popen([sys.executable, *quiet, "-c", head + code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                             env=dict(os.environ, PYTHONPATH=str(ROOT / "bindings" / "python")), **options)
 
 
