@@ -230,7 +230,7 @@ def interruptible(cancel: Cancel, work: Callable[[], Any]) -> Any:
         return work()
     result: Dict[str, Any] = {}
 
-    def run() -> None:
+    def run(_: Cancel = cancel) -> None:  # kept by what still runs where nobody waits for it, after Ctrl-C twice
         try:
             result["value"] = work()
         except BaseException as problem:

@@ -186,6 +186,37 @@ class Interrupts(unittest.TestCase):
         seen[0].join(5)
         self.assertFalse(seen[0].is_alive())
 
+    def test_work_that_nobody_waits_for_keeps_its_token(self):
+        """Ctrl-C while the thread begins, and again while it is waited for."""
+        model, go, freed, threads = imagine.open(PACK), threading.Event(), [], []
+        start, join, real = threading.Thread.start, threading.Thread.join, imagine._lib()
+
+        def interrupted(thread, *arguments):
+            if not threads:
+                start(thread)
+                threads.append(thread)
+            raise KeyboardInterrupt
+
+        def create(*arguments):
+            go.wait(30)
+            return real.imagine_vae_create(*arguments)
+
+        def release(pointer):
+            freed.append(pointer)
+            real.imagine_cancel_release(pointer)
+
+        with library(imagine_vae_create=create, imagine_cancel_release=release):
+            patched = unittest.mock.patch.multiple("threading.Thread", start=interrupted, join=interrupted)
+            with patched, self.assertRaises(KeyboardInterrupt):
+                model.decode(numpy.zeros((16, 60, 128, 128), "float32"))
+            gc.collect()
+            before = len(freed)
+            go.set()
+            join(threads[0], 30)
+            gc.collect()
+        self.assertFalse(threads[0].is_alive())
+        self.assertEqual((before, len(freed)), (0, 1))
+
     def test_unhandled_ends_the_program(self):
         with session(f"print('begun', flush=True)\nfor event in model.job('a', {LONG}): pass\n") as process:
             process.stdout.readline()
