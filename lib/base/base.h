@@ -46,6 +46,11 @@ char *imagine__strdup(imagine_context *context, const char *text);
 /* New block with the old one's first min(old, size) bytes; the old one stays on failure. */
 void *imagine__realloc(imagine_context *context, void *pointer, size_t size);
 
+/* Counts of references. One that so many were forgotten of that it would begin again at 0 stays below 0 instead, and what it
+ * counts is never freed: in Rust, safe code can do that, and must not free what others use. */
+void imagine__reference(atomic_int *count);
+int imagine__unreference(atomic_int *count); /* 1: that was the last one */
+
 /* Memory for the values of tensors: weights, activations, latents. Where the context computes on the host it is the same as
  * imagine__alloc; where it computes on a GPU it lies there, and the host must not look through the pointer. In a context
  * that plans (plan.c) the bytes are only counted: the pointer may be moved along and given back, no more. So values are

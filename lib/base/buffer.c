@@ -225,7 +225,7 @@ imagine_status imagine_buffer_wrap_on(imagine_buffer **buffer, imagine_context *
 imagine_buffer *imagine_buffer_retain(imagine_buffer *buffer)
 {
     if (buffer)
-        atomic_fetch_add_explicit(&buffer->references, 1, memory_order_relaxed);
+        imagine__reference(&buffer->references);
     return buffer;
 }
 
@@ -236,7 +236,7 @@ void imagine_buffer_release(imagine_buffer **buffer)
         return;
     imagine_buffer *old = *buffer;
     *buffer = NULL;
-    if (atomic_fetch_sub(&old->references, 1) != 1)
+    if (!imagine__unreference(&old->references))
         return;
     imagine_context *context = old->context;
     if (old->on_device && old->wrapped)

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include <limits.h>
 #include <unistd.h>
 
 #include "base/context.h"
@@ -111,10 +112,31 @@ imagine_status imagine_context_create(imagine_context **context, const imagine_c
     return IMAGINE_OK;
 }
 
+/* In the middle of the numbers below 0: threads that add or take at the same time leave it there. */
+static void saturate(atomic_int *count)
+{
+    atomic_store_explicit(count, INT_MIN / 2, memory_order_relaxed);
+}
+
+void imagine__reference(atomic_int *count)
+{
+    int before = atomic_fetch_add_explicit(count, 1, memory_order_relaxed);
+    if (before < 0 || before == INT_MAX)
+        saturate(count);
+}
+
+int imagine__unreference(atomic_int *count)
+{
+    int before = atomic_fetch_sub(count, 1);
+    if (before < 0)
+        saturate(count);
+    return before == 1;
+}
+
 imagine_context *imagine_context_retain(imagine_context *context)
 {
     if (context)
-        atomic_fetch_add_explicit(&context->references, 1, memory_order_relaxed);
+        imagine__reference(&context->references);
     return context;
 }
 
@@ -125,7 +147,7 @@ void imagine_context_release(imagine_context **context)
         return;
     imagine_context *old = *context;
     *context = NULL;
-    if (atomic_fetch_sub(&old->references, 1) != 1)
+    if (!imagine__unreference(&old->references))
         return;
     imagine__pool_destroy(old->pool, old);
     if (old->plan)
@@ -261,7 +283,7 @@ imagine_status imagine__cancel_create_child(imagine_cancel **cancel, imagine_con
 imagine_cancel *imagine_cancel_retain(imagine_cancel *cancel)
 {
     if (cancel)
-        atomic_fetch_add_explicit(&cancel->references, 1, memory_order_relaxed);
+        imagine__reference(&cancel->references);
     return cancel;
 }
 
@@ -271,7 +293,7 @@ void imagine_cancel_release(imagine_cancel **cancel)
         return;
     imagine_cancel *old = *cancel;
     *cancel = NULL;
-    if (atomic_fetch_sub(&old->references, 1) != 1)
+    if (!imagine__unreference(&old->references))
         return;
     imagine_context *context = old->context;
     imagine_cancel_release(&old->parents[0]);

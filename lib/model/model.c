@@ -136,7 +136,7 @@ static int unpin(imagine_model *model, imagine__stage_kind kind, imagine__holdin
 imagine_model *imagine_model_retain(imagine_model *model)
 {
     if (model)
-        atomic_fetch_add_explicit(&model->references, 1, memory_order_relaxed);
+        imagine__reference(&model->references);
     return model;
 }
 
@@ -147,7 +147,7 @@ void imagine_model_release(imagine_model **model)
         return;
     imagine_model *old = *model;
     *model = NULL;
-    if (atomic_fetch_sub(&old->references, 1) != 1)
+    if (!imagine__unreference(&old->references))
         return;
     imagine_context *context = old->context;
     for (int kind = 0; kind < IMAGINE__STAGE_COUNT; kind++) {

@@ -3,6 +3,7 @@
 /* Contexts, memory, arenas, options structs, threads, cancelling, buffers. */
 
 #include <errno.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <sys/resource.h>
@@ -806,6 +807,45 @@ static void buffers(void)
     imagine_context_release(&context);
 }
 
+/* What it takes 2^31 references that nobody releases to come to: the count is the first member of each. */
+static void forgotten_references(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context *context = make_context(1);
+    imagine_cancel *cancel = NULL;
+    imagine_buffer *buffer = NULL;
+    uint64_t empty = info_of(context).memory_used;
+    CHECK_OK(imagine_cancel_create(&cancel, context, &err));
+    CHECK_OK(imagine_buffer_create(&buffer, context, IMAGINE_U8, 1, (const int64_t[]){ 100 }, &err));
+    atomic_int *const counts[] = { (atomic_int *)(void *)context, (atomic_int *)(void *)cancel, (atomic_int *)(void *)buffer };
+    int before[3];
+    for (int i = 0; i < 3; i++) {
+        before[i] = atomic_load(counts[i]);
+        atomic_store(counts[i], INT_MAX - 1);
+    }
+    for (int i = 0; i < 3; i++) {
+        CHECK(imagine_context_retain(context) == context);
+        CHECK(imagine_cancel_retain(cancel) == cancel);
+        CHECK(imagine_buffer_retain(buffer) == buffer);
+    }
+    for (int i = 0; i < 10; i++) {
+        imagine_context *same_context = context;
+        imagine_cancel *same_cancel = cancel;
+        imagine_buffer *same_buffer = buffer;
+        imagine_context_release(&same_context);
+        imagine_cancel_release(&same_cancel);
+        imagine_buffer_release(&same_buffer);
+        for (int k = 0; k < 3; k++)
+            CHECK(atomic_load(counts[k]) < INT_MIN / 4);
+    }
+    for (int i = 0; i < 3; i++)
+        atomic_store(counts[i], before[i]);
+    imagine_cancel_release(&cancel);
+    imagine_buffer_release(&buffer);
+    CHECK(info_of(context).memory_used == empty);
+    imagine_context_release(&context);
+}
+
 int main(int argc, char **argv)
 {
     static const test_case cases[] = {
@@ -827,6 +867,7 @@ int main(int argc, char **argv)
         { "no_threads_to_be_had", no_threads_to_be_had },
         { "forked", forked },
         { "buffers", buffers },
+        { "forgotten_references", forgotten_references },
     };
     return test_main("model/base", cases, sizeof cases / sizeof *cases, argc, argv);
 }
