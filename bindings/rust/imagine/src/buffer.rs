@@ -6,7 +6,7 @@ use std::path::Path;
 
 use imagine_sys as sys;
 
-use crate::handle::{check, path as c_path, text, Handle, Plain};
+use crate::handle::{check, count, path as c_path, text, Handle, Plain};
 use crate::{Context, Device, Error, Result};
 
 /// The type of a [`Buffer`]'s elements.
@@ -141,9 +141,12 @@ impl Buffer {
             *to = usize::try_from(from).map_err(|_| strange("a negative dimension"))?;
         }
         let size = usize::try_from(info.size).map_err(|_| strange("more bytes than can be addressed"))?;
-        let device = Device::from_numbers(info.device, info.device_number);
         // A device's pointer is not for the host to follow.
-        let data = if device == Device::Cpu { info.data as *const u8 } else { std::ptr::null() };
+        let (device, data) = match info.device {
+            sys::IMAGINE_DEVICE_CPU => (Device::Cpu, info.data as *const u8),
+            sys::IMAGINE_DEVICE_CUDA => (Device::Cuda(count(info.device_number)), std::ptr::null()),
+            _ => return Err(strange("data on a device that is not known")),
+        };
         Ok(Buffer { handle, dtype, ndim, shape, data, size, device })
     }
 

@@ -128,7 +128,9 @@ extern "C" fn log_line(data: *mut c_void, level: sys::imagine_log_level, line: *
     let log = unsafe { std::mem::transmute::<*mut c_void, fn(LogLevel, &str)>(data) };
     // SAFETY: the library gives a line that ends with a zero and lives during the call.
     let line = unsafe { CStr::from_ptr(line) }.to_string_lossy();
-    let _ = std::panic::catch_unwind(|| log(LogLevel::from_number(level), &line));
+    if let Err(panic) = std::panic::catch_unwind(|| log(LogLevel::from_number(level), &line)) {
+        std::mem::forget(panic); // dropping it may panic, too
+    }
 }
 
 /// How a [`Context`] is made: `ContextOptions::new().threads(2)`.
