@@ -17,7 +17,11 @@ fn named() -> Result<Option<PathBuf>, String> {
         // Absolute, since the rpath made of it is read from anywhere.
         return folder.canonicalize().map(Some).map_err(|error| format!("{}: {}", folder.display(), error));
     }
-    Err(format!("IMAGINE_LIB_DIR: no {} in {}", LIBRARY, folder.display()))
+    let seen = match env::current_dir() {
+        Ok(here) if folder.is_relative() => format!(" as seen from {}; give the whole path", here.display()),
+        _ => String::new(),
+    };
+    Err(format!("IMAGINE_LIB_DIR: no {} in {}{}", LIBRARY, folder.display(), seen))
 }
 
 fn source_tree() -> Option<PathBuf> {

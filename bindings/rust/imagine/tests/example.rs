@@ -67,3 +67,24 @@ fn it_says_what_is_wrong() {
     assert_eq!(done.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&done.stderr).contains("no-such-pack"));
 }
+
+#[test]
+fn a_folder_that_is_not_the_callers_is_told() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../imagine-sys/build.rs");
+    let program = std::env::temp_dir().join(format!("imagine-build-{}", std::process::id()));
+    let compiler = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let built = match Command::new(compiler).arg("--edition=2021").arg(&script).arg("-o").arg(&program).output() {
+        Ok(built) if script.exists() => built,
+        _ => return eprintln!("skipped: no rustc, or no build.rs of imagine-sys"),
+    };
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let says = |folder: &str| {
+        let done = Command::new(&program).env("IMAGINE_LIB_DIR", folder).current_dir("/").output().unwrap();
+        (done.status.success(), String::from_utf8(done.stderr).unwrap())
+    };
+    let (relative, absolute) = (says("no/such"), says("/no/such"));
+    std::fs::remove_file(&program).unwrap();
+    let message = "IMAGINE_LIB_DIR: no libimagine.so in no/such as seen from /; give the whole path\n";
+    assert_eq!(relative, (false, message.to_owned()));
+    assert_eq!(absolute, (false, "IMAGINE_LIB_DIR: no libimagine.so in /no/such\n".to_owned()));
+}
