@@ -133,6 +133,11 @@ def _log_level() -> int:
     return max((number for number, level in _api.LOG_LEVELS.items() if _logger.isEnabledFor(level)), default=1)
 
 
+def _device(number: int) -> str:
+    """A newer library may know more of them."""
+    return {known: name for name, known in _api.DEVICES.items()}.get(number, "unknown")
+
+
 class Context(Handle):
     """Threads and memory that models use, and where they compute: device "cpu" or "cuda", of which device_number is one and
     precision "f32" or "bf16"; graphs False starts every launch by itself. What the library logs goes to the logger "imagine" of
@@ -163,7 +168,7 @@ class Context(Handle):
         call("imagine_context_get_info", self, ctypes.byref(info))
         level = {number: name for name, number in _api.CPU_LEVELS.items()}.get(info.cpu_level, "unknown")
         return {"threads": info.threads, "cpu_level": level, "memory_used": info.memory_used,
-                "memory_peak": info.memory_peak, "device": "cuda" if info.device == _api.DEVICES["cuda"] else "cpu",
+                "memory_peak": info.memory_peak, "device": _device(info.device),
                 "device_number": info.device_number, "device_memory_used": info.device_memory_used,
                 "device_memory_peak": info.device_memory_peak}
 
@@ -315,7 +320,7 @@ class Buffer(Handle):
     @property
     def device(self) -> str:
         """"cpu", or "cuda": then it has no array, and host() makes a copy that has."""
-        return "cuda" if self._info().device == _api.DEVICES["cuda"] else "cpu"
+        return _device(self._info().device)
 
     def host(self) -> Buffer:
         """Itself where it lies on the host, else a copy there."""
@@ -325,8 +330,9 @@ class Buffer(Handle):
     def __array_interface__(self) -> Dict[str, Any]:
         held = self.__copy__()
         info = held._info()
-        if info.device == _api.DEVICES["cuda"]:
-            raise unsupported("the buffer lies on a GPU; host() makes a copy that has an array")
+        if info.device != _api.DEVICES["cpu"]:
+            where = "a GPU" if info.device == _api.DEVICES["cuda"] else "a device that this module does not know"
+            raise unsupported(f"the buffer lies on {where}; host() makes a copy that has an array")
         if info.dtype not in _api.DTYPES:
             raise unsupported(f"numpy has no type for the buffer's {self.dtype}; torch.from_dlpack takes it")
         if self._lasting is None:
@@ -345,6 +351,8 @@ class Buffer(Handle):
 
     def __dlpack_device__(self) -> Tuple[int, int]:
         info = self._info()
+        if _device(info.device) == "unknown":
+            raise BufferError("the buffer lies on a device that this module does not know; host() makes a copy that does not")
         return (_dlpack.CUDA, info.device_number) if info.device == _api.DEVICES["cuda"] else _dlpack.CPU
 
     def __dlpack__(self, *, stream: Optional[int] = None, max_version: Optional[Tuple[int, int]] = None,

@@ -87,6 +87,24 @@ class ToNumpy(unittest.TestCase):
         buffer.close()
         self.assertLess(context.info["memory_used"], 256 * 256 * 4)
 
+    def test_no_pointer_of_an_unknown_device_is_followed(self):
+        buffer, context = make()
+        real = imagine._lib().imagine_buffer_get_info
+
+        def newer(handle, info, error):
+            status = real(handle, info, error)
+            info._obj.device = 77
+            return status
+
+        with unittest.mock.patch.object(imagine._lib(), "imagine_buffer_get_info", newer):
+            self.assertEqual(buffer.device, "unknown")
+            with self.assertRaisesRegex(imagine.Unsupported, "a device that this module does not know"):
+                numpy.asarray(buffer)
+            for way in (buffer.__dlpack__, buffer.__dlpack_device__):
+                with self.assertRaisesRegex(BufferError, "a device that this module does not know"):
+                    way()
+        self.assertEqual(buffer.array[1, 2, 3], 23)
+
     def test_a_number_is_taken_for_no_address(self):
         with self.assertRaises(TypeError):
             imagine.Buffer(1024)
