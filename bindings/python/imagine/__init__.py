@@ -22,7 +22,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, AsyncIterator, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union, cast
 
 from . import _api
-from ._clip import Clip, load, save
+from ._clip import Clip, load, rate as _rate, save
 from ._errors import (Cancelled, Error, FileError, FileNotFound, FormatError, InvalidArgument, InvalidType, ModelError,
                       NotFinite, NotFound, OutOfMemory, StateError, TimeoutReached, Unsupported)
 from ._errors import call as _call, choice as _choice, closed as _closed, integer as _integer, invalid as _invalid, lib as _lib
@@ -476,7 +476,7 @@ class Model(_Handle):
 
     def clip(self, prompt: str = "", negative_prompt: Optional[str] = None, *, fps: float = 0.0, **options: Any) -> Clip:
         """What generate() gives as a Clip, which a notebook shows by itself. `fps` 0 is the pack's."""
-        rate = _number("fps", fps) or self.info["frames_per_second"] or 8.0  # asked first: the model may be closed meanwhile
+        rate = _rate(_number("fps", fps) or self.info["frames_per_second"] or 8.0)  # asked first: the model may be closed meanwhile
         return Clip(self.generate(prompt, negative_prompt, **options), rate)
 
     def decode(self, latents: Any, dtype: str = "u1", tile: Tile = None, cancel: Optional[Cancel] = None) -> Array:

@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from ._handles import Array
 
 
+def rate(fps: float, frames: int = 0) -> float:
+    """Frames a second as a PNG has them; one of a single frame has none."""
+    value = number("fps", fps)
+    if frames != 1 and not 1 / 65535 <= value <= 65535:
+        raise invalid(f"fps: {value:g} is not between 1/65535 and 65535, as an animated PNG has it")
+    return value
+
+
 def save(path: Path, frames: Any, fps: float = 8.0, context: Optional[Context] = None) -> None:
     """Writes uint8 [frames, height, width, 3] as a PNG (one frame) or an animated PNG, under a name that ends with .png or .apng,
     or has no suffix."""
@@ -23,8 +31,8 @@ def save(path: Path, frames: Any, fps: float = 8.0, context: Optional[Context] =
     if suffix.lower() not in ("", ".png", ".apng"):
         raise invalid(f"path: {os.fspath(path)!r} ends with {suffix}; what is written is a PNG, named .png or .apng")
     context = of("context", Context, context) or Context(threads=1)
-    call("imagine_picture_save", context, c_path(path), Buffer.copy_of(context, frames, "frames", "uint8"), number("fps", fps),
-         filename=path)
+    given = Buffer.copy_of(context, frames, "frames", "uint8")
+    call("imagine_picture_save", context, c_path(path), given, rate(fps, given.shape[0] if given.shape else 0), filename=path)
 
 
 def load(path: Path, context: Optional[Context] = None) -> Array:
@@ -46,7 +54,7 @@ class Clip:
         import numpy
         if self.frames.dtype != numpy.uint8 or self.frames.ndim != 4 or self.frames.shape[3] != 3 or not self.frames.size:
             raise invalid(f"frames: wanted are uint8 [frames, height, width, 3], not {self.frames.dtype} {self.frames.shape}")
-        self.fps, self.scale = number("fps", fps), integer("scale", scale)
+        self.fps, self.scale = rate(fps, len(self.frames)), integer("scale", scale)
 
     def __len__(self) -> int:
         return len(self.frames)

@@ -812,6 +812,14 @@ class Clips(unittest.TestCase):
                       numpy.zeros((0, 4, 4, 3), "uint8")):
             with self.assertRaises(imagine.InvalidArgument):
                 imagine.Clip(wrong)
+        model, frames, begun = imagine.open(PACK), numpy.zeros((2, 32, 32, 3), "uint8"), []
+        for fps in (-1, float("nan"), float("inf"), 1e-9):
+            for way in (lambda: imagine.Clip(frames, fps), lambda: imagine.save("clip.png", frames, fps),
+                        lambda: model.clip("a", fps=fps, progress=lambda *step: begun.append(step))):
+                with self.assertRaisesRegex(imagine.InvalidArgument, "^fps: .* is not between 1/65535 and 65535"):
+                    way()
+        self.assertEqual(begun, [])
+        self.assertEqual(imagine.Clip(frames[:1], 0).png()[:4], b"\x89PNG")
 
 
 if __name__ == "__main__":
