@@ -78,7 +78,7 @@ impl Tile {
     pub(crate) fn raw(self) -> i32 {
         match self {
             Tile::Whole => sys::IMAGINE_VAE_WHOLE,
-            Tile::Pixels(pixels) => i32::try_from(pixels).unwrap_or(i32::MAX),
+            Tile::Pixels(pixels) => i32::try_from(pixels).unwrap_or(i32::MAX).max(1), // 0 is the whole side
             Tile::Auto => sys::IMAGINE_VAE_TILE_AUTO,
         }
     }

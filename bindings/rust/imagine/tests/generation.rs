@@ -236,6 +236,8 @@ fn clips_in_pieces() {
     }
     assert!(matches!(vae.encode_next(&bytes(0, 1)), Err(Error::InvalidArgument(_))));
     vae.reset();
+    let peak = |side| model.estimate(&JobOptions::new("a").size(256, 256).tiles(side, side)).unwrap().decode.peak;
+    assert!(peak(Tile::Pixels(0)) == peak(Tile::Pixels(1)) && peak(Tile::Pixels(0)) < peak(Tile::Whole));
     for tile in [Tile::Pixels(8), Tile::Auto, Tile::Whole] {
         let mut tiled = Vae::in_tiles(&model, tile, Tile::Pixels(24)).unwrap();
         assert_eq!(tiled.decode(&latents).unwrap().rgb(), whole.rgb());
