@@ -282,14 +282,15 @@ class Job(_Handle):
 
     @property
     def info(self) -> Dict[str, Any]:
-        """A dict: the settled sizes, seconds per stage, memory_peak."""
+        """A dict: the settled sizes, the stage at work now ("load", "encode", "text", "sample", "decode", or None), seconds per stage,
+        memory_peak."""
         info = _api.JobInfo(struct_size=ctypes.sizeof(_api.JobInfo))
         with self._open() as job:
             _call("imagine_job_get_info", job, ctypes.byref(info))
-        names = (("load", 1), ("encode", 5), ("text", 2), ("sample", 3), ("decode", 4))
-        stages = {name: info.seconds[i] for name, i in names}
+        stages = {name: info.seconds[i] for name, i in _api.JOB_STAGES.items()}
+        now = {number: name for name, number in _api.JOB_STAGES.items()}.get(info.stage, "unknown" if info.stage else None)
         return {"width": info.width, "height": info.height, "frames": info.frames, "steps": info.steps,
-                "guidance": info.guidance, "seconds": stages, "memory_peak": info.memory_peak}
+                "guidance": info.guidance, "stage": now, "seconds": stages, "memory_peak": info.memory_peak}
 
     def _join(self, whole: Optional[Array], event: Event) -> Array:
         """The clip so far with one more piece of it, which may be all. It lies in a context of its own: what this one may
@@ -313,7 +314,7 @@ def _estimate(model: Model, options: _api.JobOptions, keep: List[Any]) -> Dict[s
     names = ("width", "height", "frames", "steps", "guidance", "peak_bytes", "held_bytes", "limit_bytes")
     nearest = (raw.nearest_width, raw.nearest_height, raw.nearest_frames) if raw.nearest_frames else None
     stages = {name: {"peak": raw.stage_peak[i], "weights": raw.stage_weights[i], "work": raw.stage_work[i]}
-              for name, i in (("encode", 5), ("text", 2), ("sample", 3), ("decode", 4))}
+              for name, i in _api.JOB_STAGES.items() if name != "load"}
     return {**{name: getattr(raw, name) for name in names}, "fits": bool(raw.fits), "stages": stages,
             "streamed": bool(raw.streamed), "in_turn": bool(raw.in_turn), "gives_back": bool(raw.gives_back), "tile": raw.tile,
             "nearest": nearest}
@@ -379,12 +380,13 @@ class Model(_Handle):
             sigmas: Optional[Sequence[float]] = None, noise: Any = None, renoise: Any = None, latents: Any = None,
             prompt_embeds: Any = None, negative_embeds: Any = None, first_frames: Any = None, last_frame: Any = None,
             init_frames: Any = None, init_latents: Any = None, strength: float = 1.0, mask_frames: Any = None,
-            known_latents: Any = None, known_mask: Any = None, known_mode: str = "auto", previews: bool = False,
-            decode: bool = True, tile: Tile = None, cancel: Optional[Cancel] = None, state: Any = None,
+            known_latents: Any = None, known_mask: Any = None, known_mode: str = "auto",
+            previews: Union[bool, int] = False, decode: bool = True, tile: Tile = None, cancel: Optional[Cancel] = None, state: Any = None,
             state_every: int = 0, _use: Callable[[Model, _api.JobOptions, List[Any]], Any] = Job) -> Job:
         """Starts a generation and returns its Job: `for event in model.job("a dog"): ...`. Sizes of 0 are the pack's
-        defaults. `cfg` "batched" computes guidance's two predictions together, "in-turn" one after the other for less memory,
-        "auto" together up to 8,192 tokens, else in turn, or as the memory limit asks. `noise`, `latents` and the embeds are
+        defaults. `previews` asks for those after every so many steps, True after each. `cfg` "batched" computes guidance's two
+        predictions together, "in-turn" one after the other for less memory, "auto" together up to 8,192 tokens, else in turn, or
+        as the memory limit asks. `noise`, `latents` and the embeds are
         anything that numpy makes an array of real or whole numbers of. Pictures to begin with or to keep are uint8 [frames,
         height, width, 3]: `first_frames` (1 for picture to video, more to go on with a clip), `last_frame`, and `init_frames`
         with `strength`, of which `mask_frames` marks by brightness, or true, what is made anew: [height, width] for all frames,
@@ -425,6 +427,7 @@ class Model(_Handle):
         options.events = 1 << _api.EVENT_STEP | 1 << _api.EVENT_LATENTS | 1 << _api.EVENT_FRAMES
         if previews:
             options.events |= 1 << _api.EVENT_PREVIEW
+            options.preview_every = 1 if previews == 1 else _integer("previews", previews)  # True, numpy's too, is every step
         given = _given("cancel", Cancel, cancel)
         if given is not None:
             keep.append(given._reference())

@@ -19,6 +19,7 @@ SCHEDULES = {"default": 0, "flow": 1, "wan-unipc": 2, "sigmas": 3, "self-forcing
 WEIGHTS = {"auto": 0, "resident": 1, "streamed": 2}
 STEP_RULES = {"default": 0, "euler": 1, "unipc": 2, "heun": 3, "renoise": 4, "ancestral": 5, "trigflow": 6, "lcm": 7}
 BUFFER_READ_ONLY = 1
+JOB_STAGES = {"load": 1, "encode": 5, "text": 2, "sample": 3, "decode": 4}
 CFG_MODES = {"auto": 0, "batched": 1, "in-turn": 2}
 KNOWN_MODES = {"auto": 0, "clean": 1, "renoised": 2}
 DEVICES = {"cpu": 1, "cuda": 2}
@@ -136,6 +137,7 @@ FUNCTIONS = {
     "imagine_context_create": (c_int32, [_handle_out, POINTER(ContextOptions), _error]),
     "imagine_context_retain": (_handle, [_handle]),
     "imagine_context_release": (None, [_handle_out]),
+    "imagine_context_reset_peak": (None, [_handle]),
     "imagine_context_get_info": (c_int32, [_handle, POINTER(ContextInfo), _error]),
     "imagine_buffer_wrap": (c_int32, [_handle_out, _handle, c_int32, c_int32, POINTER(c_int64), c_void_p, c_void_p,
                                       c_void_p, _error]),

@@ -160,6 +160,11 @@ class Context(Handle):
         super().__init__()
         call("imagine_context_create", self._out(), ctypes.byref(options))
 
+    def reset_peak(self) -> None:
+        """Begins a new measurement of info["memory_peak"], as each job that starts does."""
+        with self._reference() as held:
+            lib().imagine_context_reset_peak(held._pointer)
+
     @property
     def info(self) -> Dict[str, Any]:
         """A dict: threads, cpu_level, memory_used, memory_peak, device, device_number, device_memory_used,

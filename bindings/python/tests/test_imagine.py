@@ -144,6 +144,40 @@ class Generation(unittest.TestCase):
         self.assertTrue(numpy.array_equal(self.model.generate(latents=latents), whole))
         self.assertTrue(numpy.array_equal(self.model.encode(whole, tile=8), self.model.encode(whole)))
 
+    def test_previews_after_every_so_many_steps(self):
+        def steps(previews):
+            seen = []
+            with self.model.job("a", steps=5, width=64, height=64, previews=previews) as job:
+                while (event := job.next()).kind != "done":
+                    seen += [event.step] * (event.kind == "preview")
+            return seen
+
+        self.assertTrue(steps(2) and set(steps(2)) <= {2, 4})  # one that is not fetched is replaced by the next
+        self.assertEqual((steps(False), steps(None), steps(3), steps(6)), ([], [], [3], []))
+        self.assertTrue(steps(True) and steps(numpy.bool_(True)))
+        for wrong in (-1, 2.5, "yes"):
+            with self.assertRaisesRegex(imagine.InvalidArgument, "^previews: "):
+                self.model.job("a", previews=wrong)
+
+    def test_what_a_job_is_at(self):
+        with self.model.job("a", steps=1000, width=256, height=256) as job:
+            self.assertEqual((job.next().kind, job.info["stage"]), ("step", "sample"))
+        with self.model.job("a", steps=1) as job:
+            for _ in job:
+                self.assertIn(job.info["stage"], (None, "load", "text", "sample", "decode"))
+            self.assertIsNone(job.info["stage"])
+
+    def test_peaks_begin_anew(self):
+        with imagine.Context(threads=1) as context:
+            imagine.Buffer.copy_of(context, numpy.zeros(10 ** 6, "uint8"))
+            peak = context.info["memory_peak"]
+            gc.collect()
+            context.reset_peak()
+            info = context.info
+            self.assertEqual(info["memory_peak"], info["memory_used"])
+            self.assertGreater(peak - info["memory_peak"], 10 ** 6)
+        self.assertRaises(imagine.StateError, context.reset_peak)
+
     def test_latents_are_what_the_job_works_with(self):
         given = []
         with self.model.job("a", **self.options) as job:
