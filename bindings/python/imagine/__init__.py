@@ -559,4 +559,4 @@ def _find(name: _Path) -> pathlib.Path:
 
 def open(name: _Path, context: Optional[Context] = None) -> Model:
     """Opens a model pack: a folder, or the name of one that is installed, as "tiny"."""
-    return Model(_find(name), context)
+    return Model(_find(name) if name else name, context)  # "", which is no folder, would be a Path of "."

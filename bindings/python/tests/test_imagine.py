@@ -313,6 +313,14 @@ class Failures(unittest.TestCase):
             with self.assertRaises(imagine.Error):
                 imagine.open(name)
 
+    def test_no_name_is_not_the_folder_where_one_is(self):
+        before = os.getcwd()
+        self.addCleanup(os.chdir, before)
+        os.chdir(PACK)
+        for name in ("", b""):
+            self.assertRaisesRegex(FileNotFoundError, "the path is empty", imagine.open, name)
+        self.assertEqual(imagine.open(".").path, ".")
+
     def test_names_of_models_as_bytes(self):
         with unittest.mock.patch.dict(os.environ, {"IMAGINE_MODELS": str(PACK.parent)}):
             with imagine.open(os.fsencode(PACK.name)) as model:
