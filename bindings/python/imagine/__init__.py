@@ -19,7 +19,7 @@ import select
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any, AsyncIterator, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union, cast
+from typing import Any, AsyncIterator, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union, cast
 
 from . import _api
 from ._clip import Clip, load, rate as _rate, save
@@ -27,12 +27,9 @@ from ._errors import (Cancelled, Error, FileError, FileNotFound, FormatError, In
                       NotFinite, NotFound, OutOfMemory, StateError, TimeoutReached, Unsupported)
 from ._errors import call as _call, choice as _choice, closed as _closed, integer as _integer, invalid as _invalid, lib as _lib
 from ._errors import Path as _Path, number as _number, numbers as _numbers, path as _path, text as _text
-from ._handles import Buffer, Cancel, Context
+from ._handles import Array, Buffer, Cancel, Context
 from ._handles import Handle as _Handle, as_array as _as_array, child as _child, given as _given
 from ._handles import interruptible as _interruptible, need_numpy as _need_numpy, of as _of
-
-if TYPE_CHECKING:
-    from ._handles import Array
 
 Tile = Union[None, int, str, Tuple[int, int]]  # of a VAE: see Model.decode
 

@@ -7,13 +7,10 @@ import base64
 import os
 import pathlib
 import tempfile
-from typing import TYPE_CHECKING, Any, Dict, Optional
+from typing import Any, Dict, Optional
 
 from ._errors import Path, call, integer, invalid, number, path as c_path
-from ._handles import Buffer, Context, as_array, need_numpy, of
-
-if TYPE_CHECKING:
-    from ._handles import Array
+from ._handles import Array, Buffer, Context, as_array, need_numpy, of
 
 
 def rate(fps: float, frames: int = 0) -> float:

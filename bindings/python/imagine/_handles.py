@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import numpy
 
     Array = numpy.ndarray[Any, Any]
+else:
+    Array = Any  # of which typing.get_type_hints() can tell without numpy
 
 Self = TypeVar("Self", bound="Handle")
 

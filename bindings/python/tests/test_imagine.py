@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import typing
 import unittest
 import unittest.mock
 
@@ -72,6 +73,15 @@ class Declarations(unittest.TestCase):
         text = "".join(path.read_text() for path in (ROOT / "include" / "imagine").glob("*.h"))
         for name in _api.FUNCTIONS:
             self.assertIn(name + "(", text)
+
+    def test_types_can_be_asked_for(self):
+        """As programs do that check or document calls by them."""
+        for name in imagine.__all__:
+            made = getattr(imagine, name)
+            for member in [made, *vars(made).values()] if isinstance(made, type) else [made]:
+                member = getattr(member, "fget", None) or getattr(member, "__func__", member)
+                if callable(member):
+                    typing.get_type_hints(member)
 
     def test_version(self):
         self.assertRegex(imagine.version(), r"^\d+\.\d+\.\d+$")
