@@ -324,7 +324,11 @@ os.register_at_fork(after_in_child=_jobs.clear)  # they are the parent's
 @atexit.register
 def _end_jobs() -> None:
     """Ends what still runs while there is an interpreter that callbacks could be given to."""
-    for job in list(_jobs):
+    left: Optional[List[Job]] = None
+    while left is None:
+        with contextlib.suppress(RuntimeError):  # a daemon has begun another one meanwhile
+            left = list(_jobs)
+    for job in left:
         job.close()
 
 

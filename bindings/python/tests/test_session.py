@@ -16,6 +16,7 @@ import threading
 import time
 import unittest
 import unittest.mock
+import weakref
 
 import numpy
 
@@ -231,6 +232,26 @@ class Interrupts(unittest.TestCase):
         with session(code + "print(job.next().kind)\n") as process:
             self.assertEqual(process.communicate(timeout=30)[0], "step\n")
             self.assertEqual(process.returncode, 0)
+
+    def test_jobs_are_ended_while_daemons_begin_others(self):
+        """Which changes the set that is looked through."""
+        model = imagine.open(PACK)
+        first = model.job("a", steps=1000, width=256, height=256)
+
+        class Jobs(weakref.WeakSet):
+            begun = []
+
+            def __iter__(self):
+                for job in super().__iter__():
+                    if not self.begun:
+                        self.begun.append(model.job("a", steps=1000, width=256, height=256))
+                    yield job
+
+        with unittest.mock.patch("imagine._jobs", Jobs([first])):
+            imagine._end_jobs()
+        for job in (first, *Jobs.begun):
+            self.assertRaisesRegex(imagine.StateError, "closed", job.next)
+        self.assertEqual(len(Jobs.begun), 1)
 
 
 class Tokens(unittest.TestCase):
