@@ -8,7 +8,8 @@ import ctypes
 import errno
 import operator
 import os
-from typing import Any, Dict, Mapping, Optional, Type, Union
+import threading
+from typing import Any, Dict, List, Mapping, Optional, Type, Union
 
 from . import _api
 
@@ -149,6 +150,10 @@ def _error(raw: _api.Error, filename: Any) -> Error:
     return made
 
 
+# Ctrl-C during a function that the library calls, from which ctypes would let nothing out. Only the main thread sees any.
+interrupts: List[KeyboardInterrupt] = []
+
+
 def call(name: str, *arguments: Any, filename: Any = None) -> int:
     """Calls a function whose last parameter is the error, and raises what it reports, of the file of that name. Handles among
     the arguments may be closed by other threads meanwhile."""
@@ -156,6 +161,8 @@ def call(name: str, *arguments: Any, filename: Any = None) -> int:
     with contextlib.ExitStack() as held:
         given = [held.enter_context(one._reference())._pointer if hasattr(one, "_reference") else one for one in arguments]
         status: int = getattr(lib(), name)(*given, ctypes.byref(error))
+        if interrupts and threading.current_thread() is threading.main_thread():
+            raise interrupts.pop()
     if status < 0:
         raise _error(error, filename)
     return status

@@ -13,7 +13,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Tuple, Type, TypeVar, Union, cast
 
 from . import _api, _dlpack
-from ._errors import Error, Unsupported, call, choice, closed, integer, invalid, lib, unsupported, wrong_type
+from ._errors import Error, Unsupported, call, choice, closed, integer, interrupts, invalid, lib, unsupported, wrong_type
 
 if TYPE_CHECKING:
     import numpy
@@ -124,7 +124,10 @@ _logger = logging.getLogger("imagine")
 
 
 def _log(_: Any, level: int, line: Optional[bytes]) -> None:
-    _logger.log(_api.LOG_LEVELS.get(level, logging.DEBUG), "%s", (line or b"").decode("utf-8", "replace"))
+    try:
+        _logger.log(_api.LOG_LEVELS.get(level, logging.DEBUG), "%s", (line or b"").decode("utf-8", "replace"))
+    except KeyboardInterrupt as problem:
+        interrupts.append(problem)
 
 
 _log_function = _api.LOG_FUNCTION(_log)  # kept for as long as the library may call it

@@ -5,6 +5,7 @@ import asyncio
 import base64
 import contextlib
 import gc
+import logging
 import os
 import pathlib
 import shutil
@@ -711,6 +712,25 @@ class Managers(unittest.TestCase):
             with self.assertLogs("imagine", "WARNING") as told:
                 imagine.open(pack).close()
         self.assertIn("DDIMScheduler", told.output[0])
+
+    def test_ctrl_c_while_it_logs(self):
+        class Interrupted(logging.Handler):
+            def emit(self, record):
+                raise KeyboardInterrupt
+
+        handler = Interrupted()
+        logging.getLogger("imagine").addHandler(handler)
+        self.addCleanup(logging.getLogger("imagine").removeHandler, handler)
+        context = imagine.Context(threads=1)
+        empty = context.info["memory_used"]
+        with tempfile.TemporaryDirectory() as folder:
+            pack = shutil.copytree(PACK, os.path.join(folder, "pack"))
+            with open(os.path.join(pack, "scheduler/scheduler_config.json"), "w") as file:
+                file.write('{"_class_name": "DDIMScheduler"}')
+            with self.assertRaises(KeyboardInterrupt):
+                imagine.open(pack, context)
+        gc.collect()
+        self.assertEqual(context.info["memory_used"], empty)
 
     def test_a_model_keeps_its_context(self):
         with imagine.Context(threads=1) as context:
