@@ -137,6 +137,7 @@ class Interrupts(unittest.TestCase):
         imagine.save(picture, frames)
         model, latents = imagine.open(PACK), numpy.zeros((16, 1, 4, 4), "float32")
         context = model.context
+        model.generate("a", steps=1, first_frames=frames)  # what has been read stays with the model
         makers = {
             "context_create": lambda: imagine.Context(threads=3),
             "cancel_create": lambda: imagine.Cancel(context),
