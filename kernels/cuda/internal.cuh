@@ -30,6 +30,12 @@ int imagine__cuda_to_u8(const float *x, uint8_t *y, int64_t n, void *stream);
 int imagine__cuda_from_u8(const uint8_t *x, float *y, int64_t n, void *stream);
 int imagine__cuda_upsample(const void *x, void *y, int64_t frames, int64_t height, int64_t width, int64_t channels,
                            imagine__cuda_type type, void *stream);
+/* A part of what upsample() makes of each frame, dense. */
+struct enlarged_area {
+    int64_t top, left, height, width;
+};
+int imagine__cuda_enlarge(const void *x, void *y, int64_t frames, int64_t height, int64_t width, int64_t channels,
+                          imagine__cuda_type type, const enlarged_area &area, void *stream);
 size_t imagine__cuda_products_size();
 int imagine__cuda_products_open(void *memory, char *reason, size_t size);
 void imagine__cuda_products_close(void *memory);

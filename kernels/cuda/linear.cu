@@ -269,18 +269,34 @@ static taps_source taps_of(const imagine__conv_args *a, int64_t cin)
     return s;
 }
 
-/* Lines of the frame that lines first..end-1 of output read. */
-struct lines {
+/* Lines or columns of the frame. */
+struct span {
     int64_t first, end;
 };
 
-static lines lines_for(const imagine__conv_args *a, int64_t first, int64_t end)
+/* Those of `size`, enlarged or not, that lines or columns first..end-1 of output read. */
+static span read_by(int64_t first, int64_t end, int64_t stride, int64_t pad, int64_t taps, int64_t upsample, int64_t size)
 {
-    int64_t top = first * a->stride_h - a->pad_top, bottom = (end - 1) * a->stride_h - a->pad_top + a->w->kh;
-    lines l = {top < 0 ? 0 : top / a->upsample, bottom <= 0 ? 0 : (bottom - 1) / a->upsample + 1};
-    l.end = l.end < a->height ? l.end : a->height;
-    l.first = l.first < l.end ? l.first : l.end;
-    return l;
+    int64_t begin = first * stride - pad, behind = (end - 1) * stride - pad + taps;
+    span s = {begin < 0 ? 0 : begin / upsample, behind <= 0 ? 0 : (behind - 1) / upsample + 1};
+    s.end = s.end < size ? s.end : size;
+    s.first = s.first < s.end ? s.first : s.end;
+    return s;
+}
+
+static span lines_for(const imagine__conv_args *a, int64_t first, int64_t end)
+{
+    return read_by(first, end, a->stride_h, a->pad_top, a->w->kh, a->upsample, a->height);
+}
+
+static span columns_for(const imagine__conv_args *a)
+{
+    return read_by(0, a->out_w, a->stride_w, a->pad_left, a->w->kw, a->upsample, a->width);
+}
+
+static int64_t length(span s)
+{
+    return s.end - s.first;
 }
 
 /* A convolution in pieces. */
@@ -345,16 +361,16 @@ static void sort_frames(taps_source *s)
         }
 }
 
-/* Whether cuDNN reads the frames where they lie, which are then sorted. Its fast engines take several only if they lie one behind the
- * other with nothing between; of others they make a copy, for which there is no room. So nothing may be trimmed above or below. */
+/* Whether cuDNN reads the frames where they lie, which are then sorted. Its fast engines take lines, and frames where there are several,
+ * only if they lie one behind the other with nothing between; of others they make a copy, for which there is no room. So no column may
+ * be trimmed, and of several frames no line. */
 static bool in_place_for_dnn(conv_pieces *p)
 {
     const imagine__conv_args *a = p->a;
     taps_source sorted = p->source;
     int64_t frame = sorted.height * sorted.width * sorted.cin;
-    bool whole = a->pad_top >= 0 && (a->out_h - 1) * a->stride_h + a->w->kh - a->pad_top >= a->height;
-    if (!in_place(*p) || sorted.ldx != sorted.cin || sorted.upsample != 1 || (sorted.frames > 1 && !whole) ||
-        sorted.frames * frame > DNN_MOST)
+    if (!in_place(*p) || sorted.ldx != sorted.cin || sorted.upsample != 1 || length(columns_for(a)) != a->width ||
+        (sorted.frames > 1 && length(lines_for(a, 0, a->out_h)) != a->height) || sorted.frames * frame > DNN_MOST)
         return false;
     sort_frames(&sorted);
     for (int32_t t = 1; t < sorted.frames; t++)
@@ -371,7 +387,7 @@ static size_t bytes_for(const conv_pieces &p, int64_t lines)
     const imagine__conv_args *a = p.a;
     int64_t read = ((lines - 1) * a->stride_h + a->w->kh - 1) / a->upsample + 2;
     read = read < a->height ? read : a->height;
-    int64_t rounded = p.as_they_are ? 0 : p.source.frames * read * a->width * p.source.cin * 2;
+    int64_t rounded = p.as_they_are ? 0 : p.source.frames * read * length(columns_for(a)) * p.source.cin * 2;
     int64_t enlarged = p.part != LT_NONE && a->upsample == 2 ? 4 * rounded + 256 : 0;
     return (size_t)(rounded + 256 + enlarged + (p.part == LT_SUMS ? lines * a->out_w * p.outputs * 2 + 256 : 0));
 }
@@ -385,30 +401,28 @@ static int64_t lines_at_once(const conv_pieces &p, const workspace &room)
     return count;
 }
 
-/* The frames of a piece, one behind the other, as cuDNN takes them: enlarged, without lines that nothing reads. */
+/* The frames of a piece, one behind the other, as cuDNN takes them: enlarged, without what nothing reads. */
 static bool frames_for_dnn(const taps_source &s, workspace *room, dnn_convolution *d, void *stream, int *status)
 {
-    d->x = (const uint16_t *)s.x[0];
-    d->height = s.height * s.upsample, d->width = s.width * s.upsample;
-    d->line = d->width * s.cin, d->frame = d->height * d->line;
+    span lines = read_by(0, d->out_h, d->stride_h, s.pad_top, d->kh, 1, s.height * s.upsample);
+    span columns = read_by(0, d->out_w, d->stride_w, s.pad_left, d->kw, 1, s.width * s.upsample);
+    d->height = length(lines), d->width = length(columns);
+    d->pad_top = s.pad_top + (int32_t)lines.first, d->pad_left = s.pad_left + (int32_t)columns.first;
+    d->pad_bottom = (int32_t)((d->out_h - 1) * d->stride_h + d->kh - d->height) - d->pad_top;
+    d->pad_right = (int32_t)((d->out_w - 1) * d->stride_w + d->kw - d->width) - d->pad_left;
+    if (d->height <= 0 || d->width <= 0)
+        return false;
     if (s.upsample == 2) {
-        uint16_t *enlarged = take(room, s.frames * d->frame);
-        if (!enlarged)
-            return false;
-        *status = imagine__cuda_upsample(d->x, enlarged, s.frames, s.height, s.width, s.cin, IMAGINE__W_BF16, stream);
-        d->x = enlarged;
+        uint16_t *enlarged = take(room, s.frames * d->height * d->width * s.cin);
+        d->line = d->width * s.cin, d->frame = d->height * d->line, d->x = enlarged;
+        if (enlarged)
+            *status = imagine__cuda_enlarge(s.x[0], enlarged, s.frames, s.height, s.width, s.cin, IMAGINE__W_BF16,
+                                            {lines.first, columns.first, d->height, d->width}, stream);
+        return enlarged;
     }
-    d->pad_top = s.pad_top, d->pad_left = s.pad_left;
-    if (d->pad_top < 0) {
-        d->x -= d->pad_top * d->line;
-        d->height += d->pad_top;
-        d->pad_top = 0;
-    }
-    int64_t below = (d->out_h - 1) * d->stride_h + d->kh - d->height - d->pad_top;
-    int64_t right = (d->out_w - 1) * d->stride_w + d->kw - d->width - d->pad_left;
-    d->height += below < 0 ? below : 0, d->width += right < 0 ? right : 0;
-    d->pad_bottom = below < 0 ? 0 : (int32_t)below, d->pad_right = right < 0 ? 0 : (int32_t)right;
-    return d->pad_left >= 0 && d->height > 0 && d->width > 0;
+    d->line = s.width * s.cin, d->frame = s.height * d->line;
+    d->x = (const uint16_t *)s.x[0] + lines.first * d->line + columns.first * s.cin;
+    return true;
 }
 
 /* Whether cuDNN took the piece; *status is then the result. */
@@ -439,23 +453,25 @@ static int conv_lines(const conv_pieces &p, workspace room, int64_t first, int64
     const imagine__conv_args *a = p.a;
     taps_source source = p.source;
     product_epilogue e = p.e;
-    lines l = lines_for(a, first, end);
-    int64_t pixels = (l.end - l.first) * a->width;
+    span l = lines_for(a, first, end), c = p.as_they_are ? span{0, a->width} : columns_for(a);
+    int64_t pixels = length(l) * length(c);
     uint16_t *rounded = p.as_they_are ? nullptr : take(&room, source.frames * pixels * source.cin);
     int status = rounded || p.as_they_are ? 0 : IMAGINE__CUDA_INVALID; /* cannot be: lines_at_once() */
     for (int32_t t = 0; t < source.frames && !status; t++) {
-        source.x[t] = value_at(source.x[t], a->x_type, l.first * a->width * a->ldx);
+        source.x[t] = value_at(source.x[t], a->x_type, (l.first * a->width + c.first) * a->ldx);
         if (p.as_they_are)
             continue;
         uint16_t *to = rounded + t * pixels * source.cin;
-        status = imagine__cuda_convert(rounded_rows(source.x[t], a->x_type, pixels, a->w->cin, a->ldx, to, source.cin),
+        status = imagine__cuda_convert({source.x[t], to, a->x_type, IMAGINE__W_BF16, length(l), length(c), 1, a->w->cin, source.cin,
+                                        {a->width * a->ldx, a->ldx, 0}, {length(c) * source.cin, source.cin, 0}, nullptr},
                                        p.call->stream);
         source.x[t] = to;
     }
     if (!p.as_they_are)
         source.ldx = source.cin;
-    source.height = l.end - l.first;
+    source.height = length(l), source.width = length(c);
     source.pad_top = (int32_t)(a->pad_top + a->upsample * l.first - first * a->stride_h);
+    source.pad_left = (int32_t)(a->pad_left + a->upsample * c.first);
     source.pixels = (end - first) * a->out_w;
     e.first = first * a->out_w;
     e.m = end * a->out_w;

@@ -9,30 +9,37 @@
 
 /* A block writes pixels of one output row; 16 bytes at a time where the channels allow it. */
 template <class T>
-__global__ void __launch_bounds__(THREADS) upsample_kernel(const T *x, T *y, int64_t height, int64_t width, int64_t channels)
+__global__ void __launch_bounds__(THREADS) enlarge_kernel(const T *x, T *y, int64_t height, int64_t width, int64_t channels,
+                                                          enlarged_area area)
 {
-    int64_t frame = blockIdx.x / (2 * height), row = blockIdx.x % (2 * height);
+    int64_t frame = blockIdx.x / area.height, row = area.top + blockIdx.x % area.height;
     const T *from = x + (frame * height + row / 2) * width * channels;
-    T *to = y + (int64_t)blockIdx.x * 2 * width * channels;
-    for (int64_t i = threadIdx.x; i < 2 * width * channels; i += THREADS)
-        to[i] = from[i / channels / 2 * channels + i % channels];
+    T *to = y + (int64_t)blockIdx.x * area.width * channels;
+    for (int64_t i = threadIdx.x; i < area.width * channels; i += THREADS)
+        to[i] = from[(area.left + i / channels) / 2 * channels + i % channels];
+}
+
+int imagine__cuda_enlarge(const void *x, void *y, int64_t frames, int64_t height, int64_t width, int64_t channels,
+                          imagine__cuda_type type, const enlarged_area &area, void *stream)
+{
+    int64_t bytes = channels * (type == IMAGINE__W_F32 ? 4 : 2);
+    if (frames <= 0 || area.height <= 0 || area.width <= 0 || channels <= 0)
+        return 0;
+    unsigned blocks = (unsigned)(frames * area.height);
+    if (bytes % 16 == 0 && (uintptr_t)x % 16 == 0 && (uintptr_t)y % 16 == 0)
+        return launch(enlarge_kernel<uint4>, blocks, THREADS, 0, stream, (const uint4 *)x, (uint4 *)y, height, width, bytes / 16,
+                      area);
+    if (type == IMAGINE__W_F32)
+        return launch(enlarge_kernel<uint32_t>, blocks, THREADS, 0, stream, (const uint32_t *)x, (uint32_t *)y, height, width,
+                      channels, area);
+    return launch(enlarge_kernel<uint16_t>, blocks, THREADS, 0, stream, (const uint16_t *)x, (uint16_t *)y, height, width,
+                  channels, area);
 }
 
 int imagine__cuda_upsample(const void *x, void *y, int64_t frames, int64_t height, int64_t width, int64_t channels,
                            imagine__cuda_type type, void *stream)
 {
-    int64_t bytes = channels * (type == IMAGINE__W_F32 ? 4 : 2);
-    if (frames <= 0 || height <= 0 || width <= 0 || channels <= 0)
-        return 0;
-    unsigned blocks = (unsigned)(frames * 2 * height);
-    if (bytes % 16 == 0 && (uintptr_t)x % 16 == 0 && (uintptr_t)y % 16 == 0)
-        return launch(upsample_kernel<uint4>, blocks, THREADS, 0, stream, (const uint4 *)x, (uint4 *)y, height, width,
-                      bytes / 16);
-    if (type == IMAGINE__W_F32)
-        return launch(upsample_kernel<uint32_t>, blocks, THREADS, 0, stream, (const uint32_t *)x, (uint32_t *)y, height, width,
-                      channels);
-    return launch(upsample_kernel<uint16_t>, blocks, THREADS, 0, stream, (const uint16_t *)x, (uint16_t *)y, height, width,
-                  channels);
+    return imagine__cuda_enlarge(x, y, frames, height, width, channels, type, {0, 0, 2 * height, 2 * width}, stream);
 }
 
 /* ---- pixels ------------------------------------------------------------------------------------------------------ */
