@@ -133,6 +133,7 @@ typedef struct imagine__conv_args {
     int32_t upsample; /* 1 or 2 */
     imagine__act act;
     imagine__wtype x_type, y_type; /* of what x and y point to */
+    void *scratch; /* out_h * out_w * cout f32 that nobody needs, beside all of the above, or NULL: a GPU may write there */
 } imagine__conv_args;
 
 /* y[r, :] = norm(x[r, :]) * (1 + scale[r / group, :]) + shift[r / group, :], then as it is, where

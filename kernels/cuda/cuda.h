@@ -20,7 +20,7 @@
 extern "C" {
 #endif
 
-#define IMAGINE__CUDA_VERSION 10
+#define IMAGINE__CUDA_VERSION 11
 
 typedef int32_t imagine__cuda_type; /* of activations and tables: IMAGINE__W_F32 or IMAGINE__W_BF16 */
 

@@ -309,6 +309,7 @@ struct conv_pieces {
     bool as_they_are; /* the frames, which are otherwise copied into the workspace, in bf16 */
     lt_part part; /* of cuDNN */
     int64_t outputs; /* of cuDNN: cout, in eights */
+    uint16_t *sums; /* of LT_SUMS, of all lines; NULL: in the workspace, of a piece */
     void *dnn_room;
     size_t dnn_size;
 };
@@ -389,7 +390,7 @@ static size_t bytes_for(const conv_pieces &p, int64_t lines)
     read = read < a->height ? read : a->height;
     int64_t rounded = p.as_they_are ? 0 : p.source.frames * read * length(columns_for(a)) * p.source.cin * 2;
     int64_t enlarged = p.part != LT_NONE && a->upsample == 2 ? 4 * rounded + 256 : 0;
-    return (size_t)(rounded + 256 + enlarged + (p.part == LT_SUMS ? lines * a->out_w * p.outputs * 2 + 256 : 0));
+    return (size_t)(rounded + 256 + enlarged + (p.part == LT_SUMS && !p.sums ? lines * a->out_w * p.outputs * 2 + 256 : 0));
 }
 
 /* How many lines of output at a time there is room for, 0 when not for one. */
@@ -438,7 +439,7 @@ static bool by_library(const conv_pieces &p, const taps_source &s, const product
     d.workspace = p.dnn_room, d.workspace_size = p.dnn_size;
     d.y = (uint16_t *)e.y + e.first * e.ldy, d.ldy = e.ldy;
     if (p.part == LT_SUMS)
-        d.y = take(&room, pixels * p.outputs), d.ldy = p.outputs;
+        d.y = p.sums ? p.sums + e.first * p.outputs : take(&room, pixels * p.outputs), d.ldy = p.outputs;
     if (!d.y || !frames_for_dnn(s, &room, &d, p.call->stream, status) || *status ||
         !imagine__cuda_convolve(p.call->convolutions, d, p.call->stream))
         return *status != 0;
@@ -518,6 +519,9 @@ static int64_t share_room(conv_pieces *p, workspace *room, int *status)
     p->part = part_of(*p);
     if (p->part != LT_NONE) {
         p->outputs = in_whole_eights(p->w.n);
+        if (p->a->scratch && (uintptr_t)p->a->scratch % 16 == 0 && p->outputs * 2 <= p->w.n * 4 &&
+            p->a->out_h * p->a->out_w * p->outputs <= DNN_MOST)
+            p->sums = (uint16_t *)p->a->scratch;
         p->dnn_room = library_room(room, &p->dnn_size); /* as much whether W is gathered or not: plans are for its size */
         const conv_pieces copied = *p;
         const workspace rest = *room;
@@ -545,7 +549,7 @@ static bool conv_bf16(const imagine__conv_args *a, const imagine__cuda_call *cal
     int64_t taps = (int64_t)w->kt * w->kh * w->kw, cin = in_whole_eights(w->cin);
     product_weight weight = {weight_bf16(w->packed, w->type, w->cout * taps, w->cin, &room, call->stream, status), w->bias,
                              w->cout, cin * taps, IMAGINE__W_BF16, true};
-    conv_pieces p = {a, call, taps_of(a, cin), weight, e, false, LT_NONE, w->cout, nullptr, 0};
+    conv_pieces p = {a, call, taps_of(a, cin), weight, e, false, LT_NONE, w->cout, nullptr, nullptr, 0};
     int64_t lines = ints_suffice(p.source) ? share_room(&p, &room, status) : 0;
     if (!lines)
         return false;

@@ -8,9 +8,10 @@ typedef struct vae_types {
     imagine__wtype x, y;
 } vae_types;
 
-/* The input of `conv` to a part of its output: rows from `top`, columns from `left`, as many as `out` has. */
+/* The input of `conv` to a part of its output: rows from `top`, columns from `left`, as many as `out` has. `scratch`: as large as y, or
+ * NULL. */
 static void run_conv_part(imagine__vae_coder *coder, const vae_conv *conv, vae_types types, vae_size size, vae_size out,
-                          int64_t top, int64_t left, const float *add, float *y)
+                          int64_t top, int64_t left, const float *add, float *y, float *scratch)
 {
     imagine__conv_weight weight = conv->w, *w = &weight;
     const vae_cache *cache = &coder->caches[conv->slot];
@@ -20,7 +21,7 @@ static void run_conv_part(imagine__vae_coder *coder, const vae_conv *conv, vae_t
         .height = size.height, .width = size.width, .out_h = out.height, .out_w = out.width,
         .ldx = w->cin, .ldy = w->cout, .ld_add = w->cout, .stride_h = 1, .stride_w = 1,
         .pad_top = w->kh / 2 - (int32_t)top, .pad_left = w->kw / 2 - (int32_t)left, .upsample = 1,
-        .x_type = types.x, .y_type = types.y,
+        .x_type = types.x, .y_type = types.y, .scratch = scratch,
     };
     if (types.y == IMAGINE__W_BF16) /* the norm that follows adds it, and cuDNN need not be followed by anything else */
         weight.bias = NULL;
@@ -31,7 +32,7 @@ static void run_conv_part(imagine__vae_coder *coder, const vae_conv *conv, vae_t
 
 void vae_run_conv(imagine__vae_coder *coder, const vae_conv *conv, vae_size size, const float *add, float *y)
 {
-    run_conv_part(coder, conv, (vae_types){ IMAGINE__W_F32, IMAGINE__W_F32 }, size, size, 0, 0, add, y);
+    run_conv_part(coder, conv, (vae_types){ IMAGINE__W_F32, IMAGINE__W_F32 }, size, size, 0, 0, add, y, NULL);
 }
 
 void vae_run_linear(imagine__vae_coder *coder, const imagine__linear_weight *w, int64_t pixels, const float *x,
@@ -77,7 +78,7 @@ imagine_status vae_run_residual(imagine__vae_coder *coder, const vae_residual *b
     float *inner = vae_floats(coder, pixels * block->out, error);
     if (!inner || norm_into(coder, &block->conv1, block->norm1, NULL, pixels, *x, error) < 0)
         return IMAGINE_ERROR_NO_MEMORY;
-    run_conv_part(coder, &block->conv1, (vae_types){ coder->type, coder->type }, size, size, 0, 0, NULL, inner);
+    run_conv_part(coder, &block->conv1, (vae_types){ coder->type, coder->type }, size, size, 0, 0, NULL, inner, NULL);
     if (norm_into(coder, &block->conv2, block->norm2, &block->conv1, pixels, inner, error) < 0)
         return IMAGINE_ERROR_NO_MEMORY;
     const float *add = *x;
@@ -86,7 +87,8 @@ imagine_status vae_run_residual(imagine__vae_coder *coder, const vae_residual *b
         add = inner;
     }
     float *y = out ? out : block->shortcut.packed ? inner : *x;
-    run_conv_part(coder, &block->conv2, (vae_types){ coder->type, IMAGINE__W_F32 }, size, size, 0, 0, add, y);
+    run_conv_part(coder, &block->conv2, (vae_types){ coder->type, IMAGINE__W_F32 }, size, size, 0, 0, add, y,
+                  block->shortcut.packed ? NULL : inner);
     *x = y;
     if (y != inner)
         imagine__arena_restore(arena, mark);
@@ -136,6 +138,6 @@ imagine_status vae_run_head(imagine__vae_coder *coder, const vae_half *half, con
     if (norm_into(coder, &half->conv_out, half->norm_out, NULL, size.height * size.width, x, error) < 0)
         return IMAGINE_ERROR_NO_MEMORY;
     run_conv_part(coder, &half->conv_out, (vae_types){ coder->type, IMAGINE__W_F32 }, size, out, to->y - from->y, to->x - from->x,
-                  NULL, y);
+                  NULL, y, NULL);
     return imagine__work_check(coder->work, error);
 }

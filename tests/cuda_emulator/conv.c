@@ -140,7 +140,8 @@ static float *expected_conv(const shape *s, const inputs *in)
     return y;
 }
 
-static float *device_conv(const shape *s, const inputs *in, const imagine__cuda_call *call)
+/* `scratch`: on the device, or NULL. */
+static float *device_conv_with(const shape *s, const inputs *in, const imagine__cuda_call *call, void *scratch)
 {
     size_t size = (size_t)outputs_of(s, in) * cuda_size(s->y_type);
     float *first = first_output(s, in), *y = cuda_output(size);
@@ -148,8 +149,14 @@ static float *device_conv(const shape *s, const inputs *in, const imagine__cuda_
     free(first);
     imagine__conv_weight w = weight_of(s, &in->device);
     imagine__conv_args a = args_of(s, in, &in->device, &w, y);
+    a.scratch = scratch;
     CUDA_OK(cuda->conv(&a, call));
     return cuda_fetch_rows(y, s->y_type, in->out_h * in->out_w, s->cout, s->ldy, outputs_of(s, in));
+}
+
+static float *device_conv(const shape *s, const inputs *in, const imagine__cuda_call *call)
+{
+    return device_conv_with(s, in, call, NULL);
 }
 
 static const imagine__cuda_call exact = {.precision = IMAGINE__CUDA_F32};
@@ -358,6 +365,43 @@ static void library(void)
         CHECK(!emulated || (cuda_check_convolutions() > before) == (s.absent != 2 && multiply_adds(&s) >= 1 << 12));
     }
     cuda_report("convolution, cuDNN");
+    cuda->convolutions_close(call.convolutions);
+    cuda->release(call.workspace);
+    free(call.convolutions);
+    cuda_check_convolver(0, 0);
+}
+
+/* Sums of all lines in memory of the caller's: the same bytes, and in place where the workspace has no room for them. */
+static void scratch(void)
+{
+    check_random r = {26};
+    int emulated = cuda_check_convolver(1, 1 << 30);
+    imagine__cuda_call call = cuda_call_bf16((size_t)1 << 20), little = call;
+    call.convolutions = zeros();
+    cuda->convolutions_open(call.convolutions, NULL, 0);
+    for (int i = 0; i < 8; i++) {
+        shape s = square(40, 8, i % 4 == 3 ? 3 : 60, 3, 3); /* of 3 the sums of 8 have no room there */
+        s.type = IMAGINE__W_BF16;
+        s.x_type = i % 4 != 2; /* f32: copied, in pieces too */
+        s.ring = s.x_type;
+        s.turn = 1;
+        s.width = 8;
+        s.add = i / 4 * 2;
+        inputs in = make_inputs(&s, &r);
+        size_t size = (size_t)(in.out_h * in.out_w * s.cout) * 4;
+        void *room = cuda_output(size);
+        float *expected = device_conv(&s, &in, &call);
+        int before = cuda_check_convolutions();
+        little = call;
+        little.workspace_size = (size_t)(i % 4 == 3 ? 1024 : 40) << 10;
+        float *y = device_conv_with(&s, &in, i % 4 ? &little : &call, room);
+        CHECK(cuda_same(y, expected, in.out_h * in.out_w, s.cout, s.ldy, 1, 1e-12));
+        CHECK(!emulated || (i % 4 == 2 ? cuda_check_convolutions() > before + 1 : cuda_check_convolutions() == before + 1));
+        free(cuda_fetch(room, size)); /* nothing behind it is written */
+        free(y);
+        free(expected);
+        free_inputs(&in);
+    }
     cuda->convolutions_close(call.convolutions);
     cuda->release(call.workspace);
     free(call.convolutions);
@@ -616,8 +660,8 @@ int main(int argc, char **argv)
     static const test_case cases[] = {
         {"shapes", shapes}, {"layers", layers}, {"all_absent", all_absent}, {"not_finite", not_finite},
         {"too_many_frames", too_many_frames}, {"shortcuts", shortcuts},
-        {"tensor_cores", tensor_cores}, {"pieces", pieces}, {"library", library}, {"tiles", tiles}, {"in_place", in_place},
-        {"library_fails", library_fails}, {"handle_again", handle_again},
+        {"tensor_cores", tensor_cores}, {"pieces", pieces}, {"library", library}, {"scratch", scratch}, {"tiles", tiles},
+        {"in_place", in_place}, {"library_fails", library_fails}, {"handle_again", handle_again},
     };
     return cuda_check_main("cuda/conv", cases, sizeof cases / sizeof *cases, argc, argv);
 }
