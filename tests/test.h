@@ -93,14 +93,23 @@ static inline const char *test_path(const char *relative)
     return p;
 }
 
+static inline int test_wanted(const char *name, int argc, char **argv)
+{
+    int wanted = 1, named = 0;
+    for (int a = 1; a < argc; a++)
+        if (argv[a][0] == '-' && strstr(name, argv[a] + 1))
+            return 0;
+        else if (argv[a][0] != '-')
+            wanted = named |= strstr(name, argv[a]) != NULL;
+    return wanted;
+}
+
+/* Arguments: those whose names contain a word; not those that contain it behind a `-`. */
 static inline int test_main(const char *name, const test_case *cases, size_t count, int argc, char **argv)
 {
     int passed = 0, failed = 0, skipped = 0;
     for (size_t i = 0; i < count; i++) {
-        int wanted = argc < 2;
-        for (int a = 1; a < argc; a++)
-            wanted |= strstr(cases[i].name, argv[a]) != NULL;
-        if (!wanted)
+        if (!test_wanted(cases[i].name, argc, argv))
             continue;
         test_failures = test_skipped = 0;
         cases[i].run();
