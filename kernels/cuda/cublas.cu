@@ -46,6 +46,7 @@ struct alignas(16) products {
     lt_functions lt;
     lt_plan plans[PLANS];
     unsigned count; /* plans made; they take turns once all places are taken */
+    uint64_t started;
 };
 
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
@@ -203,6 +204,11 @@ bool imagine__cuda_products_there(void *memory)
     return memory && ((products *)memory)->file;
 }
 
+uint64_t imagine__cuda_products_started(const void *memory)
+{
+    return ((const products *)memory)->started;
+}
+
 static bool aligned(const lt_product &a)
 {
     return ((uintptr_t)a.w | (uintptr_t)a.x | (uintptr_t)a.add | (uintptr_t)a.y | (uintptr_t)a.workspace) % ALIGNMENT == 0;
@@ -226,5 +232,6 @@ bool imagine__cuda_products_multiply(void *memory, const lt_product &a, void *st
     good = good && p->lt.Matmul(p->handle, plan->descriptor, &one, a.w, plan->w, a.x, l.x, &beta, a.add ? a.add : a.y, l.add, a.y,
                                 l.y, &plan->algorithm, a.workspace, a.workspace_size, stream) == 0;
     drop_layouts(p->lt, &rows);
+    p->started += good;
     return good;
 }

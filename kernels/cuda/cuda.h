@@ -225,6 +225,10 @@ typedef struct imagine__cuda {
     int (*keep)(const imagine__keep_args *, void *stream);
     int (*spread)(const float *x, int64_t rows, int64_t n, double *y, void *stream);
     int (*rescale)(float *x, int64_t rows, int64_t n, const double *from, const double *to, double share, void *stream);
+
+    /* How many products, or convolutions, the library has started since it was opened first: of what it refuses nothing else tells. */
+    uint64_t (*products_started)(const void *memory);
+    uint64_t (*convolutions_started)(const void *memory);
 } imagine__cuda;
 
 /* The module's only exported symbol: its table, or NULL when it has another version. */

@@ -28,6 +28,7 @@ struct convolver {
     dnn_functions dnn;
     dnn_plan plans[PLANS];
     unsigned count; /* plans made; they take turns once all places are taken */
+    uint64_t started;
 };
 
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
@@ -315,6 +316,11 @@ bool imagine__cuda_convolutions_there(const void *memory)
     return memory && ((const convolver *)memory)->file;
 }
 
+uint64_t imagine__cuda_convolutions_started(const void *memory)
+{
+    return ((const convolver *)memory)->started;
+}
+
 /* Says where the tensors of this call lie. It is final once it is filled: each call has a new one. */
 static bool fill_pack(const dnn_functions &dnn, dnn_descriptor pack, const dnn_convolution &a)
 {
@@ -336,5 +342,6 @@ bool imagine__cuda_convolve(void *memory, const dnn_convolution &a, void *stream
     bool good = plan->plan && c->dnn.BackendCreateDescriptor(DNN_PACK, &pack) == 0 && fill_pack(c->dnn, pack, a) &&
                 c->dnn.BackendExecute(c->handle, plan->plan, pack) == 0;
     drop(c->dnn, &pack);
+    c->started += good;
     return good;
 }

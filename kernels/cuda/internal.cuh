@@ -39,9 +39,11 @@ int imagine__cuda_enlarge(const void *x, void *y, int64_t frames, int64_t height
 size_t imagine__cuda_products_size();
 int imagine__cuda_products_open(void *memory, char *reason, size_t size);
 void imagine__cuda_products_close(void *memory);
+uint64_t imagine__cuda_products_started(const void *memory);
 size_t imagine__cuda_convolutions_size();
 int imagine__cuda_convolutions_open(void *memory, char *reason, size_t size);
 void imagine__cuda_convolutions_close(void *memory);
+uint64_t imagine__cuda_convolutions_started(const void *memory);
 int imagine__cuda_linear(const imagine__linear_args *args, const imagine__cuda_call *call);
 int imagine__cuda_conv(const imagine__conv_args *args, const imagine__cuda_call *call);
 int imagine__cuda_attend(const imagine__attention_args *args, const imagine__cuda_call *call);

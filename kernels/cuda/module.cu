@@ -401,7 +401,8 @@ extern "C" const imagine__cuda *imagine__cuda_module(int32_t version)
         imagine__cuda_attend, imagine__cuda_shortcut_down, imagine__cuda_shortcut_up, imagine__cuda_modulate,
         imagine__cuda_relative_bias, imagine__cuda_pixels, imagine__cuda_snake, imagine__cuda_peak,
         graph_begin, graph_end, graph_launch, graph_destroy, upload_later, pin, unpin, stream_wait,
-        imagine__cuda_keep, imagine__cuda_spread, imagine__cuda_rescale,
+        imagine__cuda_keep, imagine__cuda_spread, imagine__cuda_rescale, imagine__cuda_products_started,
+        imagine__cuda_convolutions_started,
     };
     return version == IMAGINE__CUDA_VERSION ? &table : nullptr;
 }

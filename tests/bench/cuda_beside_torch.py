@@ -3,6 +3,9 @@
 
     python tests/bench/cuda_beside_torch.py [NAME...] [--program build/examples/imagine] [--precision bf16|f32] [--quick]
 
+The program is that of `build`, or where there is none what tests/run --gpu --build made. The module beside it is found, and cuBLASLt and
+cuDNN where Python's packages or the toolkit have them.
+
 Prints every row of `imagine bench`, and beside it what PyTorch takes for the same: attention (scaled_dot_product_attention with
 its cuDNN and its flash backend, in f32 the memory-efficient one), linear layers, convolutions, norms, each as it comes and
 compiled; with diffusers also one step of the transformer and the frames out of the VAE. NAMEs are words of which one must stand in a row's name. Without PyTorch,
@@ -16,7 +19,9 @@ begun; the table at the end has what was measured until then."""
 import argparse
 import contextlib
 import functools
+import itertools
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -87,16 +92,23 @@ def attention(words, device):
 def linear(words, device):
     m, k, n = map(int, words[0].split("x"))
     dtype = dtype_of(words)
-    x, w, b = (torch.randn(*s, device=device, dtype=dtype) for s in ((m, k), (n, k), (n,)))
-    y = torch.randn(m, n, device=device, dtype=dtype)
+    x, b, y = (torch.randn(*s, device=device, dtype=dtype) for s in ((m, k), (n,), (m, n)))
+    # Of few rows W comes from memory, as in imagine bench, and not from the L2 cache: so many take turns.
+    count = 1 if m > 8 else min(16, 1 + (2 << 27) // (k * n * x.element_size()))
+    weights = itertools.cycle([torch.randn(n, k, device=device, dtype=dtype) for _ in range(count)])
 
-    def call():
+    def layer(w):
         z = F.linear(x, w, b)
         if "gelu" in words:
             z = F.gelu(z, approximate="tanh")
         return y + b * z if "gate" in words else z
 
-    return {"eager": call, "compiled": lambda: compiled(call)}
+    def compiled_layer():
+        made = torch.compile(layer)
+        made(next(weights))
+        return lambda: made(next(weights))
+
+    return {"eager": lambda: layer(next(weights)), "compiled": compiled_layer}
 
 
 def conv(words, device):
@@ -233,14 +245,29 @@ class Beside:
         return {way: s for way, s in self.found.get(self.key(row), {}).items() if s is not None}
 
 
+def surroundings(program):
+    """The environment in which the program finds the module that was built with it, and cuBLASLt and cuDNN where Python has them."""
+    sys.path.insert(0, str(TOP / "tests"))
+    import gpu
+    module = [program.parents[1] / "kernels/cuda", *([gpu.BUILD, gpu.CARRIED] if gpu.LIBRARY in program.parents else [])]
+    folders = [os.environ.get("LD_LIBRARY_PATH"), *map(str, filter(pathlib.Path.is_dir, module)), *gpu.find_libraries(None)]
+    return dict(os.environ, LD_LIBRARY_PATH=":".join(filter(None, folders)))
+
+
+def default_program():
+    """What meson built, or what tests/run --gpu --build did, perhaps elsewhere."""
+    built = TOP / "build/examples/imagine", TOP / "build-gpu/library/examples/imagine"
+    return next((path for path in built if path.exists()), built[0])
+
+
 def imagine(group, options):
     """(what it said of itself, rows, generations, what went wrong) of one run; of one that failed, what it had printed."""
     command = [options.program, "bench", "--device", "cuda", "--precision", options.precision, "--json", "--filter", group]
-    command += ["--quick"] * options.quick + (["--model", options.model] if options.model and group == "model" else [])
+    command += ["--quick"] * options.quick + (["--model", options.model] if group == "model" else [])
     wrong = ""
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False,
-                              timeout=min(options.each, max(20, options.until - time.monotonic())))
+                              env=surroundings(options.program), timeout=min(options.each, max(20, options.until - time.monotonic())))
         text, wrong = done.stdout, done.stderr.strip() if done.returncode else ""
     except subprocess.TimeoutExpired as late:
         text, wrong = (late.stdout or b"").decode(), "was not done in time"
@@ -271,13 +298,13 @@ HEAD = "| | imagine ms | | share | PyTorch ms | times as fast |\n|" + "---|" * 6
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME")
-    parser.add_argument("--program", default=str(TOP / "build/examples/imagine"))
+    parser.add_argument("--program", type=lambda path: pathlib.Path(path).resolve(), default=default_program())
     parser.add_argument("--precision", choices=["bf16", "f32"], default="bf16")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--seconds", type=float, default=3600, metavar="N", help="after which nothing more is begun")
     parser.add_argument("--each", type=float, default=900, metavar="N", help="seconds that a run of imagine may take")
     parser.add_argument("--no-compile", action="store_true", help="without torch.compile")
-    parser.add_argument("--model", help="for the clips a second; the shipped one")
+    parser.add_argument("--model", default=str(TOP / "models/tiny"), help="for the clips a second; the shipped one")
     options = parser.parse_args()
     options.until = time.monotonic() + options.seconds
     return options

@@ -364,6 +364,8 @@ static void library(void)
         compare(&s, &r, &less, LIMIT_ROUNDED);
         CHECK(!emulated || (cuda_check_convolutions() > before) == (s.absent != 2 && multiply_adds(&s) >= 1 << 12));
     }
+    if (there)
+        printf("    cuDNN started %d convolutions, or pieces of some, in 24 layers\n", (int)cuda->convolutions_started(call.convolutions));
     cuda_report("convolution, cuDNN");
     cuda->convolutions_close(call.convolutions);
     cuda->release(call.workspace);
