@@ -119,10 +119,11 @@ static void vae_of_patches(void)
     rmdir(folder);
 }
 
-/* Frames decoded on the host, or on the device with factors in bf16; NULL after a failure. */
-static imagine_buffer *decode(int device, const imagine_buffer *latents, imagine_error *err)
+/* Frames decoded on the host, or on the device with factors in bf16; `tile` in pixels, 0: none; NULL after a failure. */
+static imagine_buffer *decode(int device, int32_t tile, const imagine_buffer *latents, imagine_error *err)
 {
     imagine_context_options options;
+    imagine_vae_options how;
     imagine_context *context = NULL;
     imagine_model *model = NULL;
     imagine_vae *stage = NULL;
@@ -131,8 +132,10 @@ static imagine_buffer *decode(int device, const imagine_buffer *latents, imagine
     options.threads = 1;
     options.device = device ? IMAGINE_DEVICE_CUDA : IMAGINE_DEVICE_CPU;
     options.precision = device ? IMAGINE_PRECISION_BF16 : IMAGINE_PRECISION_F32;
+    imagine_vae_options_init(&how, sizeof how);
+    how.tile_width = tile;
     if (imagine_context_create(&context, &options, err) >= 0 && imagine_model_open(&model, context, PACK, NULL, err) >= 0 &&
-        imagine_vae_create(&stage, model, NULL, err) >= 0)
+        imagine_vae_create(&stage, model, &how, err) >= 0)
         imagine_vae_decode(stage, latents, IMAGINE_F32, &frames, err);
     imagine_vae_destroy(&stage);
     imagine_model_release(&model);
@@ -154,16 +157,48 @@ static void libraries(void)
     imagine_buffer *latents = floats(context, 4, (int64_t[]){ 16, 2, 2, 4 }, &err);
     for (int i = 0; i < 2; i++) {
         emulated.libraries(i);
-        frames[i] = decode(1, latents, &err);
+        frames[i] = decode(1, 0, latents, &err);
         calls = emulated.library_calls();
         CHECK(frames[i] && (i ? calls > 0 : !calls));
     }
-    frames[2] = decode(0, latents, &err);
+    frames[2] = decode(0, 0, latents, &err);
     double own = difference(frames[0], frames[2]), library = difference(frames[1], frames[2]);
     printf("    %d calls, NMSE %.2g, without %.2g\n", calls, library, own);
     CHECK(own < 1e-3 && library < 3 * own && own < 3 * library);
     for (int i = 0; i < 3; i++)
         imagine_buffer_release(&frames[i]); /* and with it its context, and what the libraries have in that */
+    imagine_buffer_release(&latents);
+    imagine_context_release(&context);
+    emulated.libraries(0);
+}
+
+/* In tiles cuDNN computes the same convolutions: those of the levels for each tile, once those before them. */
+static void libraries_and_tiles(void)
+{
+    enum { LATENTS = 3, TILES = 3, MIDDLE = 7 }; /* frames; calls up to the levels for each of them */
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context *context = open_context(1, &err);
+    float *first = NULL;
+    int calls[2] = { 0, 0 };
+    if (!emulated.libraries)
+        SKIP("this module's libraries do not come and go");
+    REQUIRE(context);
+    imagine_buffer *latents = floats(context, 4, (int64_t[]){ 16, LATENTS, 4, 15 }, &err);
+    for (int i = 0; i < 2; i++) {
+        emulated.libraries(1);
+        imagine_buffer *frames = decode(1, i ? 40 : 0, latents, &err);
+        calls[i] = emulated.library_calls();
+        REQUIRE(frames);
+        size_t size = imagine_buffer_size(frames);
+        if (!first && (first = malloc(size)))
+            memcpy(first, imagine_buffer_data(frames), size);
+        else if (first)
+            CHECK(test_nmse(imagine_buffer_data(frames), first, size / sizeof *first) < 1e-10);
+        imagine_buffer_release(&frames);
+    }
+    printf("    %d calls, in tiles %d\n", calls[0], calls[1]);
+    CHECK(calls[1] == TILES * (calls[0] - LATENTS * MIDDLE) + LATENTS * MIDDLE);
+    free(first);
     imagine_buffer_release(&latents);
     imagine_context_release(&context);
     emulated.libraries(0);
@@ -296,7 +331,8 @@ int main(int argc, char **argv)
 {
     static const test_case cases[] = {
         { "text", text }, { "denoise", denoise }, { "vae", vae }, { "vae tiles", vae_tiles },
-        { "vae of patches", vae_of_patches }, { "libraries", libraries }, { "sampling", sampling }, { "pipeline", pipeline },
+        { "vae of patches", vae_of_patches }, { "libraries", libraries }, { "libraries and tiles", libraries_and_tiles },
+        { "sampling", sampling }, { "pipeline", pipeline },
     };
     find_hooks();
     return test_main("api/cuda", cases, sizeof cases / sizeof *cases, argc, argv);
