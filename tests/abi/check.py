@@ -82,6 +82,12 @@ def check_references(library):
     return [f"the library refers to {bad}"] if bad else []
 
 
+def check_own_calls(library):
+    """What the library calls of itself is its own, also where the process holds another copy: a host's and a plugin's, say."""
+    own = sorted(set(re.findall(r"\b(imagine_\w+)", "\n".join(lines("readelf", "-rW", library)))))
+    return [f"the loader may bind to another library's: {own}; link with -Bsymbolic-functions"] if own else []
+
+
 def check_needed(library):
     allowed = {"libc.so.6", "libm.so.6", "libpng16.so.16", "libz.so.1", "libpthread.so.0", "ld-linux-x86-64.so.2"}
     needed = set(re.findall(r"NEEDED.*\[(.*)\]", "\n".join(lines("readelf", "-d", library))))
@@ -96,7 +102,7 @@ def check_stack(library):
 def main():
     library, passed, failed = sys.argv[1], 0, 0
     for check in (check_symbols, check_map, check_nodes, check_headers, check_structs, check_version, check_soname, check_references,
-                  check_needed, check_stack):
+                  check_own_calls, check_needed, check_stack):
         faults = check(library)
         for fault in faults:
             print(f"{check.__name__}: {fault}")
