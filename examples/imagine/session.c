@@ -248,7 +248,7 @@ static int read_sigmas(const arguments *o, imagine_sampler_options *out, double 
             break;
         out->sigma_count++;
         at = end;
-        if (*at != ',')
+        if (*at != ',' || !at[1]) /* a comma at the end: the last one is missing */
             break;
         at++;
     }

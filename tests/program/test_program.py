@@ -72,6 +72,8 @@ class Program(unittest.TestCase):
         self.generate("--colour", status=2)
         self.generate("--width", "ten", status=2)
         self.generate("--schedule", "fast", status=2)
+        for cut in ("1,0.5,", "1,,0", ",1,0", "1,0.5,0,x"):
+            self.assertIn(f'"{cut}" is neither', self.generate("--schedule", cut, status=2).stderr)
         self.generate("--out", "a.jpg", status=2)
         self.assertIn("does not apply", self.run_program("decode", "x", "--prompt", "y", status=2).stderr)
         self.assertIn("96 and 112", self.generate("--width", "100", status=1).stderr)
