@@ -20,26 +20,56 @@ void imagine__mend_text(char *text)
     }
 }
 
-static imagine_status fill(imagine_error *error, imagine_status status, int native, const char *format,
+#define WHOLE 5120 /* a path of any length, and what is said of it */
+
+static int within_character(char byte)
+{
+    return ((unsigned char)byte & 0xc0) == 0x80;
+}
+
+/* Of what does not fit the middle is left out: a path's end and what is said of it tell more than all of the path. */
+static void put(char *to, size_t room, const char *whole)
+{
+    size_t size = strlen(whole), head = (room - 4) / 2, tail = size - (room - 4 - head);
+    if (size < room) {
+        memcpy(to, whole, size + 1);
+        return;
+    }
+    while (head && within_character(whole[head]))
+        head--;
+    while (within_character(whole[tail]))
+        tail++;
+    snprintf(to, room, "%.*s...%s", (int)head, whole, whole + tail);
+}
+
+/* `reason` is the system's, or NULL. */
+static imagine_status fill(imagine_error *error, imagine_status status, int native, const char *reason, const char *format,
                            va_list arguments)
 {
     if (!error)
         return status;
-    size_t room = sizeof error->message;
+    char whole[WHOLE];
+    size_t room = sizeof whole - (reason ? strlen(reason) + 2 : 0);
     error->status = status;
     error->native_code = native;
     error->reserved0 = 0;
     error->struct_size = sizeof *error;
-    int length = vsnprintf(error->message, room, format, arguments);
+    int length = vsnprintf(whole, room, format, arguments);
     if (length < 0)
-        error->message[0] = 0;
-    imagine__mend_text(error->message);
+        whole[0] = 0;
+    imagine__mend_text(whole);
     if (length >= (int)room) {
         size_t at = room - 4;
-        while (at && ((unsigned char)error->message[at] & 0xc0) == 0x80)
+        while (at && within_character(whole[at]))
             at--;
-        memcpy(error->message + at, "...", 4);
+        memcpy(whole + at, "...", 4);
     }
+    if (reason) {
+        size_t used = strlen(whole);
+        snprintf(whole + used, sizeof whole - used, ": %s", reason);
+        imagine__mend_text(whole + used);
+    }
+    put(error->message, sizeof error->message, whole);
     return status;
 }
 
@@ -47,7 +77,7 @@ imagine_status imagine__fail(imagine_error *error, imagine_status status, const 
 {
     va_list arguments;
     va_start(arguments, format);
-    fill(error, status, 0, format, arguments);
+    fill(error, status, 0, NULL, format, arguments);
     va_end(arguments);
     return status;
 }
@@ -68,17 +98,13 @@ imagine_status imagine__fail_errno(imagine_error *error, imagine_status status, 
 {
     if (!error)
         return status;
-    va_list arguments;
-    va_start(arguments, format);
-    fill(error, status, number, format, arguments);
-    va_end(arguments);
     char space[128] = "";
     const char *text = _Generic(strerror_r(number, space, sizeof space), char *: as_returned, int: as_written)(
         strerror_r(number, space, sizeof space), space);
-    size_t used = strlen(error->message), room = sizeof error->message;
-    if (used + 2 + strlen(text) < room)
-        snprintf(error->message + used, room - used, ": %s", text);
-    imagine__mend_text(error->message);
+    va_list arguments;
+    va_start(arguments, format);
+    fill(error, status, number, text, format, arguments);
+    va_end(arguments);
     return status;
 }
 

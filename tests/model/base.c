@@ -47,15 +47,32 @@ static void errors(void)
     CHECK(err.status == IMAGINE_ERROR_IO && !strcmp(err.message, "x-7") && err.native_code == 0);
     imagine__fail_errno(&err, IMAGINE_ERROR_NOT_FOUND, ENOENT, "%s", "file");
     CHECK(err.native_code == ENOENT && !strncmp(err.message, "file: ", 6) && strlen(err.message) > 6);
-    for (size_t shift = 0; shift < 3; shift++) { /* the cut falls on each byte of a three-byte character */
+    for (size_t shift = 0; shift < 3; shift++) { /* the cuts fall on each byte of a three-byte character */
         memset(text, 'a', shift);
         for (size_t i = shift; i + 3 < sizeof text; i += 3)
             memcpy(text + i, "\xe2\x96\x81", 4);
         imagine__fail(&err, IMAGINE_ERROR_IO, "%s", text);
         size_t length = strlen(err.message);
-        CHECK(length > 480 && length < sizeof err.message && !strcmp(err.message + length - 3, "..."));
-        CHECK((length - 3 - shift) % 3 == 0);
+        const char *cut = strstr(err.message, "...");
+        CHECK(length > 480 && length < sizeof err.message && cut && cut > err.message + 240 && cut < err.message + 250);
+        CHECK(cut && (size_t)(cut - err.message - (ptrdiff_t)shift) % 3 == 0 && strlen(cut + 3) % 3 == 0);
     }
+    for (int size = 400; size < 4096; size += size < 600 ? 1 : 37) { /* of a long path the name stays, and what is said of it */
+        char path[4097];
+        snprintf(path, sizeof path, "/top/%0*d/the.file", size - 14, 0);
+        imagine__fail(&err, IMAGINE_ERROR_MODEL, "%s: \"key\" is missing", path);
+        CHECK(!strncmp(err.message, "/top/0", 6) && strstr(err.message, "0/the.file: \"key\" is missing"));
+        CHECK(strlen(err.message) == (size + 18 < 495 ? (size_t)size + 18 : 495));
+        imagine__fail_errno(&err, IMAGINE_ERROR_NOT_FOUND, ENOENT, "%s", path);
+        CHECK(!strncmp(err.message, "/top/0", 6) && strstr(err.message, "0/the.file: No such file"));
+    }
+    char *huge = malloc(100001);
+    REQUIRE(huge);
+    memset(huge, 'a', 100000);
+    huge[100000] = 0;
+    imagine__fail_errno(&err, IMAGINE_ERROR_IO, ENOENT, "%s", huge);
+    CHECK(strlen(err.message) == sizeof err.message - 1 && strstr(err.message, "aa...: No such file"));
+    free(huge);
     imagine__fail(&err, IMAGINE_ERROR_IO, "%s", "a\xff\xe2\x96 \xc3\xa9\xed\xa0\x80"); /* a path's bytes that are no UTF-8 */
     CHECK(!strcmp(err.message, "a??? \xc3\xa9???"));
     memset(text, 0x80, sizeof text - 1);
