@@ -11,6 +11,7 @@
  * - A function that can fail returns an imagine_status and takes an imagine_error that may be NULL. When it fails, its
  *   outputs are NULL or untouched, and nothing is leaked.
  * - The library never prints, aborts, exits, installs a signal handler or keeps global state.
+ * - No exception and no longjmp may leave a callback: the library is C, and would stay in the middle of what it did.
  * - The host's rounding, traps and handling of denormals change no result, and are as they were when a call returns.
  * - After fork, calls in the child on handles of the parent return IMAGINE_ERROR_FORKED. */
 

@@ -134,14 +134,14 @@ IMAGINE_API imagine_status imagine_sampler_set_init(imagine_sampler *sampler, im
 IMAGINE_API imagine_status imagine_sampler_set_known(imagine_sampler *sampler, imagine_buffer *latents,
                                                      imagine_buffer *mask, imagine_error *error);
 
-/* Begins (again) at the first sigma. `noise`, F32 [channels, frames, height, width] in latents or the same with a batch in
- * front, is used instead of the seed's; NULL: drawn from the seed. */
+/* Begins (again) at the first sigma. `noise`, F32 [channels, frames, height, width] in latents, or with several clips in a batch
+ * [batch, channels, frames, height, width], is used instead of the seed's; NULL: drawn from the seed. */
 IMAGINE_API imagine_status imagine_sampler_begin(imagine_sampler *sampler, const imagine_buffer *noise,
                                                  imagine_error *error);
 
-/* What the steps add, where the rule adds noise, instead of the seed's: F32 [count, channels, frames, height, width], or
- * with a batch behind the count, one for each step that does not end at sigma 0. Retained; NULL: the seed's again. May be
- * called at any time; every step looks at its own part. */
+/* What the steps add, where the rule adds noise, instead of the seed's: F32 [count, channels, frames, height, width], or with
+ * several clips in a batch [count, batch, channels, frames, height, width], one for each step that does not end at sigma 0.
+ * Retained; NULL: the seed's again. May be called at any time; every step looks at its own part. */
 IMAGINE_API imagine_status imagine_sampler_set_renoise(imagine_sampler *sampler, imagine_buffer *noise,
                                                        imagine_error *error);
 
