@@ -73,9 +73,9 @@ static imagine_status run(imagine_model *plan, const imagine_job_options *option
     job->watch = watch;
     job->placement = *placement;
     status = imagine__job_generate(job, &frames, error);
-    estimate->width = job->info.width;
-    estimate->height = job->info.height;
-    estimate->frames = job->info.frames;
+    estimate->width = job->finished ? 0 : job->info.width;
+    estimate->height = job->finished ? 0 : job->info.height;
+    estimate->frames = job->finished ? 0 : job->info.frames;
     estimate->steps = job->info.steps;
     estimate->guidance = job->info.guidance;
     imagine_job_destroy(&job);

@@ -379,6 +379,18 @@ static imagine_status check_finished(const imagine_job_options *o, const imagine
                                (long long)channels, info.latent_channels);
 }
 
+/* The clip that finished latents become, where the pack has a VAE, which alone knows. */
+static void size_finished(imagine_job *job, const imagine_buffer *latents)
+{
+    imagine_model_info info = { .struct_size = sizeof info };
+    const int64_t *shape = imagine__buffer_shape(latents, NULL);
+    if (imagine_model_get_info(job->model, &info, NULL) < 0 || !(info.stages & IMAGINE_STAGE_VAE))
+        return;
+    job->info.width = (int32_t)(shape[3] * info.spatial_factor);
+    job->info.height = (int32_t)(shape[2] * info.spatial_factor);
+    job->info.frames = (int32_t)((shape[1] - 1) * info.temporal_factor + 1);
+}
+
 /* Embeddings and prompts, as far as the job will look at them. */
 static imagine_status check_texts(const imagine_job_options *o, const imagine_job *job, imagine_error *error)
 {
@@ -507,6 +519,8 @@ static imagine_status copy_options(imagine_job *job, const imagine_job_options *
         status = listen_to(job, o, error);
     if (status < 0)
         return status;
+    if (o->latents)
+        size_finished(job, o->latents);
     job->wanted = o->events;
     job->preview_every = o->preview_every;
     job->state_every = o->state_every;

@@ -83,7 +83,8 @@ typedef struct imagine_event {
 typedef struct imagine_job_info {
     uint32_t struct_size;
     imagine_job_stage stage; /* at work now; 0: none */
-    int32_t width, height, frames, steps; /* as they were settled */
+    int32_t width, height, frames, steps; /* as they were settled; of finished latents the clip that they become, where the pack has
+                                           * a VAE, and no steps */
     double guidance;
     double seconds[8];
     uint64_t memory_peak; /* bytes the context held at most while the job ran; each job that starts begins the measurement anew */

@@ -307,6 +307,43 @@ static void latents_survive(void)
     imagine_model_release(&model);
 }
 
+/* Who makes room for the frames has to know how many of what size will come. */
+static void finished_latents_have_a_size(void)
+{
+    static const int64_t shapes[][4] = { { 16, 3, 4, 6 }, { 16, 1, 2, 4 } };
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context *context = open_context(2, &err);
+    imagine_model *model;
+    REQUIRE(context);
+    REQUIRE_OK(imagine_model_open(&model, context, PACK, NULL, &err));
+    for (int i = 0; i < 4; i++) {
+        const int64_t *shape = shapes[i / 2];
+        imagine_buffer *latents;
+        imagine_job *job;
+        imagine_job_options options;
+        imagine_job_info info = { .struct_size = sizeof info };
+        imagine_estimate estimate = { .struct_size = sizeof estimate };
+        imagine_event event = { .struct_size = sizeof event };
+        REQUIRE_OK(imagine_buffer_create(&latents, context, IMAGINE_F32, 4, shape, &err));
+        imagine_job_options_init(&options, sizeof options);
+        options.latents = latents;
+        options.decode = i % 2;
+        REQUIRE_OK(imagine_job_create(&job, model, &options, &err));
+        REQUIRE_OK(imagine_job_get_info(job, &info, &err));
+        CHECK(info.width == shape[3] * 8 && info.height == shape[2] * 8 && info.frames == 4 * shape[1] - 3 && !info.steps);
+        do
+            REQUIRE_OK(imagine_job_next(job, &event, -1, &err));
+        while (event.kind != IMAGINE_EVENT_DONE);
+        CHECK(event.frame_count == info.frames && !event.steps);
+        REQUIRE_OK(imagine_job_estimate(model, &options, &estimate, &err));
+        CHECK(!estimate.width && !estimate.height && !estimate.frames); /* as its comment says */
+        imagine_job_destroy(&job);
+        imagine_buffer_release(&latents);
+    }
+    imagine_model_release(&model);
+    imagine_context_release(&context);
+}
+
 /* The job goes on with the latents that it gives, so nobody may write into them. A caller's own stay the caller's. */
 static void latents_are_read_only(void)
 {
@@ -562,7 +599,8 @@ int main(int argc, char **argv)
         { "events in order", events_in_order }, { "event mask", event_mask },
         { "frames at the end", frames_at_the_end }, { "timeouts and fd", timeouts_and_fd },
         { "cancel from anywhere", cancel_from_anywhere }, { "either token", either_token },
-        { "latents survive", latents_survive }, { "latents are read-only", latents_are_read_only },
+        { "latents survive", latents_survive }, { "finished latents have a size", finished_latents_have_a_size },
+        { "latents are read-only", latents_are_read_only },
         { "failing job", failing_job }, { "wrong embeds", wrong_embeds },
         { "refused at once", refused_at_once },
         { "asked meanwhile", asked_meanwhile }, { "unknown events", unknown_events },
