@@ -61,6 +61,8 @@ int64_t imagine__processors_allowed(const char *groups, const char *root);
 
 /* Blocks of values in a context that plans. `size` is what has been reserved for it. 0 or NULL: `pointer` is none of these. */
 void *imagine__plan_take(imagine_context *context, size_t size);
+/* Who refused what a plan needs itself, as imagine_context's `refused`. */
+uint64_t imagine__plan_refused(const imagine_context *planning);
 size_t imagine__plan_give_back(imagine_context *context, const void *pointer);
 
 /* Memory on the context's device (device.c). A block of values of `total` bytes, which are booked; NULL: out of memory, or

@@ -91,8 +91,8 @@ void *imagine__alloc(imagine_context *context, size_t size)
     if (!book(context, size, &total))
         return NULL;
     header *block = context->allocate(context->allocator_data, total, ALIGNMENT);
-    if (!block)
-        return refuse(context, total, IMAGINE__BY_ALLOCATOR);
+    if (!block) /* what a plan needs itself comes from the context that it is made for, whose limit may be reached */
+        return refuse(context, total, context->plan ? imagine__plan_refused(context) : IMAGINE__BY_ALLOCATOR);
     raise_peak(context);
     block->size = total;
     return (char *)block + ALIGNMENT;
@@ -137,7 +137,7 @@ void *imagine__alloc_values(imagine_context *context, size_t size)
         return NULL;
     void *values = context->plan ? imagine__plan_take(context, total) : imagine__device_alloc(context, total);
     if (!values)
-        return refuse(context, total, context->plan ? IMAGINE__BY_ALLOCATOR : IMAGINE__BY_DEVICE);
+        return refuse(context, total, context->plan ? imagine__plan_refused(context) : IMAGINE__BY_DEVICE);
     raise_peak(context);
     return values;
 }
@@ -168,7 +168,7 @@ imagine_status imagine__fail_memory_in(const imagine_context *context, imagine_e
     if (held != IMAGINE__BY_ALLOCATOR && held != IMAGINE__BY_DEVICE)
         return imagine__fail(error, IMAGINE_ERROR_NO_MEMORY,
                              "out of memory: %zu bytes for %s: the context's limit of %.1f MB is reached, %.1f MB are held",
-                             size, what, (double)context->memory_limit / 1e6, (double)held / 1e6);
+                             size, what, (double)imagine__context_limit(context) / 1e6, (double)held / 1e6);
     return imagine__fail(error, IMAGINE_ERROR_NO_MEMORY, "out of memory: the %s had no %zu bytes for %s",
                          held == IMAGINE__BY_DEVICE ? "device" : "allocator", size, what);
 }

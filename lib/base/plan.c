@@ -41,7 +41,7 @@ imagine_status imagine__context_plan(imagine_context **planning, imagine_context
     made->plan = imagine__calloc(made, 1, sizeof *made->plan);
     if (!made->plan) {
         imagine_context_release(&made);
-        return imagine__fail_memory(error, sizeof *made->plan, "a plan");
+        return imagine__fail_memory_in(context, error, sizeof *made->plan, "a plan");
     }
     made->plan->limit = imagine__context_limit(context);
     imagine__kernels_plan(&made->plan->kernels, context->kernels);
@@ -51,6 +51,12 @@ imagine_status imagine__context_plan(imagine_context **planning, imagine_context
     made->products_size = context->products_size;
     *planning = made;
     return IMAGINE_OK;
+}
+
+uint64_t imagine__plan_refused(const imagine_context *planning)
+{
+    const imagine_context *context = planning->allocator_data;
+    return atomic_load_explicit(&context->refused, memory_order_relaxed);
 }
 
 int imagine__planning(const imagine_context *context)

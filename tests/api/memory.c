@@ -711,10 +711,47 @@ static void asked_otherwise(void)
     imagine_model_release(&model);
 }
 
+/* Where a limit leaves too little even to find out what a job needs, it is the limit that is named. */
+static void no_room_to_plan(void)
+{
+    imagine_error err = IMAGINE_ERROR_INIT;
+    imagine_context_options how;
+    imagine_context_info info = { .struct_size = sizeof info };
+    imagine_model *model = open_model(1, &err);
+    REQUIRE(model);
+    imagine_context *context = open_context(1, &err);
+    imagine_model_release(&model);
+    REQUIRE_OK(imagine_model_open(&model, context, PACK, NULL, &err));
+    REQUIRE_OK(imagine_context_get_info(context, &info, &err));
+    imagine_model_release(&model);
+    imagine_context_release(&context);
+    imagine_context_options_init(&how, sizeof how);
+    how.threads = 1;
+    int planned = 0, opened = 0;
+    for (uint64_t left = 0; left < 400000; left += left < 100000 ? 500 : 20000) {
+        imagine_estimate told = { .struct_size = sizeof told };
+        imagine_job *job = NULL;
+        how.memory_limit = info.memory_used + left;
+        REQUIRE_OK(imagine_context_create(&context, &how, &err));
+        if (imagine_model_open(&model, context, PACK, NULL, &err) >= 0) {
+            opened++;
+            CHECK_STATUS(imagine_job_create(&job, model, NULL, &err), IMAGINE_ERROR_NO_MEMORY);
+            CHECK(strstr(err.message, "context's limit") && !strstr(err.message, "limit of 0.0 MB"));
+            if (imagine_job_estimate(model, NULL, &told, &err) >= 0)
+                planned++;
+            else
+                CHECK(err.status == IMAGINE_ERROR_NO_MEMORY && strstr(err.message, "the context's limit of "));
+        }
+        imagine_model_release(&model);
+        imagine_context_release(&context);
+    }
+    CHECK(planned && planned < opened);
+}
+
 int main(int argc, char **argv)
 {
     static const test_case cases[] = {
-        { "told and used", told_and_used }, { "long prompts", long_prompts }, { "told again", told_again },
+        { "no room to plan", no_room_to_plan }, { "told and used", told_and_used }, { "long prompts", long_prompts }, { "told again", told_again },
         { "told with weights or without", told_with_weights_or_without }, { "large model", large_model },
         { "asked otherwise", asked_otherwise }, { "streamed is resident", streamed_is_resident },
         { "limits are kept", limits_are_kept }, { "long clips", long_clips_read_weights_once }, { "nearest size", nearest_size },
