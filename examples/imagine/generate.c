@@ -369,7 +369,11 @@ int run_generate(const arguments *o)
         return usage_error(o, "--out: \"%s\" ends neither with .png nor with .safetensors", g.out);
     if (o->fps > 0 && has_suffix(g.out, ".safetensors"))
         return usage_error(o, "--fps: latents have no rate, so it has no use; imagine decode takes it");
-    int status = check_output(o, g.out, NULL);
+    const char *const inputs[] = { NULL, o->noise, o->embeds, o->image, o->last_image, o->extend, o->init, o->mask, o->resume };
+    int status = 0;
+    for (size_t i = 0; i < sizeof inputs / sizeof *inputs && !status; i++)
+        if (!i || inputs[i])
+            status = check_output(o, g.out, inputs[i]);
     if (status || (status = session_open(&g.s, o, 1)))
         return status;
     status = generate(&g);

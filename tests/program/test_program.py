@@ -81,6 +81,16 @@ class Program(unittest.TestCase):
         self.assertIn("/no/model", self.run_program("info", "--model", "/no/model", status=1).stderr)
         self.generate("--out", "/no/folder/a.png", status=1)
 
+    def test_no_input_is_replaced(self):
+        self.generate("--frames", "1", "--out", "a.png")
+        before = pathlib.Path(self.path("a.png")).read_bytes()
+        for option in ("--image", "--last-image", "--init", "--mask"):
+            more = ("--init", "b.png") if option == "--mask" else ()
+            refused = self.generate(option, "./a.png", *more, "--out", "a.png", status=2).stderr
+            self.assertIn('--out: "a.png" is what is read, and would be gone', refused)
+        self.assertEqual(pathlib.Path(self.path("a.png")).read_bytes(), before)
+        self.generate("--frames", "1", "--out", "a.png")  # which may be written again
+
     def test_a_limit_is_in_megabytes(self):
         for text in ("8G", "8000MB", "1.5", "-1", ""):
             self.assertIn(f'"{text}" is no whole number of MB', self.generate("--memory-limit", text, status=2).stderr)

@@ -19,7 +19,7 @@ import select
 import threading
 import time
 import weakref
-from typing import Any, AsyncIterator, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union, cast
+from typing import TYPE_CHECKING, Any, AsyncIterator, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union, cast
 
 from . import _api
 from ._clip import Clip, load, rate as _rate, save
@@ -38,9 +38,19 @@ __all__ = ["open", "version", "Context", "Cancel", "Model", "Job", "Event", "Buf
            "FormatError", "ModelError", "FileError", "NotFinite", "TimeoutReached"]
 
 
+__version__: str  # what version() tells; the library is loaded for it
+
+
 def version() -> str:
     """The version of the library, as "0.2.0"."""
     return str(_lib().imagine_version_string().decode())
+
+
+if not TYPE_CHECKING:  # to whom the module would have any name then
+    def __getattr__(name):
+        if name == "__version__":
+            return version()
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _tile(value: Tile) -> Dict[str, int]:

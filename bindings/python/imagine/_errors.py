@@ -121,6 +121,10 @@ class TimeoutReached(Error, TimeoutError):
     """No event came within the time given."""
 
 
+for _public in (Error, InvalidArgument, InvalidType, OutOfMemory, Cancelled, StateError, Unsupported, FileError, NotFound,
+                FileNotFound, FormatError, ModelError, NotFinite, TimeoutReached):
+    _public.__module__ = "imagine"  # as tracebacks name them
+
 _ERRORS: Dict[int, Type[Error]] = {
     -1: InvalidArgument, -2: OutOfMemory, -3: Cancelled, -4: StateError, -5: Unsupported, -20: FileError, -21: NotFound,
     -22: FormatError, -23: ModelError, -60: NotFinite}

@@ -85,6 +85,13 @@ class Declarations(unittest.TestCase):
 
     def test_version(self):
         self.assertRegex(imagine.version(), r"^\d+\.\d+\.\d+$")
+        self.assertEqual(imagine.__version__, imagine.version())
+        with self.assertRaisesRegex(AttributeError, "^module 'imagine' has no attribute 'Modell'"):
+            imagine.Modell
+
+    def test_errors_have_the_names_that_are_exported(self):
+        for kind in (imagine.Error, imagine.InvalidArgument, imagine.TimeoutReached):
+            self.assertEqual(f"{kind.__module__}.{kind.__qualname__}", f"imagine.{kind.__name__}")
 
 
 class Generation(unittest.TestCase):
