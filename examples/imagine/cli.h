@@ -54,6 +54,7 @@ typedef struct session {
     imagine_error error;
     const char *kept; /* the file with what a failure has left, or NULL */
     int json; /* failures are told in JSON, too */
+    int limited; /* the memory limit is what the machine has left, as none was given */
 } session;
 
 /* Opens the context and, when `with_model`, the model; says what went wrong. Returns 0 or an exit code. */
@@ -65,6 +66,9 @@ int session_failed(const session *s);
 void end_as_interrupted(void);
 
 const char *level_name(imagine_cpu_level level);
+
+/* Bytes that this process could have without driving others to swapping; 0: nobody knows. */
+uint64_t memory_left(void);
 
 /* The folder of the model asked for: a path, or a name under the models beside the program. */
 const char *find_model(const arguments *o, char *path, size_t size);

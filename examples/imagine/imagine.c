@@ -108,7 +108,7 @@ static const struct {
     { "cpu-level", "NAME", "best, plain, avx2, avx512, avx512bf16, amx", 'l' },
     { "device", "NAME", "cpu, or cuda or cuda:N for an NVIDIA GPU, with libimagine_cuda.so (cpu)", 'd' },
     { "precision", "NAME", "of a GPU's products: f32, or bf16, which is faster (f32)", 'B' },
-    { "memory-limit", "MB", "hold no more: weights are read block by block where that helps, else the job is refused", 'M' },
+    { "memory-limit", "MB", "hold no more (what the machine has left): weights are read block by block, or the job is refused", 'M' },
     { "weights", "MODE", "auto, resident or streamed (block by block from the file)", 'w' },
     { "ids-only", NULL, "count the tokens; of the model only the tokenizer is read, and nothing is written", 'O' },
     { "json", NULL, "print one JSON object instead of text, after a failure with \"error\"", 'j' },
@@ -129,7 +129,7 @@ static int takes(const command *c, const char *name)
 static const char *text_of(const command *c, size_t index)
 {
     return described[index].letter == 'M' && !takes(c, "weights")
-               ? "hold no more; --tile auto makes tiles that fit, and what does not fit fails"
+               ? "hold no more (what the machine has left); --tile auto makes tiles that fit, and what does not fit fails"
                : described[index].text;
 }
 

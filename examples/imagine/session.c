@@ -88,6 +88,14 @@ static void print_log(void *data, imagine_log_level level, const char *text)
     fprintf(stderr, "imagine: %s%s\n", level <= IMAGINE_LOG_ERROR ? "error: " : level <= IMAGINE_LOG_WARNING ? "warning: " : "", text);
 }
 
+/* A job that the machine has no memory for is made within it or refused, instead of being ended by the system halfway. */
+static uint64_t limit_by_itself(const arguments *o)
+{
+    uint64_t left = memory_left();
+    int measured = !strcmp(o->command, "bench");
+    return measured || o->device == IMAGINE_DEVICE_CUDA ? 0 : left / 20 * 19; /* the rest for the clip, stacks and what comes meanwhile */
+}
+
 int session_open(session *s, const arguments *o, int with_model)
 {
     imagine_context_options options;
@@ -98,7 +106,8 @@ int session_open(session *s, const arguments *o, int with_model)
     imagine_context_options_init(&options, sizeof options);
     options.threads = o->threads;
     options.cpu_level = o->cpu_level;
-    options.memory_limit = o->memory_limit;
+    options.memory_limit = o->memory_limit ? o->memory_limit : limit_by_itself(o);
+    s->limited = !o->memory_limit;
     options.device = o->device ? o->device : IMAGINE_DEVICE_CPU;
     options.device_number = o->device_number;
     options.precision = o->precision;
@@ -142,7 +151,10 @@ static int failed(int json, imagine_status status, const char *message, const ch
 
 int session_failed(const session *s)
 {
-    return failed(s->json, s->error.status, s->error.message, s->kept);
+    int status = failed(s->json, s->error.status, s->error.message, s->kept);
+    if (s->limited && s->error.status == IMAGINE_ERROR_NO_MEMORY)
+        fprintf(stderr, "imagine: the limit is what this machine has left now; --memory-limit sets another\n");
+    return status;
 }
 
 /* Whether a file can be made beside `target`, whose name begins at `name`. 0, or errno. */

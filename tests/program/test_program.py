@@ -91,6 +91,20 @@ class Program(unittest.TestCase):
         self.assertEqual(pathlib.Path(self.path("a.png")).read_bytes(), before)
         self.generate("--frames", "1", "--out", "a.png")  # which may be written again
 
+    def test_the_machine_is_the_limit(self):
+        """Where none is given: what it has no memory for is refused at once, with what would do."""
+        kib = re.search("MemTotal: +([0-9]+) kB", pathlib.Path("/proc/meminfo").read_text())[1]
+        limit = json.loads(self.run_program("info", PACK, "--json").stdout)["memory"]["limit_bytes"]
+        self.assertTrue(0 < limit < int(kib) * 1024, limit)
+        little = ["sh", "-c", 'ulimit -v 100000; exec "$@"', "sh", PROGRAM, "generate", "a dog", "--model", PACK, "--threads", "1",
+                  "--out", self.path("a.png")]
+        big = ["--width", "1024", "--height", "1024", "--frames", "253"]
+        refused = subprocess.run([*little, *big], capture_output=True, text=True)
+        self.assertRegex(refused.stderr, "the job needs .* MB of memory .*the context's limit is [5-9].* would fit")
+        self.assertIn("what this machine has left now; --memory-limit sets another", refused.stderr)
+        self.assertNotIn("machine", self.generate(*big, "--memory-limit", "50", status=1).stderr)
+        subprocess.run(little, check=True, capture_output=True)
+
     def test_a_limit_is_in_megabytes(self):
         for text in ("8G", "8000MB", "1.5", "-1", ""):
             self.assertIn(f'"{text}" is no whole number of MB', self.generate("--memory-limit", text, status=2).stderr)
