@@ -91,6 +91,9 @@ void json_shape(const imagine_buffer *buffer); /* "[3, 9, 64, 64]" */
 /* A bar on stderr when that is a terminal. */
 typedef struct progress {
     int on;
+    const char *stage; /* the one that is shown, and where it was first: what is left is told by the steps since */
+    int32_t first;
+    double begin;
 } progress;
 void progress_begin(progress *p, const arguments *o);
 void progress_show(progress *p, const char *stage, int32_t done, int32_t all, double seconds);

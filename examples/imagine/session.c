@@ -366,15 +366,34 @@ void progress_begin(progress *p, const arguments *o)
     p->on = !o->quiet && isatty(2);
 }
 
+/* How long the stage will take yet, as long as that is some seconds. */
+static void time_left(char *text, size_t size, progress *p, const char *stage, int32_t done, int32_t all, double seconds)
+{
+    *text = 0;
+    if (!p->stage || strcmp(p->stage, stage)) {
+        p->stage = stage;
+        p->first = done;
+        p->begin = seconds;
+    }
+    double left = done > p->first ? (seconds - p->begin) / (done - p->first) * (all - done) : 0;
+    if (left >= 5400)
+        snprintf(text, size, "%.1f h left", left / 3600);
+    else if (left >= 90)
+        snprintf(text, size, "%.0f min left", left / 60);
+    else if (left >= 5)
+        snprintf(text, size, "%.0f s left", left);
+}
+
 void progress_show(progress *p, const char *stage, int32_t done, int32_t all, double seconds)
 {
-    char bar[31];
+    char bar[31], left[32];
     if (!p->on || all < 1)
         return;
+    time_left(left, sizeof left, p, stage, done, all, seconds);
     for (int i = 0; i < 30; i++)
         bar[i] = (int64_t)done * 30 > (int64_t)i * all ? '#' : '.';
     bar[30] = 0;
-    fprintf(stderr, "\r%-7s [%s] %d/%d  %.1f s ", stage, bar, done, all, seconds);
+    fprintf(stderr, "\r%-7s [%s] %d/%d  %.1f s  %-12s", stage, bar, done, all, seconds, left);
     fflush(stderr);
 }
 
@@ -389,6 +408,6 @@ void progress_stage(progress *p, const char *stage, double seconds)
 void progress_end(progress *p)
 {
     if (p->on)
-        fprintf(stderr, "\r%70s\r", "");
+        fprintf(stderr, "\r%79s\r", "");
     p->on = 0;
 }

@@ -770,6 +770,22 @@ class Program(unittest.TestCase):
         self.assertIn(b"sample", os.read(master, 4096))
         os.close(master)
 
+    def test_the_bar_tells_how_long_it_takes_yet(self):
+        import pty
+        master, slave = pty.openpty()
+        process = subprocess.Popen([PROGRAM, "generate", "a dog", "--model", PACK, "--width", "256", "--height", "256", "--frames", "49",
+                                    "--steps", "1000"], stdout=subprocess.DEVNULL, stderr=slave, cwd=self.folder.name)
+        os.close(slave)
+        said = b""
+        while b" left" not in said:
+            said += os.read(master, 4096)
+        process.send_signal(signal.SIGINT)
+        self.assertEqual(process.wait(60), -signal.SIGINT)
+        os.close(master)
+        lines = re.findall(rb"\rsample  \[[#.]{30}\] (\d+)/1000  [0-9.]+ s  (?:([0-9.]+) (h|min|s) left)? *", said)
+        self.assertFalse(lines[0][1])  # nothing is known after the first step that is shown
+        self.assertTrue(lines[-1][1] and float(lines[-1][1]) >= 1)
+
     def test_a_stage_without_events_is_named(self):
         import pty
         self.picture("begin.png", 100, 1024)
