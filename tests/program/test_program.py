@@ -770,36 +770,31 @@ class Program(unittest.TestCase):
         self.assertIn(b"sample", os.read(master, 4096))
         os.close(master)
 
-    def test_the_bar_tells_how_long_it_takes_yet(self):
+    def interrupted_at(self, word, *options):
+        """What a terminal gets of a run until the word is shown, at which it is interrupted."""
         import pty
         master, slave = pty.openpty()
-        process = subprocess.Popen([PROGRAM, "generate", "a dog", "--model", PACK, "--width", "256", "--height", "256", "--frames", "49",
-                                    "--steps", "1000"], stdout=subprocess.DEVNULL, stderr=slave, cwd=self.folder.name)
+        process = subprocess.Popen([PROGRAM, "generate", "a dog", "--model", PACK, *options], stdout=subprocess.DEVNULL, stderr=slave,
+                                   cwd=self.folder.name)
         os.close(slave)
         said = b""
-        while b" left" not in said:
+        while word not in said:
             said += os.read(master, 4096)
         process.send_signal(signal.SIGINT)
         self.assertEqual(process.wait(60), -signal.SIGINT)
         os.close(master)
+        return said
+
+    def test_the_bar_tells_how_long_it_takes_yet(self):
+        said = self.interrupted_at(b" left", "--width", "256", "--height", "256", "--frames", "49", "--steps", "1000")
         lines = re.findall(rb"\rsample  \[[#.]{30}\] (\d+)/1000  [0-9.]+ s  (?:([0-9.]+) (h|min|s) left)? *", said)
         self.assertFalse(lines[0][1])  # nothing is known after the first step that is shown
         self.assertTrue(lines[-1][1] and float(lines[-1][1]) >= 1)
 
     def test_a_stage_without_events_is_named(self):
-        import pty
         self.picture("begin.png", 100, 1024)
-        master, slave = pty.openpty()
-        process = subprocess.Popen([PROGRAM, "generate", "a dog", "--model", PACK, "--image", "begin.png", "--frames", "5", "--threads",
-                                    "1", "--cpu-level", "plain"], stdout=subprocess.DEVNULL, stderr=slave, cwd=self.folder.name)
-        os.close(slave)
-        said = b""
-        while b"encode" not in said:
-            said += os.read(master, 4096)
-        process.send_signal(signal.SIGINT)
-        self.assertEqual(process.wait(60), -signal.SIGINT)
+        said = self.interrupted_at(b"encode", "--image", "begin.png", "--frames", "5", "--threads", "1", "--cpu-level", "plain")
         self.assertRegex(said, rb"encode  \d\.\d s")
-        os.close(master)
 
 
 if __name__ == "__main__":
